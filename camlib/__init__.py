@@ -1,0 +1,1 @@
+"""What the scripts share: photos, networks, gradients and maps."""

@@ -1,0 +1,88 @@
+"""How the scripts speak: one-line errors, exit codes, progress on a terminal and in a log."""
+
+import argparse
+import sys
+import time
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as TerminalProgress
+
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+EXIT_SOME_FAILED = 1
+EXIT_BAD_USAGE = 2
+EXIT_INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+
+class UserError(Exception):
+    """Something the user can mend; the message says what was found, what was expected and what to do."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with the script's own docstring as help, its defaults shown, and one-line errors."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=HelpFormatter)
+
+    def error(self, message):
+        self.exit(EXIT_BAD_USAGE, f"error: {message}; see {self.prog} --help\n")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the docstring's line breaks and appends each default."""
+
+
+def run_script(main):
+    """Run `main()` and turn its outcome into an exit code: its own, 2 for a user's error, 130 for Ctrl-C.
+
+    An error of the operating system (a full disk, a folder that may not be written) is the user's to mend as well.
+    """
+    try:
+        sys.exit(main())
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_USAGE)
+    except KeyboardInterrupt:
+        print("\nstopped: every file written is whole; the same command goes on from here", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+class Progress:
+    """How far a long piece of work is: a bar on a terminal, a line now and then in a log.
+
+        with Progress("photos", total) as progress:
+            progress.advance(32)
+
+    Args:
+        label: str, what is counted, for example "photos".
+        total: int, how many there will be.
+        seconds_between_lines: float, how often a log gets a line.
+    """
+
+    def __init__(self, label, total, seconds_between_lines=30):
+        self.label, self.total, self.seconds_between_lines = label, total, seconds_between_lines
+        self.done = 0
+        self.bar = TerminalProgress(*COLUMNS) if sys.stdout.isatty() else None
+
+    def __enter__(self):
+        self.start = self.last_line = time.monotonic()
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task(self.label, total=self.total)
+        return self
+
+    def __exit__(self, *error):
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, count=1):
+        """Count `count` more as done."""
+        self.done += count
+        if self.bar:
+            self.bar.advance(self.task, count)
+            return
+        now = time.monotonic()
+        if now - self.last_line >= self.seconds_between_lines and self.done < self.total:
+            left = (now - self.start) / self.done * (self.total - self.done)
+            print(f"{self.label}: {self.done:,} of {self.total:,}, {left:,.0f} s left", flush=True)
+            self.last_line = now

@@ -1,0 +1,449 @@
+"""Photos: finding them, decoding them, the folders that name their classes, and the cache of training data.
+
+Every image here is RGB (or one grey channel), uint8, height x width x channels, upright.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+from PIL import Image, ImageOps
+
+from camlib.console import Progress, UserError
+
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF")  # MPO: a JPEG with a second picture, as phones write
+# A file with one of these suffixes is meant as a photo: what cannot be read is reported, not passed over.
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".avif"}
+ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
+DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only makes the files larger
+RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
+
+
+class PhotoError(Exception):
+    """A photo that cannot be used; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo file.
+
+    Attributes:
+        path: Path, where to read it.
+        name: str, its path below the folder it was found in, with '/' on every system.
+        folder: str, where its maps go: `name` without suffix, or with it where two photos would share a folder.
+    """
+
+    path: Path
+    name: str
+    folder: str
+
+
+# ---------------------------------------------------------------- finding
+
+
+def is_photo(path):
+    """Tell by its first bytes whether a file is a JPEG, PNG, BMP, WebP or TIFF picture."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    return (
+        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
+    )
+
+
+def walk_photos(folder):
+    """Yield the files below `folder` that are photos or are named like photos, in sorted order.
+
+    Links to folders are followed, each real folder once, so that a loop ends. Hidden files and folders that a
+    script wrote its maps to are left out.
+    """
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen or RUN_FILE in files:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(parent, name)
+            if name.startswith(".") or not path.exists():  # a dangling link
+                continue
+            if path.suffix.lower() in PHOTO_SUFFIXES or (os.access(path, os.R_OK) and is_photo(path)):
+                yield path
+
+
+def find_photos(places):
+    """List the photos in files and folders given by the user.
+
+    Args:
+        places: list of Path; a folder is searched with all its subfolders.
+
+    Returns:
+        list of Photo in the given order, each file once. With several folders each name begins with its folder's.
+
+    Raises:
+        UserError: a place does not exist, two folders would write to the same place, or there is no photo at all.
+    """
+    folders = [place for place in places if place.is_dir()]
+    found = {}
+    for place in places:
+        if not place.exists():
+            raise UserError(f"{place} does not exist; expected a photo or a folder of photos")
+        for path in walk_photos(place) if place.is_dir() else [place]:
+            root = place if place.is_dir() else place.parent
+            name = path.relative_to(root).as_posix()
+            if len(folders) > 1 and place.is_dir():
+                name = f"{place.resolve().name}/{name}"
+            if found.setdefault(name, path) != path:
+                raise UserError(f"{found[name]} and {path} would share a name; give the folder that holds both")
+    if not found:
+        raise UserError(f"no photo in {', '.join(map(str, places))}; expected JPEG, PNG, BMP, WebP or TIFF files")
+    stems = Counter(name_without_suffix(name) for name in found)
+    return [
+        Photo(path, name, name_without_suffix(name) if stems[name_without_suffix(name)] == 1 else name)
+        for name, path in found.items()
+    ]
+
+
+def name_without_suffix(name):
+    """'a/b.c.jpg' -> 'a/b.c'."""
+    return str(Path(name).with_suffix("").as_posix())
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def read_photo(path, shorter_side=None):
+    """Decode a photo to upright RGB.
+
+    EXIF rotation is applied, transparency is laid on white, CMYK, palettes and 16 bits are converted to RGB of
+    8 bits. With `shorter_side`, a JPEG is decoded at the smallest of 1/8, 1/4, 1/2 that still has at least that
+    many pixels on its shorter side, which is several times faster for large photos.
+
+    Args:
+        path: Path of a JPEG, PNG, BMP, WebP or TIFF file, whatever its name.
+        shorter_side: int, pixels that will be needed, or None for full size.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        PhotoError: the file is missing, cut off, damaged or of another kind; the message is the reason.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if shorter_side:
+                picture.draft(None, (shorter_side, shorter_side))
+            picture.load()
+            return np.asarray(to_rgb(ImageOps.exif_transpose(picture)))
+    except FileNotFoundError:
+        raise PhotoError("no such file") from None
+    except PermissionError:
+        raise PhotoError("no permission to read it") from None
+    except Image.UnidentifiedImageError:
+        raise PhotoError("not a JPEG, PNG, BMP, WebP or TIFF picture") from None
+    except PhotoError:
+        raise
+    except Exception as error:  # decoders meet damaged bytes with errors of almost every class
+        raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})".replace("\n", " ")) from error
+
+
+def to_rgb(picture):
+    """Convert a Pillow picture of any mode to mode RGB."""
+    if picture.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips instead of scaling
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise PhotoError("32-bit grey values; convert it to 8 or 16 bits")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise PhotoError("floating-point grey values; convert it to 8 or 16 bits")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def resize_photo(image, height, width, interpolation="area"):
+    """Resize a photo.
+
+    Args:
+        image: uint8 (H, W) or (H, W, C).
+        height, width: int, pixels.
+        interpolation: "area" averages over areas where the photo shrinks and is bilinear where it grows; "cubic" is
+            OpenCV's bicubic, which skips pixels where the photo shrinks, as the original did.
+
+    Returns:
+        uint8 (height, width) or (height, width, C).
+    """
+    if interpolation == "cubic":
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    smaller = min(width, image.shape[1]), min(height, image.shape[0])
+    return cv2.resize(
+        cv2.resize(image, smaller, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+
+
+def network_input(image, meaning):
+    """Bring an RGB photo to a network's size and channels: the whole photo, without a crop.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        meaning: object with height, width, interpolation and channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+
+    Returns:
+        uint8 (height, width, channels).
+    """
+    if meaning.channels == 1:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    image = resize_photo(image, meaning.height, meaning.width, meaning.interpolation)
+    return image.reshape(meaning.height, meaning.width, meaning.channels)
+
+
+def read_network_input(path, meaning):
+    """Decode a photo, at reduced scale where that does no harm, and bring it to a network's input."""
+    enough = max(meaning.height, meaning.width) if meaning.interpolation == "area" else None
+    return network_input(read_photo(path, enough), meaning)
+
+
+def in_parallel(function, items, ahead=64):
+    """Yield (item, function(item) or the PhotoError it raised) in order, decoding a little ahead.
+
+    At most `ahead` results wait at a time, so that memory does not grow with the number of photos.
+    """
+
+    def attempt(item):
+        try:
+            return item, function(item)
+        except PhotoError as error:
+            return item, error
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(attempt, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # on Ctrl-C nobody waits for what is not yet begun
+            for future in waiting:
+                future.cancel()
+
+
+def read_batches(photos, meaning, batch_size):
+    """Decode photos in parallel and yield them in batches of one size, the last one filled up with zeros.
+
+    Equal shapes mean that a compiled network is traced once. At most a few batches are in memory at a time.
+
+    Args:
+        photos: list of Photo.
+        meaning: object with height, width, channels and interpolation of the network's input.
+        batch_size: int.
+
+    Yields:
+        (done, images, failed): done is a list of (Photo, photo for display uint8 (H, W, 3)), images is uint8
+        (batch_size, height, width, channels) of which the first len(done) count, failed is a list of (path, reason).
+    """
+    network_side = max(meaning.height, meaning.width)
+    enough = max(network_side, DISPLAY_SIDE) if meaning.interpolation == "area" else None
+
+    def read(photo):
+        image = read_photo(photo.path, enough)
+        return network_input(image, meaning), resize_photo(image, *display_size(*image.shape[:2], network_side))
+
+    images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
+    done, failed = [], []
+    for photo, result in in_parallel(read, photos):
+        if isinstance(result, PhotoError):
+            failed.append((str(photo.path), str(result)))
+        else:
+            images[len(done)] = result[0]
+            done.append((photo, result[1]))
+        if len(done) == batch_size:
+            yield done, images, failed
+            done, failed = [], []
+    if done or failed:
+        images[len(done) :] = 0
+        yield done, images, failed
+
+
+def display_size(height, width, least):
+    """The (height, width) at which a photo is shown: its own shape, longer side at most 512, at least `least`."""
+    longer = max(height, width)
+    factor = min(max(longer, least), DISPLAY_SIDE) / longer
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+# ---------------------------------------------------------------- classes and training data
+
+
+@dataclass(frozen=True)
+class LabelledPhotos:
+    """Decoded photos in memory.
+
+    Attributes:
+        images: uint8 (N, H, W, C).
+        labels: int64 (N,), index into the class names.
+        names: list of N str.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: list
+
+
+def class_names_of(folders):
+    """Order class names: the original's order for exactly its four classes, else sorted."""
+    return list(ORIGINAL_CLASSES) if set(folders) == set(ORIGINAL_CLASSES) else sorted(folders)
+
+
+def subfolders(folder):
+    """Names of the visible folders in `folder`, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def find_labelled_photos(data, seed=0, validation_share=0.15):
+    """Find class folders, and split them where the user did not.
+
+    A data folder holds either train/ and val/, each with one folder per class, or the class folders themselves;
+    then `validation_share` of each class is set aside, drawn with `seed`.
+
+    Args:
+        data: list of Path; classes of the same name are joined.
+        seed: int, for the split.
+        validation_share: float, used where there is no val/.
+
+    Returns:
+        (class_names, train, val): list of str and two lists of (Photo, label).
+
+    Raises:
+        UserError: a folder is missing, there are fewer than two classes, or a class has no photo.
+    """
+    found = {"train": {}, "val": {}}
+    for folder in data:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder; expected train/ and val/ in it, or one folder per class")
+        split = {"train", "val"} <= set(subfolders(folder))
+        for name in subfolders(folder / "train" if split else folder):
+            if split:
+                parts = [find_class(folder / part / name) for part in ("train", "val")]
+            else:
+                parts = split_photos(find_class(folder / name), seed, validation_share)
+            for part, photos in zip(("train", "val"), parts, strict=True):
+                found[part].setdefault(name, []).extend(photos)
+    class_names = class_names_of(found["train"])
+    if len(class_names) < 2:
+        raise UserError(
+            f"{len(class_names)} class folders in {', '.join(map(str, data))}; expected one folder of photos for "
+            "each of two classes or more"
+        )
+    return class_names, *(
+        [(photo, label) for label, name in enumerate(class_names) for photo in found[part][name]]
+        for part in ("train", "val")
+    )
+
+
+def find_class(folder):
+    """The photos of one class folder; every class needs some."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; expected the same class folders in train/ and val/")
+    return find_photos([folder])
+
+
+def split_photos(photos, seed, validation_share):
+    """Split one class's photos into (train, val), at least one in each, the same for the same seed."""
+    if len(photos) < 2:
+        raise UserError(f"{photos[0].path.parent} holds one photo; expected two or more, to train and to validate")
+    order = np.random.default_rng(seed).permutation(len(photos))
+    count = min(max(1, round(validation_share * len(photos))), len(photos) - 1)
+    return [photos[i] for i in sorted(order[count:])], [photos[i] for i in sorted(order[:count])]
+
+
+def load_labelled_photos(parts, meaning, cache):
+    """Decode the training photos once; the next run reads them from one HDF5 file.
+
+    Args:
+        parts: dict of name -> list of (Photo, label), for example {"train": ..., "val": ...}.
+        meaning: object with height, width, channels and interpolation of the network's input.
+        cache: Path of the HDF5 file. It is made anew when a photo's path, size or time differs, or the input.
+
+    Returns:
+        (dict of name -> LabelledPhotos, failed): failed is a list of (path, reason) of unreadable photos.
+    """
+    key = cache_key(parts, meaning)
+    loaded = read_cache(cache, key)
+    if loaded is None:
+        loaded = decode_parts(parts, meaning)
+        write_cache(cache, key, *loaded)
+    return loaded
+
+
+def cache_key(parts, meaning):
+    """SHA-256 of everything the decoded arrays depend on."""
+    files = []
+    for part, photos in parts.items():
+        for photo, label in photos:
+            status = os.stat(photo.path)
+            files.append([part, label, os.path.abspath(photo.path), status.st_size, status.st_mtime_ns])
+    form = [meaning.height, meaning.width, meaning.channels, meaning.interpolation]
+    return hashlib.sha256(json.dumps([files, form]).encode()).hexdigest()
+
+
+def decode_parts(parts, meaning):
+    """Decode every photo of every part; returns what `load_labelled_photos` does."""
+    loaded, failed = {}, []
+    for part, photos in parts.items():
+        images = np.empty((len(photos), meaning.height, meaning.width, meaning.channels), np.uint8)
+        labels, names = [], []
+        decoded = in_parallel(lambda item: read_network_input(item[0].path, meaning), photos)
+        with Progress(f"decoding {part}", len(photos)) as progress:
+            for (photo, label), image in decoded:
+                progress.advance()
+                if isinstance(image, PhotoError):
+                    failed.append((str(photo.path), str(image)))
+                else:
+                    images[len(labels)] = image
+                    labels.append(label)
+                    names.append(photo.name)
+        loaded[part] = LabelledPhotos(images[: len(labels)], np.array(labels, np.int64), names)
+    return loaded, failed
+
+
+def write_cache(cache, key, loaded, failed):
+    """Write decoded photos to one HDF5 file, under its name only when whole."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_name(cache.name + ".partial")
+    with h5py.File(partial, "w") as file:
+        file.attrs["key"] = key
+        file["failed"] = json.dumps(failed)
+        for part, photos in loaded.items():
+            group = file.create_group(part)
+            group["images"], group["labels"] = photos.images, photos.labels
+            group["names"] = json.dumps(photos.names)
+    os.replace(partial, cache)
+
+
+def read_cache(cache, key):
+    """What `write_cache` wrote under this key, or None."""
+    if not h5py.is_hdf5(cache):
+        return None
+    with h5py.File(cache, "r") as file:
+        if file.attrs.get("key") != key:
+            return None
+        loaded = {
+            part: LabelledPhotos(group["images"][:], group["labels"][:], json.loads(group["names"][()]))
+            for part, group in file.items()
+            if part != "failed"
+        }
+        return loaded, [tuple(entry) for entry in json.loads(file["failed"][()])]

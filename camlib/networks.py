@@ -1,0 +1,359 @@
+"""The networks, and the .h5 files that carry them together with what they mean.
+
+Network code uses `keras` only, so that it runs on every backend.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+
+import h5py
+import keras
+import numpy as np
+from keras import layers
+
+from camlib.console import UserError
+from camlib.images import ORIGINAL_CLASSES
+
+# ---------------------------------------------------------------- architectures
+
+
+def original_network(class_count, channels=1):
+    """The original's five convolutions without pooling (2019): 16 to 256 filters, 3x3, 'same', ReLU.
+
+    Any input size; the last features have the input's size. (N, H, W, channels) -> (N, class_count), softmax.
+    """
+    image = x = keras.Input((None, None, channels))
+    for filters in (16, 32, 64, 128, 256):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)  # (N, H, W, filters)
+    x = layers.GlobalAveragePooling2D(name="gap")(x)  # (N, 256)
+    return keras.Model(image, layers.Dense(class_count, activation="softmax", name="class")(x), name="original")
+
+
+# (filters, dilation) of each 3x3 convolution. The dilations add up to a view of 43 pixels: wide enough for most of
+# an animal at 64x64, narrow enough that the evidence stays where the animal is.
+MODERN_CONVOLUTIONS = ((24, 1), (32, 1), (48, 2), (64, 4), (64, 8), (64, 4), (64, 1))
+
+
+def modern_network(class_count, channels=3):
+    """Seven pooling-free 3x3 'same' convolutions with dilation, batch normalisation and residual sums.
+
+    Any input size; the last features have the input's size and follow a ReLU.
+    (N, H, W, channels) -> (N, class_count), softmax.
+    """
+    image = x = keras.Input((None, None, channels))
+    for filters, dilation in MODERN_CONVOLUTIONS:
+        y = layers.Conv2D(filters, 3, padding="same", dilation_rate=dilation, use_bias=False)(x)
+        y = layers.BatchNormalization(momentum=0.9)(y)
+        x = layers.ReLU()(layers.Add()([x, y]) if x.shape[-1] == filters else y)  # (N, H, W, filters)
+    x = layers.GlobalAveragePooling2D(name="gap")(x)  # (N, 64)
+    x = layers.Dense(class_count, name="class")(x)
+    # float32, whatever the rest runs in: a softmax in half precision loses small probabilities
+    return keras.Model(image, layers.Softmax(dtype="float32", name="probability")(x), name="modern")
+
+
+VGG16_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, filters) before each 2x2 pooling
+
+
+def vgg16_network(class_count, channels=3, batch_normalization=False):
+    """VGG-16's thirteen convolutions (Simonyan and Zisserman 2015), then GAP, a hidden Dense layer and the classes.
+
+    The hidden layer makes the score a nonlinear function of the features: CAM does not apply, Grad-CAM does. Layers
+    are named as in Keras, block1_conv1 to block5_pool. Any input size from 32 up.
+
+    Args:
+        class_count: int.
+        channels: int.
+        batch_normalization: bool, between each convolution and its ReLU, for training from scratch;
+            `fold_batch_normalization` turns the result into the plain network.
+
+    Returns:
+        keras.Model, (N, H, W, channels) -> (N, class_count), softmax.
+    """
+    image = x = keras.Input((None, None, channels))
+    for block, (count, filters) in enumerate(VGG16_BLOCKS, start=1):
+        for number in range(1, count + 1):
+            name = f"block{block}_conv{number}"
+            if batch_normalization:
+                x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=name)(x)
+                x = layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x))
+            else:
+                x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)
+        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)  # (N, H / 2^block, W / 2^block, filters)
+    x = layers.GlobalAveragePooling2D(name="gap")(x)  # (N, 512)
+    x = layers.Dense(256, activation="relu", name="hidden")(x)
+    x = layers.Dense(class_count, name="class")(x)
+    return keras.Model(image, layers.Softmax(dtype="float32", name="probability")(x), name="vgg16")
+
+
+def fold_batch_normalization(network):
+    """Turn a trained VGG-16 with batch normalisation into the plain network that computes the same.
+
+    With scale s = gamma / sqrt(variance + epsilon): kernel' = kernel * s, bias' = beta - mean * s.
+    """
+    plain = vgg16_network(network.output_shape[-1], network.input_shape[-1])
+    for layer in plain.layers:
+        weights = network.get_layer(layer.name).get_weights() if layer.weights else None
+        if isinstance(layer, layers.Conv2D):
+            norm = network.get_layer(f"{layer.name}_bn")
+            gamma, beta, mean, variance = norm.get_weights()
+            scale = gamma / np.sqrt(variance + norm.epsilon)
+            weights = [weights[0] * scale, beta - mean * scale]
+        if weights:
+            layer.set_weights(weights)
+    return plain
+
+
+def imagenet_vgg16(weights="imagenet"):
+    """Keras's VGG-16 with its weights of ImageNet, and their meaning.
+
+    Args:
+        weights: str or Path; "imagenet" downloads 553 MB once, a path is Keras's file of that name.
+
+    Raises:
+        UserError: the download failed; the message says how to get the file otherwise.
+    """
+    try:
+        network = keras.applications.VGG16(weights=str(weights))
+    except Exception as error:  # a refused connection, a proxy's page, a checksum: urllib and Keras raise various ones
+        raise UserError(
+            f"the ImageNet weights could not be had ({str(error).splitlines()[0]}); with a connection Keras downloads "
+            "vgg16_weights_tf_dim_ordering_tf_kernels.h5 once; without, bring that file and give --weights FILE"
+        ) from error
+    names = [f"imagenet_{index:03d}" for index in range(1000)]
+    return network, Meaning(names, 224, 224, 3, 1.0, [-103.939, -116.779, -123.68], bgr=True)
+
+
+# ---------------------------------------------------------------- logits
+
+
+def logit_of(network):
+    """The tensor (N, C) of a network's logits, whether it ends there or in a softmax.
+
+    Raises:
+        UserError: the network ends in anything else.
+    """
+    last = network.get_layer(network.outputs[0]._keras_history.operation.name)
+    activation = getattr(last, "activation", None)
+    if isinstance(last, layers.Softmax) or (isinstance(last, layers.Activation) and is_softmax(activation)):
+        return last.input
+    if isinstance(last, layers.Dense) and is_softmax(activation):
+        logits = layers.Dense(last.units, use_bias=last.use_bias, name=f"{last.name}_logits")
+        logits.build(last.input.shape)
+        logits._kernel, logits.bias = last._kernel, last.bias  # the same variables, not a copy
+        return logits(last.input)
+    if isinstance(last, layers.Dense) and activation is keras.activations.linear:
+        return network.outputs[0]
+    raise UserError(f"the network ends in layer {last.name!r}; expected a Dense layer, with or without softmax")
+
+
+def is_softmax(activation):
+    return activation is keras.activations.softmax
+
+
+def probabilities_of(logits):
+    """Softmax: float (N, C) -> (N, C)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+# ---------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a network's numbers mean; it travels as HDF5 attributes in the .h5 file.
+
+    Attributes:
+        class_names: list of str, one per output.
+        height, width, channels: int, the input the network was trained with.
+        scale: float, and
+        offset: float, or list of one float per channel: the network's input is pixel * scale + offset, pixel in 0..255.
+        bgr: bool, the channels are turned to blue, green, red first.
+        interpolation: "area" or "cubic", how photos are resized; see `camlib.images.resize_photo`.
+    """
+
+    class_names: list
+    height: int
+    width: int
+    channels: int
+    scale: float = 1 / 255
+    offset: float | list = 0.0
+    interpolation: str = "area"
+    bgr: bool = False
+
+    def prepare(self, images):
+        """Turn uint8 (N, H, W, C), RGB or grey, into the network's float32 input."""
+        images = images[..., ::-1] if self.bgr else images
+        return images.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+
+
+# Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
+ORIGINAL_MEANING = Meaning(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
+MEANING_ATTRIBUTE = "meaning"
+# Layers of Keras that run code or open files named in the configuration.
+UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "function"}
+
+
+def save_network(network, path, meaning, half=False):
+    """Write a network, its weights and its meaning to one .h5 file, under its name only when whole.
+
+    The file is Keras's own HDF5 format; `keras.models.load_model` reads it too.
+
+    Args:
+        network: keras.Model.
+        path: Path ending in .h5; ending in .weights.h5 it gets Keras's weights-only format.
+        meaning: Meaning.
+        half: bool, store the weights as float16, half the size.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights_only = path.name.endswith(".weights.h5")
+    partial = path.with_name(f"partial_{path.name}")  # Keras goes by the end of the name
+    if weights_only:
+        network.save_weights(partial, overwrite=True)
+    else:
+        network.save(partial, overwrite=True, include_optimizer=False)
+    with h5py.File(partial, "r+") as file:
+        file.attrs[MEANING_ATTRIBUTE] = json.dumps(vars(meaning))
+        if weights_only:
+            config = {"class_name": type(network).__name__, "config": network.get_config()}
+            file.attrs["model_config"] = json.dumps(config)
+    if half:
+        copy_as_float16(partial)
+    os.replace(partial, path)
+
+
+def copy_as_float16(path):
+    """Rewrite an HDF5 file with its float32 arrays as float16; a new file, since HDF5 does not give space back."""
+    halved = path.with_name(f"half_{path.name}")
+    with h5py.File(path, "r") as source, h5py.File(halved, "w") as target:
+        target.attrs.update(source.attrs)
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                target[name] = item[()].astype(np.float16) if item.dtype == np.float32 else item[()]
+            else:
+                target.require_group(name)
+            target[name].attrs.update(item.attrs)
+
+        source.visititems(copy)
+    os.replace(halved, path)
+
+
+def load_network(path, trust=False):
+    """Rebuild a network from a .h5 file: ours, the original's of TensorFlow 2.0, or either's weights only.
+
+    The file is treated as data from a stranger: only Keras's own layer classes are rebuilt and no code in it is run.
+    The spatial input size is left open where the network allows it.
+
+    Args:
+        path: Path of an HDF5 file.
+        trust: bool, hand the file to `keras.models.load_model` with its safety off.
+
+    Returns:
+        (keras.Model, Meaning or None): None for a file that does not say what it means.
+
+    Raises:
+        UserError: the file is missing, not HDF5, holds layers that run code, or does not describe a network.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a .h5 file as written by train_cam_4class.py")
+    if not h5py.is_hdf5(path):
+        raise UserError(f"{path} is not an HDF5 file; expected a .h5 file as written by train_cam_4class.py")
+    with h5py.File(path, "r") as file:
+        config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None
+        meaning = Meaning(**json.loads(file.attrs[MEANING_ATTRIBUTE])) if MEANING_ATTRIBUTE in file.attrs else None
+        shapes, names = weight_shapes(file), list(file)
+    if trust and config is not None:
+        return keras.models.load_model(path, compile=False, safe_mode=False), meaning
+    if config is None and any("block5_conv3" in name for name in names):
+        return imagenet_vgg16(path)
+    network = original_network(4) if config is None else network_from_config(config, path)
+    is_original = shapes == sorted(tuple(weight.shape) for weight in original_network(4).weights)
+    if config is None and not is_original:
+        raise UserError(
+            f"{path} holds weights alone, of a network unknown here; expected the original's, or a file with its "
+            "network's configuration as train_cam_4class.py writes it"
+        )
+    try:
+        network.load_weights(path)
+    except Exception as error:  # Keras raises various classes for arrays that are missing or of another shape
+        raise UserError(f"{path}: its weights do not fit its network ({str(error).splitlines()[0]})") from error
+    return network, meaning or (ORIGINAL_MEANING if is_original else None)
+
+
+def weight_shapes(file):
+    """Sorted shapes of a file's weights, without those of an optimizer."""
+    shapes = []
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and "optimizer" not in name:
+            shapes.append(tuple(item.shape))
+
+    file.visititems(visit)
+    return sorted(shapes)
+
+
+def network_from_config(config, path):
+    """Build the network that a file describes, after checking that this runs none of the file's code."""
+    refuse_unsafe(config, path)
+    try:
+        config = open_input_size(with_input_layer(without_training_entries(config)))
+        if config["class_name"] != "Sequential":
+            return keras.Model.from_config(config["config"])
+        stack = keras.Sequential.from_config(config["config"])
+        return keras.Model(stack.inputs, stack.outputs, name=stack.name)  # the same layers, functional as the others
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: Keras cannot rebuild its network ({str(error).splitlines()[0]})") from error
+
+
+def refuse_unsafe(entry, path):
+    """Raise UserError for any class in a configuration that is not Keras's own, or that runs code (CVE-2025-9905)."""
+    if isinstance(entry, dict):
+        name, module = entry.get("class_name"), entry.get("module") or "keras"
+        if name in UNSAFE_LAYERS or module.split(".")[0] != "keras" or ">" in (entry.get("registered_name") or ""):
+            raise UserError(
+                f"{path} holds the layer or function {name!r} ({module}), which may run code; expected Keras's own "
+                "layers only. If you trust whoever made the file, use --trust-model"
+            )
+    for value in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+        refuse_unsafe(value, path)
+
+
+def without_training_entries(entry):
+    """A configuration without initializers, regularizers and constraints.
+
+    They matter to training only, and those of TensorFlow 2.0 are what current Keras cannot read.
+    """
+    if isinstance(entry, dict):
+        endings = ("_initializer", "_regularizer", "_constraint")
+        return {key: without_training_entries(value) for key, value in entry.items() if not key.endswith(endings)}
+    return [without_training_entries(value) for value in entry] if isinstance(entry, list) else entry
+
+
+def with_input_layer(config):
+    """Give a Sequential network of Keras 2 the input layer that Keras 3 expects instead of `batch_input_shape`."""
+    stack = config["config"]["layers"]
+    shape = stack[0]["config"].pop("batch_input_shape", None)
+    if shape and stack[0]["class_name"] == "InputLayer":
+        stack[0]["config"]["batch_shape"] = shape
+    elif shape:
+        stack.insert(0, {"class_name": "InputLayer", "config": {"batch_shape": shape, "name": "image"}})
+    return config
+
+
+def open_input_size(config):
+    """Let the input have any height and width, where a global pooling makes the rest independent of them."""
+    kinds = {layer["class_name"] for layer in config["config"]["layers"]}
+    if "Flatten" not in kinds and any(kind.startswith("Global") for kind in kinds):
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "InputLayer" and len(layer["config"]["batch_shape"]) == 4:
+                layer["config"]["batch_shape"][1:3] = [None, None]
+    return config
+
+
+def file_sha256(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

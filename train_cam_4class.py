@@ -1,0 +1,437 @@
+"""Train the pooling-free network whose class activation maps have the size of the photo.
+
+    python train_cam_4class.py                                # the demo set, about ten minutes on two cores
+    python train_cam_4class.py --data my_photos --output outputs/training/mine.h5
+    python train_cam_4class.py --recipe original --data my_photos --output outputs/training/original.h5
+
+A data folder holds train/ and val/ with one folder per class, or the class folders alone. Recipes: `modern`, the
+default; `original`, the class project of 2019; `vgg16`, the network that gradcam_vgg16.py explains.
+Writes the network (.h5), its weights alone (.weights.h5), and beside them history, curves and confusion matrix; ends
+with the top-1 accuracy of each class. Stopped at any time, the same command with --resume goes on from the last epoch
+and ends with the very same weights.
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from camlib.backend import all_devices, fast_half_precision
+
+# isort: split
+import cv2
+import h5py
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, run_script
+from camlib.images import cache_key, find_labelled_photos, load_labelled_photos
+from camlib.maps import run_record, write_failed, write_json
+from camlib.networks import (
+    Meaning,
+    fold_batch_normalization,
+    modern_network,
+    original_network,
+    save_network,
+    vgg16_network,
+)
+from data.draw_demo import demo_folder
+
+# ---------------------------------------------------------------- settings
+
+
+def rmsprop(steps):
+    """The original's optimizer."""
+    return keras.optimizers.RMSprop(1e-4)
+
+
+def adamw(peak, weight_decay):
+    """AdamW with a warm-up over the first twentieth of the steps and a cosine down to a thousandth of the peak."""
+
+    def build(steps):
+        warm_up = max(1, steps // 20)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            peak / 100, max(1, steps - warm_up), alpha=1e-3, warmup_target=peak, warmup_steps=warm_up
+        )
+        return keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+
+    return build
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        network: function of (class_count, channels), the network to train.
+        finish: function that turns the trained network into the one to keep.
+        size: int, height and width of the photos the network is meant for.
+        crop: int, height and width of the augmented cut-outs it is trained on; a network that ends in global average
+            pooling takes both, and trains faster on the smaller. None: whole photos, as they are.
+        channels, scale, interpolation: see `camlib.networks.Meaning`.
+        loss: str, a Keras loss of one-hot labels and probabilities.
+        optimizer: function of the number of steps.
+        balanced: bool, weigh each class by the inverse of its number of photos.
+        batch_size, epochs, patience: int; training ends after `patience` epochs without a lower val_loss.
+    """
+
+    network: Callable
+    finish: Callable
+    size: int
+    crop: int | None
+    channels: int
+    scale: float
+    interpolation: str
+    loss: str
+    optimizer: Callable
+    balanced: bool
+    batch_size: int
+    epochs: int
+    patience: int
+
+
+RECIPES = {
+    "modern": Recipe(
+        modern_network, finish=lambda network: network, size=64, crop=48, channels=3, scale=1 / 255,
+        interpolation="area", loss="categorical_crossentropy", optimizer=adamw(3e-3, 0.05), balanced=True,
+        batch_size=32, epochs=40, patience=20,
+    ),
+    "original": Recipe(
+        original_network, finish=lambda network: network, size=64, crop=None, channels=1, scale=1.0,
+        interpolation="cubic", loss="binary_crossentropy", optimizer=rmsprop, balanced=False,
+        batch_size=200, epochs=500, patience=20,
+    ),
+    "vgg16": Recipe(
+        lambda classes, channels: vgg16_network(classes, channels, batch_normalization=True),
+        finish=fold_batch_normalization, size=112, crop=64, channels=3, scale=1 / 255,
+        interpolation="area", loss="categorical_crossentropy", optimizer=adamw(1e-3, 0.05), balanced=True,
+        batch_size=32, epochs=40, patience=20,
+    ),
+}  # fmt: skip
+
+# ---------------------------------------------------------------- augmentation
+
+
+def augment(image, crop, generator):
+    """Cut a random view out of a photo: place, scale, rotation, mirror image, brightness, contrast, saturation.
+
+    Args:
+        image: uint8 (H, W, C).
+        crop: int, side of the result.
+        generator: numpy.random.Generator, the only source of chance.
+
+    Returns:
+        uint8 (crop, crop, C).
+    """
+    height, width, channels = image.shape
+    whole = height / crop  # source pixels per output pixel at which the whole photo is seen
+    zoom = np.exp(generator.uniform(np.log(0.6), np.log(1.1))) * whole
+    angle = np.deg2rad(generator.uniform(-15, 15))
+    mirror = generator.choice((-1, 1))
+    room = np.maximum(np.array((width, height)) - zoom * crop, 0.1 * width) / 2
+    centre = np.array((width, height)) / 2 + generator.uniform(-room, room)
+    rotation = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * (mirror, 1)
+    shift = centre - 0.5 - rotation @ np.full(2, (crop - 1) / 2)
+    view = cv2.warpAffine(
+        image, np.column_stack((rotation, shift)), (crop, crop),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
+    ).reshape(crop, crop, channels).astype(np.float32)  # fmt: skip
+    grey = view.mean(axis=2, keepdims=True)
+    view = grey + (view - grey) * generator.uniform(0.5, 1.4)
+    view = view.mean() + (view - view.mean()) * generator.uniform(0.7, 1.4) + generator.uniform(-30, 30)
+    return np.clip(view, 0, 255).astype(np.uint8)
+
+
+class Batches(keras.utils.PyDataset):
+    """Training batches that depend on (seed, epoch, number) alone, so that a resumed run sees the same ones."""
+
+    def __init__(self, photos, meaning, recipe, seed):
+        super().__init__()
+        self.photos, self.meaning, self.recipe, self.seed = photos, meaning, recipe, seed
+        self.epoch = 0
+
+    def __len__(self):
+        return -(-len(self.photos.labels) // self.recipe.batch_size)
+
+    def __getitem__(self, number):
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.photos.labels))
+        chosen = order[number * self.recipe.batch_size : (number + 1) * self.recipe.batch_size]
+        images = self.photos.images[chosen]
+        if self.recipe.crop:
+            generator = np.random.default_rng([self.seed, self.epoch, number])
+            images = np.stack([augment(image, self.recipe.crop, generator) for image in images])
+        labels = np.eye(len(self.meaning.class_names), dtype=np.float32)[self.photos.labels[chosen]]
+        return self.meaning.prepare(images), labels
+
+
+# ---------------------------------------------------------------- training that can be resumed
+
+
+class TrainingState(keras.callbacks.Callback):
+    """Early stopping, best weights, history, and all of it in one file after each epoch.
+
+    A run that is killed and resumed equals one that was not: the file holds the weights, the optimizer with its step
+    count (the schedule follows from it), the epoch, the best weights and how long ago they were; batches follow from
+    the seed and the epoch.
+    """
+
+    def __init__(self, path, batches, patience, settings):
+        super().__init__()
+        self.path, self.batches, self.patience, self.settings = path, batches, patience, settings
+        self.history, self.best_loss, self.best_weights, self.waited = [], np.inf, None, 0
+
+    @property
+    def finished(self):
+        return self.waited >= self.patience
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append({"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()})
+        if not np.isfinite(logs["loss"]):
+            raise UserError(f"the loss is {logs['loss']} in epoch {epoch + 1}; expected a number: try --dtype float32")
+        self.waited += 1
+        if logs["val_loss"] < self.best_loss:
+            self.best_loss, self.best_weights, self.waited = logs["val_loss"], self.model.get_weights(), 0
+        self.model.stop_training = self.finished
+        self.save()
+
+    def save(self):
+        """Write the state, under its name only when whole."""
+        partial = self.path.with_name(self.path.name + ".partial")
+        with h5py.File(partial, "w") as file:
+            file.attrs["settings"] = json.dumps(self.settings)
+            file.attrs["history"] = json.dumps(self.history)
+            file.attrs["best_loss"], file.attrs["waited"] = self.best_loss, self.waited
+            for name, arrays in (
+                ("weights", self.model.get_weights()),
+                ("best_weights", self.best_weights),
+                ("optimizer", [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]),
+            ):
+                for number, array in enumerate(arrays):
+                    file[f"{name}/{number:04d}"] = array
+        os.replace(partial, self.path)
+
+    def restore(self, model):
+        """Bring model and callback to where the file says; returns the epochs done, 0 without a file."""
+        if not self.path.exists():
+            return 0
+        with h5py.File(self.path, "r") as file:
+            saved = json.loads(file.attrs["settings"])
+            changed = [name for name in self.settings if saved.get(name) != self.settings[name]]
+            if changed:
+                raise UserError(
+                    f"{self.path} was trained with another {', '.join(changed)}; expected the command it was begun "
+                    "with, or another --output"
+                )
+            self.history = json.loads(file.attrs["history"])
+            self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
+            self.best_weights = [array[()] for array in file["best_weights"].values()]
+            model.set_weights([array[()] for array in file["weights"].values()])
+            model.optimizer.build(model.trainable_variables)
+            for variable, array in zip(model.optimizer.variables, file["optimizer"].values(), strict=True):
+                variable.assign(array[()])
+        return len(self.history)
+
+
+def class_weights(labels, class_count):
+    """Weights inverse to each class's number of photos, one on average over the photos."""
+    counts = np.bincount(labels, minlength=class_count)
+    return {label: len(labels) / (class_count * count) for label, count in enumerate(counts)}
+
+
+def dtype_policy(choice):
+    """Keras's dtype policy for --dtype; auto takes half precision where the device is fast at it."""
+    dtype = (fast_half_precision() or "float32") if choice == "auto" else choice
+    return dtype if dtype == "float32" else f"mixed_{dtype}"
+
+
+def binary_accuracy(probabilities, labels):
+    """Keras's `accuracy` under binary cross-entropy: the share of single outputs on the right side of 0.5.
+
+    With C classes a network that always says 0 for every class reaches (C - 1) / C.
+    """
+    return float(np.mean((probabilities > 0.5) == np.eye(probabilities.shape[1], dtype=bool)[labels]))
+
+
+def train(photos, meaning, recipe, state_path, settings, resume):
+    """Train one network.
+
+    Args:
+        photos: {"train": LabelledPhotos, "val": LabelledPhotos}.
+        meaning: Meaning, of the network to be.
+        recipe: Recipe.
+        state_path: Path of the file that --resume goes on from.
+        settings: dict with seed (of weights, order and augmentation), epochs (the most; the schedule ends there),
+            dtype, and whatever else must be the same when training is resumed.
+        resume: bool, go on from `state_path` if it exists.
+
+    Returns:
+        (network, history): keras.Model in float32 with the weights of the lowest val_loss, and a list of dicts, one
+        per epoch.
+    """
+    seed, epochs, policy = settings["seed"], settings["epochs"], dtype_policy(settings["dtype"])
+    keras.utils.set_random_seed(seed)
+    class_count = len(meaning.class_names)
+    batches = Batches(photos["train"], meaning, recipe, seed)
+    keras.config.set_dtype_policy(policy)
+    with all_devices():
+        network = recipe.network(class_count, recipe.channels)
+        network.compile(
+            recipe.optimizer(epochs * len(batches)), recipe.loss,
+            metrics=[keras.metrics.CategoricalAccuracy("top1"), keras.metrics.BinaryAccuracy("binary_accuracy")],
+        )  # fmt: skip
+        state = TrainingState(state_path, batches, recipe.patience, settings | {"dtype": policy})
+        done = state.restore(network) if resume else 0
+        if done < epochs and not state.finished:
+            network.fit(
+                batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=[state],
+                validation_data=(
+                    meaning.prepare(photos["val"].images), np.eye(class_count)[photos["val"].labels],
+                ),
+                validation_batch_size=recipe.batch_size, verbose=1 if sys.stdout.isatty() else 2,
+                class_weight=class_weights(photos["train"].labels, class_count) if recipe.balanced else None,
+            )  # fmt: skip
+    keras.config.set_dtype_policy("float32")
+    best = recipe.network(class_count, recipe.channels)
+    best.set_weights(state.best_weights)
+    return recipe.finish(best), state.history
+
+
+# ---------------------------------------------------------------- reports
+
+
+def confusion_matrix(labels, predicted, class_count):
+    """Counts, int64 (C, C): row the true class, column the predicted one."""
+    counts = np.zeros((class_count, class_count), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
+
+
+def write_history(path, history):
+    """One CSV row per epoch: loss, top-1 and Keras's binary accuracy, for train and val."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=history[0].keys())
+        table.writeheader()
+        table.writerows(history)
+
+
+def draw_curves(path, history):
+    """Loss and both accuracies over the epochs, training and validation, as a PNG."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    epochs = [row["epoch"] for row in history]
+    titles = {"loss": "loss", "top1": "top-1 accuracy", "binary_accuracy": "binary accuracy (Keras)"}
+    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+        panel.plot(epochs, [row[name] for row in history], label="train")
+        panel.plot(epochs, [row[f"val_{name}"] for row in history], label="val")
+        panel.set(title=title, xlabel="epoch")
+        panel.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_confusion_matrix(path, counts, class_names):
+    """The confusion matrix as a PNG, coloured by each row's shares."""
+    figure = Figure(figsize=(1.6 + 0.8 * len(class_names),) * 2, layout="constrained")
+    panel = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        panel.text(column, row, count, ha="center", va="center", color="white" if shares[row, column] > 0.5 else "k")
+    places = range(len(class_names))
+    panel.set_xticks(places, class_names, rotation=90)
+    panel.set_yticks(places, class_names)
+    panel.set(xlabel="predicted", ylabel="true", title="photos of val")
+    figure.savefig(path, dpi=120)
+
+
+def report(network, meaning, photos, output, history):
+    """Write history, curves and confusion matrix, and print the accuracies of the network kept."""
+    probabilities = network.predict(meaning.prepare(photos.images), batch_size=32, verbose=0)  # (N, C)
+    counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), len(meaning.class_names))
+    write_history(sibling(output, "history.csv"), history)
+    draw_curves(sibling(output, "curves.png"), history)
+    draw_confusion_matrix(sibling(output, "confusion.png"), counts, meaning.class_names)
+    print(f"top-1 accuracy on the {counts.sum():,} photos of val: {counts.trace() / counts.sum():.3f}")
+    for name, row, right in zip(meaning.class_names, counts, counts.diagonal(), strict=True):
+        print(f"  {name:<12} {right:>5} of {row.sum():>5}  {right / max(row.sum(), 1):.3f}")
+    binary = binary_accuracy(probabilities, photos.labels)
+    print(f"binary accuracy (what Keras called accuracy in the original): {binary:.3f}")
+
+
+def sibling(output, ending):
+    """The file beside the network that shares its name: mine.h5 -> mine_history.csv."""
+    return output.with_name(f"{output.stem}_{ending}")
+
+
+# ---------------------------------------------------------------- the script
+
+
+def parse_arguments(arguments):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="class folders; default: the demo set")
+    parser.add_argument("--output", type=Path, default=Path("outputs/training/cam_4class.h5"), metavar="FILE.h5",
+                        help="the network")  # fmt: skip
+    parser.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
+    parser.add_argument("--epochs", type=int, help="the most epochs; default: the recipe's")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and split")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+                        help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
+    parser.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+    parser.add_argument("--overwrite", action="store_true", help="train anew over an earlier result")
+    settings = parser.parse_args(arguments)
+    if settings.output.suffix != ".h5" or settings.output.name.endswith(".weights.h5"):
+        parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
+    if settings.epochs is not None and settings.epochs < 1:
+        parser.error(f"--epochs {settings.epochs}: expected 1 or more")
+    return settings
+
+
+def check_not_lost(output, state_path, settings):
+    """Refuse to train over an earlier result that the user did not ask to continue or to replace."""
+    earlier = next((path for path in (output, state_path) if path.exists()), None)
+    if earlier and not settings.resume and not settings.overwrite:
+        raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    recipe, output = RECIPES[settings.recipe], settings.output
+    state_path = sibling(output, "state.h5")
+    check_not_lost(output, state_path, settings)
+    data = settings.data or [demo_folder()]
+    class_names, train_photos, val_photos = find_labelled_photos(data, settings.seed)
+    meaning = Meaning(class_names, recipe.size, recipe.size, recipe.channels, recipe.scale,
+                      interpolation=recipe.interpolation)  # fmt: skip
+    parts = {"train": train_photos, "val": val_photos}
+    photos, failed = load_labelled_photos(parts, meaning, sibling(output, "photos.h5"))
+    for part in parts:
+        counts = np.bincount(photos[part].labels, minlength=len(class_names))
+        print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in zip(class_names, counts, strict=True)))
+    fixed = {
+        "recipe": settings.recipe, "seed": settings.seed, "dtype": settings.dtype,
+        "epochs": settings.epochs or recipe.epochs, "photos": cache_key(parts, meaning),
+    }  # fmt: skip
+    network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume)
+    save_network(network, output, meaning, half=settings.half)
+    save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)
+    write_json(sibling(output, "run.json"), run_record(vars(settings), "classes in the order of class_names"))
+    write_failed(sibling(output, "failed.csv"), failed)
+    report(network, meaning, photos["val"], output, history)
+    state_path.unlink()
+    next_script = "gradcam_vgg16.py --weights" if settings.recipe == "vgg16" else "make_cam_maps.py --model"
+    print(f"wrote {output}, its weights, history, curves and confusion matrix to {output.parent}")
+    if failed:
+        print(f"{len(failed)} photos could not be read: see {sibling(output, 'failed.csv')}")
+    print(f"next: python {next_script} {output}")
+    return EXIT_SOME_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    run_script(main)
