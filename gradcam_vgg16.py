@@ -122,7 +122,7 @@ def explainer(network, layer_name):
         last two (R, N, H, W, C)).
     """
     features_of = network.get_layer(layer_name).output
-    trunk = keras.Model(network.inputs, features_of)
+    trunk = keras.Model(network.inputs[0], features_of)
     head = keras.Model(features_of, logit_of(network))
 
     def guided_trunk(images):

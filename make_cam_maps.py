@@ -87,7 +87,7 @@ def cam_function(network):
         are the network's own, to be checked against the logits.
     """
     pooling, dense = pooled_classifier(network)
-    trunk = keras.Model(network.inputs, [pooling.input, network.outputs[0]])
+    trunk = keras.Model(network.inputs[0], [pooling.input, network.outputs[0]])
 
     @compiled
     def maps_of(images):

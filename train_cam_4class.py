@@ -72,6 +72,8 @@ class Recipe:
         size: int, height and width of the photos the network is meant for.
         crop: int, height and width of the augmented cut-outs it is trained on; a network that ends in global average
             pooling takes both, and trains faster on the smaller. None: whole photos, as they are.
+        mosaic: bool, lay every other batch out as 2x2 mosaics and ask for the class of each cell, with the same Dense
+            layer on the cell's mean: evidence then has to stay where its animal is.
         channels, scale, interpolation: see `camlib.networks.Meaning`.
         loss: str, a Keras loss of one-hot labels and probabilities.
         optimizer: function of the number of steps.
@@ -83,6 +85,7 @@ class Recipe:
     finish: Callable
     size: int
     crop: int | None
+    mosaic: bool
     channels: int
     scale: float
     interpolation: str
@@ -96,18 +99,21 @@ class Recipe:
 
 RECIPES = {
     "modern": Recipe(
-        modern_network, finish=lambda network: network, size=64, crop=48, channels=3, scale=1 / 255,
+        modern_network, finish=lambda network: network, size=64, crop=48,
+        mosaic=True, channels=3, scale=1 / 255,
         interpolation="area", loss="categorical_crossentropy", optimizer=adamw(3e-3, 0.05), balanced=True,
         batch_size=32, epochs=40, patience=20,
     ),
     "original": Recipe(
-        original_network, finish=lambda network: network, size=64, crop=None, channels=1, scale=1.0,
+        original_network, finish=lambda network: network, size=64, crop=None,
+        mosaic=False, channels=1, scale=1.0,
         interpolation="cubic", loss="binary_crossentropy", optimizer=rmsprop, balanced=False,
         batch_size=200, epochs=500, patience=20,
     ),
     "vgg16": Recipe(
         lambda classes, channels: vgg16_network(classes, channels, batch_normalization=True),
-        finish=fold_batch_normalization, size=112, crop=64, channels=3, scale=1 / 255,
+        finish=fold_batch_normalization, size=112, crop=64,
+        mosaic=False, channels=3, scale=1 / 255,
         interpolation="area", loss="categorical_crossentropy", optimizer=adamw(1e-3, 0.05), balanced=True,
         batch_size=32, epochs=40, patience=20,
     ),
@@ -146,29 +152,60 @@ def augment(image, crop, generator):
     return np.clip(view, 0, 255).astype(np.uint8)
 
 
+def class_weights(labels, class_count):
+    """Weights float (C,) inverse to each class's number of photos, one on average over the photos."""
+    counts = np.bincount(labels, minlength=class_count)
+    return len(labels) / (class_count * np.maximum(counts, 1))
+
+
+def mosaics(images):
+    """Lay images (4 N, H, W, C) out in N mosaics (N, 2 H, 2 W, C), in reading order."""
+    count, height, width, channels = images.shape
+    tiles = images.reshape(count // 4, 2, 2, height, width, channels)
+    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count // 4, 2 * height, 2 * width, channels)
+
+
 class Batches(keras.utils.PyDataset):
-    """Training batches that depend on (seed, epoch, number) alone, so that a resumed run sees the same ones."""
+    """Training batches that depend on (seed, epoch, number) alone, so that a resumed run sees the same ones.
+
+    Each is (images (N, H, W, channels), one-hot labels, weights), the last two (N, C) and (N,), or (N, g, g, C) and
+    (N, g, g) for a recipe with mosaics, g cells a side.
+    """
 
     def __init__(self, photos, meaning, recipe, seed):
         super().__init__()
         self.photos, self.meaning, self.recipe, self.seed = photos, meaning, recipe, seed
+        class_count = len(meaning.class_names)
+        self.one_hot = np.eye(class_count, dtype=np.float32)
+        weights = class_weights(photos.labels, class_count) if recipe.balanced else np.ones(class_count)
+        self.weights = weights.astype(np.float32)
         self.epoch = 0
 
     def __len__(self):
         return -(-len(self.photos.labels) // self.recipe.batch_size)
 
     def __getitem__(self, number):
+        size = self.recipe.batch_size
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.photos.labels))
-        chosen = order[number * self.recipe.batch_size : (number + 1) * self.recipe.batch_size]
-        images = self.photos.images[chosen]
+        chosen = order[number * size : (number + 1) * size]
+        images, labels = self.photos.images[chosen], self.photos.labels[chosen]
         if self.recipe.crop:
             generator = np.random.default_rng([self.seed, self.epoch, number])
             images = np.stack([augment(image, self.recipe.crop, generator) for image in images])
-        labels = np.eye(len(self.meaning.class_names), dtype=np.float32)[self.photos.labels[chosen]]
-        return self.meaning.prepare(images), labels
+        if self.recipe.mosaic:
+            side = 2 if number % 2 == 0 and len(chosen) % 4 == 0 else 1
+            images = mosaics(images) if side == 2 else images
+            labels = labels.reshape(-1, side, side)
+        return self.meaning.prepare(images), self.one_hot[labels], self.weights[labels]
 
 
 # ---------------------------------------------------------------- training that can be resumed
+
+
+def per_cell(network, cell):
+    """The same layers, asked for the class of each cell: (N, g * cell, g * cell, channels) -> (N, g, g, classes)."""
+    x = keras.layers.AveragePooling2D(cell)(network.get_layer("gap").input)  # (N, g, g, K)
+    return keras.Model(network.inputs[0], network.get_layer("probability")(network.get_layer("class")(x)))
 
 
 class TrainingState(keras.callbacks.Callback):
@@ -179,9 +216,10 @@ class TrainingState(keras.callbacks.Callback):
     the seed and the epoch.
     """
 
-    def __init__(self, path, batches, patience, settings):
+    def __init__(self, path, network, batches, validation, patience, settings):
         super().__init__()
-        self.path, self.batches, self.patience, self.settings = path, batches, patience, settings
+        self.path, self.network, self.batches, self.validation = path, network, batches, validation
+        self.patience, self.settings = patience, settings
         self.history, self.best_loss, self.best_weights, self.waited = [], np.inf, None, 0
 
     @property
@@ -192,12 +230,15 @@ class TrainingState(keras.callbacks.Callback):
         self.batches.epoch = epoch
 
     def on_epoch_end(self, epoch, logs=None):
+        images, labels = self.validation
+        results = self.network.evaluate(images, labels, self.batches.recipe.batch_size, verbose=0, return_dict=True)
+        logs |= {f"val_{name}": value for name, value in results.items()}  # in place: the epoch's line shows them too
         self.history.append({"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()})
         if not np.isfinite(logs["loss"]):
             raise UserError(f"the loss is {logs['loss']} in epoch {epoch + 1}; expected a number: try --dtype float32")
         self.waited += 1
         if logs["val_loss"] < self.best_loss:
-            self.best_loss, self.best_weights, self.waited = logs["val_loss"], self.model.get_weights(), 0
+            self.best_loss, self.best_weights, self.waited = logs["val_loss"], self.network.get_weights(), 0
         self.model.stop_training = self.finished
         self.save()
 
@@ -209,7 +250,7 @@ class TrainingState(keras.callbacks.Callback):
             file.attrs["history"] = json.dumps(self.history)
             file.attrs["best_loss"], file.attrs["waited"] = self.best_loss, self.waited
             for name, arrays in (
-                ("weights", self.model.get_weights()),
+                ("weights", self.network.get_weights()),
                 ("best_weights", self.best_weights),
                 ("optimizer", [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]),
             ):
@@ -232,17 +273,11 @@ class TrainingState(keras.callbacks.Callback):
             self.history = json.loads(file.attrs["history"])
             self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
             self.best_weights = [array[()] for array in file["best_weights"].values()]
-            model.set_weights([array[()] for array in file["weights"].values()])
+            self.network.set_weights([array[()] for array in file["weights"].values()])
             model.optimizer.build(model.trainable_variables)
             for variable, array in zip(model.optimizer.variables, file["optimizer"].values(), strict=True):
                 variable.assign(array[()])
         return len(self.history)
-
-
-def class_weights(labels, class_count):
-    """Weights inverse to each class's number of photos, one on average over the photos."""
-    counts = np.bincount(labels, minlength=class_count)
-    return {label: len(labels) / (class_count * count) for label, count in enumerate(counts)}
 
 
 def dtype_policy(choice):
@@ -282,20 +317,17 @@ def train(photos, meaning, recipe, state_path, settings, resume):
     keras.config.set_dtype_policy(policy)
     with all_devices():
         network = recipe.network(class_count, recipe.channels)
-        network.compile(
-            recipe.optimizer(epochs * len(batches)), recipe.loss,
-            metrics=[keras.metrics.CategoricalAccuracy("top1"), keras.metrics.BinaryAccuracy("binary_accuracy")],
-        )  # fmt: skip
-        state = TrainingState(state_path, batches, recipe.patience, settings | {"dtype": policy})
-        done = state.restore(network) if resume else 0
+        trained = per_cell(network, recipe.crop) if recipe.mosaic else network
+        for model in (network, trained):
+            metrics = [keras.metrics.CategoricalAccuracy("top1"), keras.metrics.BinaryAccuracy("binary_accuracy")]
+            model.compile(recipe.optimizer(epochs * len(batches)), recipe.loss, weighted_metrics=[], metrics=metrics)
+        validation = meaning.prepare(photos["val"].images), np.eye(class_count)[photos["val"].labels]
+        state = TrainingState(state_path, network, batches, validation, recipe.patience, settings | {"dtype": policy})
+        done = state.restore(trained) if resume else 0
         if done < epochs and not state.finished:
-            network.fit(
+            trained.fit(
                 batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=[state],
-                validation_data=(
-                    meaning.prepare(photos["val"].images), np.eye(class_count)[photos["val"].labels],
-                ),
-                validation_batch_size=recipe.batch_size, verbose=1 if sys.stdout.isatty() else 2,
-                class_weight=class_weights(photos["train"].labels, class_count) if recipe.balanced else None,
+                verbose=1 if sys.stdout.isatty() else 2,
             )  # fmt: skip
     keras.config.set_dtype_policy("float32")
     best = recipe.network(class_count, recipe.channels)
@@ -405,6 +437,9 @@ def main(arguments=None):
     recipe, output = RECIPES[settings.recipe], settings.output
     state_path = sibling(output, "state.h5")
     check_not_lost(output, state_path, settings)
+    if settings.resume and output.exists() and not state_path.exists():
+        print(f"{output} is finished; to train it anew use --overwrite")
+        return 0
     data = settings.data or [demo_folder()]
     class_names, train_photos, val_photos = find_labelled_photos(data, settings.seed)
     meaning = Meaning(class_names, recipe.size, recipe.size, recipe.channels, recipe.scale,
@@ -413,6 +448,11 @@ def main(arguments=None):
     photos, failed = load_labelled_photos(parts, meaning, sibling(output, "photos.h5"))
     for part in parts:
         counts = np.bincount(photos[part].labels, minlength=len(class_names))
+        if not counts.all():
+            reason = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
+            raise UserError(
+                f"no photo of {class_names[counts.argmin()]} for {part} could be read; expected at least one{reason}"
+            )
         print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in zip(class_names, counts, strict=True)))
     fixed = {
         "recipe": settings.recipe, "seed": settings.seed, "dtype": settings.dtype,

@@ -24,6 +24,7 @@ def quiet_start():
     finally:
         os.dup2(screen, 2)
         os.close(screen)
+        del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
 
 with quiet_start():
@@ -55,7 +56,7 @@ def value_and_pullback(function, x):
 
     Args:
         function: tensor -> tensor.
-        x: tensor.
+        x: tensor or array.
 
     Returns:
         (y, pullback): pullback(u) = u^T df/dx, of x's shape, for any u of y's shape, as often as wanted; the forward
@@ -64,6 +65,7 @@ def value_and_pullback(function, x):
     if BACKEND == "jax":
         y, pullback = jax.vjp(function, x)
         return y, lambda u: pullback(u)[0]
+    x = tf.convert_to_tensor(x)
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(x)
         y = function(x)

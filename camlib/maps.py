@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -218,6 +219,19 @@ def write_failed(path, failed):
         csv.writer(file).writerows([("path", "reason"), *failed])
 
 
+def remove_maps(output):
+    """Remove what a run wrote, by the names it writes, and the folders that this leaves empty; nothing else."""
+    (output / PREDICTIONS_FILE).unlink(missing_ok=True)
+    kinds = "|".join(["spp", "panel", *SIGNED])
+    ours = re.compile(rf"({kinds})_for_.+\.(npy|jpg)|{re.escape(PHOTO_FILE)}")
+    for parent, _, files in os.walk(output, topdown=False):
+        for name in files:
+            if ours.fullmatch(name):
+                os.unlink(os.path.join(parent, name))
+        if parent != str(output) and not os.listdir(parent):
+            os.rmdir(parent)
+
+
 class MapRun:
     """A folder of maps in the making: which photos are done, and one CSV row for each.
 
@@ -251,8 +265,8 @@ class MapRun:
                 )
         elif output.is_dir() and any(not name.name.startswith((".", "README")) for name in output.iterdir()):
             raise UserError(f"{output} holds files that are not maps; expected a new or empty folder for --output")
-        if overwrite:
-            (output / PREDICTIONS_FILE).unlink(missing_ok=True)
+        if overwrite and output.is_dir():
+            remove_maps(output)
         output.mkdir(parents=True, exist_ok=True)
         self.rows = {row[0]: row for row in self.read_rows()}
         write_json(run_file, record)

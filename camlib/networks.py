@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import h5py
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from camlib.console import UserError
 from camlib.images import ORIGINAL_CLASSES
@@ -31,9 +31,9 @@ def original_network(class_count, channels=1):
     return keras.Model(image, layers.Dense(class_count, activation="softmax", name="class")(x), name="original")
 
 
-# (filters, dilation) of each 3x3 convolution. The dilations add up to a view of 43 pixels: wide enough for most of
-# an animal at 64x64, narrow enough that the evidence stays where the animal is.
-MODERN_CONVOLUTIONS = ((24, 1), (32, 1), (48, 2), (64, 4), (64, 8), (64, 4), (64, 1))
+# (filters, dilation) of each 3x3 convolution. The dilations add up to a view of 33 pixels: wide enough for a head or
+# a leg at 64x64, narrow enough that the evidence stays where the animal is.
+MODERN_CONVOLUTIONS = ((24, 1), (32, 2), (48, 2), (64, 4), (64, 4), (64, 2), (64, 1))
 
 
 def modern_network(class_count, channels=3):
@@ -139,10 +139,8 @@ def logit_of(network):
     if isinstance(last, layers.Softmax) or (isinstance(last, layers.Activation) and is_softmax(activation)):
         return last.input
     if isinstance(last, layers.Dense) and is_softmax(activation):
-        logits = layers.Dense(last.units, use_bias=last.use_bias, name=f"{last.name}_logits")
-        logits.build(last.input.shape)
-        logits._kernel, logits.bias = last._kernel, last.bias  # the same variables, not a copy
-        return logits(last.input)
+        logits = ops.matmul(last.input, last.kernel)  # the same variables, not a copy
+        return logits + last.bias if last.use_bias else logits
     if isinstance(last, layers.Dense) and activation is keras.activations.linear:
         return network.outputs[0]
     raise UserError(f"the network ends in layer {last.name!r}; expected a Dense layer, with or without softmax")
@@ -182,6 +180,12 @@ class Meaning:
     offset: float | list = 0.0
     interpolation: str = "area"
     bgr: bool = False
+
+    def __post_init__(self):
+        """Class names become parts of file names, and may come from a stranger's file."""
+        for name in self.class_names:
+            if not isinstance(name, str) or not name or set(name) & set("/\\\0"):
+                raise ValueError(f"class name {name!r}; expected text without slashes")
 
     def prepare(self, images):
         """Turn uint8 (N, H, W, C), RGB or grey, into the network's float32 input."""
@@ -262,8 +266,12 @@ def load_network(path, trust=False):
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is not an HDF5 file; expected a .h5 file as written by train_cam_4class.py")
     with h5py.File(path, "r") as file:
-        config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None
-        meaning = Meaning(**json.loads(file.attrs[MEANING_ATTRIBUTE])) if MEANING_ATTRIBUTE in file.attrs else None
+        try:
+            config = json.loads(file.attrs.get("model_config", "null"))
+            meaning = json.loads(file.attrs.get(MEANING_ATTRIBUTE, "null"))
+            meaning = meaning and Meaning(**meaning)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: its description of the network cannot be read ({error})") from error
         shapes, names = weight_shapes(file), list(file)
     if trust and config is not None:
         return keras.models.load_model(path, compile=False, safe_mode=False), meaning
@@ -280,7 +288,12 @@ def load_network(path, trust=False):
         network.load_weights(path)
     except Exception as error:  # Keras raises various classes for arrays that are missing or of another shape
         raise UserError(f"{path}: its weights do not fit its network ({str(error).splitlines()[0]})") from error
-    return network, meaning or (ORIGINAL_MEANING if is_original else None)
+    meaning = meaning or (ORIGINAL_MEANING if is_original else None)
+    if meaning and len(meaning.class_names) != network.output_shape[-1]:
+        raise UserError(
+            f"{path} names {len(meaning.class_names)} classes for {network.output_shape[-1]} outputs; expected one each"
+        )
+    return network, meaning
 
 
 def weight_shapes(file):
@@ -302,16 +315,23 @@ def network_from_config(config, path):
         config = open_input_size(with_input_layer(without_training_entries(config)))
         if config["class_name"] != "Sequential":
             return keras.Model.from_config(config["config"])
-        stack = keras.Sequential.from_config(config["config"])
-        return keras.Model(stack.inputs, stack.outputs, name=stack.name)  # the same layers, functional as the others
+        return functional(keras.Sequential.from_config(config["config"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: Keras cannot rebuild its network ({str(error).splitlines()[0]})") from error
+
+
+def functional(stack):
+    """A Sequential network as a functional one, so that each layer knows its one input and output."""
+    image = x = keras.Input(stack.input_shape[1:])
+    for layer in stack.layers:
+        x = type(layer).from_config(layer.get_config())(x)
+    return keras.Model(image, x, name=stack.name)
 
 
 def refuse_unsafe(entry, path):
     """Raise UserError for any class in a configuration that is not Keras's own, or that runs code (CVE-2025-9905)."""
     if isinstance(entry, dict):
-        name, module = entry.get("class_name"), entry.get("module") or "keras"
+        name, module = entry.get("class_name"), str(entry.get("module") or "keras")
         if name in UNSAFE_LAYERS or module.split(".")[0] != "keras" or ">" in (entry.get("registered_name") or ""):
             raise UserError(
                 f"{path} holds the layer or function {name!r} ({module}), which may run code; expected Keras's own "

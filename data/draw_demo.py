@@ -362,12 +362,12 @@ def leg(build, x, top, front, swing, bend, shade):
     reach = (top - build.ankle) / (shares * np.cos(np.radians(degrees))).sum()
     radians = np.radians(degrees + swing - np.array([0, bend, 1.4 * bend]))
     steps = reach * shares[:, None] * np.stack([np.sin(radians), -np.cos(radians)], axis=1)  # (3, 2)
-    joints = np.concatenate([[(x, top)], (x, top, *np.cumsum(steps, axis=0))])  # (4, 2)
+    joints = np.concatenate([[(x, top)], (x, top) + np.cumsum(steps, axis=0)])  # (4, 2)
     width = 0.8 if front else 1.0
     radii = (build.thigh * width, build.thigh * width * 0.66, build.ankle * 1.1, build.ankle)
     foot = joints[3]
     tip = np.array([np.cos(radians[2] * 0.7), np.sin(radians[2] * 0.7)])
-    parts = [Part(tube([(*joint, radius) for joint, radius in zip(joints, radii, strict=False)]), COAT, shade)]
+    parts = [Part(tube([(*joint, radius) for joint, radius in zip(joints, radii, strict=True)]), COAT, shade)]
     if build.hoof:
         parts.append(Part(tube([(*(foot + tip), 5), (*(foot + 3 * tip), 5)]), BLACK, shade))
     else:
@@ -438,7 +438,7 @@ def neck_and_head(rng, kind, build, x, y, low):
             base + 0.7 * (top - base) + 11 * normal,
             top + 9 * normal + 4 * direction,
         ]
-        mane = [(*point, radius) for point, radius in zip(crest, (2, 6.5, 6.5, 5), strict=False)]
+        mane = [(*point, radius) for point, radius in zip(crest, (2, 6.5, 6.5, 5), strict=True)]
         parts.append(Part(tube(mane), DARK))
     size = rng.uniform(0.92, 1.12) * (0.95 if kind == "cat" else 1.0)
     return parts + moved(side_head(rng, kind), *top, angle=pitch, scale=size)
@@ -623,7 +623,8 @@ def open_wing(arm, angles, lengths, shade):
         feather = tube([(x, y, 5), (x + 0.5 * step_x, y + 0.5 * step_y, 6), (x + step_x, y + step_y, 3.5)], 2)
         parts.append(Part(feather, DARK, shade, rim=True))
     radii = np.linspace(10, 4, len(arm))
-    return [*parts, Part(tube([(*point, radius) for point, radius in zip(arm, radii, strict=False)]), DARK, 1.15 * shade)]
+    spine = tube([(*point, radius) for point, radius in zip(arm, radii, strict=True)])
+    return [*parts, Part(spine, DARK, 1.15 * shade)]
 
 
 def perched_bird(rng):
@@ -755,7 +756,7 @@ def smooth_noise(rng, height, width, cells):
 def jitter(rng, colour, amount=18):
     """Return the RGB colour shifted at random, as a tuple of three floats for drawing."""
     shifts = rng.uniform(-amount, amount, 3).tolist()
-    return tuple(min(255.0, max(0.0, value + shift)) for value, shift in zip(colour, shifts, strict=False))
+    return tuple(min(255.0, max(0.0, value + shift)) for value, shift in zip(colour, shifts, strict=True))
 
 
 def gradient(rng, side, top, bottom):
@@ -911,7 +912,7 @@ def draw_rock(canvas, rng, x, y, reach):
     turns = np.arange(8) * np.pi / 4
     radii = rng.uniform(0.35, 0.5, 8) * reach
     corners = np.stack([1.2 * radii * np.cos(turns), 0.7 * radii * np.sin(turns)], axis=1)  # (8, 2)
-    fill_outline(canvas, (*corners, x, y - 0.4 * reach), shaded(colour, 0.8))
+    fill_outline(canvas, corners + (x, y - 0.4 * reach), shaded(colour, 0.8))
     fill_outline(canvas, 0.7 * corners + (x, y - 0.47 * reach), colour)
 
 
@@ -1205,7 +1206,7 @@ def draw_scene(rng, classes, size=128):
     animals = [pose_animal(rng, name) for name in classes]
     boxes = place_animals(rng, animals, SINGLE_SIZES if len(classes) == 1 else BOTH_SIZES)
     image, total, masks = background.astype(np.float32), np.zeros((size, size), np.float32), {}
-    for name, parts, box in zip(classes, animals, boxes, strict=False):
+    for name, parts, box in zip(classes, animals, boxes, strict=True):
         labels = rasterise(parts, box, size * SUPERSAMPLING)
         coverage = cv2.resize((labels > 0).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))

@@ -152,7 +152,7 @@ def test_foreign_folder_is_left_alone(tmp_path):
     )
     assert (foreign / "thesis.txt").read_text() == "years of work"
     (foreign / "annotations.json").write_text("[]")
-    with pytest.raises(DemoFolderError, match="holds thesis.txt, which no demo set has"):
+    with pytest.raises(DemoFolderError, match=r"holds thesis\.txt, which no demo set has"):
         draw_demo(foreign, train=1, val=1, both=0)
     assert (foreign / "thesis.txt").read_text() == "years of work"
 

@@ -1,0 +1,46 @@
+"""What several test files use: tiny networks with hand-set weights, small photo folders, the scripts as processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"  # development data; tests that need it skip without it
+
+
+@pytest.fixture
+def run_script():
+    """Run one of the scripts as its user would: run_script("make_cam_maps.py", folder, "--size", 32)."""
+
+    def run(name, *arguments, cwd=ROOT, environment=None):
+        return subprocess.run(
+            [sys.executable, str(ROOT / name), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=os.environ | (environment or {}),
+            timeout=600,
+        )
+
+    return run
+
+
+@pytest.fixture
+def photo_folder(tmp_path):
+    """Make a folder of photos: photo_folder({"dog/a.jpg": (255, 0, 0)}) with one colour and noise each."""
+
+    def make(photos, size=(40, 30), folder="photos"):
+        generator = np.random.default_rng(0)
+        for name, colour in photos.items():
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = generator.integers(-20, 20, (size[1], size[0], 3))
+            Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+        return tmp_path / folder
+
+    return make

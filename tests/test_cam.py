@@ -1,0 +1,247 @@
+"""Class activation maps against float64 NumPy, the network's own logits, and the files that users read."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED
+from PIL import Image
+
+from camlib.console import UserError
+from camlib.maps import colours, resize_map, superposition
+from camlib.networks import Meaning, load_network, modern_network, original_network, save_network
+from make_cam_maps import cam_function, class_activation_maps, pooled_classifier
+
+CLASSES = ["dog", "cat", "horse", "bird"]
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    """A small input size, random weights, biases that are not zero."""
+    keras.utils.set_random_seed(1)
+    network = modern_network(4)
+    for weight in network.weights:
+        if weight.name in ("bias", "beta"):
+            weight.assign(np.random.default_rng(2).normal(size=weight.shape) * 0.3)
+    path = tmp_path / "model.h5"
+    save_network(network, path, Meaning(CLASSES, 32, 32, 3))
+    return path
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_maps_equal_a_float64_sum_over_channels():
+    generator = np.random.default_rng(0)
+    features, weights = generator.normal(size=(2, 5, 6, 7)), generator.normal(size=(7, 3))
+    expected = np.zeros((2, 3, 5, 6))
+    for n, c, y, x in np.ndindex(expected.shape):
+        expected[n, c, y, x] = sum(weights[k, c] * features[n, y, x, k] for k in range(7))
+    maps = keras.ops.convert_to_numpy(class_activation_maps(features.astype(np.float32), weights.astype(np.float32)))
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-5)
+    assert (maps < 0).any()  # signed: no ReLU
+
+
+def test_maps_name_both_shapes_when_channels_differ():
+    with pytest.raises(ValueError, match=r"\(1, 2, 2, 3\) and weights \(4, 2\)"):
+        class_activation_maps(np.zeros((1, 2, 2, 3), np.float32), np.zeros((4, 2), np.float32))
+
+
+@pytest.mark.parametrize("build", [modern_network, original_network])
+def test_mean_of_map_plus_bias_is_the_networks_own_logit(build):
+    keras.utils.set_random_seed(3)
+    network = build(4, 3)
+    _, dense = pooled_classifier(network)
+    dense.bias.assign([0.5, -1.0, 2.0, 0.1])
+    images = np.random.default_rng(0).random((3, 20, 28, 3), np.float32)
+    maps, logits, probabilities = (keras.ops.convert_to_numpy(part) for part in cam_function(network)(images))
+    assert maps.shape == (3, 4, 20, 28)  # pooling-free: the input's size, height and width apart
+    own = keras.Model(network.inputs[0], dense.output).predict(images, verbose=0)
+    if dense.activation is keras.activations.softmax:
+        own = np.log(own) - np.log(own).mean(1, keepdims=True)
+        logits = logits - logits.mean(1, keepdims=True)
+        bias = np.array([0.5, -1.0, 2.0, 0.1]) - 0.4
+        means = maps.mean((2, 3), dtype=np.float64)
+        np.testing.assert_allclose(means - means.mean(1, keepdims=True) + bias, own, atol=1e-5)
+    else:
+        np.testing.assert_allclose(
+            maps.mean((2, 3), dtype=np.float64) + np.array([0.5, -1.0, 2.0, 0.1]), own, atol=1e-5
+        )
+    np.testing.assert_allclose(logits, own, atol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+
+
+def test_network_without_pooled_classifier_is_refused():
+    image = keras.Input((8, 8, 3))
+    network = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)), name="flat")
+    with pytest.raises(UserError, match="'flat' has no Dense layer right behind global average pooling"):
+        cam_function(network)
+
+
+def test_files_of_a_run(run_script, photo_folder, model_file, tmp_path):
+    photos = photo_folder({"dog/a.jpg": (200, 60, 20), "dog/a.png": (20, 60, 200), "ü [1]/B C.JPG": (90, 90, 90)})
+    result = run_script("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "maps")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == f"next: python show_heatmaps.py {tmp_path / 'maps'}"
+    rows = {row["path"]: row for row in read_csv(tmp_path / "maps" / "predictions.csv")}
+    assert list(rows) == ["dog/a.jpg", "dog/a.png", "ü [1]/B C.JPG"]
+    network, _meaning = load_network(model_file)
+    bias = network.get_layer("class").bias.numpy()
+    for path, folder in (("dog/a.jpg", "dog/a.jpg"), ("dog/a.png", "dog/a.png"), ("ü [1]/B C.JPG", "ü [1]/B C")):
+        image = np.asarray(Image.open(photos / path).resize((32, 32), Image.Resampling.BOX))[None] / np.float32(255)
+        for index, name in enumerate(CLASSES):
+            saved = np.load(tmp_path / "maps" / folder / f"heatmap_for_{name}.npy")
+            assert saved.shape == (32, 32) and saved.dtype == np.float32
+            assert abs(saved.mean(dtype=np.float64) + bias[index] - float(rows[path][f"logit_{name}"])) < 1e-4
+            for kind in ("heatmap", "spp"):
+                with Image.open(tmp_path / "maps" / folder / f"{kind}_for_{name}.jpg") as picture:
+                    assert picture.size == (40, 30)
+        predicted = network.predict(image, verbose=0)[0]
+        written = [float(rows[path][f"probability_{name}"]) for name in CLASSES]
+        np.testing.assert_allclose(written, predicted, atol=0.02)  # another resizing: close, not equal
+        assert rows[path]["predicted"] == CLASSES[int(np.argmax(written))]
+    record = json.loads((tmp_path / "maps" / "run.json").read_text("utf-8"))
+    assert record["settings"]["class_names"] == CLASSES
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_superposition_of_dog_is_dogs(run_script, photo_folder, model_file, tmp_path):
+    """The original swapped the files of dog and cat. Each picture must be the one drawn from its own map."""
+    photos = photo_folder({"a.png": (120, 130, 140)}, size=(64, 64))
+    assert run_script("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m").returncode == 0
+    maps = {name: np.load(tmp_path / "m" / "a" / f"heatmap_for_{name}.npy") for name in CLASSES}
+    limit = max(np.abs(values).max() for values in maps.values())
+    photo = np.asarray(Image.open(photos / "a.png"))
+    for name in CLASSES:
+        written = np.asarray(Image.open(tmp_path / "m" / "a" / f"spp_for_{name}.jpg")).astype(float)
+        error = {
+            other: np.abs(superposition(photo, resize_map(maps[other] / limit, 64, 64), True) - written).mean()
+            for other in CLASSES
+        }
+        assert min(error, key=error.get) == name and error[name] < 3
+
+
+def test_colours_are_diverging_and_red_is_positive():
+    picture = colours(np.array([[-1.0, 0.0, 1.0]]), signed=True)
+    assert picture[0, 0, 2] > 2 * picture[0, 0, 0] and picture[0, 2, 0] > 2 * picture[0, 2, 2]  # blue, red
+    assert picture[0, 1].min() > 240  # white
+
+
+def test_second_run_does_only_the_rest(run_script, photo_folder, model_file, tmp_path):
+    photos = photo_folder({f"{number}.jpg": (number, 90, 90) for number in range(5)})
+    arguments = (photos, "--model", model_file, "--output", tmp_path / "m", "--batch-size", 2)
+    assert run_script("make_cam_maps.py", *arguments).returncode == 0
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "m").rglob("*.npy")}
+    photo_folder({"new.jpg": (1, 2, 3)})
+    changed = photos / "3.jpg"
+    Image.new("RGB", (40, 30), "red").save(changed)
+    os.utime(changed, (time.time() + 5,) * 2)
+    result = run_script("make_cam_maps.py", *arguments)
+    assert "4 of 6 photos are done already" in result.stdout
+    second = {path: path.stat().st_mtime_ns for path in first}
+    assert {path.parent.name for path in first if first[path] != second[path]} == {"3"}
+    assert sorted(row["path"] for row in read_csv(tmp_path / "m" / "predictions.csv")) == sorted(
+        [*(f"{number}.jpg" for number in range(5)), "new.jpg"]
+    )
+
+
+def test_killed_run_leaves_whole_files_and_goes_on(photo_folder, model_file, tmp_path):
+    photos = photo_folder({f"{number:03d}.jpg": (number, 90, 90) for number in range(120)})
+    command = [sys.executable, str(ROOT / "make_cam_maps.py"), str(photos), "--model", str(model_file)]
+    command += ["--output", str(tmp_path / "m"), "--batch-size", "4"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    rows = tmp_path / "m" / "predictions.csv"
+    for _ in range(6000):
+        if rows.exists() and rows.read_text().count("\n") > 8:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = rows.read_text().count("\n") - 1
+    assert 0 < done < 120
+    for path in (tmp_path / "m").rglob("*.npy"):
+        assert np.load(path).shape == (32, 32)
+    with open(rows, "a", encoding="utf-8") as file:
+        file.write("999.jpg,dog,0.1")  # as a kill in the middle of a write leaves it
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0 and "of 120 photos are done already" in result.stdout
+    assert [row["path"] for row in read_csv(rows)] == [f"{number:03d}.jpg" for number in range(120)]
+
+
+def test_bad_photos_are_listed_and_the_rest_is_done(run_script, photo_folder, model_file, tmp_path):
+    photos = photo_folder({"good.jpg": (1, 2, 3), "cut.jpg": (4, 5, 6)})
+    (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:-300])
+    (photos / "text.jpg").write_text("not a photo")
+    result = run_script("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")
+    assert result.returncode == 1
+    failed = {row["path"]: row["reason"] for row in read_csv(tmp_path / "m" / "failed.csv")}
+    assert set(failed) == {str(photos / "cut.jpg"), str(photos / "text.jpg")}
+    assert "cut off" in failed[str(photos / "cut.jpg")] and "not a JPEG" in failed[str(photos / "text.jpg")]
+    assert [row["path"] for row in read_csv(tmp_path / "m" / "predictions.csv")] == ["good.jpg"]
+    assert "2 photos could not be read" in result.stdout.splitlines()[-1]
+    for path in ("cut.jpg", "text.jpg"):
+        (photos / path).unlink()
+    assert run_script("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m").returncode == 0
+    assert not (tmp_path / "m" / "failed.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["--model", "nowhere.h5"], "nowhere.h5 does not exist"),
+        (["--size", "0"], "--size 0: expected 8 or more"),
+        (["--batch-size", "x"], "invalid int value"),
+        (["--model", "README.md"], "README.md is not an HDF5 file"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(run_script, tmp_path, arguments, message):
+    result = run_script("make_cam_maps.py", *arguments, "--output", tmp_path / "m")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "m").exists()
+
+
+def test_other_settings_do_not_mix_into_an_earlier_run(run_script, photo_folder, model_file, tmp_path):
+    photos = photo_folder({"a.jpg": (1, 2, 3)})
+    base = ("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")
+    assert run_script(*base).returncode == 0
+    result = run_script(*base, "--size", 48)
+    assert result.returncode == 2 and "maps made with another size" in result.stderr
+    assert np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy").shape == (32, 32)
+    assert run_script(*base, "--size", 48, "--overwrite").returncode == 0
+    assert np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy").shape == (48, 48)
+
+
+def test_folder_with_other_files_is_not_written_to(run_script, photo_folder, model_file, tmp_path):
+    photos = photo_folder({"a.jpg": (1, 2, 3)})
+    result = run_script("make_cam_maps.py", photos, "--model", model_file, "--output", photos)
+    assert result.returncode == 2 and "holds files that are not maps" in result.stderr
+    assert [path.name for path in photos.iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
+def test_originals_file_of_2019(run_script, tmp_path):
+    """model_weight.h5 of TensorFlow 2.0: map's mean plus bias is the logit, and its known accuracy on val."""
+    model = SHARED / "seed" / "model_weight.h5"
+    photos = sorted((SHARED / "photos4" / "val").rglob("*.jpg"))[::40]
+    result = run_script("make_cam_maps.py", *photos, "--model", model, "--output", tmp_path / "m")
+    assert result.returncode == 0, result.stderr
+    network, meaning = load_network(model)
+    assert meaning.class_names == CLASSES and (meaning.height, meaning.channels) == (64, 1)
+    bias = pooled_classifier(network)[1].bias.numpy()
+    for row in read_csv(tmp_path / "m" / "predictions.csv"):
+        folder = tmp_path / "m" / row["path"].removesuffix(".jpg")
+        for index, name in enumerate(CLASSES):
+            mean = np.load(folder / f"heatmap_for_{name}.npy").mean(dtype=np.float64)
+            assert abs(mean + bias[index] - float(row[f"logit_{name}"])) < 1e-4

@@ -1,0 +1,290 @@
+"""Grad-CAM and guided backpropagation against hand-computed values, float64 NumPy, and the CAM identity."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+from conftest import SHARED
+from keras import layers, ops
+from PIL import Image
+
+from camlib.backend import value_and_pullback
+from camlib.console import UserError
+from camlib.networks import Meaning, modern_network, save_network, vgg16_network
+from gradcam_vgg16 import (
+    PREDICTED,
+    chosen_classes,
+    explainer,
+    grad_cam,
+    grad_cam_before_relu,
+    guided_grad_cam,
+    guided_relu,
+    guided_relus,
+)
+from make_cam_maps import cam_function
+
+CLASSES = ["dog", "cat", "horse", "bird"]
+
+
+def numpy(parts):
+    return [ops.convert_to_numpy(part) for part in parts]
+
+
+def random_network(build, seed=0):
+    """A network whose weights, biases included, are random and of ordinary size."""
+    keras.utils.set_random_seed(seed)
+    network = build()
+    generator = np.random.default_rng(seed)
+    for weight in network.trainable_weights:
+        if len(weight.shape) == 1:
+            weight.assign(weight + generator.normal(size=weight.shape) * 0.1)
+    return network
+
+
+def test_grad_cam_of_the_gap_network_is_its_cam_over_its_area():
+    network = random_network(lambda: modern_network(4))
+    images = np.random.default_rng(1).random((2, 24, 20, 3), np.float32)
+    maps, _, _ = numpy(cam_function(network)(images))
+    pooling, dense = network.get_layer("gap"), network.get_layer("class")
+    features = keras.Model(network.inputs[0], pooling.input)(images)
+    head = keras.Model(pooling.input, dense.output)
+    _, pullback = value_and_pullback(head, features)
+    assert (maps < 0).any()
+    for index in range(4):
+        gradients = pullback(ops.one_hot(np.full(2, index), 4))
+        before_relu = ops.convert_to_numpy(grad_cam_before_relu(features, gradients))
+        expected = maps[:, index] / (24 * 20)
+        np.testing.assert_allclose(before_relu, expected, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_array_equal(ops.convert_to_numpy(grad_cam(features, gradients)), np.maximum(before_relu, 0))
+
+
+def test_grad_cam_equals_float64_numpy():
+    generator = np.random.default_rng(0)
+    features, gradients = generator.random((2, 3, 4, 5)), generator.normal(size=(2, 3, 4, 5))
+    alpha = gradients.mean((1, 2))
+    expected = np.maximum(sum(alpha[:, None, None, k] * features[..., k] for k in range(5)), 0)
+    result = ops.convert_to_numpy(grad_cam(features.astype(np.float32), gradients.astype(np.float32)))
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+def test_guided_relu_passes_only_where_input_and_gradient_are_positive():
+    x = ops.convert_to_tensor(np.array([-1.0, 2.0, 3.0, -4.0, 0.0], np.float32))
+    incoming = ops.convert_to_tensor(np.array([5.0, 6.0, -7.0, -8.0, 9.0], np.float32))
+    value, pullback = value_and_pullback(guided_relu, x)
+    np.testing.assert_array_equal(ops.convert_to_numpy(value), [0, 2, 3, 0, 0])
+    np.testing.assert_array_equal(ops.convert_to_numpy(pullback(incoming)), [0, 6, 0, 0, 0])
+
+
+def two_convolutions():
+    """1x1 convolutions on one channel and a Dense layer: guided gradients can be worked out by hand."""
+    image = keras.Input((1, 2, 1))
+    x = layers.Conv2D(2, 1, activation="relu", name="first")(image)
+    x = layers.Conv2D(2, 1, activation="relu", name="second")(x)
+    network = keras.Model(image, layers.Dense(2, activation="softmax", name="class")(layers.Flatten()(x)))
+    network.get_layer("first").set_weights([np.array([[[[1.0, -1.0]]]]), np.array([0.0, 3.0])])
+    network.get_layer("second").set_weights([np.array([[[[1.0, -2.0], [1.0, 1.0]]]]), np.array([0.0, 1.0])])
+    network.get_layer("class").set_weights([np.array([[1.0, 0], [2.0, 0], [-1.0, 0], [3.0, 1.0]]), np.zeros(2)])
+    return network
+
+
+def test_guided_backpropagation_by_hand():
+    """Pixels 2 and 4.
+
+    first:  pixel 2 -> relu(2, -2 + 3) = (2, 1);  pixel 4 -> relu(4, -4 + 3) = (4, 0)
+    second: pixel 2 -> relu(2 + 1, -4 + 1 + 1) = (3, 0);  pixel 4 -> relu(4, -8 + 0 + 1) = (4, 0)
+    score:  weights (1, 2) for pixel 2 and (-1, 3) for pixel 4; the score is 3 - 4 = -1
+    true gradient: pixel 2: (1, 0) -> first (1, 1) -> 1 * 1 + 1 * -1 = 0;  pixel 4: (-1, 0) -> (-1, 0) -> -1
+    guided: the negative -1 stops at pixel 4, so 0. Pixel 2: (1, 0) -> (1, 1) -> both pass -> 1 - 1 = 0.
+    With the pixel 2 at 3.5 the second filter of `first` is off, relu(-0.5): guided and true gradient are both 1.
+    """
+    network = two_convolutions()
+    explain = explainer(network, "second")
+    images = np.array([2.0, 4.0, 3.5, 4.0], np.float32).reshape(2, 1, 2, 1)
+    logits, _chosen, cams, guided, products = numpy(explain(images, np.zeros((1, 2), np.int32)))
+    np.testing.assert_allclose(logits[:, 0], [3 - 4, 3.5 - 4])  # logits, although the network ends in softmax
+    np.testing.assert_array_equal(guided[0, :, 0, :, 0], [[0, 0], [1, 0]])
+    # Grad-CAM with true gradients (1, 2) and (-1, 3): alpha = (0, 2.5); A = (3, 0), (4, 0): the map is zero
+    np.testing.assert_array_equal(cams[0], np.zeros((2, 1, 2)))
+    np.testing.assert_array_equal(products, np.zeros_like(products))
+    _, pullback = value_and_pullback(keras.Model(network.inputs[0], network.get_layer("second").output), images)
+    true = pullback(np.array([1, 2, -1, 3, 1, 2, -1, 3], np.float32).reshape(2, 1, 2, 2))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(true)[:, 0, :, 0], [[0, -1], [1, -1]]
+    )  # the network is as it was
+
+
+def numpy_guided_backpropagation(network, image, index):
+    """Guided backpropagation of a VGG of 3x3 'same' convolutions, written out in float64 NumPy."""
+
+    def convolve(x, kernel):
+        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+        return sum(
+            padded[dy : dy + x.shape[0], dx : dx + x.shape[1]] @ kernel[dy, dx] for dy in range(3) for dx in range(3)
+        )
+
+    x, steps = image.astype(np.float64), []
+    for layer in network.layers:
+        weights = [weight.astype(np.float64) for weight in layer.get_weights()]
+        if isinstance(layer, layers.Conv2D):
+            before = convolve(x, weights[0]) + weights[1]
+            flipped = weights[0][::-1, ::-1].transpose(0, 1, 3, 2)  # the transposed convolution
+            steps.append(lambda u, before=before, flipped=flipped: convolve(u * (before > 0) * (u > 0), flipped))
+            x = np.maximum(before, 0)
+        elif isinstance(layer, layers.MaxPooling2D):
+            blocks = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1)
+            first = blocks == blocks.max((1, 3), keepdims=True)
+            steps.append(lambda u, first=first, shape=x.shape: (first * u[:, None, :, None]).reshape(shape))
+            x = blocks.max((1, 3))
+        elif isinstance(layer, layers.GlobalAveragePooling2D):
+            steps.append(lambda u, shape=x.shape: np.broadcast_to(u / (shape[0] * shape[1]), shape))
+            x = x.mean((0, 1))
+        elif isinstance(layer, layers.Dense):
+            before = x @ weights[0] + weights[1]
+            relu = layer.activation is keras.activations.relu
+            steps.append(
+                lambda u, before=before, kernel=weights[0], relu=relu: (
+                    kernel @ (u * (before > 0) * (u > 0) if relu else u)
+                )
+            )
+            x = np.maximum(before, 0) if relu else before
+    gradient = np.eye(len(x))[index]
+    for step in reversed(steps):
+        gradient = step(gradient)
+    return gradient
+
+
+def test_vgg16_against_float64_numpy():
+    network = random_network(lambda: vgg16_network(4))
+    images = np.random.default_rng(3).random((2, 32, 64, 3), np.float32)
+    classes = np.array([[1, 2], [PREDICTED, PREDICTED]], np.int32)
+    logits, chosen, cams, guided, products = numpy(explainer(network, "block5_conv3")(images, classes))
+    np.testing.assert_array_equal(chosen, [[1, 2], logits.argmax(1)])
+    assert cams.shape == (2, 2, 2, 4) and guided.shape == products.shape == (2, 2, 32, 64, 3)
+    for r, n in np.ndindex(2, 2):
+        expected = numpy_guided_backpropagation(network, images[n], chosen[r, n])
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(guided[r, n], expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_product_uses_half_pixel_bilinear_enlargement():
+    import cv2
+
+    generator = np.random.default_rng(0)
+    guided, cam = generator.normal(size=(1, 28, 42, 3)).astype(np.float32), generator.random((1, 7, 9), np.float32)
+    expected = guided[0] * cv2.resize(cam[0], (42, 28), interpolation=cv2.INTER_LINEAR)[..., None]
+    np.testing.assert_allclose(ops.convert_to_numpy(guided_grad_cam(guided, cam))[0], expected, atol=1e-5)
+
+
+def test_other_activations_are_refused_by_name():
+    image = keras.Input((8, 8, 3))
+    network = keras.Model(image, layers.Conv2D(2, 3, activation="gelu", name="smooth")(image))
+    with pytest.raises(UserError, match="layer 'smooth' has the activation 'gelu'"), guided_relus(network):
+        pass
+
+
+def test_relus_come_back_after_an_error():
+    network = two_convolutions()
+    with pytest.raises(RuntimeError), guided_relus(network):
+        assert network.get_layer("first").activation is guided_relu
+        raise RuntimeError
+    assert network.get_layer("first").activation is keras.activations.relu
+
+
+def test_class_choices():
+    assert chosen_classes(["predicted", "cat", "3", "1"], CLASSES) == [PREDICTED, 1, 3]
+    assert chosen_classes(["all"], CLASSES) == [0, 1, 2, 3]
+    with pytest.raises(UserError, match="--classes 4 is not a class; expected predicted, all, an index below 4"):
+        chosen_classes(["4"], CLASSES)
+
+
+def test_files_of_a_run(run_script, photo_folder, tmp_path):
+    model = tmp_path / "vgg.h5"
+    save_network(random_network(lambda: vgg16_network(4)), model, Meaning(CLASSES, 64, 64, 3), half=True)
+    assert model.stat().st_size < 32e6
+    photos = photo_folder({"wide.jpg": (200, 100, 50), "b/tall.png": (50, 100, 200)}, size=(80, 40))
+    arguments = (photos, "--weights", model, "--classes", "cat", "bird", "--output", tmp_path / "g")
+    result = run_script("gradcam_vgg16.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    with open(tmp_path / "g" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["b/tall.png", "wide.jpg"]
+    for folder in ("wide", "b/tall"):
+        for name in ("cat", "bird"):
+            cam, guided, product = (
+                np.load(tmp_path / "g" / folder / f"{kind}_for_{name}.npy")
+                for kind in ("gradcam", "guided_backprop", "guided_gradcam")
+            )
+            assert cam.shape == (4, 4) and guided.shape == product.shape == (64, 64, 3)
+            assert cam.min() >= 0 and guided.min() < 0 and cam.dtype == guided.dtype == np.float32
+            enlarged = ops.image.resize(cam[..., None], (64, 64), interpolation="bilinear")
+            np.testing.assert_allclose(product, guided * ops.convert_to_numpy(enlarged), atol=1e-6)
+            with Image.open(tmp_path / "g" / folder / f"gradcam_for_{name}.jpg") as picture:
+                assert picture.size == (80, 40)
+            with Image.open(tmp_path / "g" / folder / f"panel_for_{name}.jpg") as picture:
+                assert picture.width > 4 * 256 and picture.height > 128
+        assert not (tmp_path / "g" / folder / "gradcam_for_dog.npy").exists()
+    assert "2 of 2 photos are done already" in run_script("gradcam_vgg16.py", *arguments).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layer", "block9"], "--layer block9 is not a layer with a spatial output; expected one of"),
+        (["--classes", "cow"], "--classes cow is not a class"),
+        (["--weights", "nowhere.h5"], "nowhere.h5 does not exist"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(run_script, tmp_path, arguments, message):
+    result = run_script("gradcam_vgg16.py", *arguments, "--output", tmp_path / "g")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_imagenet_weights_without_a_connection_say_what_to_do(run_script, tmp_path):
+    offline = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path)}
+    result = run_script("gradcam_vgg16.py", "--weights", "imagenet", "--output", tmp_path / "g", environment=offline)
+    assert result.returncode == 2
+    assert (
+        result.stderr.startswith("error: the ImageNet weights could not be had") and "--weights FILE" in result.stderr
+    )
+
+
+def test_imagenet_file_of_keras_applications(tmp_path):
+    """Keras's own weights file, made here with random weights, gives Keras's own VGG-16 and its preprocessing."""
+    from camlib.networks import load_network
+
+    keras.utils.set_random_seed(5)
+    reference = keras.applications.VGG16(weights=None)
+    path = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    import h5py
+
+    with h5py.File(path, "w") as file:  # the layout of Keras 1 and 2
+        names = [layer.name for layer in reference.layers]
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        for layer in reference.layers:
+            group = file.create_group(layer.name)
+            labels = [f"{layer.name}_{kind}_1:0" for kind in ("W", "b")][: len(layer.get_weights())]
+            group.attrs["weight_names"] = [label.encode() for label in labels]
+            for label, array in zip(labels, layer.get_weights(), strict=True):
+                group[label] = array
+    network, meaning = load_network(path)
+    photos = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    expected = reference.predict(keras.applications.vgg16.preprocess_input(photos.astype(np.float32)), verbose=0)
+    np.testing.assert_allclose(network.predict(meaning.prepare(photos), verbose=0), expected, atol=1e-6)
+    assert len(meaning.class_names) == 1000
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
+def test_gap_file_of_2019_goes_through_grad_cam_too(run_script, tmp_path):
+    model = SHARED / "seed" / "model_weight.h5"
+    photo = sorted((SHARED / "photos4" / "val" / "dog").glob("*.jpg"))[0]
+    arguments = (photo, "--weights", model, "--layer", "conv2d_4", "--classes", "all", "--output", tmp_path / "g")
+    result = run_script("gradcam_vgg16.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert run_script("make_cam_maps.py", photo, "--model", model, "--output", tmp_path / "m").returncode == 0
+    for name in CLASSES:
+        cam = np.load(tmp_path / "m" / photo.stem / f"heatmap_for_{name}.npy")
+        grad_cam_map = np.load(tmp_path / "g" / photo.stem / f"gradcam_for_{name}.npy")
+        expected = np.maximum(cam, 0) / cam.size
+        np.testing.assert_allclose(grad_cam_map, expected, atol=1e-5 * expected.max())

@@ -1,0 +1,244 @@
+"""Training as its users run it: resumed after a kill, its files, its two accuracies, what it refuses."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from camlib.console import UserError
+from camlib.images import LabelledPhotos
+from camlib.networks import Meaning, load_network
+from train_cam_4class import (
+    RECIPES,
+    Batches,
+    augment,
+    binary_accuracy,
+    class_weights,
+    confusion_matrix,
+    mosaics,
+    per_cell,
+)
+
+COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
+
+
+@pytest.fixture
+def colour_photos(photo_folder):
+    """Classes that differ in colour; horse has fewer photos."""
+    counts = {"dog": 10, "cat": 10, "horse": 5, "bird": 10}
+    return photo_folder(
+        {f"{name}/{number}.png": COLOURS[name] for name, count in counts.items() for number in range(count)}
+    )
+
+
+def weights_of(path):
+    arrays = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
+    return arrays
+
+
+def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, colour_photos, tmp_path):
+    def arguments(name):
+        return ["--data", str(colour_photos), "--output", str(tmp_path / name / "net.h5"), "--epochs", "5"]
+
+    assert run_script("train_cam_4class.py", *arguments("whole")).returncode == 0
+    command = [sys.executable, str(ROOT / "train_cam_4class.py"), *arguments("killed")]
+    state = tmp_path / "killed" / "net_state.h5"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with h5py.File(state) as file:
+        assert 1 <= len(json.loads(file.attrs["history"])) < 5
+    refused = run_script("train_cam_4class.py", *arguments("killed"))
+    assert refused.returncode == 2 and "expected --resume to go on" in refused.stderr
+    other = run_script("train_cam_4class.py", *arguments("killed"), "--resume", "--seed", "7")
+    assert other.returncode == 2 and "was trained with another" in other.stderr and "seed" in other.stderr
+    result = run_script("train_cam_4class.py", *arguments("killed"), "--resume")
+    assert result.returncode == 0, result.stderr
+    whole, killed = (weights_of(tmp_path / name / "net.weights.h5") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys() and len(whole) > 30
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], killed[name], err_msg=name)
+    histories = [(tmp_path / name / "net_history.csv").read_text() for name in ("whole", "killed")]
+    assert histories[0] == histories[1] and histories[0].count("\n") == 6
+    assert not state.exists()
+    again = run_script("train_cam_4class.py", *arguments("killed"), "--resume")
+    assert again.returncode == 0 and "is finished" in again.stdout
+
+
+def test_original_recipe_and_its_files(run_script, colour_photos, tmp_path):
+    output = tmp_path / "o" / "original.h5"
+    (colour_photos / "dog" / "broken.jpg").write_bytes(b"\xff\xd8\xff but no more")
+    result = run_script(
+        "train_cam_4class.py", "--data", colour_photos, "--output", output, "--recipe", "original", "--epochs", "2"
+    )
+    assert result.returncode == 1, result.stderr  # one photo could not be read
+    with open(tmp_path / "o" / "original_failed.csv", newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [str(colour_photos / "dog" / "broken.jpg")]
+    network, meaning = load_network(output)
+    assert meaning == Meaning(["dog", "cat", "horse", "bird"], 64, 64, 1, 1.0, interpolation="cubic")
+    filters = [layer.filters for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert filters == [16, 32, 64, 128, 256]
+    weights_only, _ = load_network(output.with_suffix(".weights.h5"))
+    for whole, alone in zip(network.get_weights(), weights_only.get_weights(), strict=True):
+        np.testing.assert_array_equal(whole, alone)
+    for ending in ("curves.png", "confusion.png"):
+        with Image.open(tmp_path / "o" / f"original_{ending}") as picture:
+            assert picture.width > 200
+    with open(tmp_path / "o" / "original_history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert {"loss", "top1", "binary_accuracy", "val_loss", "val_top1", "val_binary_accuracy"} <= set(rows[0])
+    lines = result.stdout.splitlines()
+    assert lines[-1] == f"next: python make_cam_maps.py --model {output}"
+    top1 = next(line for line in lines if line.startswith("top-1 accuracy on the"))
+    counts = [line.split() for line in lines if line.startswith("  ")]
+    right, total = (sum(int(row[column]) for row in counts) for column in (1, 3))
+    assert top1.endswith(f"{right / total:.3f}")
+    assert any("what Keras called accuracy" in line for line in lines)
+
+
+def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
+    output = tmp_path / "h" / "half.h5"
+    arguments = ("--data", colour_photos, "--output", output, "--epochs", "2", "--dtype", "float16", "--half")
+    result = run_script("train_cam_4class.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    network, _ = load_network(output)
+    assert network.compute_dtype == "float32" and np.isfinite(network.get_weights()[0]).all()
+    with h5py.File(output) as file:
+        assert {array.dtype for array in weights_of(output).values()} == {np.dtype(np.float16)}
+        assert "model_config" in file.attrs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "net.keras"], "--output net.keras: expected a name ending in .h5"),
+        (["--data", "nowhere"], "nowhere is not a folder"),
+        (["--data", "tests"], "class folders in tests"),
+        (["--epochs", "0"], "--epochs 0: expected 1 or more"),
+        (["--recipe", "best"], "invalid choice: 'best'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(run_script, tmp_path, arguments, message):
+    arguments = arguments if "--output" in arguments else [*arguments, "--output", tmp_path / "n.h5"]
+    result = run_script("train_cam_4class.py", *arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_binary_accuracy_is_kerass_and_flatters():
+    labels = np.array([0, 1, 2, 3])
+    nothing = np.full((4, 4), 0.1)
+    assert binary_accuracy(nothing, labels) == 0.75  # right in no photo, yet 75 %
+    probabilities = np.random.default_rng(0).random((50, 4))
+    labels = np.arange(50) % 4
+    metric = keras.metrics.BinaryAccuracy()
+    metric.update_state(np.eye(4)[labels], probabilities)
+    assert binary_accuracy(probabilities, labels) == pytest.approx(float(metric.result()), abs=1e-6)
+
+
+def test_confusion_matrix_has_truth_in_rows():
+    counts = confusion_matrix(np.array([0, 0, 2, 1]), np.array([0, 1, 2, 1]), 3)
+    np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
+
+
+def test_class_weights_are_inverse_to_the_counts():
+    weights = class_weights(np.array([0, 0, 0, 1]), 2)
+    np.testing.assert_allclose(weights, [4 / 6, 2])
+    assert weights[[0, 0, 0, 1]].mean() == pytest.approx(1)
+
+
+def test_mosaics_are_in_reading_order():
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
+    expected = [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3], [2, 2, 2, 3, 3, 3]]
+    np.testing.assert_array_equal(mosaics(images)[0, :, :, 0], expected)
+
+
+def test_cells_of_a_mosaic_share_the_networks_weights():
+    """On a grid of one cell, the network for cells is the network."""
+    network = RECIPES["modern"].network(4, 3)
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    cells = per_cell(network, 16)
+    np.testing.assert_allclose(cells.predict(images, verbose=0)[:, 0, 0], network.predict(images, verbose=0), atol=1e-6)
+    assert {id(weight) for weight in cells.weights} == {id(weight) for weight in network.weights}
+
+
+def test_batches_follow_from_seed_and_epoch_alone():
+    images = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), np.uint8)
+    photos = LabelledPhotos(images, np.arange(70) % 4, [str(number) for number in range(70)])
+    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
+
+    def batches(seed, epoch):
+        made = Batches(photos, meaning, RECIPES["modern"], seed)
+        made.epoch = epoch
+        return made
+
+    first, again = batches(3, 2), batches(3, 2)
+    assert len(first) == 3
+    for number in (2, 0, 1):
+        for one, other in zip(first[number], again[number], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert first[0][0].shape == (8, 96, 96, 3) and first[0][1].shape == (8, 2, 2, 4)  # mosaics
+    assert first[1][0].shape == (32, 48, 48, 3) and first[1][1].shape == (32, 1, 1, 4)
+    assert first[2][0].shape == (6, 48, 48, 3)
+    assert not np.array_equal(first[0][0], batches(3, 3)[0][0])
+    assert not np.array_equal(first[0][0], batches(4, 2)[0][0])
+
+
+def test_labels_follow_their_photos_into_mosaics():
+    """Photos of one grey level each, so that the label can be read off the pixels, augmented or not."""
+    levels = np.array([40, 90, 150, 210], np.uint8)
+    labels = np.arange(64) % 4
+    images = np.broadcast_to(levels[labels][:, None, None, None], (64, 64, 64, 3)).copy()
+    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
+    batches = Batches(LabelledPhotos(images, labels, [""] * 64), meaning, RECIPES["modern"], 0)
+    for number in (0, 1):
+        pixels, one_hot, weights = batches[number]
+        side = one_hot.shape[1]
+        cells = pixels.reshape(len(pixels), side, 48, side, 48, 3)[:, :, 24, :, 24, 0] * 255
+        nearest = np.abs(cells[..., None] - levels).argmin(-1)
+        assert (nearest == one_hot.argmax(-1)).mean() > 0.7  # brightness is augmented by up to 30 levels
+        np.testing.assert_array_equal(weights, np.ones_like(weights))
+
+
+def test_augmentation_keeps_the_photo_in_view():
+    """A bright square in the middle of a dark photo is seen in nearly every view, mirrored in half of them."""
+    image = np.full((64, 64, 3), 20, np.uint8)
+    image[24:40, 24:32], image[24:40, 32:40] = 250, 130
+    generator = np.random.default_rng(0)
+    views = np.stack([augment(image, 48, generator) for _ in range(200)]).astype(int)
+    assert views.shape == (200, 48, 48, 3)
+    seen = (views.max((1, 2, 3)) - views.min((1, 2, 3))) > 60
+    assert seen.mean() > 0.95
+    columns = np.arange(48)
+    bright = [(view[..., 0] > (view.min() + 0.8 * (view.max() - view.min()))) for view in views[seen]]
+    middle = [(view[..., 0] > (view.min() + 0.3 * (view.max() - view.min()))) for view in views[seen]]
+    left = [
+        (b.sum(0) @ columns) / b.sum() < (m.sum(0) @ columns) / m.sum() for b, m in zip(bright, middle, strict=True)
+    ]
+    assert 0.35 < np.mean(left) < 0.65
+
+
+def test_state_of_another_command_is_refused(tmp_path):
+    from train_cam_4class import TrainingState
+
+    path = tmp_path / "state.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["settings"] = json.dumps({"seed": 1, "recipe": "modern"})
+    state = TrainingState(path, None, None, None, 5, {"seed": 2, "recipe": "modern"})
+    with pytest.raises(UserError, match="was trained with another seed; expected the command it was begun with"):
+        state.restore(None)
