@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from camlib.backend import all_devices, fast_half_precision
+from camlib.backend import all_devices, device_name, fast_half_precision
 
 # isort: split
 import cv2
@@ -33,7 +33,7 @@ from camlib.images import cache_key, find_labelled_photos, load_labelled_photos
 from camlib.maps import run_record, write_failed, write_json
 from camlib.networks import (
     Meaning,
-    fold_batch_normalization,
+    fold,
     modern_network,
     original_network,
     save_network,
@@ -67,8 +67,8 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-        network: function of (class_count, channels), the network to train.
-        finish: function that turns the trained network into the one to keep.
+        network: function of (class_count, channels), the network to keep.
+        training_form: bool, it is trained in another form, `network(..., for_training=True)`, and folded afterwards.
         size: int, height and width of the photos the network is meant for.
         crop: int, height and width of the augmented cut-outs it is trained on; a network that ends in global average
             pooling takes both, and trains faster on the smaller. None: whole photos, as they are.
@@ -82,7 +82,7 @@ class Recipe:
     """
 
     network: Callable
-    finish: Callable
+    training_form: bool
     size: int
     crop: int | None
     mosaic: bool
@@ -99,20 +99,19 @@ class Recipe:
 
 RECIPES = {
     "modern": Recipe(
-        modern_network, finish=lambda network: network, size=64, crop=48,
+        modern_network, training_form=True, size=96, crop=72,
         mosaic=True, channels=3, scale=1 / 255,
         interpolation="area", loss="categorical_crossentropy", optimizer=adamw(3e-3, 0.05), balanced=True,
         batch_size=32, epochs=40, patience=20,
     ),
     "original": Recipe(
-        original_network, finish=lambda network: network, size=64, crop=None,
+        original_network, training_form=False, size=64, crop=None,
         mosaic=False, channels=1, scale=1.0,
         interpolation="cubic", loss="binary_crossentropy", optimizer=rmsprop, balanced=False,
         batch_size=200, epochs=500, patience=20,
     ),
     "vgg16": Recipe(
-        lambda classes, channels: vgg16_network(classes, channels, batch_normalization=True),
-        finish=fold_batch_normalization, size=112, crop=64,
+        vgg16_network, training_form=True, size=112, crop=64,
         mosaic=False, channels=3, scale=1 / 255,
         interpolation="area", loss="categorical_crossentropy", optimizer=adamw(1e-3, 0.05), balanced=True,
         batch_size=32, epochs=40, patience=20,
@@ -135,7 +134,7 @@ def augment(image, crop, generator):
     """
     height, width, channels = image.shape
     whole = height / crop  # source pixels per output pixel at which the whole photo is seen
-    zoom = np.exp(generator.uniform(np.log(0.6), np.log(1.1))) * whole
+    zoom = np.exp(generator.uniform(np.log(0.6), np.log(1.25))) * whole
     angle = np.deg2rad(generator.uniform(-15, 15))
     mirror = generator.choice((-1, 1))
     room = np.maximum(np.array((width, height)) - zoom * crop, 0.1 * width) / 2
@@ -204,8 +203,12 @@ class Batches(keras.utils.PyDataset):
 
 def per_cell(network, cell):
     """The same layers, asked for the class of each cell: (N, g * cell, g * cell, channels) -> (N, g, g, classes)."""
-    x = keras.layers.AveragePooling2D(cell)(network.get_layer("gap").input)  # (N, g, g, K)
-    return keras.Model(network.inputs[0], network.get_layer("probability")(network.get_layer("class")(x)))
+    features = network.get_layer("gap").input
+    grid = keras.Model(network.inputs[0], features).compute_output_shape((1, cell, cell, network.input_shape[-1]))
+    x = keras.layers.AveragePooling2D(grid[1:3])(features)  # (N, g, g, K)
+    for name in ("class_bn", "class", "probability"):
+        x = network.get_layer(name)(x)
+    return keras.Model(network.inputs[0], x)
 
 
 class TrainingState(keras.callbacks.Callback):
@@ -294,6 +297,12 @@ def binary_accuracy(probabilities, labels):
     return float(np.mean((probabilities > 0.5) == np.eye(probabilities.shape[1], dtype=bool)[labels]))
 
 
+def build(recipe, class_count):
+    """The network in the form that is trained."""
+    form = {"for_training": True} if recipe.training_form else {}
+    return recipe.network(class_count, recipe.channels, **form)
+
+
 def train(photos, meaning, recipe, state_path, settings, resume):
     """Train one network.
 
@@ -316,7 +325,7 @@ def train(photos, meaning, recipe, state_path, settings, resume):
     batches = Batches(photos["train"], meaning, recipe, seed)
     keras.config.set_dtype_policy(policy)
     with all_devices():
-        network = recipe.network(class_count, recipe.channels)
+        network = build(recipe, class_count)
         trained = per_cell(network, recipe.crop) if recipe.mosaic else network
         for model in (network, trained):
             metrics = [keras.metrics.CategoricalAccuracy("top1"), keras.metrics.BinaryAccuracy("binary_accuracy")]
@@ -330,9 +339,11 @@ def train(photos, meaning, recipe, state_path, settings, resume):
                 verbose=1 if sys.stdout.isatty() else 2,
             )  # fmt: skip
     keras.config.set_dtype_policy("float32")
-    best = recipe.network(class_count, recipe.channels)
+    best = build(recipe, class_count)
     best.set_weights(state.best_weights)
-    return recipe.finish(best), state.history
+    if recipe.training_form:
+        best = fold(best, recipe.network(class_count, recipe.channels))
+    return best, state.history
 
 
 # ---------------------------------------------------------------- reports
@@ -432,20 +443,19 @@ def check_not_lost(output, state_path, settings):
         raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
 
 
-def main(arguments=None):
-    settings = parse_arguments(arguments)
-    recipe, output = RECIPES[settings.recipe], settings.output
-    state_path = sibling(output, "state.h5")
-    check_not_lost(output, state_path, settings)
-    if settings.resume and output.exists() and not state_path.exists():
-        print(f"{output} is finished; to train it anew use --overwrite")
-        return 0
-    data = settings.data or [demo_folder()]
-    class_names, train_photos, val_photos = find_labelled_photos(data, settings.seed)
-    meaning = Meaning(class_names, recipe.size, recipe.size, recipe.channels, recipe.scale,
-                      interpolation=recipe.interpolation)  # fmt: skip
+def load_photos(settings, recipe):
+    """Find and decode the photos.
+
+    Returns:
+        (photos, meaning, key, failed): {"train": LabelledPhotos, "val": LabelledPhotos}, the Meaning of a network for
+        them, what identifies the data when training is resumed, and a list of (path, reason) of unreadable photos.
+    """
+    class_names, train_photos, val_photos = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
+    meaning = Meaning(
+        class_names, recipe.size, recipe.size, recipe.channels, recipe.scale, interpolation=recipe.interpolation
+    )
     parts = {"train": train_photos, "val": val_photos}
-    photos, failed = load_labelled_photos(parts, meaning, sibling(output, "photos.h5"))
+    photos, failed = load_labelled_photos(parts, meaning, sibling(settings.output, "photos.h5"))
     for part in parts:
         counts = np.bincount(photos[part].labels, minlength=len(class_names))
         if not counts.all():
@@ -454,10 +464,21 @@ def main(arguments=None):
                 f"no photo of {class_names[counts.argmin()]} for {part} could be read; expected at least one{reason}"
             )
         print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in zip(class_names, counts, strict=True)))
-    fixed = {
-        "recipe": settings.recipe, "seed": settings.seed, "dtype": settings.dtype,
-        "epochs": settings.epochs or recipe.epochs, "photos": cache_key(parts, meaning),
-    }  # fmt: skip
+    return photos, meaning, cache_key(parts, meaning), failed
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    recipe, output = RECIPES[settings.recipe], settings.output
+    state_path = sibling(output, "state.h5")
+    check_not_lost(output, state_path, settings)
+    if settings.resume and output.exists() and not state_path.exists():
+        print(f"{output} is finished; to train it anew use --overwrite")
+        return 0
+    photos, meaning, photos_key, failed = load_photos(settings, recipe)
+    fixed = {"recipe": settings.recipe, "seed": settings.seed, "dtype": settings.dtype, "photos": photos_key}
+    fixed["epochs"] = settings.epochs or recipe.epochs
+    print(f"training {settings.recipe} on {device_name()}, {dtype_policy(settings.dtype)}", flush=True)
     network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume)
     save_network(network, output, meaning, half=settings.half)
     save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)
@@ -468,7 +489,7 @@ def main(arguments=None):
     next_script = "gradcam_vgg16.py --weights" if settings.recipe == "vgg16" else "make_cam_maps.py --model"
     print(f"wrote {output}, its weights, history, curves and confusion matrix to {output.parent}")
     if failed:
-        print(f"{len(failed)} photos could not be read: see {sibling(output, 'failed.csv')}")
+        print(f"{len(failed):,} photos could not be read: see {sibling(output, 'failed.csv')}")
     print(f"next: python {next_script} {output}")
     return EXIT_SOME_FAILED if failed else 0
 

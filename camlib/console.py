@@ -37,6 +37,7 @@ def run_script(main):
 
     An error of the operating system (a full disk, a folder that may not be written) is the user's to mend as well.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
         sys.exit(main())
     except (UserError, OSError) as error:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from camlib.console import Progress, UserError
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF")  # MPO: a JPEG with a second picture, as phones write
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictures in a file, as phones write
 # A file with one of these suffixes is meant as a photo: what cannot be read is reported, not passed over.
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".avif"}
 ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
@@ -49,9 +49,12 @@ class Photo:
 
 
 def is_photo(path):
-    """Tell by its first bytes whether a file is a JPEG, PNG, BMP, WebP or TIFF picture."""
-    with open(path, "rb") as file:
-        head = file.read(16)
+    """Tell by its first bytes whether a file is a JPEG, PNG, BMP, WebP or TIFF picture; no, if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
     return (
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
@@ -60,13 +63,19 @@ def is_photo(path):
 
 
 def walk_photos(folder):
-    """Yield the files below `folder` that are photos or are named like photos, in sorted order.
+    """Yield what is below `folder` and is a photo, or is named like one, in sorted order.
 
-    Links to folders are followed, each real folder once, so that a loop ends. Hidden files and folders that a
-    script wrote its maps to are left out.
+    Links to folders are followed, each real folder once, so that a loop ends. Hidden files, pipes and folders that a
+    script wrote its maps to are left out. Links that lead nowhere and folders without permission are yielded, so that
+    reading them reports them.
+
+    Raises:
+        UserError: `folder` itself cannot be read.
     """
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    seen, closed = set(), []
+    for parent, folders, files in os.walk(
+        folder, followlinks=True, onerror=lambda error: closed.append(error.filename)
+    ):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen or RUN_FILE in files:
             folders.clear()
@@ -75,10 +84,14 @@ def walk_photos(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
-            if name.startswith(".") or not path.exists():  # a dangling link
-                continue
-            if path.suffix.lower() in PHOTO_SUFFIXES or (os.access(path, os.R_OK) and is_photo(path)):
+            named = path.suffix.lower() in PHOTO_SUFFIXES
+            if not name.startswith(".") and (
+                path.is_file() and (named or is_photo(path)) or named and not path.exists()
+            ):
                 yield path
+    if str(folder) in closed:
+        raise UserError(f"{folder} may not be read; expected a folder with permission to read")
+    yield from map(Path, closed)
 
 
 def find_photos(places):
@@ -96,7 +109,7 @@ def find_photos(places):
     folders = [place for place in places if place.is_dir()]
     found = {}
     for place in places:
-        if not place.exists():
+        if not place.is_file() and not place.is_dir():
             raise UserError(f"{place} does not exist; expected a photo or a folder of photos")
         for path in walk_photos(place) if place.is_dir() else [place]:
             root = place if place.is_dir() else place.parent
@@ -107,11 +120,18 @@ def find_photos(places):
                 raise UserError(f"{found[name]} and {path} would share a name; give the folder that holds both")
     if not found:
         raise UserError(f"no photo in {', '.join(map(str, places))}; expected JPEG, PNG, BMP, WebP or TIFF files")
-    stems = Counter(name_without_suffix(name) for name in found)
-    return [
-        Photo(path, name, name_without_suffix(name) if stems[name_without_suffix(name)] == 1 else name)
-        for name, path in found.items()
-    ]
+    return [Photo(path, name, folder) for (name, path), folder in zip(found.items(), folders_of(found), strict=True)]
+
+
+def folders_of(names):
+    """Where each photo's maps go: its name without suffix, or with it where that would be another's place too.
+
+    Case does not tell two folders apart, as on Windows and macOS.
+    """
+    stems = Counter(name_without_suffix(name).casefold() for name in names)
+    taken = {name.casefold() for name in names}
+    unique = {stem for stem, count in stems.items() if count == 1} - taken
+    return [name_without_suffix(name) if name_without_suffix(name).casefold() in unique else name for name in names]
 
 
 def name_without_suffix(name):
@@ -140,6 +160,8 @@ def read_photo(path, shorter_side=None):
         PhotoError: the file is missing, cut off, damaged or of another kind; the message is the reason.
     """
     try:
+        if os.path.getsize(path) == 0:
+            raise PhotoError("empty file")
         with Image.open(path, formats=FORMATS) as picture:
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
@@ -330,35 +352,33 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
     Raises:
         UserError: a folder is missing, there are fewer than two classes, or a class has no photo.
     """
-    found = {"train": {}, "val": {}}
+    folders = {"train": {}, "val": {}}  # part -> class name -> folders
     for folder in data:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; expected train/ and val/ in it, or one folder per class")
         split = {"train", "val"} <= set(subfolders(folder))
-        for name in subfolders(folder / "train" if split else folder):
-            if split:
-                parts = [find_class(folder / part / name) for part in ("train", "val")]
-            else:
-                parts = split_photos(find_class(folder / name), seed, validation_share)
-            for part, photos in zip(("train", "val"), parts, strict=True):
-                found[part].setdefault(name, []).extend(photos)
-    class_names = class_names_of(found["train"])
+        for part in folders:
+            inside = folder / part if split else folder
+            for name in subfolders(inside):
+                folders[part].setdefault(name, []).append((inside / name, split))
+    class_names = class_names_of(folders["train"])
+    where = ", ".join(map(str, data))
     if len(class_names) < 2:
         raise UserError(
-            f"{len(class_names)} class folders in {', '.join(map(str, data))}; expected one folder of photos for "
-            "each of two classes or more"
+            f"{len(class_names)} class folder{'s' * (len(class_names) != 1)} in {where}; expected one folder of photos "
+            "for each of two classes or more"
         )
-    return class_names, *(
-        [(photo, label) for label, name in enumerate(class_names) for photo in found[part][name]]
-        for part in ("train", "val")
-    )
-
-
-def find_class(folder):
-    """The photos of one class folder; every class needs some."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; expected the same class folders in train/ and val/")
-    return find_photos([folder])
+    if set(class_names) != set(folders["val"]):
+        one_sided = sorted(set(class_names) ^ set(folders["val"]))
+        raise UserError(f"{where}: {', '.join(one_sided)} not in both train/ and val/; expected the same class folders")
+    labelled = {"train": [], "val": []}
+    for label, name in enumerate(class_names):
+        for part, index in (("train", 0), ("val", 1)):
+            for folder, split in folders[part][name]:
+                photos = find_photos([folder])
+                chosen = photos if split else split_photos(photos, seed, validation_share)[index]
+                labelled[part] += [(photo, label) for photo in chosen]
+    return class_names, labelled["train"], labelled["val"]
 
 
 def split_photos(photos, seed, validation_share):
@@ -394,7 +414,7 @@ def cache_key(parts, meaning):
     files = []
     for part, photos in parts.items():
         for photo, label in photos:
-            status = os.stat(photo.path)
+            status = os.stat(photo.path, follow_symlinks=photo.path.exists())  # a link may lead nowhere
             files.append([part, label, os.path.abspath(photo.path), status.st_size, status.st_mtime_ns])
     form = [meaning.height, meaning.width, meaning.channels, meaning.interpolation]
     return hashlib.sha256(json.dumps([files, form]).encode()).hexdigest()
@@ -435,15 +455,16 @@ def write_cache(cache, key, loaded, failed):
 
 
 def read_cache(cache, key):
-    """What `write_cache` wrote under this key, or None."""
-    if not h5py.is_hdf5(cache):
+    """What `write_cache` wrote under this key; None if there is no such file, another key's, or a damaged one."""
+    try:
+        with h5py.File(cache, "r") as file:
+            if file.attrs.get("key") != key:
+                return None
+            loaded = {
+                part: LabelledPhotos(group["images"][:], group["labels"][:], json.loads(group["names"][()]))
+                for part, group in file.items()
+                if part != "failed"
+            }
+            return loaded, [tuple(entry) for entry in json.loads(file["failed"][()])]
+    except (OSError, KeyError, ValueError):
         return None
-    with h5py.File(cache, "r") as file:
-        if file.attrs.get("key") != key:
-            return None
-        loaded = {
-            part: LabelledPhotos(group["images"][:], group["labels"][:], json.loads(group["names"][()]))
-            for part, group in file.items()
-            if part != "failed"
-        }
-        return loaded, [tuple(entry) for entry in json.loads(file["failed"][()])]

@@ -15,7 +15,10 @@ SHARED = ROOT.parent / "shared"  # development data; tests that need it skip wit
 
 @pytest.fixture
 def run_script():
-    """Run one of the scripts as its user would: run_script("make_cam_maps.py", folder, "--size", 32)."""
+    """Run one of the scripts as its user would: run_script("make_cam_maps.py", folder, "--size", 32).
+
+    `environment` holds variables to set, or to remove where the value is None.
+    """
 
     def run(name, *arguments, cwd=ROOT, environment=None):
         return subprocess.run(
@@ -23,7 +26,7 @@ def run_script():
             capture_output=True,
             text=True,
             cwd=cwd,
-            env=os.environ | (environment or {}),
+            env={name: value for name, value in (os.environ | (environment or {})).items() if value is not None},
             timeout=600,
         )
 

@@ -14,7 +14,7 @@ from camlib.console import UserError
 from camlib.networks import (
     ORIGINAL_MEANING,
     Meaning,
-    fold_batch_normalization,
+    fold,
     load_network,
     logit_of,
     modern_network,
@@ -57,8 +57,8 @@ def test_keras_itself_reads_our_files(tmp_path):
 
 
 def test_folded_vgg16_computes_the_same():
-    network = randomise(vgg16_network(4, batch_normalization=True))
-    plain = fold_batch_normalization(network)
+    network = randomise(vgg16_network(4, for_training=True))
+    plain = fold(network, vgg16_network(4))
     assert not any(isinstance(layer, layers.BatchNormalization) for layer in plain.layers)
     images = np.random.default_rng(1).random((2, 40, 64, 3), np.float32)
     features = [keras.Model(n.inputs[0], n.get_layer("block5_pool").output) for n in (network, plain)]
@@ -66,6 +66,31 @@ def test_folded_vgg16_computes_the_same():
     assert expected.max() > 0
     np.testing.assert_allclose(result, expected, atol=1e-4 * expected.max())
     np.testing.assert_allclose(plain.predict(images, verbose=0), network.predict(images, verbose=0), atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width", "first"), [(24, 32, (3, 3)), (25, 33, (0, 0)), (26, 32, (1, 3))])
+def test_training_form_is_the_plain_network_at_every_fourth_pixel(height, width, first):
+    network = randomise(modern_network(4, for_training=True))
+    plain = fold(network, modern_network(4))
+    images = np.random.default_rng(1).random((2, height, width, 3), np.float32)
+    on_grid, everywhere = (
+        keras.Model(n.inputs[0], n.get_layer("gap").input).predict(images, verbose=0) for n in (network, plain)
+    )
+    assert everywhere.shape == (2, height, width, 96)
+    sampled = everywhere[:, first[0] :: 4, first[1] :: 4]
+    assert sampled.shape == on_grid.shape and np.abs(on_grid).max() > 0.1
+    np.testing.assert_allclose(on_grid, sampled, atol=1e-5 * np.abs(on_grid).max())
+
+
+def test_folded_head_is_normalisation_and_dense_layer():
+    network = randomise(modern_network(4, for_training=True))
+    plain = fold(network, modern_network(4))
+    pooled = np.random.default_rng(2).random((5, 96)).astype(np.float64)
+    gamma, beta, mean, variance = network.get_layer("class_bn").get_weights()
+    kernel, bias = network.get_layer("class").get_weights()
+    normalised = gamma * (pooled - mean) / np.sqrt(variance + network.get_layer("class_bn").epsilon) + beta
+    folded_kernel, folded_bias = plain.get_layer("class").get_weights()
+    np.testing.assert_allclose(pooled @ folded_kernel + folded_bias, normalised @ kernel + bias, atol=1e-5)
 
 
 def test_vgg16_is_kerass_vgg16_up_to_its_last_pooling():

@@ -170,7 +170,7 @@ def test_mosaics_are_in_reading_order():
 
 def test_cells_of_a_mosaic_share_the_networks_weights():
     """On a grid of one cell, the network for cells is the network."""
-    network = RECIPES["modern"].network(4, 3)
+    network = RECIPES["modern"].network(4, 3, for_training=True)
     images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
     cells = per_cell(network, 16)
     np.testing.assert_allclose(cells.predict(images, verbose=0)[:, 0, 0], network.predict(images, verbose=0), atol=1e-6)
@@ -192,9 +192,10 @@ def test_batches_follow_from_seed_and_epoch_alone():
     for number in (2, 0, 1):
         for one, other in zip(first[number], again[number], strict=True):
             np.testing.assert_array_equal(one, other)
-    assert first[0][0].shape == (8, 96, 96, 3) and first[0][1].shape == (8, 2, 2, 4)  # mosaics
-    assert first[1][0].shape == (32, 48, 48, 3) and first[1][1].shape == (32, 1, 1, 4)
-    assert first[2][0].shape == (6, 48, 48, 3)
+    crop = RECIPES["modern"].crop
+    assert first[0][0].shape == (8, 2 * crop, 2 * crop, 3) and first[0][1].shape == (8, 2, 2, 4)  # mosaics
+    assert first[1][0].shape == (32, crop, crop, 3) and first[1][1].shape == (32, 1, 1, 4)
+    assert first[2][0].shape == (6, crop, crop, 3)
     assert not np.array_equal(first[0][0], batches(3, 3)[0][0])
     assert not np.array_equal(first[0][0], batches(4, 2)[0][0])
 
@@ -209,7 +210,8 @@ def test_labels_follow_their_photos_into_mosaics():
     for number in (0, 1):
         pixels, one_hot, weights = batches[number]
         side = one_hot.shape[1]
-        cells = pixels.reshape(len(pixels), side, 48, side, 48, 3)[:, :, 24, :, 24, 0] * 255
+        crop = pixels.shape[1] // side
+        cells = pixels.reshape(len(pixels), side, crop, side, crop, 3)[:, :, crop // 2, :, crop // 2, 0] * 255
         nearest = np.abs(cells[..., None] - levels).argmin(-1)
         assert (nearest == one_hot.argmax(-1)).mean() > 0.7  # brightness is augmented by up to 30 levels
         np.testing.assert_array_equal(weights, np.ones_like(weights))

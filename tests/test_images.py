@@ -1,0 +1,442 @@
+"""Photos: what is found, how it is decoded, what a bad file is told, class folders, and the cache."""
+
+import io
+import os
+import time
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from camlib.console import UserError
+from camlib.images import (
+    PhotoError,
+    display_size,
+    find_labelled_photos,
+    find_photos,
+    in_parallel,
+    load_labelled_photos,
+    network_input,
+    read_batches,
+    read_photo,
+    resize_photo,
+)
+
+GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area")
+RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area")
+
+
+def blocks(height=96, width=64):
+    """A picture whose four quarters are red, green, blue and grey: orientation shows, and JPEG hardly changes it."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[: height // 2, : width // 2] = (200, 30, 30)
+    picture[: height // 2, width // 2 :] = (30, 200, 30)
+    picture[height // 2 :, : width // 2] = (30, 30, 200)
+    picture[height // 2 :, width // 2 :] = (120, 120, 120)
+    return picture
+
+
+def quarters(picture):
+    """The colours in the middle of the four quarters, in reading order: int (4, 3)."""
+    height, width = picture.shape[:2]
+    return picture[[height // 4] * 2 + [3 * height // 4] * 2, [width // 4, 3 * width // 4] * 2].astype(int)
+
+
+def save(path, picture=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = blocks() if picture is None else picture
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.save(path, **options)
+    return path
+
+
+# ---------------------------------------------------------------- decoding
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "MPO"])
+def test_formats_are_told_apart_by_content(tmp_path, kind):
+    path = save(tmp_path / "photo.xyz", format=kind)
+    assert len(find_photos([tmp_path])) == 1
+    np.testing.assert_allclose(quarters(read_photo(path)), quarters(blocks()), atol=12)
+    np.testing.assert_allclose(quarters(read_photo(path.rename(tmp_path / "lies.png"))), quarters(blocks()), atol=12)
+
+
+# What a viewer does for each EXIF orientation, in terms of NumPy: from the stored to the upright picture
+UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("shorter_side", [None, 16])
+def test_exif_orientation(tmp_path, orientation, shorter_side):
+    stored = blocks(320, 192)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_photo(save(tmp_path / "a.jpg", stored, exif=exif), shorter_side)
+    expected = UPRIGHT[orientation](stored)
+    assert (image.shape[0] > image.shape[1]) == (expected.shape[0] > expected.shape[1])
+    np.testing.assert_allclose(quarters(image), quarters(expected), atol=12)
+
+
+def test_jpegs_are_decoded_at_reduced_scale(tmp_path):
+    path = save(tmp_path / "a.jpg", blocks(800, 1200))
+    assert read_photo(path, 100).shape == (100, 150, 3)
+    assert read_photo(path, 101).shape == (200, 300, 3)
+    assert read_photo(path).shape == (800, 1200, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "RGB"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
+def test_modes_come_out_as_rgb(tmp_path, mode, kind):
+    if (kind == "JPEG" and mode not in ("L", "CMYK", "RGB")) or (kind == "PNG" and mode == "CMYK"):
+        pytest.skip("no such file")
+    picture = Image.fromarray(blocks())
+    if mode == "I;16":
+        grey = np.asarray(picture.convert("L")).astype(np.uint16) * 257
+        picture, expected = Image.fromarray(grey), np.repeat((grey // 257)[..., None], 3, axis=2)
+    else:
+        picture = picture.convert(mode)
+        expected = np.asarray(picture.convert("L" if mode == "LA" else mode).convert("RGB"))
+    image = read_photo(save(tmp_path / "a", picture, format=kind))
+    assert image.dtype == np.uint8 and image.shape == (96, 64, 3)
+    np.testing.assert_allclose(quarters(image), quarters(expected), atol=12 if kind == "JPEG" else 1)
+
+
+def test_16_bit_rgb_png(tmp_path):
+    values = blocks().astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / "a.png"), values[..., ::-1])
+    np.testing.assert_allclose(read_photo(tmp_path / "a.png"), blocks(), atol=1)
+
+
+def test_transparency_lies_on_white(tmp_path):
+    picture = np.dstack((blocks(), np.full((96, 64), 51, np.uint8)))  # 20 % opaque
+    image = read_photo(save(tmp_path / "a.png", picture))
+    np.testing.assert_allclose(image, 0.2 * blocks() + 0.8 * 255, atol=1.5)
+
+
+def test_adobe_cmyk_jpegs_are_not_inverted(tmp_path):
+    """Adobe writes CMYK inverted and says so in a marker; both ways must give the same picture."""
+    cmyk = Image.fromarray(blocks()).convert("CMYK")
+    plain = io.BytesIO()
+    cmyk.save(plain, "JPEG", quality=95)
+    data = plain.getvalue()
+    assert b"Adobe" in data  # Pillow writes the marker, and inverts
+    np.testing.assert_allclose(quarters(read_photo(save(tmp_path / "a.jpg", cmyk))), quarters(blocks()), atol=14)
+
+
+# ---------------------------------------------------------------- bad files
+
+
+def bad_files(folder):
+    """Write one bad file of each kind; returns {path: words its reason must hold}."""
+    whole = save(folder.parent / "whole.jpg", blocks(200, 300)).read_bytes()
+    progressive = save(folder.parent / "progressive.jpg", blocks(200, 300), progressive=True).read_bytes()
+    png = save(
+        folder.parent / "whole.png", np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    ).read_bytes()
+    folder.mkdir()
+    contents = {
+        "text.jpg": (b"this is no picture\n", "not a JPEG"),
+        "empty.jpg": (b"", "empty"),
+        "cut.jpg": (whole[: len(whole) * 2 // 3], "cut off"),
+        "cut_progressive.jpg": (progressive[: len(progressive) // 2], "cut off"),
+        "no_end.jpg": (whole[:-40], "cut off"),
+        "header.jpg": (whole[:30], "cut off"),
+        "cut.png": (png[: len(png) // 2], "cut off"),
+        "film.gif": (b"GIF89a" + bytes(20), "not a JPEG"),
+    }
+    for name, (data, _) in contents.items():
+        (folder / name).write_bytes(data)
+    (folder / "gone.jpg").symlink_to(folder / "nowhere")
+    return {folder / name: words for name, (_, words) in contents.items()} | {folder / "gone.jpg": "no such file"}
+
+
+def test_bad_files_say_why(tmp_path):
+    expected = bad_files(tmp_path / "bad")
+    assert {photo.path for photo in find_photos([tmp_path / "bad"])} == set(expected)
+    for path, words in expected.items():
+        with pytest.raises(PhotoError, match=words) as error:
+            read_photo(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_picture_too_large_to_be_meant_is_refused(tmp_path):
+    header = save(tmp_path / "a.png", np.zeros((8, 8), np.uint8)).read_bytes()
+    width = (60_000).to_bytes(4, "big")
+    body = header[12:16] + width + width + header[24:29]
+    import zlib
+
+    (tmp_path / "a.png").write_bytes(header[:12] + body + zlib.crc32(body).to_bytes(4, "big") + header[33:])
+    with pytest.raises(PhotoError, match="exceeds limit"):
+        read_photo(tmp_path / "a.png")
+
+
+def test_batches_go_on_past_bad_files(tmp_path):
+    bad = bad_files(tmp_path / "photos")
+    for number in range(5):
+        save(tmp_path / "photos" / f"good_{number}.png", np.full((9, 9, 3), 40 * number, np.uint8))
+    batches = list(read_batches(find_photos([tmp_path / "photos"]), RGB_INPUT, 2))
+    assert {path for _, _, failed in batches for path, _ in failed} == set(map(str, bad))
+    names = [photo.name for done, _, _ in batches for photo, _ in done]
+    assert names == [f"good_{number}.png" for number in range(5)]
+    assert [len(done) for done, _, _ in batches] == [2, 2, 1]
+    done, images, _ = batches[-1]
+    assert images.shape == (2, 8, 8, 3) and (images[0] == 160).all() and not images[1].any()
+
+
+# ---------------------------------------------------------------- finding
+
+
+def names(*places):
+    return [photo.name for photo in find_photos(list(places))]
+
+
+def test_odd_names(tmp_path):
+    odd = ["a b.JPG", "é漢字.jpeg", "[1]*?.Png", "dir.jpg/x.jpg", "no_suffix", "-v.jpg", "ü/ö.tif", "two.dots.bmp"]
+    for name in odd:
+        save(tmp_path / name, format="PNG")
+    (tmp_path / "notes.txt").write_text("no photo")
+    save(tmp_path / ".hidden.jpg")
+    save(tmp_path / ".cache" / "x.jpg")
+    assert sorted(names(tmp_path)) == sorted(odd)
+    for photo in find_photos([tmp_path]):
+        assert read_photo(photo.path).shape == (96, 64, 3)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.jpg")
+    with open(path, "wb") as file:
+        Image.fromarray(blocks()).save(file, "JPEG")
+    (photo,) = find_photos([tmp_path])
+    assert os.fsencode(photo.name) == b"caf\xe9.jpg" and read_photo(photo.path).shape == (96, 64, 3)
+
+
+def test_no_two_photos_share_a_folder(tmp_path):
+    for name in ("a.jpg", "a.png", "b.jpg", "x.jpg", "x.png", "x.jpg.png", "Case.jpg", "case.png", "sub/a.jpg"):
+        save(tmp_path / name, format="PNG")
+    folders = {photo.name: photo.folder for photo in find_photos([tmp_path])}
+    assert folders == {
+        "a.jpg": "a.jpg", "a.png": "a.png", "b.jpg": "b", "x.jpg": "x.jpg", "x.png": "x.png",
+        "x.jpg.png": "x.jpg.png", "Case.jpg": "Case.jpg", "case.png": "case.png", "sub/a.jpg": "sub/a",
+    }  # fmt: skip
+
+
+def test_links_are_followed_once(tmp_path):
+    save(tmp_path / "photos" / "a.jpg")
+    save(tmp_path / "elsewhere" / "b.jpg")
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
+    assert names(tmp_path / "photos") == ["a.jpg", "other/b.jpg"]
+
+
+def test_pipes_are_passed_over(tmp_path):
+    save(tmp_path / "a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    assert names(tmp_path) == ["a.jpg"]
+
+
+def test_maps_are_not_taken_for_photos(tmp_path):
+    save(tmp_path / "a.jpg")
+    save(tmp_path / "maps" / "a" / "photo.jpg")
+    (tmp_path / "maps" / "run.json").write_text("{}")
+    assert names(tmp_path) == ["a.jpg"]
+
+
+def test_files_and_folders_given_together(tmp_path):
+    for name in ("one/a.jpg", "two/a.jpg", "c.jpg"):
+        save(tmp_path / name)
+    assert names(tmp_path / "one", tmp_path / "two", tmp_path / "c.jpg") == ["one/a.jpg", "two/a.jpg", "c.jpg"]
+    with pytest.raises(UserError, match="share a name"):
+        find_photos([tmp_path / "one" / "a.jpg", tmp_path / "two" / "a.jpg"])
+
+
+def test_nothing_to_do_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no photo in .*expected JPEG"):
+        find_photos([tmp_path])
+    with pytest.raises(UserError, match="does not exist"):
+        find_photos([tmp_path / "missing"])
+
+
+@pytest.fixture
+def as_nobody():
+    """Root may read everything: give the right up for the test."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        yield
+        os.seteuid(0)
+    else:
+        yield
+
+
+def closed_folder(tmp_path):
+    """photos/open/a.jpg may be read by anybody, photos/closed by nobody."""
+    save(tmp_path / "photos" / "open" / "a.jpg")
+    save(tmp_path / "photos" / "closed" / "b.jpg")
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # pytest's own, closed to others
+        folder.chmod(0o755)
+    (tmp_path / "photos" / "closed").chmod(0)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def photos_with_closed_folder(tmp_path):
+    folder = closed_folder(tmp_path)
+    yield folder
+    (folder / "closed").chmod(0o755)
+
+
+def test_folder_without_permission(photos_with_closed_folder, as_nobody):
+    folder = photos_with_closed_folder
+    photos = find_photos([folder])
+    assert [photo.name for photo in photos] == ["open/a.jpg", "closed"]
+    with pytest.raises(PhotoError, match="no permission"):
+        read_photo(photos[1].path)
+    with pytest.raises(UserError, match="permission"):
+        find_photos([folder / "closed"])
+
+
+# ---------------------------------------------------------------- sizes and channels
+
+
+def test_area_resizing_is_the_mean():
+    image = np.random.default_rng(0).integers(0, 255, (12, 24, 3), np.uint8)
+    expected = image.reshape(4, 3, 6, 4, 3).astype(float).mean(axis=(1, 3))
+    np.testing.assert_allclose(resize_photo(image, 4, 6), expected, atol=0.51)
+
+
+def test_whole_photo_reaches_the_network():
+    image = network_input(blocks(), GREY_INPUT)
+    assert image.shape == (4, 6, 1)
+    luma = quarters(blocks()) @ (0.299, 0.587, 0.114)
+    np.testing.assert_allclose(quarters(image)[:, 0], luma, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((1000, 2000), (256, 512)), ((100, 50), (100, 50)), ((10, 20), (32, 64)), ((1, 5000), (1, 512))],
+)
+def test_display_size(shape, expected):
+    assert display_size(*shape, 64) == expected
+
+
+def test_decoding_ahead_is_bounded_and_in_order():
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        time.sleep(0.001 * (number % 3))
+        if number == 7:
+            raise PhotoError("seven")
+        return -number
+
+    for count, (number, result) in enumerate(in_parallel(work, range(50), ahead=10)):
+        assert number == count and len(begun) <= count + 10
+        assert str(result) == ("seven" if number == 7 else str(-number))
+    assert count == 49
+
+
+# ---------------------------------------------------------------- classes, split, cache
+
+
+def class_folders(root, counts, suffix=".png"):
+    generator = np.random.default_rng(0)
+    for name, count in counts.items():
+        for number in range(count):
+            save(root / name / f"{number:03d}{suffix}", generator.integers(0, 255, (8, 8, 3), np.uint8))
+    return root
+
+
+def test_original_order_of_classes(tmp_path):
+    class_folders(tmp_path / "a", {"bird": 2, "cat": 2, "dog": 2, "horse": 2})
+    assert find_labelled_photos([tmp_path / "a"])[0] == ["dog", "cat", "horse", "bird"]
+    class_folders(tmp_path / "b", {"dog": 2, "ant": 2})
+    assert find_labelled_photos([tmp_path / "b"])[0] == ["ant", "dog"]
+
+
+def test_labels_come_from_the_folder_alone(tmp_path):
+    """The original looked for class names in the whole path."""
+    class_folders(tmp_path / "cats_and_dogs", {"dog": 3, "cat": 3})
+    names, train, val = find_labelled_photos([tmp_path / "cats_and_dogs"])
+    for photo, label in train + val:
+        assert photo.path.parent.name == names[label]
+
+
+def test_seeded_split_is_stratified_and_complete(tmp_path):
+    class_folders(tmp_path, {"dog": 20, "cat": 40})
+    _, train, val = find_labelled_photos([tmp_path], seed=3)
+    assert [[label for _, label in part].count(0) for part in (train, val)] == [34, 6]
+    assert [[label for _, label in part].count(1) for part in (train, val)] == [17, 3]
+    assert len({photo.path for photo, _ in train + val}) == 60
+    assert find_labelled_photos([tmp_path], seed=3)[1:] == (train, val)
+    assert find_labelled_photos([tmp_path], seed=4)[2] != val
+
+
+def test_given_split_is_kept_and_folders_are_joined(tmp_path):
+    class_folders(tmp_path / "a" / "train", {"dog": 3, "cat": 3})
+    class_folders(tmp_path / "a" / "val", {"dog": 1, "cat": 1})
+    class_folders(tmp_path / "b", {"dog": 10, "cat": 10})
+    _, train, val = find_labelled_photos([tmp_path / "a", tmp_path / "b"])
+    assert (len(train), len(val)) == (6 + 16, 2 + 4)
+    assert all("val" in photo.path.parts for photo, _ in val if photo.path.is_relative_to(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"only/a.png": 1}, "1 class folder in"),
+        ({"a/1.png": 1, "b/1.png": 1}, "holds one photo"),
+        ({"train/a/1.png": 1, "train/b/1.png": 1, "val/a/1.png": 1}, "same class folders"),
+        ({"train/a/1.png": 1, "train/b/1.png": 1, "val/a/1.png": 1, "val/b/1.png": 1, "val/c/1.png": 1}, "same class"),
+        ({}, "0 class folders"),
+    ],
+)
+def test_bad_class_folders(tmp_path, folders, words):
+    for name in folders:
+        save(tmp_path / name)
+    with pytest.raises(UserError, match=words):
+        find_labelled_photos([tmp_path])
+
+
+def test_cache(tmp_path):
+    root = class_folders(tmp_path / "data", {"dog": 4, "cat": 4})
+    (root / "cat" / "bad.jpg").write_bytes(b"no photo")
+    cache = tmp_path / "photos.h5"
+
+    def load(meaning=RGB_INPUT):
+        _, train, val = find_labelled_photos([root])
+        return load_labelled_photos({"train": train, "val": val}, meaning, cache)
+
+    photos, failed = load()
+    assert failed == [(str(root / "cat" / "bad.jpg"), "not a JPEG, PNG, BMP, WebP or TIFF picture")]
+    for part in photos.values():
+        for image, label, name in zip(part.images, part.labels, part.names, strict=True):
+            original = np.asarray(Image.open(root / ("dog" if label else "cat") / name))
+            np.testing.assert_array_equal(image, original)
+    written = cache.stat().st_mtime_ns
+    again, failed_again = load()
+    assert cache.stat().st_mtime_ns == written and failed_again == failed
+    np.testing.assert_array_equal(again["train"].images, photos["train"].images)
+    assert again["train"].names == photos["train"].names
+
+    changed = root / "dog" / "000.png"
+    save(changed, np.full((8, 8, 3), 77, np.uint8))
+    os.utime(changed, (1, 1))
+    assert any((image == 77).all() for part in load()[0].values() for image in part.images)
+    assert load(GREY_INPUT)[0]["val"].images.shape[1:] == (4, 6, 1)
+
+    cache.write_bytes(cache.read_bytes()[:3000])  # a disk that was full
+    assert len(load()[0]["train"].labels) == len(photos["train"].labels)
+    cache.write_bytes(b"not HDF5 at all")
+    assert len(load()[0]["train"].labels) == len(photos["train"].labels)
