@@ -111,7 +111,7 @@ RECIPES = {
         batch_size=200, epochs=500, patience=20,
     ),
     "vgg16": Recipe(
-        vgg16_network, training_form=True, size=112, crop=64,
+        vgg16_network, training_form=True, size=96, crop=64,
         mosaic=False, channels=3, scale=1 / 255,
         interpolation="area", loss="categorical_crossentropy", optimizer=adamw(1e-3, 0.05), balanced=True,
         batch_size=32, epochs=40, patience=20,

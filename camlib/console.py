@@ -25,7 +25,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=HelpFormatter)
 
     def error(self, message):
-        self.exit(EXIT_BAD_USAGE, f"error: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_BAD_USAGE, f"error: {message}; see python {sys.argv[0]} --help\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -25,6 +25,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, its own folder alone is searched
+
+from camlib.console import ArgumentParser, UserError, run_script  # noqa: E402
+
 CLASSES = ("dog", "cat", "horse", "bird")
 PAIRS = tuple((first, second) for i, first in enumerate(CLASSES) for second in CLASSES[i + 1 :])
 SPLITS = ("train", "val", "both")
@@ -97,10 +101,6 @@ class Scene(NamedTuple):
     masks: dict
     background: np.ndarray
     coverage: np.ndarray
-
-
-class DemoFolderError(ValueError):
-    """The output folder holds something that is not a demo set."""
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -1298,19 +1298,19 @@ def check_replaceable(folder, complete=True):
         complete: whether a demo set must have its annotations.json.
 
     Raises:
-        DemoFolderError: it holds something else; the message says what.
+        UserError: it holds something else; the message says what.
     """
     remedy = "expected a demo set or nothing; choose another folder with --output or move this one away"
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise DemoFolderError(f"{folder} is a file or a link, {remedy}")
+        raise UserError(f"{folder} is a file or a link, {remedy}")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if complete and not (folder / "annotations.json").is_file():
-        raise DemoFolderError(f"{folder} holds files but no annotations.json, {remedy}")
+        raise UserError(f"{folder} holds files but no annotations.json, {remedy}")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_dir() or FILE_PATTERN.fullmatch(name)):
-            raise DemoFolderError(f"{folder} holds {name}, which no demo set has, {remedy}")
+            raise UserError(f"{folder} holds {name}, which no demo set has, {remedy}")
 
 
 def put_in_place(fresh, old, folder):
@@ -1340,7 +1340,7 @@ def draw_demo(folder, seed=0, train=200, val=50, both=50, size=128, only_if_inco
         dict of int: pictures drawn for "train", "val" and "both" (over all classes), and "masks".
 
     Raises:
-        DemoFolderError: the folder holds something other than a demo set.
+        UserError: the folder holds something other than a demo set.
     """
     folder = Path(folder).absolute()
     check_replaceable(folder, complete=not only_if_incomplete)
@@ -1366,21 +1366,13 @@ def demo_folder():
         Path, holding a complete set.
 
     Raises:
-        DemoFolderError: data/demo holds something other than a demo set.
+        UserError: data/demo holds something other than a demo set.
     """
     folder = Path(__file__).resolve().parent / "demo"
     if not (folder / "annotations.json").is_file():
         print(f"drawing the demo set into {folder} (once, about 20 s)", flush=True)
         draw_demo(folder, only_if_incomplete=True)
     return folder
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message):
-        """Print the error and leave with status 2."""
-        self.exit(2, f"error: {message}; see python data/draw_demo.py --help\n")
 
 
 def whole_number(least, greatest):
@@ -1396,59 +1388,28 @@ def whole_number(least, greatest):
 
 
 def parse_arguments(arguments=None):
-    """Read the command line."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     default_folder = Path(__file__).resolve().parent / "demo"
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=default_folder,
-        metavar="DIR",
-        help="folder to write (default: demo next to this script)",
-    )
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help="seed (default: 0)")
-    parser.add_argument(
-        "--train",
-        type=whole_number(1, 10000),
-        default=200,
-        metavar="N",
-        help="training pictures per class (default: 200)",
-    )
-    parser.add_argument(
-        "--val",
-        type=whole_number(1, 10000),
-        default=50,
-        metavar="N",
-        help="validation pictures per class (default: 50)",
-    )
-    parser.add_argument(
-        "--both", type=whole_number(0, 10000), default=50, metavar="N", help="pictures with two animals (default: 50)"
-    )
-    parser.add_argument(
-        "--size",
-        type=whole_number(32, 512),
-        default=128,
-        metavar="N",
-        help="side of a picture in pixels (default: 128)",
-    )
+    some, any_number = whole_number(1, 10000), whole_number(0, 10000)
+    parser.add_argument("--output", type=Path, default=default_folder, metavar="DIR", help="folder to write")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help="another set for each")
+    parser.add_argument("--train", type=some, default=200, metavar="N", help="training pictures per class")
+    parser.add_argument("--val", type=some, default=50, metavar="N", help="validation pictures per class")
+    parser.add_argument("--both", type=any_number, default=50, metavar="N", help="pictures with two animals")
+    parser.add_argument("--size", type=whole_number(32, 512), default=128, metavar="N", help="side in pixels")
     return parser.parse_args(arguments)
 
 
-def main():
-    """Draw the set and say where it is."""
-    options = parse_arguments()
-    settings = (options.seed, options.train, options.val, options.both, options.size)
-    try:
-        counts = draw_demo(options.output, *settings)
-    except (DemoFolderError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    counts = draw_demo(settings.output, settings.seed, settings.train, settings.val, settings.both, settings.size)
     print(
         f"wrote {counts['train']} train, {counts['val']} val and {counts['both']} both pictures, "
-        f"{counts['masks']} masks and annotations.json to {options.output}"
+        f"{counts['masks']} masks and annotations.json to {settings.output}"
     )
     print("next: python make_cam_maps.py")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

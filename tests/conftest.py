@@ -47,3 +47,25 @@ def photo_folder(tmp_path):
         return tmp_path / folder
 
     return make
+
+
+@pytest.fixture
+def photos_with_closed_folder(photo_folder, tmp_path):
+    """photos/open/a.png may be read by anybody, photos/closed by nobody."""
+    folder = photo_folder({"open/a.png": (1, 2, 3), "closed/b.png": (4, 5, 6)})
+    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # pytest's own, closed to others
+        parent.chmod(0o755)
+    (folder / "closed").chmod(0)
+    yield folder
+    (folder / "closed").chmod(0o755)
+
+
+@pytest.fixture
+def as_nobody(photos_with_closed_folder):
+    """Root may read everything: give the right up for the test."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        yield
+        os.seteuid(0)
+    else:
+        yield

@@ -140,6 +140,13 @@ def test_bad_usage_is_one_line_and_exit_2(run_script, tmp_path, arguments, messa
     assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
 
 
+def test_single_class_folder_is_refused(run_script, photo_folder, tmp_path):
+    photos = photo_folder({f"dog/{number}.jpg": (number, 2, 3) for number in range(4)})
+    result = run_script("train_cam_4class.py", "--data", photos, "--output", tmp_path / "n.h5")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: 1 class folder in ") and "two classes or more" in result.stderr
+
+
 def test_binary_accuracy_is_kerass_and_flatters():
     labels = np.array([0, 1, 2, 3])
     nothing = np.full((4, 4), 0.1)
