@@ -22,7 +22,7 @@ from keras import ops
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.images import find_photos
 from camlib.maps import MapRun, limit_of, photo_folder, write_map, write_panel
-from camlib.networks import file_sha256, imagenet_vgg16, load_network, logit_of, probabilities_of
+from camlib.networks import file_sha256, imagenet_vgg16, load_network, logit_of
 from data.draw_demo import demo_folder
 
 # ---------------------------------------------------------------- settings
@@ -240,9 +240,9 @@ def main(arguments=None):
         settings.output,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
          "weights": settings.weights, "model_sha256": identity, "layer": settings.layer,
-         "classes": settings.classes, "class_names": class_names},
+         "classes": settings.classes},
         CONVENTIONS,
-        [f"{number}_{name}" for number in ("logit", "probability") for name in class_names],
+        class_names,
         settings.overwrite,
     )  # fmt: skip
     explain_batch = explainer(network, settings.layer)
@@ -260,8 +260,7 @@ def main(arguments=None):
                 for r in range(len(chosen))
             }
             write_explanations(photo_folder(run.output, photo), picture, explanations)
-        numbers = zip(logits[: len(done)], probabilities_of(logits[: len(done)]), strict=True)
-        return [[class_names[row.argmax()], *row, *shares] for row, shares in numbers]
+        return logits
 
     print(f"{len(photos):,} photos, weights {settings.weights}, layer {settings.layer}, on {device_name()}")
     return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}")

@@ -22,8 +22,8 @@ from keras import layers, ops
 
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.images import find_photos
-from camlib.maps import MapRun, limit_of, photo_folder, write_map, write_superposition
-from camlib.networks import file_sha256, load_network, probabilities_of
+from camlib.maps import MapRun, limit_of, photo_folder, probabilities_of, write_map, write_superposition
+from camlib.networks import file_sha256, load_network
 from data.draw_demo import demo_folder
 
 # ---------------------------------------------------------------- settings
@@ -150,10 +150,9 @@ def main(arguments=None):
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
-         "model": str(settings.model), "model_sha256": file_sha256(settings.model), "size": meaning.height,
-         "class_names": class_names},
+         "model": str(settings.model), "model_sha256": file_sha256(settings.model), "size": meaning.height},
         CONVENTIONS,
-        [f"{number}_{name}" for number in ("logit", "probability") for name in class_names],
+        class_names,
         settings.overwrite,
     )  # fmt: skip
 
@@ -165,8 +164,7 @@ def main(arguments=None):
             for name, values in zip(class_names, photo_maps, strict=True):
                 write_map(folder, "heatmap", name, values, picture, limit)
                 write_superposition(folder, "heatmap", name, values, picture, limit)
-        numbers = zip(logits[: len(done)], probabilities_of(logits[: len(done)]), strict=True)
-        return [[class_names[row.argmax()], *row, *shares] for row, shares in numbers]
+        return logits
 
     print(f"{len(photos):,} photos, {settings.model} on {device_name()}")
     return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}")

@@ -232,6 +232,12 @@ def remove_maps(output):
             os.rmdir(parent)
 
 
+def probabilities_of(logits):
+    """Softmax: float (N, C) -> (N, C)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 class MapRun:
     """A folder of maps in the making: which photos are done, and one CSV row for each.
 
@@ -242,16 +248,18 @@ class MapRun:
         output: Path.
         settings: dict that decides what is in the files (model's SHA-256, photos' places, size ...).
         conventions: str for run.json.
-        columns: list of str, of predictions.csv behind path and predicted.
+        class_names: list of str.
         overwrite: bool, replace an earlier run's maps.
 
     Raises:
         UserError: the folder holds another run's maps, or other files of the user's.
     """
 
-    def __init__(self, output, settings, conventions, columns, overwrite=False):
-        self.output = output
-        self.columns = ["path", "predicted", *columns]
+    def __init__(self, output, settings, conventions, class_names, overwrite=False):
+        self.output, self.class_names = output, class_names
+        numbers = [f"{number}_{name}" for number in ("logit", "probability") for name in class_names]
+        self.columns = ["path", "predicted", *numbers]
+        settings = settings | {"class_names": class_names}
         record = run_record(settings, conventions)
         run_file = output / RUN_FILE
         if run_file.exists():
@@ -294,10 +302,13 @@ class MapRun:
             csv.writer(file).writerows([self.columns, *self.rows.values()])
         return left
 
-    def add_rows(self, rows):
-        """Append rows (path, predicted, numbers ...) of finished photos."""
+    def add_rows(self, photos, logits):
+        """Append the rows of finished photos; logits is float (N, C)."""
+        predicted = [self.class_names[index] for index in logits.argmax(axis=1)]
+        numbers = np.concatenate((logits, probabilities_of(logits)), axis=1)  # (N, 2 C)
         with open_csv(self.output / PREDICTIONS_FILE, "a") as file:
-            csv.writer(file).writerows(rows)
+            for photo, name, row in zip(photos, predicted, numbers, strict=True):
+                csv.writer(file).writerow([photo.name, name, *row])
 
     def make(self, photos, meaning, batch_size, explain, next_command):
         """Explain the photos that are not done yet, batch by batch, and say what was written.
@@ -307,7 +318,7 @@ class MapRun:
             meaning: Meaning of the network's input.
             batch_size: int.
             explain: function of (images uint8 (batch_size, H, W, C), list of (Photo, display photo)) that writes each
-                photo's files and returns one list of numbers for each, as `columns` says, led by the class predicted.
+                photo's files and returns the logits, float (batch_size, C); the batch may end in filling.
             next_command: str, what to run next.
 
         Returns:
@@ -320,10 +331,10 @@ class MapRun:
         with Progress("photos", len(left)) as progress:
             for done, images, unreadable in read_batches(left, meaning, batch_size):
                 if done:
-                    rows = explain(images, done)
-                    for (photo, picture), _ in zip(done, rows, strict=True):  # last: it marks the photo as done
+                    logits = explain(images, done)
+                    for photo, picture in done:  # last: it marks the photo as done
                         write_jpeg(photo_folder(self.output, photo) / PHOTO_FILE, picture)
-                    self.add_rows([[photo.name, *row] for (photo, _), row in zip(done, rows, strict=True)])
+                    self.add_rows([photo for photo, _ in done], logits[: len(done)])
                 failed += unreadable
                 progress.advance(len(done) + len(unreadable))
         write_failed(self.output / FAILED_FILE, failed)

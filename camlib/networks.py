@@ -182,12 +182,6 @@ def is_softmax(activation):
     return activation is keras.activations.softmax
 
 
-def probabilities_of(logits):
-    """Softmax: float (N, C) -> (N, C)."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
 # ---------------------------------------------------------------- files
 
 

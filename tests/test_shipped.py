@@ -10,8 +10,8 @@ from conftest import ROOT, SHARED
 from keras import ops
 
 from camlib.images import find_photos, read_batches
-from camlib.maps import resize_map
-from camlib.networks import file_sha256, load_network, probabilities_of
+from camlib.maps import probabilities_of, resize_map
+from camlib.networks import file_sha256, load_network
 from data.draw_demo import demo_folder
 from make_cam_maps import cam_function
 from train_cam_4class import binary_accuracy

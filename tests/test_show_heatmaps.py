@@ -26,8 +26,7 @@ NO_DISPLAY = {"DISPLAY": None, "WAYLAND_DISPLAY": None}
 
 def make_run(output, names, kind="heatmap", classes=CLASSES):
     """A run folder as the scripts write it; photo i, class c has the map i + c everywhere, negative for odd c."""
-    columns = [f"{number}_{name}" for number in ("logit", "probability") for name in classes]
-    run = MapRun(output, {"class_names": classes}, "", columns)
+    run = MapRun(output, {}, "", classes)
     run.begin([])
     for index, name in enumerate(names):
         photo = Photo(output / name, name, name.rpartition(".")[0])
@@ -39,7 +38,9 @@ def make_run(output, names, kind="heatmap", classes=CLASSES):
             write_map(folder, kind, class_name, values, picture, 10.0)
             write_superposition(folder, kind, class_name, values, picture, 10.0)
         Image.fromarray(picture).save(folder / "photo.jpg")
-        run.add_rows([[name, classes[index % len(classes)], *range(len(classes)), *[1 / len(classes)] * len(classes)]])
+        logits = np.zeros((1, len(classes)))
+        logits[0, index % len(classes)] = np.log(3)  # of two classes: 0.75 and 0.25
+        run.add_rows([photo], logits)
     return output
 
 
@@ -56,7 +57,7 @@ def test_photos_come_in_the_order_of_predictions(run_folder):
     saved = find_saved(run_folder)
     assert [photo.name for photo in saved] == ["b/x.jpg", "a/y.jpg", "a/z z.png"]
     assert [photo.predicted for photo in saved] == ["dog", "cat", "dog"]
-    assert saved[0].probabilities == {"dog": 0.5, "cat": 0.5}
+    assert saved[0].probabilities == pytest.approx({"dog": 0.75, "cat": 0.25})
     assert list(find_maps(saved[0])["heatmap"]) == CLASSES
     assert [photo.name for photo in find_saved(run_folder / "a")] == ["a/y.jpg", "a/z z.png"]
     assert [photo.name for photo in find_saved(run_folder / "a" / "y")] == ["a/y.jpg"]
@@ -90,14 +91,14 @@ def test_maps_share_one_colour_scale(run_folder):
     assert (dog.norm.vmin, dog.norm.vmax) == (cat.norm.vmin, cat.norm.vmax) == (-3, 3)
     assert (np.asarray(dog.get_array()) == 2).all() and (np.asarray(cat.get_array()) == -3).all()
     assert np.asarray(photo.get_array()).shape == np.asarray(overlay.get_array()).shape == (30, 40, 3)
-    assert [axes.get_title() for axes in viewer.panels] == ["photo", "dog over the photo", "dog  0.500", "cat  0.500"]
+    assert [axes.get_title() for axes in viewer.panels] == ["photo", "dog over the photo", "dog  0.750", "cat  0.250"]
     bar = viewer.bars[0]
     assert [label.get_text() for label in bar.get_xticklabels()] == ["-3", "0", "3"]
 
 
 def test_an_all_zero_map_is_flagged(run_folder):
     viewer = viewer_of(run_folder, 0)  # dog is 0 everywhere
-    assert [axes.get_title() for axes in viewer.panels[2:]] == ["dog  0.500 (all zero)", "cat  0.500"]
+    assert [axes.get_title() for axes in viewer.panels[2:]] == ["dog  0.750 (all zero)", "cat  0.250"]
     overlay = np.asarray(viewer.panels[1].images[0].get_array())
     np.testing.assert_array_equal(overlay, np.asarray(viewer.panels[0].images[0].get_array()))
 
