@@ -406,7 +406,7 @@ def open_window(photos, index, settings):
     import matplotlib.pyplot as plt  # here, since --save needs no window and must not look for one
 
     try:
-        figure = plt.figure(figsize=(12, 7))
+        figure = plt.figure(figsize=(10.5, 7))
     except Exception as error:  # each toolkit has its own way to say that there is no display
         raise UserError(f"no window can be opened ({str(error).splitlines()[0]}); expected --save FILE") from error
     if not hasattr(figure.canvas.manager, "window"):
@@ -423,7 +423,7 @@ def open_window(photos, index, settings):
 
 def save_figure(photos, index, settings):
     """Write the figure of one photo to a file, without a display."""
-    figure = Figure(figsize=(12, 7))
+    figure = Figure(figsize=(10.5, 7))
     kinds, kind = figure.canvas.get_supported_filetypes(), settings.save.suffix.lower().removeprefix(".")
     if kind not in kinds:
         raise UserError(f"--save {settings.save}: expected a name that ends in one of {', '.join(kinds)}")

@@ -50,7 +50,7 @@ def run_folder(tmp_path):
 
 
 def viewer_of(place, index=0, **settings):
-    return Viewer(Figure(figsize=(12, 7)), find_saved(place), index, **settings)
+    return Viewer(Figure(figsize=(10.5, 7)), find_saved(place), index, **settings)
 
 
 def test_photos_come_in_the_order_of_predictions(run_folder):
@@ -205,7 +205,7 @@ def test_save_needs_no_display(run_script, run_folder, tmp_path, suffix):
 def test_one_map_alone(run_script, run_folder, tmp_path):
     done = run_script("show_heatmaps.py", run_folder / "a/y/heatmap_for_cat.npy", "--save", tmp_path / "one.png")
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "one.png").size == (1800, 1050)
+    assert Image.open(tmp_path / "one.png").size == (1575, 1050)
 
 
 def test_tensorflow_is_not_imported():
