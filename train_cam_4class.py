@@ -12,6 +12,7 @@ and ends with the very same weights.
 """
 
 import csv
+import hashlib
 import json
 import os
 import sys
@@ -29,7 +30,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, run_script
-from camlib.images import cache_key, find_labelled_photos, load_labelled_photos
+from camlib.images import find_labelled_photos, load_labelled_photos
 from camlib.maps import run_record, write_failed, write_json
 from camlib.networks import (
     Meaning,
@@ -270,8 +271,8 @@ class TrainingState(keras.callbacks.Callback):
             changed = [name for name in self.settings if saved.get(name) != self.settings[name]]
             if changed:
                 raise UserError(
-                    f"{self.path} was trained with another {', '.join(changed)}; expected the command it was begun "
-                    "with, or another --output"
+                    f"{self.path} was trained with other settings ({', '.join(changed)}); expected the command it was "
+                    "begun with, or another --output"
                 )
             self.history = json.loads(file.attrs["history"])
             self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
@@ -447,8 +448,8 @@ def load_photos(settings, recipe):
     """Find and decode the photos.
 
     Returns:
-        (photos, meaning, key, failed): {"train": LabelledPhotos, "val": LabelledPhotos}, the Meaning of a network for
-        them, what identifies the data when training is resumed, and a list of (path, reason) of unreadable photos.
+        (photos, meaning, failed): {"train": LabelledPhotos, "val": LabelledPhotos}, the Meaning of a network for them,
+        and a list of (path, reason) of unreadable photos.
     """
     class_names, train_photos, val_photos = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
     meaning = Meaning(
@@ -464,7 +465,16 @@ def load_photos(settings, recipe):
                 f"no photo of {class_names[counts.argmin()]} for {part} could be read; expected at least one{reason}"
             )
         print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in zip(class_names, counts, strict=True)))
-    return photos, meaning, cache_key(parts, meaning), failed
+    return photos, meaning, failed
+
+
+def photos_sha256(photos):
+    """SHA-256 of all pixels and labels: the same photos may be resumed from a fresh copy with new places and times."""
+    digest = hashlib.sha256()
+    for part in photos.values():
+        digest.update(part.images)
+        digest.update(part.labels)
+    return digest.hexdigest()
 
 
 def main(arguments=None):
@@ -475,9 +485,15 @@ def main(arguments=None):
     if settings.resume and output.exists() and not state_path.exists():
         print(f"{output} is finished; to train it anew use --overwrite")
         return 0
-    photos, meaning, photos_key, failed = load_photos(settings, recipe)
-    fixed = {"recipe": settings.recipe, "seed": settings.seed, "dtype": settings.dtype, "photos": photos_key}
-    fixed["epochs"] = settings.epochs or recipe.epochs
+    photos, meaning, failed = load_photos(settings, recipe)
+    fixed = {
+        "recipe": settings.recipe,
+        "seed": settings.seed,
+        "dtype": settings.dtype,
+        "epochs": settings.epochs or recipe.epochs,
+        "classes": meaning.class_names,
+        "photos": photos_sha256(photos),
+    }
     print(f"training {settings.recipe} on {device_name()}, {dtype_policy(settings.dtype)}", flush=True)
     network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume)
     save_network(network, output, meaning, half=settings.half)

@@ -268,8 +268,8 @@ class MapRun:
             changed = sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
             if changed and not overwrite:
                 raise UserError(
-                    f"{output} holds maps made with another {', '.join(changed)}; expected another --output, or "
-                    "--overwrite to replace them"
+                    f"{output} holds maps made with other settings ({', '.join(changed)}); expected another --output, "
+                    "or --overwrite to replace them"
                 )
         elif output.is_dir() and any(not name.name.startswith((".", "README")) for name in output.iterdir()):
             raise UserError(f"{output} holds files that are not maps; expected a new or empty folder for --output")

@@ -254,7 +254,7 @@ def test_other_settings_do_not_mix_into_an_earlier_run(run_script, photo_folder,
     base = ("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")
     assert run_script(*base).returncode == 0
     result = run_script(*base, "--size", 48)
-    assert result.returncode == 2 and "maps made with another size" in result.stderr
+    assert result.returncode == 2 and "maps made with other settings (size)" in result.stderr
     assert np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy").shape == (32, 32)
     assert run_script(*base, "--size", 48, "--overwrite").returncode == 0
     assert np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy").shape == (48, 48)

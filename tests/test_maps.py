@@ -95,7 +95,7 @@ def test_changed_photo_and_lost_maps_are_done_again(tmp_path):
 
 def test_other_settings_are_named(tmp_path):
     MapRun(tmp_path / "out", {"size": 3, "model": "a"}, "", CLASSES)
-    with pytest.raises(UserError, match=r"out holds maps made with another model, size; expected another --output"):
+    with pytest.raises(UserError, match=r"out holds maps made with other settings \(model, size\); expected another"):
         MapRun(tmp_path / "out", {"size": 4, "model": "b"}, "", CLASSES)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"] == {
         "size": 3,
