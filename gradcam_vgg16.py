@@ -1,6 +1,6 @@
 """Explain VGG-16: Grad-CAM, guided backpropagation and guided Grad-CAM, from one shared forward pass.
 
-    python gradcam_vgg16.py                                   # the demo pictures, about a minute and a half
+    python gradcam_vgg16.py                                   # the demo pictures, about half a minute
     python gradcam_vgg16.py my_photos --classes all --output outputs/mine
     python gradcam_vgg16.py my_photos --weights imagenet      # Keras's own weights, 553 MB once
 

@@ -1,6 +1,6 @@
 """Make class activation maps: where each class's score comes from, at the size of the network's input.
 
-    python make_cam_maps.py                                   # the demo pictures, about half a minute
+    python make_cam_maps.py                                   # the demo pictures, about twenty seconds
     python make_cam_maps.py my_photos --output outputs/mine
     python make_cam_maps.py my_photos --model outputs/training/mine.h5 --size 128
 
