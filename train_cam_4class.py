@@ -1,6 +1,6 @@
 """Train the pooling-free network whose class activation maps have the size of the photo.
 
-    python train_cam_4class.py                                # the demo set, about ten minutes on two cores
+    python train_cam_4class.py                                # the demo set, about four minutes on two cores
     python train_cam_4class.py --data my_photos --output outputs/training/mine.h5
     python train_cam_4class.py --recipe original --data my_photos --output outputs/training/original.h5
 
