@@ -22,7 +22,7 @@ from keras import layers, ops
 
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.images import find_photos
-from camlib.maps import MapRun, limit_of, photo_folder, probabilities_of, write_map, write_superposition
+from camlib.maps import MapRun, photo_folder, probabilities_of, scale_of, write_map, write_superposition
 from camlib.networks import file_sha256, load_network
 from data.draw_demo import demo_folder
 
@@ -89,14 +89,13 @@ def cam_function(network):
     pooling, dense = pooled_classifier(network)
     trunk = keras.Model(network.inputs[0], [pooling.input, network.outputs[0]])
 
-    @compiled
     def maps_of(images):
         features, outputs = trunk(images, training=False)
         maps = class_activation_maps(features, dense.kernel)
         logits = ops.mean(maps, axis=(2, 3))  # (N, C)
         return maps, logits + dense.bias if dense.use_bias else logits, outputs
 
-    return maps_of
+    return compiled(maps_of, network)
 
 
 def check_outputs(logits, outputs):
@@ -160,11 +159,11 @@ def main(arguments=None):
         maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(meaning.prepare(images)))
         check_outputs(logits, outputs)
         for (photo, picture), photo_maps in zip(done, maps, strict=False):  # the batch may end in filling
-            folder, limit = photo_folder(run.output, photo), limit_of(photo_maps)
+            folder, scale = photo_folder(run.output, photo), scale_of("heatmap", photo_maps)
             for name, values in zip(class_names, photo_maps, strict=True):
-                write_map(folder, "heatmap", name, values, picture, limit)
-                write_superposition(folder, "heatmap", name, values, picture, limit)
-        return logits
+                write_map(folder, "heatmap", name, values, picture, scale)
+                write_superposition(folder, name, values, picture, scale)
+        return logits, probabilities_of(logits)
 
     print(f"{len(photos):,} photos, {settings.model} on {device_name()}")
     return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}")

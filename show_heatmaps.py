@@ -30,9 +30,9 @@ from camlib.maps import (
     PREDICTIONS_FILE,
     SIGNED,
     colour_name,
-    limit_of,
     open_csv,
     resize_map,
+    scale_of,
     scaled,
     superposition,
     write_whole,
@@ -219,7 +219,7 @@ class Viewer:
             kind: [values for values in maps.values() if not isinstance(values, Exception)]
             for kind, maps in self.maps.items()
         }
-        self.limits = {kind: max(map(limit_of, maps), default=0.0) for kind, maps in readable.items()}
+        self.scales = {kind: scale_of(kind, maps) for kind, maps in readable.items()}
         if isinstance(self.photo, Exception):  # panels then have the shape of the first map
             self.shape = next((values.shape[:2] for maps in readable.values() for values in maps), (1, 1))
         else:
@@ -301,25 +301,25 @@ class Viewer:
         return axes.imshow(picture, extent=(0, width, height, 0), **settings)
 
     def draw_map(self, axes, kind, name):
-        values, limit = self.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy")), self.limits[kind]
+        values, scale = self.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy")), self.scales[kind]
         title = f"{name}  {self.saved.probabilities[name]:.3f}" if name in self.saved.probabilities else name
         if isinstance(values, np.ndarray) and not values.any():
             title += " (all zero)"
         if isinstance(values, np.ndarray) and values.ndim == 3:
-            values = 0.5 + 0.5 * scaled(values, limit)  # gradients of RGB, as colours around mid-grey
+            values = 0.5 + 0.5 * scaled(values, scale.limit)  # gradients of RGB, as colours around mid-grey
         self.draw_picture(
-            axes, title, values, cmap=colour_name(SIGNED[kind]), norm=self.norm(kind), interpolation="nearest"
+            axes, title, values, cmap=colour_name(scale.signed), norm=self.norm(kind), interpolation="nearest"
         )
 
     def norm(self, kind):
         """The colour scale of a kind of map: common to all classes."""
-        limit = self.limits[kind] or 1.0
-        return Normalize(-limit if SIGNED[kind] else 0.0, limit)
+        scale = self.scales[kind]
+        return Normalize(scale.lowest, scale.limit) if scale.limit else Normalize(-1.0 if scale.signed else 0.0, 1.0)
 
     def draw_colour_bar(self, axes, kind):
         axes.clear()
         gradients = kind in ("guided_backprop", "guided_gradcam")
-        colours = "gray" if gradients else colour_name(SIGNED[kind])
+        colours = "gray" if gradients else colour_name(self.scales[kind].signed)
         norm = self.norm(kind)
         ticks = sorted({norm.vmin, 0.0, norm.vmax})
         bar = self.figure.colorbar(ScalarMappable(norm, colours), cax=axes, orientation="horizontal", ticks=ticks)
@@ -333,9 +333,8 @@ class Viewer:
         values = self.maps[kind].get(name) if kind else MapError("no maps: was the run stopped here?")
         picture = self.photo
         if isinstance(values, np.ndarray) and values.ndim == 2 and isinstance(picture, np.ndarray):
-            picture = superposition(
-                picture, resize_map(scaled(values, self.limits[kind]), *self.shape), SIGNED[kind], self.opacity
-            )
+            limit, signed = self.scales[kind]
+            picture = superposition(picture, resize_map(scaled(values, limit), *self.shape), signed, self.opacity)
         elif isinstance(values, Exception):
             picture = values
         self.draw_picture(self.panels[1], f"{name} over the photo", picture)

@@ -43,33 +43,169 @@ with quiet_start():
 logging.getLogger("absl").setLevel(logging.ERROR)  # Keras warns at each .h5 that it saves
 
 
-def compiled(function):
-    """Compile a function of tensors; it is traced once for each new shape of its arguments.
+def compiled(function, network):
+    """Compile a function of tensors that runs a network; it is traced once for each new shape of its arguments.
 
-    XLA is left to JAX: on the CPU it is slower than TensorFlow's own kernels.
+    The network's weights are read at each call. XLA is left to JAX: on the CPU it is slower than TensorFlow's own
+    kernels.
     """
-    return tf.function(function) if BACKEND == "tensorflow" else jax.jit(function)
+    if BACKEND == "tensorflow":
+        return tf.function(function)
+
+    @jax.jit
+    def run(values, *arguments):  # values as arguments: as constants they would be compiled into the program
+        with keras.StatelessScope(zip(network.variables, values, strict=True)):
+            return function(*arguments)
+
+    return lambda *arguments: run([variable.value for variable in network.variables], *arguments)
 
 
-def value_and_pullback(function, x):
-    """Evaluate y = f(x) and keep what its gradient needs.
+def with_gradient(forward, gradient):
+    """The function x -> forward(x) with the gradient gradient(x, u) = u^T df/dx instead of its own.
+
+    `gradient` is called when a gradient is taken, once for each.
+    """
+    if BACKEND == "tensorflow":
+        return tf.custom_gradient(lambda x: (forward(x), lambda u: gradient(x, u)))
+    function = jax.custom_vjp(forward)
+    function.defvjp(lambda x: (forward(x), x), lambda x, u: (gradient(x, u),))
+    return function
+
+
+def differentiate(function, x):
+    """Run y = f(x), which passes through an intermediate tensor a, once, and keep what both gradients need.
+
+    Args:
+        function: (x, tap) -> (y, others); it hands a to `tap` and goes on with what that returns.
+        x: tensor.
+
+    Returns:
+        (y, others, a, pull_to_a, pull_to_x): for any u of y's shape, as often as wanted, pull_to_a(u) = u^T dy/da and
+        pull_to_x(u) = u^T dy/dx.
+    """
+    kept = []
+    if BACKEND == "tensorflow":
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            y, others = function(x, lambda a: kept.append(a) or a)
+
+        def pull_to(source):
+            return lambda u: tape.gradient(y, source, u, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+        return y, others, kept[-1], pull_to(kept[-1]), pull_to(x)
+
+    jax.eval_shape(lambda x: function(x, lambda a: kept.append(a) or a)[0], x)
+    zero = jax.numpy.zeros(kept[-1].shape, kept[-1].dtype)
+
+    def shifted(x, shift):  # dy/dshift at zero is dy/da
+        kept.clear()
+        y, others = function(x, lambda a: kept.append(a) or a + shift)
+        return y, (others, kept[-1])
+
+    y, pull, (others, a) = jax.vjp(shifted, x, zero, has_aux=True)
+    return y, others, a, lambda u: pull(u)[1], lambda u: pull(u)[0]
+
+
+# ---------------------------------------------------------------- activations
+
+
+def relus_of_backend(relu):
+    """Stand-ins for the backend's own ReLUs that end in relu(x, negative_slope=, max_value=), by (module, name)."""
+    if BACKEND == "tensorflow":
+        return {
+            (tf.nn, "relu"): lambda features, name=None: relu(features),
+            (tf.nn, "relu6"): lambda features, name=None: relu(features, max_value=6),
+            (tf.nn, "leaky_relu"): lambda features, alpha=0.2, name=None: relu(features, negative_slope=alpha),
+        }
+    return {
+        (jax.nn, "relu"): lambda x: relu(x),
+        (jax.nn, "relu6"): lambda x: relu(x, max_value=6),
+        (jax.nn, "leaky_relu"): lambda x, negative_slope=0.01: relu(x, negative_slope=negative_slope),
+    }
+
+
+@contextlib.contextmanager
+def inlined_functions():
+    """Let compiled functions inside others run anew as part of them, not as they were compiled before."""
+    if BACKEND == "jax":
+        with jax.disable_jit():
+            yield
+        return
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+# How activations appear in a traced program
+OPERATIONS = {
+    "tensorflow": {
+        "Relu",
+        "Relu6",
+        "LeakyRelu",
+        "Elu",
+        "Selu",
+        "Sigmoid",
+        "Tanh",
+        "Softplus",
+        "Softsign",
+        "Erf",
+        "Erfc",
+    },
+    "jax": {"relu", "logistic", "tanh", "erf", "erfc", "expm1", "logaddexp"},
+}[BACKEND]
+
+
+def activation_operations(function, shape):
+    """Trace a function without running it and find the activations that its result depends on.
 
     Args:
         function: tensor -> tensor.
-        x: tensor or array.
+        shape: of its argument, float32.
 
     Returns:
-        (y, pullback): pullback(u) = u^T df/dx, of x's shape, for any u of y's shape, as often as wanted; the forward
-        pass is not run again.
+        list of (place, operation), each a str; the place is the backend's own name of it.
     """
-    if BACKEND == "jax":
-        y, pullback = jax.vjp(function, x)
-        return y, lambda u: pullback(u)[0]
-    x = tf.convert_to_tensor(x)
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        y = function(x)
-    return y, lambda u: tape.gradient(y, x, output_gradients=u)
+    return (tensorflow_operations if BACKEND == "tensorflow" else jax_operations)(function, shape)
+
+
+def tensorflow_operations(function, shape):
+    graph = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
+    seen, left = {}, [tensor.op for tensor in graph.outputs]
+    while left:  # from the result backwards
+        operation = left.pop()
+        if operation.name not in seen:
+            seen[operation.name] = operation.type
+            left += [tensor.op for tensor in operation.inputs]
+    return [(place, kind) for place, kind in seen.items() if kind in OPERATIONS]
+
+
+def jax_operations(function, shape):
+    program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, "float32")).jaxpr
+    found, needed = [], set(map(id, program.outvars))
+
+    def visit(equation, place):
+        inner = [value.jaxpr for value in equation.params.values() if hasattr(value, "jaxpr")]
+        name = equation.primitive.name
+        if name == "custom_jvp_call":
+            name = inner[0].debug_info.func_name
+        if name in OPERATIONS:
+            found.append((place, name))
+            return
+        for program in inner:
+            for part in program.eqns:
+                visit(part, place)
+
+    for equation in reversed(program.eqns):  # from the result backwards
+        if needed & set(map(id, equation.outvars)):
+            needed |= set(map(id, equation.invars))
+            visit(equation, str(equation.source_info.name_stack))
+    return found
+
+
+# ---------------------------------------------------------------- devices
 
 
 def device_count():

@@ -11,6 +11,7 @@ import re
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import matplotlib
@@ -49,9 +50,26 @@ def write_jpeg(path, image):
 # ---------------------------------------------------------------- colours
 
 
-def limit_of(maps):
-    """The largest magnitude among the maps of one photo: the end of their common colour scale."""
-    return float(np.max(np.abs(maps)))
+class Scale(NamedTuple):
+    """The common colour scale of all maps of one kind of a photo.
+
+    Attributes:
+        limit: float, its upper end, the largest magnitude.
+        signed: bool, from -limit, else from 0.
+    """
+
+    limit: float
+    signed: bool
+
+    @property
+    def lowest(self):
+        return -self.limit if self.signed else 0.0
+
+
+def scale_of(kind, maps):
+    """The Scale of maps (arrays of any shapes): signed if the kind of map is, or any value is negative."""
+    limit = max((float(np.max(np.abs(values))) for values in maps), default=0.0)
+    return Scale(limit, SIGNED[kind] or any((values < 0).any() for values in maps))
 
 
 def scaled(values, limit):
@@ -103,7 +121,8 @@ def superposition(photo, values, signed, opacity=0.7):
 
 # ---------------------------------------------------------------- the files of one photo
 
-SIGNED = {"heatmap": True, "gradcam": False, "guided_backprop": True, "guided_gradcam": True}  # kinds of map
+# Kinds of map, and whether they always have two signs; whether a gradcam has, its method decides
+SIGNED = {"heatmap": True, "gradcam": False, "guided_backprop": True, "guided_gradcam": True}
 
 
 def photo_folder(output, photo):
@@ -113,34 +132,33 @@ def photo_folder(output, photo):
     return folder
 
 
-def picture_of(values, kind, limit, height, width):
+def picture_of(values, scale, height, width):
     """Draw a map for display.
 
     Args:
         values: float (h, w), or (h, w, 3) for gradients of RGB, which are shown as colours around mid-grey.
-        kind: str, a key of SIGNED.
-        limit: float, the end of the colour scale.
+        scale: Scale.
         height, width: int, of the picture.
 
     Returns:
         uint8 (height, width, 3), RGB.
     """
-    values = resize_map(scaled(values, limit), height, width)
+    values = resize_map(scaled(values, scale.limit), height, width)
     if values.ndim == 3:
         return np.rint(127.5 + 127.5 * values).astype(np.uint8)
-    return colours(values, SIGNED[kind])
+    return colours(values, scale.signed)
 
 
-def write_map(folder, kind, class_name, values, photo, limit):
+def write_map(folder, kind, class_name, values, photo, scale):
     """Write a map as <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape."""
     write_array(folder / f"{kind}_for_{class_name}.npy", values)
-    write_jpeg(folder / f"{kind}_for_{class_name}.jpg", picture_of(values, kind, limit, *photo.shape[:2]))
+    write_jpeg(folder / f"{kind}_for_{class_name}.jpg", picture_of(values, scale, *photo.shape[:2]))
 
 
-def write_superposition(folder, kind, class_name, values, photo, limit):
+def write_superposition(folder, class_name, values, photo, scale):
     """Write spp_for_<class>.jpg: the map (h, w) over the photo (H, W, 3)."""
-    values = resize_map(scaled(values, limit), *photo.shape[:2])
-    write_jpeg(folder / f"spp_for_{class_name}.jpg", superposition(photo, values, SIGNED[kind]))
+    values = resize_map(scaled(values, scale.limit), *photo.shape[:2])
+    write_jpeg(folder / f"spp_for_{class_name}.jpg", superposition(photo, values, scale.signed))
 
 
 PANEL_TITLES = {
@@ -152,14 +170,13 @@ PANEL_TITLES = {
 PANEL_SIDE, MARGIN, BAR = 256, 28, 12  # pixels: a picture's longer side, space around it, width of a colour bar
 
 
-def colour_bar(kind, values, limit, height):
-    """A colour bar of a map: (uint8 (height, BAR, 3), list of (text, y) to write beside it)."""
-    lowest = -limit if SIGNED[kind] else 0.0
-    scale = np.repeat(np.linspace(limit, lowest, height)[:, None], BAR, axis=1)  # (height, BAR)
-    if values.ndim == 3:
-        scale = np.repeat(scale[..., None], 3, axis=2)
-    ticks = [(f"{limit:.3g}", 0), (f"{lowest:.3g}", height - 1)] + ([("0", height // 2)] if SIGNED[kind] else [])
-    return picture_of(scale, kind, limit, height, BAR), ticks
+def colour_bar(scale, of_colours, height):
+    """A colour bar: (uint8 (height, BAR, 3), list of (text, y) to write beside it); grey for maps of three colours."""
+    values = np.repeat(np.linspace(scale.limit, scale.lowest, height)[:, None], BAR, axis=1)  # (height, BAR)
+    if of_colours:
+        values = np.repeat(values[..., None], 3, axis=2)
+    ticks = [(f"{scale.limit:.3g}", 0), (f"{scale.lowest:.3g}", height - 1)]
+    return picture_of(values, scale, height, BAR), ticks + ([("0", height // 2)] if scale.signed else [])
 
 
 def write_panel(path, photo, maps):
@@ -168,23 +185,22 @@ def write_panel(path, photo, maps):
     Args:
         path: Path of a JPEG file.
         photo: uint8 (H, W, 3), RGB.
-        maps: iterable of (kind, values, limit).
+        maps: list of (title, values, Scale).
     """
     factor = PANEL_SIDE / max(photo.shape[:2])
     height, width = (max(1, round(side * factor)) for side in photo.shape[:2])
-    maps = list(maps)
     step = max(width, 160) + BAR + 3 * MARGIN
     sheet = Image.new("RGB", (step * (1 + len(maps)), height + 2 * MARGIN), "white")
     pen = ImageDraw.Draw(sheet)
     title_font, tick_font = ImageFont.load_default(14), ImageFont.load_default(11)
     pen.text((MARGIN // 2, MARGIN // 4), "photo", "black", font=title_font)
     sheet.paste(Image.fromarray(photo).resize((width, height)), (MARGIN // 2, MARGIN))
-    for number, (kind, values, limit) in enumerate(maps, start=1):
+    for number, (title, values, scale) in enumerate(maps, start=1):
         left = number * step + MARGIN // 2
-        title = PANEL_TITLES[kind] + ("" if values.any() else " (all zero)")
+        title += "" if values.any() else " (all zero)"
         pen.text((left, MARGIN // 4), title, "black", font=title_font)
-        sheet.paste(Image.fromarray(picture_of(values, kind, limit, height, width)), (left, MARGIN))
-        bar, ticks = colour_bar(kind, values, limit, height)
+        sheet.paste(Image.fromarray(picture_of(values, scale, height, width)), (left, MARGIN))
+        bar, ticks = colour_bar(scale, values.ndim == 3, height)
         sheet.paste(Image.fromarray(bar), (left + width + 6, MARGIN))
         for text, y in ticks:
             pen.text((left + width + 10 + BAR, MARGIN + y), text, "black", font=tick_font, anchor="lm")
@@ -232,8 +248,15 @@ def remove_maps(output):
             os.rmdir(parent)
 
 
-def probabilities_of(logits):
-    """Softmax: float (N, C) -> (N, C)."""
+def probabilities_of(logits, ending="softmax"):
+    """What a network makes of its logits, float (N, C) -> (N, C).
+
+    Args:
+        logits: float (N, C).
+        ending: "softmax" or "sigmoid"; "linear" where the network leaves it to us: softmax, or sigmoid of one output.
+    """
+    if ending == "sigmoid" or (ending == "linear" and logits.shape[1] == 1):
+        return 1 / (1 + np.exp(-logits.astype(np.float64)))
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
@@ -302,10 +325,10 @@ class MapRun:
             csv.writer(file).writerows([self.columns, *self.rows.values()])
         return left
 
-    def add_rows(self, photos, logits):
-        """Append the rows of finished photos; logits is float (N, C)."""
+    def add_rows(self, photos, logits, probabilities):
+        """Append the rows of finished photos; logits and probabilities are float (N, C)."""
         predicted = [self.class_names[index] for index in logits.argmax(axis=1)]
-        numbers = np.concatenate((logits, probabilities_of(logits)), axis=1)  # (N, 2 C)
+        numbers = np.concatenate((logits, probabilities), axis=1)  # (N, 2 C)
         with open_csv(self.output / PREDICTIONS_FILE, "a") as file:
             for photo, name, row in zip(photos, predicted, numbers, strict=True):
                 csv.writer(file).writerow([photo.name, name, *row])
@@ -318,7 +341,7 @@ class MapRun:
             meaning: Meaning of the network's input.
             batch_size: int.
             explain: function of (images uint8 (batch_size, H, W, C), list of (Photo, display photo)) that writes each
-                photo's files and returns the logits, float (batch_size, C); the batch may end in filling.
+                photo's files and returns logits and probabilities, float (batch_size, C); the batch may end in filling.
             next_command: str, what to run next.
 
         Returns:
@@ -331,10 +354,10 @@ class MapRun:
         with Progress("photos", len(left)) as progress:
             for done, images, unreadable in read_batches(left, meaning, batch_size):
                 if done:
-                    logits = explain(images, done)
+                    numbers = explain(images, done)
                     for photo, picture in done:  # last: it marks the photo as done
                         write_jpeg(photo_folder(self.output, photo) / PHOTO_FILE, picture)
-                    self.add_rows([photo for photo, _ in done], logits[: len(done)])
+                    self.add_rows([photo for photo, _ in done], *(part[: len(done)] for part in numbers))
                 failed += unreadable
                 progress.advance(len(done) + len(unreadable))
         write_failed(self.output / FAILED_FILE, failed)

@@ -6,12 +6,15 @@ Network code uses `keras` only, so that it runs on every backend.
 import hashlib
 import json
 import os
+import zipfile
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from camlib.console import UserError
 from camlib.images import ORIGINAL_CLASSES
@@ -153,36 +156,21 @@ def imagenet_vgg16(weights="imagenet"):
             f"the ImageNet weights could not be had ({str(error).splitlines()[0]}); with a connection Keras downloads "
             "vgg16_weights_tf_dim_ordering_tf_kernels.h5 once; without, bring that file and give --weights FILE"
         ) from error
-    names = [f"imagenet_{index:03d}" for index in range(1000)]
-    return network, Meaning(names, 224, 224, 3, 1.0, [-103.939, -116.779, -123.68], bgr=True)
-
-
-# ---------------------------------------------------------------- logits
-
-
-def logit_of(network):
-    """The tensor (N, C) of a network's logits, whether it ends there or in a softmax.
-
-    Raises:
-        UserError: the network ends in anything else.
-    """
-    last = network.get_layer(network.outputs[0]._keras_history.operation.name)
-    activation = getattr(last, "activation", None)
-    if isinstance(last, layers.Softmax) or (isinstance(last, layers.Activation) and is_softmax(activation)):
-        return last.input
-    if isinstance(last, layers.Dense) and is_softmax(activation):
-        logits = ops.matmul(last.input, last.kernel)  # the same variables, not a copy
-        return logits + last.bias if last.use_bias else logits
-    if isinstance(last, layers.Dense) and activation is keras.activations.linear:
-        return network.outputs[0]
-    raise UserError(f"the network ends in layer {last.name!r}; expected a Dense layer, with or without softmax")
-
-
-def is_softmax(activation):
-    return activation is keras.activations.softmax
+    return network, Meaning(imagenet_names(), 224, 224, 3, **PREPROCESSING["vgg"])
 
 
 # ---------------------------------------------------------------- files
+
+
+# What a pixel becomes, by the names that Keras's applications use; torch: mean and standard deviation of ImageNet
+PREPROCESSING = {
+    "none": {"scale": 1.0, "offset": 0.0, "bgr": False},
+    "tf": {"scale": 1 / 127.5, "offset": -1.0, "bgr": False},
+    "torch": {"scale": [1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)],
+              "offset": [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], "bgr": False},
+    "caffe": {"scale": 1.0, "offset": [-103.939, -116.779, -123.68], "bgr": True},
+}  # fmt: skip
+PREPROCESSING["vgg"] = PREPROCESSING["caffe"]
 
 
 @dataclass(frozen=True)
@@ -192,8 +180,8 @@ class Meaning:
     Attributes:
         class_names: list of str, one per output.
         height, width, channels: int, the input the network was trained with.
-        scale: float, and
-        offset: float, or list of one float per channel: the network's input is pixel * scale + offset, pixel in 0..255.
+        scale, offset: float, or list of one float per channel: the network's input is pixel * scale + offset, pixel in
+            0..255.
         bgr: bool, the channels are turned to blue, green, red first.
         interpolation: "area" or "cubic", how photos are resized; see `camlib.images.resize_photo`.
     """
@@ -202,7 +190,7 @@ class Meaning:
     height: int
     width: int
     channels: int
-    scale: float = 1 / 255
+    scale: float | list = 1 / 255
     offset: float | list = 0.0
     interpolation: str = "area"
     bgr: bool = False
@@ -217,6 +205,104 @@ class Meaning:
         """Turn uint8 (N, H, W, C), RGB or grey, into the network's float32 input."""
         images = images[..., ::-1] if self.bgr else images
         return images.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+
+    @property
+    def preprocessing(self):
+        """What `prepare` does, in words."""
+        order = {1: "grey", 3: "RGB"}.get(self.channels, f"{self.channels} channels") if not self.bgr else "BGR"
+        return f"{self.height}x{self.width} {order}, pixel * {numbers(self.scale)} + {numbers(self.offset)}"
+
+
+def numbers(value):
+    """One number, or one per channel, for a message."""
+    return f"({', '.join(f'{one:.6g}' for one in value)})" if isinstance(value, list) else f"{value:.6g}"
+
+
+def parse_preprocessing(text):
+    """The `scale`, `offset` and `bgr` of a Meaning for what the user wrote after --preprocess.
+
+    Raises:
+        UserError: it is neither a key of PREPROCESSING nor two numbers.
+    """
+    if text in PREPROCESSING:
+        return PREPROCESSING[text]
+    try:
+        scale, offset = map(float, text.split(","))
+    except ValueError as error:
+        known = ", ".join(PREPROCESSING)
+        raise UserError(f"--preprocess {text} is unknown; expected {known}, or two numbers SCALE,OFFSET") from error
+    return {"scale": scale, "offset": offset, "bgr": False}
+
+
+IMAGENET_FILE = Path(__file__).parent.parent / "data" / "imagenet_classes.txt"
+# Indices of ImageNet's classes below WordNet's dog, domestic cat, horse and bird
+IMAGENET_GROUPS = {
+    "dog": [*range(151, 269)],
+    "cat": [*range(281, 286)],
+    "horse": [339],
+    "bird": [*range(7, 25), *range(80, 101), *range(127, 147)],
+}
+
+
+def imagenet_names():
+    """Names of ImageNet's 1000 classes (ILSVRC 2012) in the order of all networks of Keras."""
+    return [line.split(" ", 1)[1] for line in IMAGENET_FILE.read_text().splitlines()]
+
+
+def read_class_names(path):
+    """Class names from a text file, one a line.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or repeats a name.
+    """
+    try:
+        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--class-names {path} cannot be read ({error}); expected a text file, one class a line"
+        ) from error
+    repeated = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+    if not names or repeated:
+        found = f"repeats {repeated[0]!r}" if names else "is empty"
+        raise UserError(f"--class-names {path} {found}; expected one class a line, each once")
+    return names
+
+
+def input_shape_of(network, meaning, size=None):
+    """(H, W, channels) of the photos to feed a network.
+
+    Args:
+        network: keras.Model with one input.
+        meaning: Meaning or None.
+        size: int or None, the height and width that the user asked for.
+
+    Raises:
+        UserError: the network takes no photos, its size is open and nobody names one, or is not the one asked for.
+    """
+    shape = network.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (1, 3):
+        raise UserError(f"the network {network.name!r} takes {shape}; expected one input of photos, (N, H, W, 1 or 3)")
+    own = (meaning.height, meaning.width) if meaning else (None, None)
+    height, width = (fixed or size or trained for fixed, trained in zip(shape[1:3], own, strict=True))
+    if height is None:
+        raise UserError(
+            f"the network {network.name!r} takes photos of any size and its file names none; expected --size N"
+        )
+    if size and (height, width) != (size, size):
+        raise UserError(f"--size {size}: the network {network.name!r} takes {height}x{width} only")
+    return height, width, shape[3]
+
+
+def set_dtype(network, dtype):
+    """Let a network compute in another dtype; its weights stay float32.
+
+    Args:
+        network: keras.Model.
+        dtype: "float32", "bfloat16" or "float16".
+    """
+    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
+    for layer in [network, *network._flatten_layers(include_self=False)]:
+        layer.dtype_policy = policy
 
 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
@@ -272,25 +358,27 @@ def copy_as_float16(path):
 
 
 def load_network(path, trust=False):
-    """Rebuild a network from a .h5 file: ours, the original's of TensorFlow 2.0, or either's weights only.
+    """Rebuild a network from a file: ours, any .keras or .h5, the original's of TensorFlow 2.0 or its weights only.
 
     The file is treated as data from a stranger: only Keras's own layer classes are rebuilt and no code in it is run.
     The spatial input size is left open where the network allows it.
 
     Args:
-        path: Path of an HDF5 file.
+        path: Path of an HDF5 or .keras file.
         trust: bool, hand the file to `keras.models.load_model` with its safety off.
 
     Returns:
         (keras.Model, Meaning or None): None for a file that does not say what it means.
 
     Raises:
-        UserError: the file is missing, not HDF5, holds layers that run code, or does not describe a network.
+        UserError: the file is missing, of another kind, holds layers that run code, or does not describe a network.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a .h5 file as written by train_cam_4class.py")
+    if zipfile.is_zipfile(path):
+        return load_keras_archive(path, trust), None
     if not h5py.is_hdf5(path):
-        raise UserError(f"{path} is not an HDF5 file; expected a .h5 file as written by train_cam_4class.py")
+        raise UserError(f"{path} is neither an HDF5 nor a .keras file; expected one, as train_cam_4class.py writes it")
     with h5py.File(path, "r") as file:
         try:
             config = json.loads(file.attrs.get("model_config", "null"))
@@ -303,8 +391,12 @@ def load_network(path, trust=False):
         return keras.models.load_model(path, compile=False, safe_mode=False), meaning
     if config is None and any("block5_conv3" in name for name in names):
         return imagenet_vgg16(path)
-    network = original_network(4) if config is None else network_from_config(config, path)
     is_original = shapes == sorted(tuple(weight.shape) for weight in original_network(4).weights)
+    meaning = meaning or (ORIGINAL_MEANING if is_original else None)
+    # a file that does not say which size it was trained with keeps the size that its network has
+    network = (
+        original_network(4) if config is None else network_from_config(config, path, open_size=meaning is not None)
+    )
     if config is None and not is_original:
         raise UserError(
             f"{path} holds weights alone, of a network unknown here; expected the original's, or a file with its "
@@ -314,12 +406,32 @@ def load_network(path, trust=False):
         network.load_weights(path)
     except Exception as error:  # Keras raises various classes for arrays that are missing or of another shape
         raise UserError(f"{path}: its weights do not fit its network ({str(error).splitlines()[0]})") from error
-    meaning = meaning or (ORIGINAL_MEANING if is_original else None)
     if meaning and len(meaning.class_names) != network.output_shape[-1]:
         raise UserError(
             f"{path} names {len(meaning.class_names)} classes for {network.output_shape[-1]} outputs; expected one each"
         )
     return network, meaning
+
+
+def load_keras_archive(path, trust):
+    """The network of a .keras file, a zip of its configuration and its weights.
+
+    Raises:
+        UserError: as `load_network`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is an archive without a network ({error}); expected a .h5 or .keras file") from error
+    if not trust:
+        refuse_unsafe(config, path)
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=not trust)
+    except (
+        Exception
+    ) as error:  # Keras raises various classes for what it does not know, and for weights that do not fit
+        raise UserError(f"{path}: Keras cannot rebuild its network ({str(error).splitlines()[0]})") from error
 
 
 def weight_shapes(file):
@@ -334,11 +446,12 @@ def weight_shapes(file):
     return sorted(shapes)
 
 
-def network_from_config(config, path):
+def network_from_config(config, path, open_size):
     """Build the network that a file describes, after checking that this runs none of the file's code."""
     refuse_unsafe(config, path)
     try:
-        config = open_input_size(with_input_layer(without_training_entries(config)))
+        config = with_input_layer(without_training_entries(config))
+        config = open_input_size(config) if open_size else config
         if config["class_name"] != "Sequential":
             return keras.Model.from_config(config["config"])
         return functional(keras.Sequential.from_config(config["config"]))
@@ -392,7 +505,8 @@ def with_input_layer(config):
 def open_input_size(config):
     """Let the input have any height and width, where a global pooling makes the rest independent of them."""
     kinds = {layer["class_name"] for layer in config["config"]["layers"]}
-    if "Flatten" not in kinds and any(kind.startswith("Global") for kind in kinds):
+    is_plain = kinds.isdisjoint(("Flatten", "Reshape", "Normalization", "Functional", "Model", "Sequential"))
+    if is_plain and any(kind.startswith("Global") for kind in kinds):
         for layer in config["config"]["layers"]:
             if layer["class_name"] == "InputLayer" and len(layer["config"]["batch_shape"]) == 4:
                 layer["config"]["batch_shape"][1:3] = [None, None]

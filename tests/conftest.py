@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+ENVIRONMENT = dict(os.environ)  # as the user's; the libraries imported later add to it
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # development data; tests that need it skip without it
 
@@ -27,7 +28,7 @@ def run_script():
             capture_output=True,
             text=True,
             cwd=cwd,
-            env={name: value for name, value in (os.environ | (environment or {})).items() if value is not None},
+            env={name: value for name, value in (ENVIRONMENT | (environment or {})).items() if value is not None},
             timeout=600,
         )
 

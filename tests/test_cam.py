@@ -206,7 +206,7 @@ def test_bad_photos_are_listed_and_the_rest_is_done(run_script, photo_folder, mo
         (["--model", "nowhere.h5"], "nowhere.h5 does not exist"),
         (["--size", "0"], "--size 0: expected 8 or more"),
         (["--batch-size", "x"], "invalid int value"),
-        (["--model", "README.md"], "README.md is not an HDF5 file"),
+        (["--model", "README.md"], "README.md is neither an HDF5 nor a .keras file"),
         (["EMPTY"], "no photo in "),
     ],
 )

@@ -9,19 +9,11 @@ from conftest import SHARED
 from keras import layers, ops
 from PIL import Image
 
-from camlib.backend import value_and_pullback
+from camlib.backend import differentiate
 from camlib.console import UserError
 from camlib.networks import Meaning, modern_network, save_network, vgg16_network
-from gradcam_vgg16 import (
-    PREDICTED,
-    chosen_classes,
-    explainer,
-    grad_cam,
-    grad_cam_before_relu,
-    guided_grad_cam,
-    guided_relu,
-    guided_relus,
-)
+from camlib.watching import guided_rule, rectify, survey
+from gradcam_vgg16 import PREDICTED, chosen_classes, explainer, guided_grad_cam
 from make_cam_maps import cam_function
 
 CLASSES = ["dog", "cat", "horse", "bird"]
@@ -42,38 +34,61 @@ def random_network(build, seed=0):
     return network
 
 
+def explained(network, images, classes, **settings):
+    """Explanation of a network, as NumPy arrays; classes is a list of R."""
+    images = np.asarray(images, np.float32)
+    rows = np.repeat(np.array(classes, np.int32)[:, None], len(images), axis=1)
+    found = explainer(network, survey(network, images.shape[1:]), **settings)(
+        ops.convert_to_tensor(images), ops.convert_to_tensor(rows)
+    )
+    return found._replace(
+        **{name: ops.convert_to_numpy(part) for name, part in found._asdict().items() if part is not None}
+    )
+
+
 def test_grad_cam_of_the_gap_network_is_its_cam_over_its_area():
+    """Before its ReLU, sum_k alpha_k A_k = M_c / (H W); the counterfactual has the other sign: both show it whole."""
     network = random_network(lambda: modern_network(4))
     images = np.random.default_rng(1).random((2, 24, 20, 3), np.float32)
     maps, _, _ = numpy(cam_function(network)(images))
-    pooling, dense = network.get_layer("gap"), network.get_layer("class")
-    features = keras.Model(network.inputs[0], pooling.input)(images)
-    head = keras.Model(pooling.input, dense.output)
-    _, pullback = value_and_pullback(head, features)
     assert (maps < 0).any()
-    for index in range(4):
-        gradients = pullback(ops.one_hot(np.full(2, index), 4))
-        before_relu = ops.convert_to_numpy(grad_cam_before_relu(features, gradients))
-        expected = maps[:, index] / (24 * 20)
-        np.testing.assert_allclose(before_relu, expected, atol=1e-5 * np.abs(expected).max())
-        np.testing.assert_array_equal(ops.convert_to_numpy(grad_cam(features, gradients)), np.maximum(before_relu, 0))
+    found, against = (explained(network, images, range(4), counterfactual=negate) for negate in (False, True))
+    expected = maps.transpose(1, 0, 2, 3) / (24 * 20)
+    np.testing.assert_allclose(found.cams - against.cams, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_array_equal(found.cams * against.cams, 0)
 
 
-def test_grad_cam_equals_float64_numpy():
-    generator = np.random.default_rng(0)
-    features, gradients = generator.random((2, 3, 4, 5)), generator.normal(size=(2, 3, 4, 5))
-    alpha = gradients.mean((1, 2))
-    expected = np.maximum(sum(alpha[:, None, None, k] * features[..., k] for k in range(5)), 0)
-    result = ops.convert_to_numpy(grad_cam(features.astype(np.float32), gradients.astype(np.float32)))
-    np.testing.assert_allclose(result, expected, atol=1e-6)
+def gradients_of(function, x, u):
+    """(value, true gradient, guided gradient) of a function of one tensor, for the gradient u of its value."""
+    y, _, _, _, pullback = differentiate(lambda x, tap: (function(tap(x)), ()), ops.convert_to_tensor(x))
+    u = ops.convert_to_tensor(u)
+    true = pullback(u)
+    with guided_rule():
+        return numpy((y, true, pullback(u)))
 
 
-def test_guided_relu_passes_only_where_input_and_gradient_are_positive():
-    x = ops.convert_to_tensor(np.array([-1.0, 2.0, 3.0, -4.0, 0.0], np.float32))
-    incoming = ops.convert_to_tensor(np.array([5.0, 6.0, -7.0, -8.0, 9.0], np.float32))
-    value, pullback = value_and_pullback(guided_relu, x)
-    np.testing.assert_array_equal(ops.convert_to_numpy(value), [0, 2, 3, 0, 0])
-    np.testing.assert_array_equal(ops.convert_to_numpy(pullback(incoming)), [0, 6, 0, 0, 0])
+@pytest.mark.parametrize(
+    ("settings", "value", "derivative"),
+    [
+        ({}, [0, 0, 2, 3, 7], [0, 0, 1, 1, 1]),
+        ({"max_value": 6.0}, [0, 0, 2, 3, 6], [0, 0, 1, 1, 0]),
+        ({"negative_slope": 0.5}, [-0.5, 0, 2, 3, 7], [0.5, 0.5, 1, 1, 1]),
+        ({"threshold": 2.5}, [0, 0, 0, 3, 7], [0, 0, 0, 1, 1]),
+    ],
+)
+def test_rules_of_a_relu(settings, value, derivative):
+    """True: the derivative times the gradient; guided: times its positive part."""
+    x = np.array([-1, 0, 2, 3, 7], np.float32)
+    for u in (np.array([5, 6, -7, 8, 9], np.float32), np.array([-5, -6, 7, -8, -9], np.float32)):
+        found, true, guided = gradients_of(lambda x: rectify(x, **settings), x, u)
+        np.testing.assert_allclose(found, value)
+        np.testing.assert_allclose(true, derivative * u)
+        np.testing.assert_allclose(guided, derivative * np.maximum(u, 0))
+
+
+def test_nan_passes_a_relu():
+    found, _, _ = gradients_of(rectify, np.array([np.nan, 1], np.float32), np.ones(2, np.float32))
+    np.testing.assert_array_equal(found, [np.nan, 1])
 
 
 def two_convolutions():
@@ -98,20 +113,13 @@ def test_guided_backpropagation_by_hand():
     guided: the negative -1 stops at pixel 4, so 0. Pixel 2: (1, 0) -> (1, 1) -> both pass -> 1 - 1 = 0.
     With the pixel 2 at 3.5 the second filter of `first` is off, relu(-0.5): guided and true gradient are both 1.
     """
-    network = two_convolutions()
-    explain = explainer(network, "second")
-    images = np.array([2.0, 4.0, 3.5, 4.0], np.float32).reshape(2, 1, 2, 1)
-    logits, _chosen, cams, guided, products = numpy(explain(images, np.zeros((1, 2), np.int32)))
-    np.testing.assert_allclose(logits[:, 0], [3 - 4, 3.5 - 4])  # logits, although the network ends in softmax
-    np.testing.assert_array_equal(guided[0, :, 0, :, 0], [[0, 0], [1, 0]])
+    images = np.array([2.0, 4.0, 3.5, 4.0]).reshape(2, 1, 2, 1)
+    found = explained(two_convolutions(), images, [0], layer="second")
+    np.testing.assert_allclose(found.logits[:, 0], [3 - 4, 3.5 - 4])  # logits, although the network ends in softmax
+    np.testing.assert_array_equal(found.guided[0, :, 0, :, 0], [[0, 0], [1, 0]])
     # Grad-CAM with true gradients (1, 2) and (-1, 3): alpha = (0, 2.5); A = (3, 0), (4, 0): the map is zero
-    np.testing.assert_array_equal(cams[0], np.zeros((2, 1, 2)))
-    np.testing.assert_array_equal(products, np.zeros_like(products))
-    _, pullback = value_and_pullback(keras.Model(network.inputs[0], network.get_layer("second").output), images)
-    true = pullback(np.array([1, 2, -1, 3, 1, 2, -1, 3], np.float32).reshape(2, 1, 2, 2))
-    np.testing.assert_array_equal(
-        ops.convert_to_numpy(true)[:, 0, :, 0], [[0, -1], [1, -1]]
-    )  # the network is as it was
+    np.testing.assert_array_equal(found.cams[0], np.zeros((2, 1, 2)))
+    np.testing.assert_array_equal(found.products, np.zeros_like(found.products))
 
 
 def numpy_guided_backpropagation(network, image, index):
@@ -157,8 +165,11 @@ def numpy_guided_backpropagation(network, image, index):
 def test_vgg16_against_float64_numpy():
     network = random_network(lambda: vgg16_network(4))
     images = np.random.default_rng(3).random((2, 32, 64, 3), np.float32)
-    classes = np.array([[1, 2], [PREDICTED, PREDICTED]], np.int32)
-    logits, chosen, cams, guided, products = numpy(explainer(network, "block5_conv3")(images, classes))
+    plan = survey(network, (32, 64, 3))
+    assert plan.target == "block5_conv3" and len(plan.relus) == 14 and plan.ending == "softmax"
+    classes = ops.convert_to_tensor(np.array([[1, 2], [PREDICTED, PREDICTED]], np.int32))
+    found = explainer(network, plan)(ops.convert_to_tensor(images), classes)
+    logits, _, chosen, _, cams, guided, products = numpy(found)
     np.testing.assert_array_equal(chosen, [[1, 2], logits.argmax(1)])
     assert cams.shape == (2, 2, 2, 4) and guided.shape == products.shape == (2, 2, 32, 64, 3)
     for r, n in np.ndindex(2, 2):
@@ -176,24 +187,10 @@ def test_product_uses_half_pixel_bilinear_enlargement():
     np.testing.assert_allclose(ops.convert_to_numpy(guided_grad_cam(guided, cam))[0], expected, atol=1e-5)
 
 
-def test_other_activations_are_refused_by_name():
-    image = keras.Input((8, 8, 3))
-    network = keras.Model(image, layers.Conv2D(2, 3, activation="gelu", name="smooth")(image))
-    with pytest.raises(UserError, match="layer 'smooth' has the activation 'gelu'"), guided_relus(network):
-        pass
-
-
-def test_relus_come_back_after_an_error():
-    network = two_convolutions()
-    with pytest.raises(RuntimeError), guided_relus(network):
-        assert network.get_layer("first").activation is guided_relu
-        raise RuntimeError
-    assert network.get_layer("first").activation is keras.activations.relu
-
-
 def test_class_choices():
     assert chosen_classes(["predicted", "cat", "3", "1"], CLASSES) == [PREDICTED, 1, 3]
     assert chosen_classes(["all"], CLASSES) == [0, 1, 2, 3]
+    assert chosen_classes(["bird", "herd"], CLASSES, ["herd"]) == [3, 4]
     with pytest.raises(UserError, match="--classes 4 is not a class; expected predicted, all, an index below 4"):
         chosen_classes(["4"], CLASSES)
 

@@ -10,7 +10,18 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.images import Photo
-from camlib.maps import MapRun, colours, limit_of, picture_of, resize_map, scaled, superposition, write_panel
+from camlib.maps import (
+    MapRun,
+    Scale,
+    colours,
+    picture_of,
+    probabilities_of,
+    resize_map,
+    scale_of,
+    scaled,
+    superposition,
+    write_panel,
+)
 
 CLASSES = ["a", "b"]
 
@@ -22,12 +33,24 @@ def test_resize_has_half_pixel_centres():
 
 def test_map_of_zeros_stays_zero():
     zeros = np.zeros((2, 2), np.float32)
-    np.testing.assert_array_equal(scaled(zeros, limit_of(zeros)), zeros)
+    np.testing.assert_array_equal(scaled(zeros, scale_of("heatmap", [zeros]).limit), zeros)
     assert len(np.unique(colours(zeros, signed=True).reshape(-1, 3), axis=0)) == 1
 
 
 def test_scale_is_the_largest_magnitude_of_all_maps():
-    assert limit_of(np.array([[[1.0, -7.0]], [[2.0, 3.0]]])) == 7.0
+    positive, negative = np.array([[2.0, 3.0]]), np.array([[1.0, -7.0]])
+    assert scale_of("gradcam", [positive]) == (3.0, False)
+    assert scale_of("heatmap", [positive]) == (3.0, True)  # a kind with two signs
+    assert scale_of("gradcam", [positive, negative]) == (7.0, True)  # a method with two signs
+    assert Scale(7.0, True).lowest == -7.0 and Scale(7.0, False).lowest == 0.0
+
+
+def test_probabilities_of_each_ending():
+    logits = np.array([[1.0, 3.0]], np.float32)
+    np.testing.assert_allclose(probabilities_of(logits), [[1 / (1 + np.e**2), 1 / (1 + np.e**-2)]], rtol=1e-6)
+    expected = 1 / (1 + np.exp(-np.array([[1.0, 3.0]])))
+    np.testing.assert_allclose(probabilities_of(logits, "sigmoid"), expected, rtol=1e-6)
+    np.testing.assert_allclose(probabilities_of(logits[:, :1], "linear"), expected[:, :1], rtol=1e-6)
 
 
 def test_superposition_keeps_the_photo_where_the_map_is_zero():
@@ -42,7 +65,7 @@ def test_superposition_keeps_the_photo_where_the_map_is_zero():
 def test_gradients_are_shown_around_mid_grey():
     values = np.zeros((2, 2, 3))
     values[0, 0], values[1, 1] = (2, 0, 0), (0, -2, 0)
-    picture = picture_of(values, "guided_backprop", 2.0, 2, 2)
+    picture = picture_of(values, Scale(2.0, True), 2, 2)
     np.testing.assert_array_equal(picture[0, 0], [255, 128, 128])
     np.testing.assert_array_equal(picture[1, 1], [128, 0, 128])
 
@@ -50,7 +73,9 @@ def test_gradients_are_shown_around_mid_grey():
 def test_panel_keeps_red_red_and_the_photos_shape(tmp_path):
     photo = np.full((50, 100, 3), (250, 5, 5), np.uint8)
     cam, gradients = np.zeros((4, 4)), np.ones((8, 8, 3))
-    write_panel(tmp_path / "p.jpg", photo, [("gradcam", cam, 0.0), ("guided_backprop", gradients, 1.0)])
+    write_panel(
+        tmp_path / "p.jpg", photo, [("map", cam, Scale(0.0, False)), ("gradients", gradients, Scale(1.0, True))]
+    )
     panel = np.asarray(Image.open(tmp_path / "p.jpg")).astype(int)
     red = (panel[..., 0] > 200) & (panel[..., 1] < 60) & (panel[..., 2] < 60)
     rows, columns = np.nonzero(red)
@@ -67,7 +92,7 @@ def photo_file(tmp_path, name):
 def finish(run, photo):
     (run.output / photo.folder).mkdir(exist_ok=True)
     (run.output / photo.folder / "photo.jpg").write_bytes(b"x")
-    run.add_rows([photo], np.array([[0.5, 0.5]]))
+    run.add_rows([photo], np.array([[0.5, 0.5]]), np.array([[0.5, 0.5]]))
 
 
 def test_rows_of_a_killed_run_are_kept_and_half_a_row_is_not(tmp_path):

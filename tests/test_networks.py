@@ -16,7 +16,6 @@ from camlib.networks import (
     Meaning,
     fold,
     load_network,
-    logit_of,
     modern_network,
     original_network,
     save_network,
@@ -101,25 +100,6 @@ def test_vgg16_is_kerass_vgg16_up_to_its_last_pooling():
     images = np.random.default_rng(1).random((1, 64, 64, 3), np.float32)
     ours = keras.Model(network.inputs[0], network.get_layer("block5_pool").output)
     np.testing.assert_allclose(ours.predict(images, verbose=0), reference.predict(images, verbose=0), atol=1e-6)
-
-
-@pytest.mark.parametrize("ending", ["none", "layer", "activation", "inside"])
-def test_logit_comes_before_any_softmax(ending):
-    image = keras.Input((6,))
-    x = layers.Dense(3, activation="softmax" if ending == "inside" else None)(image)
-    x = {"layer": layers.Softmax(), "activation": layers.Activation("softmax")}.get(ending, lambda x: x)(x)
-    network = randomise(keras.Model(image, x))
-    values = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
-    kernel, bias = network.get_weights()
-    logits = keras.Model(image, logit_of(network)).predict(values, verbose=0)
-    np.testing.assert_allclose(logits, values @ kernel + bias, atol=1e-5)
-
-
-def test_other_endings_are_refused():
-    image = keras.Input((6,))
-    network = keras.Model(image, layers.Dense(3, activation="sigmoid", name="multilabel")(image))
-    with pytest.raises(UserError, match="ends in layer 'multilabel'"):
-        logit_of(network)
 
 
 def test_meaning_prepares_pixels():
@@ -212,7 +192,7 @@ def test_damaged_and_unknown_files(tmp_path):
     with pytest.raises(UserError, match="gone.h5 does not exist"):
         load_network(tmp_path / "gone.h5")
     (tmp_path / "text.h5").write_text("no network")
-    with pytest.raises(UserError, match="text.h5 is not an HDF5 file"):
+    with pytest.raises(UserError, match="text.h5 is neither an HDF5 nor a .keras file"):
         load_network(tmp_path / "text.h5")
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         file["kernel"] = np.zeros((3, 3))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.images import Photo
-from camlib.maps import MapRun, write_map, write_superposition
+from camlib.maps import MapRun, Scale, probabilities_of, write_map, write_superposition
 from show_heatmaps import Controls, Viewer, find_maps, find_saved, index_of
 
 CLASSES = ["dog", "cat"]
@@ -28,6 +28,7 @@ def make_run(output, names, kind="heatmap", classes=CLASSES):
     """A run folder as the scripts write it; photo i, class c has the map i + c everywhere, negative for odd c."""
     run = MapRun(output, {}, "", classes)
     run.begin([])
+    scale = Scale(10.0, signed=True)
     for index, name in enumerate(names):
         photo = Photo(output / name, name, name.rpartition(".")[0])
         folder = output / photo.folder
@@ -35,12 +36,12 @@ def make_run(output, names, kind="heatmap", classes=CLASSES):
         picture = np.full((30, 40, 3), 20 * index, np.uint8)
         for c, class_name in enumerate(classes):
             values = np.full((6, 8), (index + c) * (-1) ** c, np.float32)
-            write_map(folder, kind, class_name, values, picture, 10.0)
-            write_superposition(folder, kind, class_name, values, picture, 10.0)
+            write_map(folder, kind, class_name, values, picture, scale)
+            write_superposition(folder, class_name, values, picture, scale)
         Image.fromarray(picture).save(folder / "photo.jpg")
         logits = np.zeros((1, len(classes)))
         logits[0, index % len(classes)] = np.log(3)  # of two classes: 0.75 and 0.25
-        run.add_rows([photo], logits)
+        run.add_rows([photo], logits, probabilities_of(logits))
     return output
 
 

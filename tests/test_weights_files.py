@@ -1,0 +1,337 @@
+"""`gradcam_vgg16.py --weights FILE`: files of all kinds of networks, what is said about them, what is refused."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from PIL import Image
+
+import gradcam_vgg16
+from camlib.backend import BACKEND
+from camlib.console import UserError
+from camlib.images import find_photos, read_batches
+from camlib.networks import (
+    IMAGENET_GROUPS,
+    Meaning,
+    imagenet_names,
+    load_network,
+    parse_preprocessing,
+    read_class_names,
+    set_dtype,
+)
+from camlib.watching import survey
+from data.draw_demo import demo_folder
+
+SHAPE = (24, 32, 3)
+
+
+def trunk(shape=SHAPE, activation="relu"):
+    image = keras.Input(shape)
+    x = layers.Conv2D(6, 3, activation=activation, name="first")(image)
+    x = layers.MaxPooling2D(name="pool")(x)
+    return keras.Model(image, layers.Conv2D(5, 3, activation=activation, name="second")(x), name="trunk")
+
+
+def nested(outputs=3, activation="softmax", rescale=True, **settings):
+    keras.utils.set_random_seed(1)
+    image = x = keras.Input(SHAPE)
+    x = layers.Rescaling(1 / 255, name="scale")(x) if rescale else x
+    x = layers.GlobalAveragePooling2D()(trunk(**settings)(x))
+    return keras.Model(image, layers.Dense(outputs, activation=activation, name="class")(x))
+
+
+def sequential():
+    keras.utils.set_random_seed(2)
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Rescaling(1 / 255),
+            trunk(),
+            layers.Flatten(),
+            layers.Dense(2, activation="sigmoid"),
+        ]
+    )
+
+
+@pytest.fixture
+def explain(photo_folder, tmp_path, capsys):
+    """Run the script in this process on two photos: explain(network, "--classes", "all") -> (folder, printed)."""
+    photos = photo_folder({"wide.png": (200, 100, 50), "b/tall.png": (50, 100, 200)}, size=(64, 48))
+
+    def run(network, *arguments, kind="keras"):
+        path = tmp_path / f"net.{kind}"
+        network.save(path)
+        output = tmp_path / "out"
+        code = gradcam_vgg16.main([str(photos), "--weights", str(path), "--output", str(output), *map(str, arguments)])
+        assert code == 0
+        return output, capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+@pytest.mark.parametrize("build", [nested, sequential])
+def test_files_of_nested_networks(explain, build, kind):
+    network = build()
+    output, printed = explain(network, "--classes", "0", kind=kind)
+    assert "since its layer 'scale' rescales" in printed or "since its layer 'rescaling" in printed
+    assert "grad-cam of layer trunk/second, 9x13x5" in printed
+    assert "guided backpropagation through 2 ReLU" in printed
+    photo = np.asarray(Image.open(output.parent / "photos" / "wide.png")).astype(np.float32)
+    images = ops.image.resize(photo[None], SHAPE[:2], antialias=True)
+    rows = (output / "predictions.csv").read_text().splitlines()
+    row = dict(zip(rows[0].split(","), next(row for row in rows if row.startswith("wide.png")).split(","), strict=True))
+    expected = ops.convert_to_numpy(network(images))[0]
+    assert row["predicted"] == f"class_{expected.argmax()}"
+    np.testing.assert_allclose(float(row["probability_class_0"]), expected[0], atol=0.02)  # another resizing
+    assert np.load(output / "wide" / "gradcam_for_class_0.npy").shape == (9, 13)
+    settings = json.loads((output / "run.json").read_text())["settings"]
+    assert settings["layer"] == "trunk/second" and settings["preprocessing"] == "24x32 RGB, pixel * 1 + 0"
+
+
+def test_loaded_networks_compute_what_was_saved(tmp_path):
+    images = np.random.default_rng(0).random((2, *SHAPE), np.float32) * 255
+    for build in (nested, sequential):
+        network = build()
+        for kind in ("keras", "h5"):
+            network.save(tmp_path / f"a.{kind}")
+            loaded, meaning = load_network(tmp_path / f"a.{kind}")
+            assert meaning is None and loaded.input_shape == network.input_shape
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(network(images)), atol=1e-6
+            )
+
+
+def test_layers_are_named_with_a_slash(explain):
+    output, printed = explain(nested(), "--layer", "trunk/first", "--classes", "all")
+    assert "grad-cam of layer trunk/first, 22x30x6" in printed
+    assert np.load(output / "b" / "tall" / "gradcam_for_class_2.npy").shape == (22, 30)
+    with pytest.raises(
+        UserError, match="--layer first is not a layer .* one of scale, trunk/first, trunk/pool, trunk/second"
+    ):
+        explain(nested(), "--layer", "first")
+
+
+def test_what_nobody_says_is_asked_for(explain, tmp_path):
+    with pytest.raises(UserError, match="nothing says what .* makes of a pixel; expected --preprocess"):
+        explain(nested(rescale=False))
+    names = tmp_path / "names.txt"
+    names.write_text("Alpaca\nLlama\n\nVicuña\n", encoding="utf-8")
+    arguments = ["--preprocess", "caffe", "--class-names", names, "--classes", "Vicuña", "alpaca"[:0] or "0"]
+    output, printed = explain(nested(rescale=False), *arguments)
+    assert "24x32 BGR, pixel * 1 + (-103.939, -116.779, -123.68), --preprocess caffe" in printed
+    assert (output / "wide" / "gradcam_for_Vicuña.npy").exists() and (output / "wide" / "panel_for_Alpaca.jpg").exists()
+    with pytest.raises(UserError, match="3 class names for 4 outputs"):
+        explain(nested(4), "--class-names", names, "--overwrite")
+
+
+def test_gradients_of_a_bgr_network_are_saved_as_rgb(explain):
+    """A network that looks at one channel only, blue first: the gradient is in the saved array's last."""
+    network = nested(rescale=False)
+    network.set_weights([np.abs(weight) for weight in network.get_weights()])  # every ReLU is open
+    first = network.get_layer("trunk").get_layer("first")
+    kernel, bias = first.get_weights()
+    kernel[:, :, 1:] = 0
+    first.set_weights([kernel, bias + 1000])
+    output, _ = explain(network, "--preprocess", "vgg", "--classes", "all")
+    guided = [np.load(output / "wide" / f"guided_backprop_for_class_{index}.npy") for index in range(3)]
+    assert any(values[..., 2].any() for values in guided) and not any(values[..., :2].any() for values in guided)
+
+
+def test_other_activations(explain):
+    keras.utils.set_random_seed(0)
+    smooth = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1.0), trunk(activation="gelu"),
+                               layers.GlobalAveragePooling2D(), layers.Dense(3)])  # fmt: skip
+    message = r"layer 'trunk/first' \(gelu\) and 1 more activations are no ReLU.*--no-guided.*--guided-anyway"
+    with pytest.raises(UserError, match=message):
+        explain(smooth)
+    output, printed = explain(smooth, "--no-guided", "--method", "hires-cam", "--classes", "0", "1", "2")
+    assert "guided" not in printed and sorted(os.listdir(output / "wide")) == [
+        *(f"gradcam_for_class_{index}.{kind}" for index in range(3) for kind in ("jpg", "npy")),
+        *(f"panel_for_class_{index}.jpg" for index in range(3)), "photo.jpg"]  # fmt: skip
+    maps = [np.load(output / "wide" / f"gradcam_for_class_{index}.npy") for index in range(3)]
+    assert min(values.min() for values in maps) < 0  # signed
+    output, _ = explain(smooth, "--guided-anyway", "--overwrite", "--classes", "1")
+    assert (output / "wide" / "guided_backprop_for_class_1.npy").exists()
+
+
+def test_bad_arguments(explain, capsys):
+    with pytest.raises(SystemExit):
+        explain(nested(), "--method", "eigen-cam", "--counterfactual")
+    assert "--counterfactual negates gradients, which eigen-cam does without" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--size 64: the network .* takes 24x32 only"):
+        explain(nested(), "--size", "64")
+    with pytest.raises(UserError, match=r"takes \(None, 24, 32, 2\); expected one input of photos"):
+        image = keras.Input((24, 32, 2))
+        explain(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(image))))
+    with pytest.raises(UserError, match="no layer with a spatial output"):
+        image = keras.Input(SHAPE)
+        explain(keras.Model(image, layers.Dense(2)(layers.Flatten()(image))), "--preprocess", "none")
+
+
+def test_files_that_are_no_networks(tmp_path):
+    import zipfile
+
+    archive = tmp_path / "a.keras"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x.txt", "no")
+    with pytest.raises(UserError, match="is an archive without a network"):
+        load_network(archive)
+    image = keras.Input(SHAPE)
+    network = keras.Model(image, layers.Dense(2)(layers.Flatten()(layers.Lambda(lambda x: x * 2)(image))))
+    network.save(archive)
+    with pytest.raises(UserError, match="holds the layer or function 'Lambda'.*--trust-model"):
+        load_network(archive)
+    loaded, _ = load_network(archive, trust=True)
+    assert loaded.output_shape == (None, 2)
+
+
+def test_preprocessing_is_keras_own():
+    """Against keras.applications.imagenet_utils, whose names these are."""
+    photos = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), np.uint8)
+    for name in ("caffe", "tf", "torch"):
+        ours = Meaning(["a"], 5, 6, 3, **parse_preprocessing(name)).prepare(photos)
+        keras_own = keras.applications.imagenet_utils.preprocess_input(photos.astype(np.float32), mode=name)
+        np.testing.assert_allclose(ours, keras_own, atol=1e-4)
+    np.testing.assert_allclose(
+        Meaning(["a"], 5, 6, 3, **parse_preprocessing("0.5,-3")).prepare(photos), photos * 0.5 - 3.0, atol=1e-5
+    )
+    with pytest.raises(
+        UserError, match="--preprocess 1;2 is unknown; expected none, tf, torch, caffe, vgg, or two numbers"
+    ):
+        parse_preprocessing("1;2")
+
+
+def test_class_names_files(tmp_path):
+    path = tmp_path / "names.txt"
+    for text, message in (("", "is empty"), ("a\nB\nb\n", "repeats 'b'")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_class_names(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_class_names(tmp_path / "nowhere.txt")
+
+
+def test_imagenet_names_and_groups():
+    names = imagenet_names()
+    assert len(names) == len({name.casefold() for name in names}) == 1000
+    assert (names[0], names[207], names[281], names[339], names[999]) == (
+        "tench", "golden_retriever", "tabby", "sorrel", "toilet_tissue")  # fmt: skip
+    assert {name: len(group) for name, group in IMAGENET_GROUPS.items()} == {
+        "dog": 118,
+        "cat": 5,
+        "horse": 1,
+        "bird": 59,
+    }
+    assert [names[index] for index in IMAGENET_GROUPS["cat"]] == [
+        "tabby", "tiger_cat", "Persian_cat", "Siamese_cat", "Egyptian_cat"]  # fmt: skip
+    dogs, birds = IMAGENET_GROUPS["dog"], IMAGENET_GROUPS["bird"]
+    assert (names[dogs[0]], names[dogs[-1]]) == ("Chihuahua", "Mexican_hairless")
+    assert (names[birds[0]], names[birds[-1]]) == ("cock", "albatross") and "tusker" not in [names[b] for b in birds]
+
+
+def test_a_thousand_classes_can_be_asked_for_dog(explain):
+    output, _ = explain(nested(1000), "--classes", "dog", "sorrel")
+    assert (output / "wide" / "gradcam_for_dog.npy").exists() and (output / "wide" / "gradcam_for_sorrel.npy").exists()
+
+
+# ---------------------------------------------------------------- half precision, memory, tracing
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_maps_are_float32_and_close(dtype):
+    """The shipped network on drawings: maps of single photos may jump where a ReLU or a maximum changes sides."""
+    network, meaning = load_network(gradcam_vgg16.MODEL)
+    photos = find_photos([demo_folder() / "both"])[:16]
+    _, images, _ = next(read_batches(photos, meaning, 16))
+    images = ops.convert_to_tensor(meaning.prepare(images))
+    shape = tuple(images.shape[1:])
+    classes = ops.convert_to_tensor(np.full((1, 16), gradcam_vgg16.PREDICTED, np.int32))
+    full = gradcam_vgg16.explainer(network, survey(network, shape))(images, classes)
+    set_dtype(network, dtype)
+    assert {str(weight.dtype) for weight in network.weights} == {"float32"}
+    half = gradcam_vgg16.explainer(network, survey(network, shape))(images, classes)
+    for name in ("features", "cams", "guided", "products"):
+        one, other = (ops.convert_to_numpy(getattr(found, name)) for found in (full, half))
+        assert other.dtype == np.float32 and (other != one).any()
+        pairs = zip(one.reshape(16, -1), other.reshape(16, -1), strict=True)
+        assert np.median([np.corrcoef(pair)[0, 1] for pair in pairs]) > 0.99
+
+
+def memory():
+    """Resident memory of this process in MB."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
+    network = nested()
+    explain = gradcam_vgg16.explainer(network, survey(network, SHAPE))
+    traces, original = [], gradcam_vgg16.differentiate
+    monkeypatch.setattr(gradcam_vgg16, "differentiate", lambda *parts: traces.append(1) or original(*parts))
+    generator = np.random.default_rng(0)
+
+    def call():
+        images = ops.convert_to_tensor(generator.random((2, *SHAPE), np.float32))
+        found = explain(images, ops.convert_to_tensor(np.array([[0, 1], [-1, -1]], np.int32)))
+        return ops.convert_to_numpy(found.products)
+
+    for _ in range(10):
+        call()
+    traced, before = len(traces), memory()
+    for _ in range(990):
+        call()
+    assert traced == len(traces) <= (1 if BACKEND == "tensorflow" else 2)
+    assert memory() - before < 20
+
+
+# ---------------------------------------------------------------- honest pictures
+
+
+def brightness_network():
+    """Its one feature is how red a pixel is; class 0 likes red, class 1 dislikes it."""
+    image = keras.Input(SHAPE)
+    x = layers.Conv2D(1, 1, activation="relu", name="red")(layers.Rescaling(1 / 255)(image))
+    network = keras.Model(image, layers.Dense(2, name="class")(layers.GlobalAveragePooling2D()(x)))
+    network.get_layer("red").set_weights([np.array([1.0, 0, 0]).reshape(1, 1, 3, 1), np.zeros(1)])
+    network.get_layer("class").set_weights([np.array([[1.0, -1.0]]), np.zeros(2)])
+    return network
+
+
+def test_a_map_of_zeros_is_said_to_be_one(explain):
+    """Red speaks against class 1 everywhere: its Grad-CAM is zero, and neither a NaN nor scaled noise."""
+    output, printed = explain(brightness_network(), "--classes", "0", "1")
+    cam = np.load(output / "wide" / "gradcam_for_class_1.npy")
+    np.testing.assert_array_equal(cam, np.zeros((24, 32)))
+    assert "2 maps are zero everywhere, the first that of class_1 for wide.png: the weighted features" in printed
+    assert np.asarray(Image.open(output / "wide" / "gradcam_for_class_1.jpg")).std() < 1
+    output, printed = explain(brightness_network(), "--classes", "1", "--counterfactual", "--overwrite")
+    assert np.load(output / "wide" / "gradcam_for_class_1.npy").min() > 0 and "zero everywhere" not in printed
+
+
+def test_upright_red_photos_keep_their_place_colour_and_shape(explain, tmp_path):
+    """A tall photo, stored lying with EXIF's rotation, pure red in its upper left corner and black elsewhere."""
+    upright = np.zeros((96, 64, 3), np.uint8)
+    upright[:32, :24] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by 90 degrees counter-clockwise
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
+    (tmp_path / "photos").mkdir(exist_ok=True)
+    stored.save(tmp_path / "photos" / "red.png", exif=exif)
+    output, _ = explain(brightness_network(), "--classes", "0")
+    cam = np.load(output / "red" / "gradcam_for_class_0.npy")  # the network's 24 rows and 32 columns
+    assert cam[:7, :11].min() > 0.9 * cam.max() and not cam[9:].any() and not cam[:, 13:].any()
+    with Image.open(output / "red" / "gradcam_for_class_0.jpg") as picture:
+        assert picture.size == (64, 96)
+    photo = np.asarray(Image.open(output / "red" / "photo.jpg")).astype(int)
+    assert photo.shape == (96, 64, 3) and photo[8, 8, 0] > 240 and photo[8, 8, 1:].max() < 20
+    panel = np.asarray(Image.open(output / "red" / "panel_for_class_0.jpg")).astype(int)
+    red = (panel[..., 0] > 220) & (panel[..., 1] < 40) & (panel[..., 2] < 40)
+    rows, columns = np.nonzero(red[:, :200])
+    assert abs(np.ptp(rows) + 1 - 256 * 32 / 96) < 5 and abs(np.ptp(columns) + 1 - 256 * 24 / 96) < 5
+    guided = np.load(output / "red" / "guided_backprop_for_class_0.npy")
+    assert guided[2, 2, 0] > 0 and not guided[..., 1:].any()
