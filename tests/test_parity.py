@@ -1,0 +1,129 @@
+"""Peers on the same weights: equal where their conventions are ours, their fault stated where they differ.
+
+They have requirements of their own, requirements-parity.txt; without them these tests are skipped. The tables of
+`benchmarks/right_gradients.py` are made by the same functions.
+"""
+
+import warnings
+
+import numpy as np
+import oracle
+import pytest
+from small_networks import BIASES, DENSE, IMAGES, KERNELS, steps, with_weights
+
+from camlib.backend import BACKEND
+
+if BACKEND != "tensorflow":
+    pytest.skip("the peers are TensorFlow's", allow_module_level=True)
+pytest.importorskip("tf_keras_vis", reason="requirements-parity.txt is not installed")
+warnings.filterwarnings("ignore")
+
+from benchmarks import right_gradients  # noqa: E402
+
+VIS, XPLIQUE, EXPLAIN, OURS = right_gradients.TOOLS
+RIGHT, WRONG = 1e-5, 0.1
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """{(network, map): {tool: relative error, or text}} of the benchmark's table."""
+    header, *rows = right_gradients.table()
+    found, network = {}, None
+    for name, kind, *cells in rows:
+        network = name or network
+        numbers = [float(cell) if cell[0].isdigit() else cell for cell in cells]
+        found[network, kind] = dict(zip(header[2:], numbers, strict=True))
+    return found
+
+
+CAM, GUIDED = "Grad-CAM", "guided backpropagation"
+FLOAT32 = [name for name in right_gradients.KINDS if name != "mixed precision"]
+
+
+@pytest.mark.parametrize("kind", [CAM, GUIDED])
+@pytest.mark.parametrize("network", FLOAT32)
+def test_ours_is_right_everywhere(errors, network, kind):
+    assert errors[network, kind][OURS] < RIGHT
+
+
+@pytest.mark.parametrize(
+    ("tool", "network", "kind"),
+    [
+        (VIS, '`activation="relu"`', CAM),
+        (VIS, '`activation="relu"`', GUIDED),
+        (VIS, "nested", CAM),
+        (VIS, "softmax-ended", CAM),
+        (VIS, "softmax-ended", GUIDED),
+        (XPLIQUE, '`activation="relu"`', CAM),
+        (XPLIQUE, '`activation="relu"`', GUIDED),
+        (XPLIQUE, "`layers.ReLU`", GUIDED),
+        (XPLIQUE, "Sequential", CAM),
+        (XPLIQUE, "Sequential", GUIDED),
+        (EXPLAIN, '`activation="relu"`', CAM),
+    ],
+)
+def test_peers_agree_where_the_convention_is_ours(errors, tool, network, kind):
+    assert errors[network, kind][tool] < RIGHT
+
+
+@pytest.mark.parametrize(
+    ("tool", "network", "kind"),
+    [
+        (VIS, "`layers.ReLU`", GUIDED),  # misses ReLU layers
+        (VIS, "ReLU6", GUIDED),
+        (VIS, "nested", GUIDED),  # looks at the outermost network's layers only
+        (XPLIQUE, "ReLU6", GUIDED),  # knows ReLU layers without a cap only
+        (XPLIQUE, "nested", GUIDED),
+        (XPLIQUE, "softmax-ended", CAM),  # its gradient methods ignore output_layer: the softmax stays in
+        (XPLIQUE, "softmax-ended", GUIDED),
+        (EXPLAIN, "softmax-ended", CAM),  # differentiates what the network ends in
+    ],
+)
+def test_faults_of_peers(errors, tool, network, kind):
+    assert errors[network, kind][tool] > WRONG > RIGHT > errors[network, kind][OURS]
+
+
+@pytest.mark.parametrize(
+    ("tool", "network", "kind"),
+    [
+        (VIS, "Sequential", CAM),
+        (VIS, "Sequential", GUIDED),
+        (EXPLAIN, "Sequential", CAM),
+        (XPLIQUE, "mixed precision", CAM),
+    ],
+)
+def test_peers_that_fail(errors, tool, network, kind):
+    assert str(errors[network, kind][tool]).startswith("fails") and errors[network, kind][OURS] < 0.02
+
+
+def test_captum_on_the_same_weights():
+    """Captum's guided backpropagation, of PyTorch, is the oracle's and ours; so is its Grad-CAM, which has no ReLU."""
+    torch = pytest.importorskip("torch")
+    attr = pytest.importorskip("captum.attr")
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(6, 5, 3)
+            self.relu1, self.relu2, self.classes = torch.nn.ReLU(), torch.nn.ReLU(), torch.nn.Linear(5, 4)
+
+        def forward(self, x):
+            return self.classes(self.relu2(self.second(self.relu1(self.first(x)))).mean((2, 3)))
+
+    network = Network().eval()
+    with torch.no_grad():
+        for layer, kernel, bias in zip((network.first, network.second), KERNELS, BIASES, strict=True):
+            layer.weight.copy_(torch.tensor(kernel.transpose(3, 2, 0, 1)))
+            layer.bias.copy_(torch.tensor(bias))
+        network.classes.weight.copy_(torch.tensor(DENSE[0].T))
+        network.classes.bias.copy_(torch.tensor(DENSE[1]))
+    cams, guided = right_gradients.ours(with_weights(right_gradients.functional()), "conv2")
+    cams, guided = cams(), guided()
+    images = torch.tensor(right_gradients.SCALE * IMAGES.transpose(0, 3, 1, 2))
+    for c in range(4):
+        theirs = attr.LayerGradCam(network, network.relu2).attribute(images, target=c).detach().numpy()[:, 0]
+        np.testing.assert_allclose(np.maximum(theirs, 0), cams[c], atol=1e-5 * cams[c].max())
+        theirs = attr.GuidedBackprop(network).attribute(images, target=c).detach().numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(theirs, guided[c], atol=1e-5 * np.abs(guided[c]).max())
+        expected = oracle.maps(steps(), right_gradients.SCALE * IMAGES[0], c, target=3)[2]
+        np.testing.assert_allclose(theirs[0], expected, atol=1e-5 * np.abs(expected).max())
