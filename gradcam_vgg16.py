@@ -18,13 +18,14 @@ from typing import NamedTuple
 from camlib.backend import compiled, device_name, differentiate
 
 # isort: split
+import keras
 import numpy as np
 from keras import ops
 
 from camlib.cam_family import METHODS, score_cam_masks
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.images import find_photos
-from camlib.maps import PANEL_TITLES, MapRun, photo_folder, probabilities_of, scale_of, write_map, write_panel
+from camlib.maps import PANEL_TITLES, SIGNED, MapRun, photo_folder, probabilities_of, scale_of, write_map, write_panel
 from camlib.networks import (
     IMAGENET_GROUPS,
     PREPROCESSING,
@@ -38,7 +39,7 @@ from camlib.networks import (
     read_class_names,
     set_dtype,
 )
-from camlib.watching import guided_rule, survey, watched
+from camlib.watching import both_sides, guided_rule, survey, watched
 from data.draw_demo import demo_folder
 
 # ---------------------------------------------------------------- settings
@@ -53,6 +54,8 @@ CONVENTIONS = (
     "latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value among the "
     "photo's classes."
 )
+CLASSES_AT_ONCE = 8  # per forward pass: each takes its own part of the compiled program
+FLOAT16_SCALE = 4096.0  # of gradients, which float16 holds down to 6e-8 only
 PREDICTED = -1  # stands for "the class the network predicts" among class indices
 
 # ---------------------------------------------------------------- mathematics
@@ -68,7 +71,7 @@ class Explanation(NamedTuple):
         features: float32 (N, h, w, K), the layer's output A.
         cams: float32 (R, N, h, w).
         guided: float32 (R, N, H, W, channels), guided gradients of the score with respect to the network's input.
-        products: float32 like guided, guided gradients times enlarged map. Both None where they are not asked for.
+        products: float32 like guided, guided Grad-CAM. Both None where they are not asked for.
     """
 
     logits: object
@@ -103,95 +106,173 @@ def guided_grad_cam(guided_gradients, cam):
     return guided_gradients * ops.image.resize(cam[..., None], size, interpolation="bilinear")
 
 
-def explainer(network, plan, layer=None, method="grad-cam", counterfactual=False, with_guided=True, groups=()):
-    """Compile the maps of a method, guided backpropagation and the product of both.
-
-    The network runs once, whatever the number of classes: true and guided gradients come from the same forward pass.
-    Score-CAM runs it again for each feature, Ablation-CAM what of it lies behind the layer.
+def explainer(network, plan, layer=None, method="grad-cam", **settings):
+    """Compile one kind of map, guided backpropagation and guided Grad-CAM.
 
     Args:
         network: keras.Model, images to logits or probabilities.
         plan: Survey of the network.
-        layer: str, path of the layer whose output is A, of its last run if it is shared; default: plan.target.
+        layer: str, path of the layer whose output is A; default: plan.target.
         method: str, a key of METHODS.
+        settings: as for `joint_explainer`.
+
+    Returns:
+        as `joint_explainer`, of an Explanation whose `features` and `cams` are those of the one map, and `products`
+        its guided Grad-CAM.
+    """
+    layer = layer or plan.target
+    explain_all = joint_explainer(network, plan, [(layer, method)], **settings)
+
+    def explain(images, classes, count=None):
+        found = explain_all(images, classes, count)
+        cams, products = found.cams[0], None
+        if found.guided is not None:
+            products = ops.stack([guided_grad_cam(*pair) for pair in zip(found.guided, cams, strict=True)])
+        return found._replace(features=found.features[layer], cams=cams, products=products)
+
+    return explain
+
+
+def joint_explainer(network, plan, maps, counterfactual=False, with_guided=True, groups=()):
+    """Compile several kinds of map of a network together, and guided backpropagation.
+
+    True and guided gradients of all maps come from the same forward pass, one for every CLASSES_AT_ONCE classes.
+    Score-CAM runs the network again for each feature, Ablation-CAM what of it lies behind the layer.
+
+    Args:
+        network: keras.Model, images to logits or probabilities.
+        plan: Survey of the network.
+        maps: list of (layer, method): the path of the layer whose output is A, of its last run if it is shared, and a
+            key of METHODS.
         counterfactual: bool, negate the gradients: what speaks against the class (Selvaraju et al. 2017, section 3.3).
         with_guided: bool, do guided backpropagation too.
         groups: list of lists of class indices, each explained as one class and numbered after the network's own.
 
     Returns:
-        function of (images float32 (N, H, W, channels), classes int32 (R, N), PREDICTED where the network is to choose)
-        -> Explanation.
+        function of (images float32 (N, H, W, channels), classes int32 (R, N), PREDICTED where the network is to choose,
+        count: how many of the images matter, default all) -> Explanation; its `features` are a dict by layer, its
+        `cams` a list in the order of `maps`, zero for images that do not matter where a method takes long.
     """
-    layer, method = layer or plan.target, METHODS[method]
+    maps = [(layer, METHODS[method]) for layer, method in maps]
+    layers = list(dict.fromkeys(layer for layer, _ in maps))
     targets = np.eye(plan.class_count + len(groups), plan.class_count, dtype=bool)  # (C + groups, C)
     for row, group in enumerate(groups, start=plan.class_count):
         targets[row, list(group)] = True
+    sign = -1.0 if counterfactual else 1.0
 
     def run(images, tap):
-        """(logits, outputs) of the network; `tap` is handed the features and returns what to go on with."""
-        runs_left = plan.runs[layer]
+        """(logits, outputs) of the network; `tap` is handed each layer's features and returns what to go on with."""
+        runs_left = {layer: plan.runs[layer] for layer in layers}
 
         def tap_last_run(path, output):
-            nonlocal runs_left
-            runs_left -= path == layer
-            return tap(output) if path == layer and not runs_left else output
+            if path in runs_left:
+                runs_left[path] -= 1
+                return output if runs_left[path] else tap(path, output)
+            return output
 
         with watched(tap_last_run) as record:
             outputs = network(images, training=False)
-        return record.logits_of(outputs)[0], outputs
+        return both_sides(record.logits_of(outputs)), outputs
 
     def explain(images, classes):
         logits, outputs, features, pull_to_features, pull_to_images = differentiate(run, images)
+        # in float16 small gradients would vanish; they are linear in u, so that it may be large
+        scale = FLOAT16_SCALE if keras.backend.standardize_dtype(logits.dtype) == "float16" else 1.0
         predicted = ops.cast(ops.argmax(logits, axis=1), "int32")
-        features32 = ops.cast(features, "float32")
+        features = {layer: ops.cast(values, "float32") for layer, values in features.items()}
         found = []
         for wanted in ops.unstack(classes, axis=0):
             chosen = ops.where(wanted == PREDICTED, predicted, wanted)  # (N,)
             _, u = score_of_targets(ops.cast(logits, "float32"), ops.take(targets, chosen, axis=0))
-            u = ops.cast(u, logits.dtype)
-            cam = guided = product = None
-            if method.needs == "gradients":
-                gradients = ops.cast(pull_to_features(u), "float32")
-                cam = method.function(features32, -gradients if counterfactual else gradients)
-            elif method.needs == "nothing":
-                cam = method.function(features32)
+            u = ops.cast(u * scale, logits.dtype)
+            gradients = pull_to_features(u) if any(method.needs == "gradients" for _, method in maps) else {}
+            gradients = {layer: sign / scale * ops.cast(values, "float32") for layer, values in gradients.items()}
+            cams = [cam_of_one_pass(method, features[layer], gradients.get(layer)) for layer, method in maps]
+            guided = None
             if with_guided:
                 with guided_rule():
-                    guided = ops.cast(pull_to_images(u), "float32")
-                product = None if cam is None else guided_grad_cam(guided, cam)
-            found.append((chosen, cam, guided, product))
+                    guided = ops.cast(pull_to_images(u), "float32") / scale
+            found.append((chosen, guided, *cams))
         parts = [None if part[0] is None else ops.stack(part) for part in zip(*found, strict=True)]
-        chosen, *maps = parts
-        return Explanation(ops.cast(logits, "float32"), ops.cast(outputs, "float32"), chosen, features32, *maps)
+        chosen, guided, *cams = parts
+        return Explanation(
+            ops.cast(logits, "float32"), ops.cast(outputs, "float32"), chosen, features, cams, guided, None
+        )
 
-    explain = compiled(explain, network)
-    if method.needs in ("gradients", "nothing"):
-        return explain
-    logits_of = compiled(lambda images: run(images, lambda a: a)[0], network)
-    logits_behind = compiled(lambda images, features: run(images, lambda a: ops.cast(features, a.dtype))[0], network)
+    explain_some = compiled(explain, network)
+    changers = [changer_of(method, layer, network, run) for layer, method in maps]
 
-    def explain_by_changes(images, classes):
-        found = explain(images, classes)
-        if method.needs == "masked scores":
-            changed = [logits_through_masks(logits_of, *pair) for pair in zip(images, found.features, strict=True)]
-        else:
-            changed = [
-                logits_without_features(logits_behind, *pair) for pair in zip(images, found.features, strict=True)
-            ]
-        changed = ops.stack(changed)  # (N, K, C)
-        cams = []
-        for chosen in found.chosen:
-            wanted = ops.take(targets, chosen, axis=0)  # (N, C)
-            scores, _ = score_of_targets(changed, wanted[:, None])  # (N, K)
-            score, _ = score_of_targets(found.logits, wanted)
-            cams.append(method.function(found.features, scores, score))
-        cams = ops.stack(cams)
-        if with_guided:
-            products = [guided_grad_cam(*pair) for pair in zip(found.guided, cams, strict=True)]
-            found = found._replace(products=ops.stack(products))
+    def explain_all(images, classes, count=None):
+        count = len(images) if count is None else count
+        found = joined([explain_some(images, rows) for rows in portions(classes)], len(classes))
+        cams = list(found.cams)
+        for number, ((layer, method), logits_of_changes) in enumerate(zip(maps, changers, strict=True)):
+            if logits_of_changes:
+                features = found.features[layer]
+                pairs = zip(images[:count], features[:count], strict=True)
+                changed = ops.stack([logits_of_changes(*pair) for pair in pairs])  # (count, K, C)
+                some = [
+                    cam_of_scores(method, features[:count], changed, found.logits[:count],
+                                  ops.take(targets, chosen[:count], axis=0))
+                    for chosen in found.chosen
+                ]  # fmt: skip
+                cams[number] = ops.pad(ops.stack(some), ((0, 0), (0, len(images) - count), (0, 0), (0, 0)))
         return found._replace(cams=cams)
 
-    return explain_by_changes
+    return explain_all
+
+
+def portions(classes):
+    """Split classes (R, N) into rows of CLASSES_AT_ONCE; the last is filled up, so that all have one shape."""
+    rows = len(classes)
+    if rows <= CLASSES_AT_ONCE:
+        return [classes]
+    chosen = [
+        np.minimum(np.arange(start, start + CLASSES_AT_ONCE), rows - 1) for start in range(0, rows, CLASSES_AT_ONCE)
+    ]
+    return [ops.take(classes, indices, axis=0) for indices in chosen]
+
+
+def joined(parts, rows):
+    """The Explanations of `portions` as one of so many rows."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(values):
+        return None if values[0] is None else ops.concatenate(values)[:rows]
+
+    cams = [join(values) for values in zip(*(part.cams for part in parts), strict=True)]
+    chosen, guided = join([part.chosen for part in parts]), join([part.guided for part in parts])
+    return parts[0]._replace(chosen=chosen, cams=cams, guided=guided)
+
+
+def cam_of_one_pass(method, features, gradients):
+    """A map (N, h, w) from features and gradients (N, h, w, K); None where a method needs scores of changed photos."""
+    if method.needs == "gradients":
+        return method.function(features, gradients)
+    return method.function(features) if method.needs == "nothing" else None
+
+
+def cam_of_scores(method, features, changed, logits, targets):
+    """A map (N, h, w) from logits of changed photos (N, K, C), those of the photos (N, C) and targets bool (N, C)."""
+    scores, _ = score_of_targets(changed, targets[:, None])  # (N, K)
+    score, _ = score_of_targets(logits, targets)
+    return method.function(features, scores, score)
+
+
+def changer_of(method, layer, network, run):
+    """What gives the logits (K, C) of a photo changed feature by feature, or None where a method does without."""
+    if method.needs == "masked scores":
+        logits_of = compiled(lambda images: run(images, lambda path, a: a)[0], network)
+        return lambda image, features: logits_through_masks(logits_of, image, features)
+    if method.needs == "ablated scores":
+
+        def logits_behind(images, features):
+            return run(images, lambda path, a: ops.cast(features, a.dtype) if path == layer else a)[0]
+
+        logits_behind = compiled(logits_behind, network)
+        return lambda image, features: logits_without_features(logits_behind, image, features)
+    return None
 
 
 def logits_through_masks(logits_of, image, features):
@@ -303,10 +384,11 @@ def check_guided(plan, settings):
         return
     if plan.others and not settings.guided_anyway:
         path, kind = plan.others[0]
+        where = f"layer {path!r}" if path else "the network's own code"
         more = f" and {len(plan.others) - 1} more activations are" if len(plan.others) > 1 else " is"
         raise UserError(
-            f"layer {path!r} ({kind}){more} no ReLU, for which guided backpropagation is not defined; --no-guided "
-            "leaves it out, --guided-anyway takes the true gradient there"
+            f"{where} ({kind}){more} no ReLU that is known as one, and guided backpropagation is not defined there; "
+            "--no-guided leaves it out, --guided-anyway takes the true gradient there"
         )
     kinds = Counter(kind for _, kind in plan.relus)
     print(
@@ -331,7 +413,7 @@ def chosen_classes(wanted, class_names, groups=()):
             chosen.append(PREDICTED)
         elif name in known:
             chosen.append(known.index(name))
-        elif name.isdigit() and int(name) < len(class_names):
+        elif name.isdecimal() and int(name) < len(class_names):
             chosen.append(int(name))
         else:
             some = ", ".join([*groups, *class_names][:10]) + (", ..." if len(known) > 10 else "")
@@ -342,7 +424,7 @@ def chosen_classes(wanted, class_names, groups=()):
     return list(dict.fromkeys(chosen))
 
 
-def write_explanations(folder, photo, maps, title):
+def write_explanations(folder, photo, maps, title, signed):
     """Write one photo's maps and panels.
 
     Args:
@@ -350,8 +432,12 @@ def write_explanations(folder, photo, maps, title):
         photo: uint8 (H, W, 3), for display.
         maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
         title: str, the method's name.
+        signed: bool, whether the method's maps have two signs.
     """
-    scales = {kind: scale_of(kind, of_classes.values()) for kind, of_classes in maps.items()}
+    scales = {
+        kind: scale_of(SIGNED[kind] or (kind == "gradcam" and signed), of_classes.values())
+        for kind, of_classes in maps.items()
+    }
     for name in maps["gradcam"]:
         for kind, of_classes in maps.items():
             write_map(folder, kind, name, of_classes[name], photo, scales[kind])
@@ -383,6 +469,9 @@ def complete_meaning(meaning, settings, plan, shape):
             f"nothing says what {settings.weights} makes of a pixel; expected --preprocess as the network was trained "
             f"with: {', '.join(PREPROCESSING)} or SCALE,OFFSET"
         )
+    for values in (preprocessing["scale"], preprocessing["offset"]):
+        if isinstance(values, list) and len(values) != shape[2] or preprocessing["bgr"] and shape[2] != 3:
+            raise UserError(f"--preprocess {settings.preprocess} is for RGB; the network takes {shape[2]} channel(s)")
     count = plan.class_count
     if settings.class_names:
         names = read_class_names(settings.class_names)
@@ -400,13 +489,26 @@ def check_outputs(outputs, logits, ending):
     """Make sure that the logits found in the network are those behind its outputs.
 
     Raises:
-        UserError: they are not.
+        UserError: they are not, or the numbers are not finite.
     """
+    if not np.isfinite(outputs).all() or not np.isfinite(logits).all():
+        raise UserError(
+            "the network's outputs are not finite numbers; expected another --preprocess, or --dtype float32 if it was "
+            "float16"
+        )
     expected = logits if ending == "linear" else probabilities_of(logits, ending)
-    if not np.allclose(outputs, expected, atol=1e-4, rtol=2e-2):  # the least that half precision keeps
+    # of a single unit the logits are those of both sides
+    if not np.allclose(outputs, expected[:, -outputs.shape[1] :], atol=1e-4, rtol=2e-2):  # as half precision keeps it
         raise UserError(
             f"the network's outputs are not the {ending} of the logits found in it; please report this network"
         )
+    if ending == "linear" and outputs.shape[1] > 1:
+        for numbers in (outputs, np.exp(np.minimum(outputs, 1))):
+            if (numbers >= 0).all() and np.allclose(numbers.sum(axis=1), 1, atol=1e-3):
+                raise UserError(
+                    "the network's outputs are probabilities, but no softmax was found that makes them, so that its "
+                    "logits cannot be told; expected a network that ends in softmax, sigmoid or neither"
+                )
 
 
 def maps_of_photo(found, index, names, bgr):
@@ -425,6 +527,19 @@ def maps_of_photo(found, index, names, bgr):
         maps["guided_backprop"] = [values[index][..., order] for values in found.guided]
         maps["guided_gradcam"] = [values[index][..., order] for values in found.products]
     return {kind: dict(zip(chosen, of_kind, strict=True)) for kind, of_kind in maps.items()}
+
+
+def why_zero(method, counterfactual, features):
+    """Why a map of a method, and why guided gradients may be zero everywhere: dict of kind -> a sentence's end."""
+    if not features.any():
+        cut = "the layer's features are zero there"
+    elif method.signed or method.needs == "nothing":
+        cut = "the class's score does not depend on the layer there"
+    else:
+        cut = "its weighted features are nowhere positive, and the ReLU cuts what is negative"
+        if method.needs == "gradients" and not counterfactual:
+            cut += "; --counterfactual shows that"
+    return {"gradcam": cut, "guided_backprop": "no positive gradient reaches the photo"}
 
 
 def announce(settings, meaning, whose, plan, layer):
@@ -450,40 +565,47 @@ def main(arguments=None):
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
     announce(settings, meaning, whose, plan, layer)
+    signed = method.signed
     run = MapRun(
         settings.output,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
          "weights": settings.weights, "model_sha256": identity, "layer": layer, "classes": settings.classes,
-         "method": settings.method, "counterfactual": settings.counterfactual, "guided": not settings.no_guided,
+         "method": settings.method, "signed": signed, "counterfactual": settings.counterfactual,
+         "guided": not settings.no_guided,
          "preprocessing": meaning.preprocessing, "dtype": settings.dtype},
         CONVENTIONS,
         meaning.class_names,
         settings.overwrite,
     )  # fmt: skip
     explain_batch = explainer(
-        network, plan, layer, settings.method, settings.counterfactual, not settings.no_guided, list(groups.values())
-    )
-    zero_maps = []  # (photo's name, class name)
+        network, plan, layer, settings.method, counterfactual=settings.counterfactual,
+        with_guided=not settings.no_guided, groups=list(groups.values()),
+    )  # fmt: skip
+    zero_maps = []  # (photo's name, class name, why)
 
     def explain(images, done):
         classes = np.repeat(np.array(chosen, np.int32)[:, None], len(images), axis=1)  # (R, N)
-        found = explain_batch(ops.convert_to_tensor(meaning.prepare(images)), ops.convert_to_tensor(classes))
+        found = explain_batch(ops.convert_to_tensor(meaning.prepare(images)), ops.convert_to_tensor(classes), len(done))
         found = Explanation(*(None if part is None else ops.convert_to_numpy(part) for part in found))
         check_outputs(found.outputs, found.logits, plan.ending)
         for index, (photo, picture) in enumerate(done):
             maps = maps_of_photo(found, index, [*meaning.class_names, *groups], meaning.bgr)
-            write_explanations(photo_folder(run.output, photo), picture, maps, method.title)
-            zero_maps.extend((photo.name, name) for name, values in maps["gradcam"].items() if not values.any())
-        return found.logits, probabilities_of(found.logits, plan.ending)
+            write_explanations(photo_folder(run.output, photo), picture, maps, method.title, signed)
+            zero_maps.extend(
+                (photo.name, name, kind, why_zero(method, settings.counterfactual, found.features[index]))
+                for kind in ("gradcam", "guided_backprop")
+                for name, values in maps.get(kind, {}).items()
+                if not values.any()
+            )
+        return found.logits, probabilities_of(found.logits, "sigmoid" if plan.units == 1 else plan.ending)
 
     print(f"{len(photos):,} photos on {device_name()}")
-    code = run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}")
+    # of many classes the maps of a batch would fill the memory
+    batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
+    code = run.make(photos, meaning, batch_size, explain, f"python show_heatmaps.py {run.output}")
     if zero_maps:
-        photo, name = zero_maps[0]
-        print(
-            f"{len(zero_maps):,} maps are zero everywhere, the first that of {name} for {photo}: the weighted features "
-            "are nowhere positive there, and the ReLU cuts what is negative; --counterfactual shows that"
-        )
+        photo, name, kind, why = zero_maps[0]
+        print(f"{len(zero_maps):,} maps are zero everywhere, the first {kind}_for_{name} of {photo}: {why[kind]}")
     return code
 
 

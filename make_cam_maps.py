@@ -159,7 +159,7 @@ def main(arguments=None):
         maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(meaning.prepare(images)))
         check_outputs(logits, outputs)
         for (photo, picture), photo_maps in zip(done, maps, strict=False):  # the batch may end in filling
-            folder, scale = photo_folder(run.output, photo), scale_of("heatmap", photo_maps)
+            folder, scale = photo_folder(run.output, photo), scale_of(True, photo_maps)
             for name, values in zip(class_names, photo_maps, strict=True):
                 write_map(folder, "heatmap", name, values, picture, scale)
                 write_superposition(folder, name, values, picture, scale)

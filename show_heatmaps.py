@@ -3,6 +3,7 @@
     python show_heatmaps.py                                       # outputs/cam, in a window
     python show_heatmaps.py outputs/gradcam --photo cat/cat_001
     python show_heatmaps.py outputs/cam --class cat --save figure.png       # no window, no display needed
+    python show_heatmaps.py outputs/cam --html page.html                    # all photos in one file, for a browser
     python show_heatmaps.py outputs/cam/cat/cat_001/heatmap_for_cat.npy     # one map alone
 
 Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within two seconds, whatever the number of
@@ -10,6 +11,7 @@ photos. Arrow keys or the slider go through the photos, up and down through the 
 """
 
 import csv
+import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -22,14 +24,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.widgets import Slider
 
-from camlib.console import ArgumentParser, UserError, run_script
-from camlib.images import PhotoError, name_without_suffix, read_photo
+from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, first_line, run_script
+from camlib.images import RUN_FILE, PhotoError, name_without_suffix, read_photo
 from camlib.maps import (
     PANEL_TITLES,
     PHOTO_FILE,
     PREDICTIONS_FILE,
     SIGNED,
     colour_name,
+    encode_overlay,
+    encode_photo,
     open_csv,
     resize_map,
     scale_of,
@@ -37,6 +41,7 @@ from camlib.maps import (
     superposition,
     write_whole,
 )
+from camlib.page import displayable, write_page
 
 # ---------------------------------------------------------------- settings
 
@@ -75,6 +80,7 @@ class SavedPhoto:
         predicted: str, class name, or None if unknown.
         probabilities: dict of class name -> float, in the run's order of classes; empty if unknown.
         only: Path of the one .npy to show, or None for all in the folder.
+        signed: bool, whether the run's method of Grad-CAM's kind has two signs.
     """
 
     name: str
@@ -82,6 +88,11 @@ class SavedPhoto:
     predicted: str | None = None
     probabilities: dict = field(default_factory=dict)
     only: Path | None = None
+    signed: bool = False
+
+    def is_signed(self, kind):
+        """Whether maps of a kind have two signs, as this run made them."""
+        return SIGNED[kind] or (kind == "gradcam" and self.signed)
 
     @property
     def folder(self):
@@ -101,7 +112,7 @@ def find_saved(place):
         UserError: nothing there.
     """
     if place.is_file():
-        return [SavedPhoto(place.name, [place.parent], only=place)]
+        return [SavedPhoto(place.name, [place.parent], only=place, signed=signed_run(place.resolve().parent))]
     if not place.is_dir():
         raise UserError(f"{place} does not exist; expected a folder of maps: run python make_cam_maps.py first")
     for run in (place.resolve(), *place.resolve().parents):
@@ -110,7 +121,8 @@ def find_saved(place):
             break
     else:
         parents = sorted(parent for parent, _, files in os.walk(place) if any(map(parse_map_name, files)))
-        saved = [SavedPhoto(os.path.relpath(parent, place), [Path(parent)]) for parent in parents]
+        signed = signed_run(place.resolve())
+        saved = [SavedPhoto(os.path.relpath(parent, place), [Path(parent)], signed=signed) for parent in parents]
     if not saved:
         raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run python make_cam_maps.py")
     return saved
@@ -120,7 +132,7 @@ def read_predictions(run):
     """The photos of a run's predictions.csv; a last line that is being written is left out."""
     with open_csv(run / PREDICTIONS_FILE, "r") as file:
         header, *rows = list(csv.reader(file)) or [[]]
-    probability = "probability_"
+    probability, signed = "probability_", signed_run(run)
     columns = [number for number, name in enumerate(header) if name.startswith(probability)]
     saved = []
     for row in rows:
@@ -128,8 +140,19 @@ def read_predictions(run):
             # photos that differ in suffix alone have folders with it, see camlib.images.find_photos
             folders = [run / row[0], run / name_without_suffix(row[0])]
             shares = {header[number].removeprefix(probability): float(row[number]) for number in columns}
-            saved.append(SavedPhoto(row[0], folders, row[1], shares))
+            saved.append(SavedPhoto(row[0], folders, row[1], shares, signed=signed))
     return saved
+
+
+def signed_run(folder):
+    """Whether the method of the run that wrote the folder, or one around it, has two signs."""
+    for run in (folder, *folder.parents):
+        if (run / RUN_FILE).is_file():
+            try:
+                return bool(json.loads((run / RUN_FILE).read_text("utf-8", "surrogateescape"))["settings"]["signed"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return False  # run.json is not needed to look at maps
+    return False
 
 
 def parse_map_name(name):
@@ -171,7 +194,7 @@ def read_map(path):
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise MapError(f"{path.name} cannot be read ({str(error).splitlines()[0]})") from error
+        raise MapError(f"{path.name} cannot be read ({first_line(error)})") from error
     of_maps_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
     if not of_maps_shape or not values.size or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise MapError(f"{path.name} holds {values.dtype} {values.shape}; expected finite numbers (H, W) or (H, W, 3)")
@@ -219,7 +242,7 @@ class Viewer:
             kind: [values for values in maps.values() if not isinstance(values, Exception)]
             for kind, maps in self.maps.items()
         }
-        self.scales = {kind: scale_of(kind, maps) for kind, maps in readable.items()}
+        self.scales = {kind: scale_of(self.saved.is_signed(kind), maps) for kind, maps in readable.items()}
         if isinstance(self.photo, Exception):  # panels then have the shape of the first map
             self.shape = next((values.shape[:2] for maps in readable.values() for values in maps), (1, 1))
         else:
@@ -272,8 +295,7 @@ class Viewer:
 
     def title(self):
         """The photo's name, its place in the run, and the class predicted."""
-        name = self.saved.name.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
-        text = f"{name}   ({self.index + 1:,} of {len(self.photos):,})"
+        text = f"{displayable(self.saved.name)}   ({self.index + 1:,} of {len(self.photos):,})"
         if self.saved.predicted:
             text += f"   predicted: {self.saved.predicted}"
         return text
@@ -407,7 +429,7 @@ def open_window(photos, index, settings):
     try:
         figure = plt.figure(figsize=(10.5, 7))
     except Exception as error:  # each toolkit has its own way to say that there is no display
-        raise UserError(f"no window can be opened ({str(error).splitlines()[0]}); expected --save FILE") from error
+        raise UserError(f"no window can be opened ({first_line(error)}); expected --save FILE") from error
     if not hasattr(figure.canvas.manager, "window"):
         raise UserError(
             f"no window can be opened (Matplotlib found no display or no toolkit and fell back to "
@@ -433,6 +455,47 @@ def save_figure(photos, index, settings):
     return 0
 
 
+def write_html(photos, settings):
+    """Write all photos and maps as one HTML page."""
+    entries, damaged = [], []
+    with Progress("photos", len(photos)) as progress:
+        for saved in photos:
+            try:
+                entries.append(entry_of(saved))
+            except (MapError, PhotoError) as error:
+                damaged.append(f"{saved.name}: {error}")
+            progress.advance()
+    if not entries:
+        raise UserError(f"no photo of {settings.place} can be shown, the first since {damaged[0]}")
+    settings.html.parent.mkdir(parents=True, exist_ok=True)
+    write_page(settings.html, f"Maps in {settings.place}", entries)
+    print(f"wrote {settings.html}: {len(entries):,} photos, {settings.html.stat().st_size / 1e6:.1f} MB")
+    if damaged:
+        print(f"{len(damaged):,} photos are left out, the first since {damaged[0]}")
+    return EXIT_SOME_FAILED if damaged else 0
+
+
+def entry_of(saved):
+    """What the page shows of a photo, see `camlib.page.write_page`.
+
+    Raises:
+        MapError, PhotoError: the photo or a map cannot be read.
+    """
+    photo, kinds = read_photo(saved.folder / PHOTO_FILE), {}
+    for kind, paths in find_maps(saved).items():
+        maps = {name: read_map(path) for name, path in paths.items()}
+        scale = scale_of(saved.is_signed(kind), maps.values())
+        kinds[PANEL_TITLES[kind]] = {
+            name: {"picture": encode_overlay(values, scale, photo.shape[:2]),
+                   "scores": {"probability": saved.probabilities[name]} if name in saved.probabilities else {}}
+            for name, values in maps.items()
+        }  # fmt: skip
+    names = [name for of_classes in kinds.values() for name in of_classes]
+    own = saved.predicted if saved.predicted in names else next(iter(names), "")
+    note = f"predicted {saved.predicted}" if saved.predicted else ""
+    return {"name": saved.name, "class": own, "note": note, "picture": encode_photo(photo), "maps": kinds}
+
+
 def index_of(photos, name):
     """Where the photo is that the user named, with or without its suffix.
 
@@ -451,6 +514,7 @@ def parse_arguments(arguments):
         "place", type=Path, nargs="?", default=DEFAULT_PLACE, metavar="FOLDER_OR_NPY", help="saved maps"
     )
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the figure (png, jpg, pdf, svg); no window")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write all photos as one HTML page; no window")
     parser.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="overlay; default: the class predicted")
     parser.add_argument("--opacity", type=float, default=OPACITY, metavar="0..1", help="of the overlay")
@@ -463,6 +527,8 @@ def parse_arguments(arguments):
 def main(arguments=None):
     settings = parse_arguments(arguments)
     photos = find_saved(settings.place)
+    if settings.html:
+        return write_html(photos, settings)
     index = index_of(photos, settings.photo) if settings.photo else 0
     found = find_maps(photos[index])
     names = list(dict.fromkeys(name for paths in found.values() for name in paths))

@@ -73,36 +73,41 @@ def with_gradient(forward, gradient):
 
 
 def differentiate(function, x):
-    """Run y = f(x), which passes through an intermediate tensor a, once, and keep what both gradients need.
+    """Run y = f(x), which passes through intermediate tensors a, once, and keep what all gradients need.
 
     Args:
-        function: (x, tap) -> (y, others); it hands a to `tap` and goes on with what that returns.
+        function: (x, tap) -> (y, others); it hands each a to `tap(name, a)` and goes on with what that returns.
         x: tensor.
 
     Returns:
-        (y, others, a, pull_to_a, pull_to_x): for any u of y's shape, as often as wanted, pull_to_a(u) = u^T dy/da and
-        pull_to_x(u) = u^T dy/dx.
+        (y, others, a, pull_to_a, pull_to_x): a is a dict by name; for any u of y's shape, as often as wanted,
+        pull_to_a(u) = u^T dy/da, a dict too, and pull_to_x(u) = u^T dy/dx.
     """
-    kept = []
+    kept = {}
+
+    def keep(name, a):
+        kept[name] = a
+        return a
+
     if BACKEND == "tensorflow":
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
-            y, others = function(x, lambda a: kept.append(a) or a)
+            y, others = function(x, keep)
 
         def pull_to(source):
             return lambda u: tape.gradient(y, source, u, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-        return y, others, kept[-1], pull_to(kept[-1]), pull_to(x)
+        return y, others, kept, pull_to(kept), pull_to(x)
 
-    jax.eval_shape(lambda x: function(x, lambda a: kept.append(a) or a)[0], x)
-    zero = jax.numpy.zeros(kept[-1].shape, kept[-1].dtype)
+    shapes = jax.eval_shape(lambda x: (function(x, keep)[0], kept)[1], x)
+    zeros = {name: jax.numpy.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
 
-    def shifted(x, shift):  # dy/dshift at zero is dy/da
+    def shifted(x, shifts):  # dy/dshift at zero is dy/da
         kept.clear()
-        y, others = function(x, lambda a: kept.append(a) or a + shift)
-        return y, (others, kept[-1])
+        y, others = function(x, lambda name, a: keep(name, a) + shifts[name])
+        return y, (others, dict(kept))
 
-    y, pull, (others, a) = jax.vjp(shifted, x, zero, has_aux=True)
+    y, pull, (others, a) = jax.vjp(shifted, x, zeros, has_aux=True)
     return y, others, a, lambda u: pull(u)[1], lambda u: pull(u)[0]
 
 
@@ -124,6 +129,18 @@ def relus_of_backend(relu):
     }
 
 
+def activations_of_backend(other):
+    """Stand-ins other(kind, function) for the backend's own softmax and sigmoid, by (module, name)."""
+    places = [(tf.nn, "softmax"), (tf.nn, "log_softmax"), (tf.nn, "sigmoid"), (tf.math, "sigmoid"), (tf, "sigmoid")] \
+        if BACKEND == "tensorflow" else [(jax.nn, "softmax"), (jax.nn, "log_softmax"), (jax.nn, "sigmoid")]  # fmt: skip
+    return {(module, name): other(name, getattr(module, name)) for module, name in places}
+
+
+def named(name):
+    """A context whose operations carry a name in traced programs."""
+    return tf.name_scope(name) if BACKEND == "tensorflow" else jax.named_scope(name)
+
+
 @contextlib.contextmanager
 def inlined_functions():
     """Let compiled functions inside others run anew as part of them, not as they were compiled before."""
@@ -139,69 +156,110 @@ def inlined_functions():
         tf.config.run_functions_eagerly(before)
 
 
-# How activations appear in a traced program
-OPERATIONS = {
-    "tensorflow": {
-        "Relu",
-        "Relu6",
-        "LeakyRelu",
-        "Elu",
-        "Selu",
-        "Sigmoid",
-        "Tanh",
-        "Softplus",
-        "Softsign",
-        "Erf",
-        "Erfc",
-    },
-    "jax": {"relu", "logistic", "tanh", "erf", "erfc", "expm1", "logaddexp"},
-}[BACKEND]
+def traced(function, shape):
+    """Trace a function of a float32 tensor of that shape, without running it."""
+    if BACKEND == "tensorflow":
+        return tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
+    return jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, "float32")).jaxpr
 
 
-def activation_operations(function, shape):
+# How activations appear in a traced program, and what a ReLU looks like that is not called as one: a comparison with 0
+TENSORFLOW_ACTIVATIONS = {
+    "Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Erfc",
+}  # fmt: skip
+JAX_ACTIVATIONS = {"relu", "logistic", "tanh", "erf", "erfc", "expm1", "logaddexp"}
+# JAX keeps the gradients inside these from one time to the next: they cannot be exchanged there
+JAX_REPLAYED = {"checkpoint", "cond", "remat", "remat2", "scan", "while"}
+TENSORFLOW_CUTS, JAX_CUTS = {"Maximum", "Minimum", "ClipByValue"}, {"max", "min", "clamp"}
+TENSORFLOW_CHOICES, JAX_CHOICES = {"SelectV2", "Select"}, {"select_n"}
+
+
+def activation_operations(function, shape, known):
     """Trace a function without running it and find the activations that its result depends on.
 
     Args:
         function: tensor -> tensor.
         shape: of its argument, float32.
+        known: str, name of the scopes whose operations are left out.
 
     Returns:
         list of (place, operation), each a str; the place is the backend's own name of it.
     """
-    return (tensorflow_operations if BACKEND == "tensorflow" else jax_operations)(function, shape)
+    program = traced(function, shape)
+    found = tensorflow_operations(program) if BACKEND == "tensorflow" else jax_operations(program, known)
+    return [(place, kind) for place, kind in found if known not in place]
 
 
-def tensorflow_operations(function, shape):
-    graph = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
+def tensorflow_operations(graph):
+    def is_zero(tensor):
+        value = tf.get_static_value(tensor)
+        return value is not None and value.size > 0 and not value.any()
+
+    def is_activation(operation):
+        inputs = list(operation.inputs)
+        if operation.type in TENSORFLOW_CHOICES:  # where(x > 0, x, ...)
+            return any(map(is_zero, inputs[0].op.inputs))
+        return operation.type in TENSORFLOW_ACTIVATIONS or (
+            operation.type in TENSORFLOW_CUTS and any(map(is_zero, inputs))
+        )
+
     seen, left = {}, [tensor.op for tensor in graph.outputs]
     while left:  # from the result backwards
         operation = left.pop()
         if operation.name not in seen:
-            seen[operation.name] = operation.type
+            seen[operation.name] = operation
             left += [tensor.op for tensor in operation.inputs]
-    return [(place, kind) for place, kind in seen.items() if kind in OPERATIONS]
+    return [(place, operation.type) for place, operation in seen.items() if is_activation(operation)]
 
 
-def jax_operations(function, shape):
-    program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, "float32")).jaxpr
+def inner_programs(equation):
+    """The programs that an operation runs: functions, branches, bodies of loops."""
+    parts = [part for value in equation.params.values() for part in (value if isinstance(value, tuple) else [value])]
+    return [getattr(part, "jaxpr", part) for part in parts if hasattr(getattr(part, "jaxpr", part), "eqns")]
+
+
+def mentions(program, scope):
+    """Whether an operation of a program, or of one inside it, is in a scope of that name."""
+    return any(
+        scope in str(equation.source_info.name_stack) or any(mentions(part, scope) for part in inner_programs(equation))
+        for equation in program.eqns
+    )
+
+
+def jax_operations(program, known):
     found, needed = [], set(map(id, program.outvars))
 
-    def visit(equation, place):
-        inner = [value.jaxpr for value in equation.params.values() if hasattr(value, "jaxpr")]
+    def is_zero(value, makers):
+        if hasattr(value, "val"):  # a literal
+            return not jax.numpy.any(value.val)
+        maker = makers.get(id(value))
+        return maker is not None and maker.primitive.name == "broadcast_in_dim" and is_zero(maker.invars[0], makers)
+
+    def visit(equation, place, makers):
+        inner = inner_programs(equation)
         name = equation.primitive.name
         if name == "custom_jvp_call":
             name = inner[0].debug_info.func_name
-        if name in OPERATIONS:
+        maker = makers.get(id(equation.invars[0])) if equation.invars else None
+        cut = name in JAX_CUTS and any(is_zero(value, makers) for value in equation.invars)
+        choice = name in JAX_CHOICES and maker is not None and any(is_zero(value, makers) for value in maker.invars)
+        replayed = name in JAX_REPLAYED and any(mentions(program, known) for program in inner)
+        if name in JAX_ACTIVATIONS or cut or choice or replayed:
             found.append((place, name))
             return
         for program in inner:
+            inside = makers_of(program)
             for part in program.eqns:
-                visit(part, place)
+                visit(part, f"{place}/{part.source_info.name_stack}", inside)
 
+    def makers_of(program):
+        return {id(value): equation for equation in program.eqns for value in equation.outvars}
+
+    makers = makers_of(program)
     for equation in reversed(program.eqns):  # from the result backwards
         if needed & set(map(id, equation.outvars)):
             needed |= set(map(id, equation.invars))
-            visit(equation, str(equation.source_info.name_stack))
+            visit(equation, str(equation.source_info.name_stack), makers)
     return found
 
 

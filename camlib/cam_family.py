@@ -88,8 +88,13 @@ def eigen_cam(features):
     """
     count, height, width, channels = ops.shape(features)
     matrix = ops.reshape(features, (count, height * width, channels))  # (N, h w, K)
-    _, vectors = ops.linalg.eigh(ops.einsum("npk,npl->nkl", matrix, matrix))  # eigenvalues rise
-    cam = weighed(features, vectors[..., -1])
+    if height * width < channels:  # A v = sigma u: the smaller of both matrices of products will do
+        values, vectors = ops.linalg.eigh(ops.einsum("npk,nqk->npq", matrix, matrix))  # eigenvalues rise
+        sigma = ops.sqrt(ops.maximum(values[:, -1:], 0))
+        cam = ops.reshape(sigma * vectors[..., -1], (count, height, width))
+    else:
+        _, vectors = ops.linalg.eigh(ops.einsum("npk,npl->nkl", matrix, matrix))
+        cam = weighed(features, vectors[..., -1])
     return cam * ops.where(ops.sum(cam, axis=(1, 2), keepdims=True) < 0, -1.0, 1.0)
 
 

@@ -18,6 +18,11 @@ class UserError(Exception):
     """Something the user can mend; the message says what was found, what was expected and what to do."""
 
 
+def first_line(error):
+    """An exception's message as part of a UserError's, which is one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with the script's own docstring as help, its defaults shown, and one-line errors."""
 

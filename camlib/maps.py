@@ -3,7 +3,9 @@
 Imports neither Keras nor TensorFlow, so that a viewer starts at once.
 """
 
+import base64
 import csv
+import io
 import json
 import os
 import platform
@@ -19,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from camlib.console import EXIT_SOME_FAILED, Progress, UserError
-from camlib.images import RUN_FILE, read_batches
+from camlib.images import RUN_FILE, read_batches, resize_photo
 
 PREDICTIONS_FILE = "predictions.csv"
 FAILED_FILE = "failed.csv"
@@ -66,10 +68,10 @@ class Scale(NamedTuple):
         return -self.limit if self.signed else 0.0
 
 
-def scale_of(kind, maps):
-    """The Scale of maps (arrays of any shapes): signed if the kind of map is, or any value is negative."""
+def scale_of(signed, maps):
+    """The Scale of maps (arrays of any shapes): signed if maps of their kind are, or any value is negative."""
     limit = max((float(np.max(np.abs(values))) for values in maps), default=0.0)
-    return Scale(limit, SIGNED[kind] or any((values < 0).any() for values in maps))
+    return Scale(limit, signed or any((values < 0).any() for values in maps))
 
 
 def scaled(values, limit):
@@ -114,9 +116,15 @@ def superposition(photo, values, signed, opacity=0.7):
         uint8 (H, W, 3), RGB.
     """
     weight = opacity * np.abs(values)[..., None]  # (H, W, 1)
-    # the ends of a diverging scale are dark: their hue alone, at full strength, reads better over a photo
-    colour = colours(np.sign(values) * 0.8, signed) if signed else colours(values, signed)
-    return np.rint(photo * (1 - weight) + colour * weight).astype(np.uint8)
+    return np.rint(photo * (1 - weight) + overlay_colours(values, signed) * weight).astype(np.uint8)
+
+
+def overlay_colours(values, signed):
+    """The colours, uint8 (H, W, 3), of a scaled map over a photo, where it is the more opaque the larger its magnitude.
+
+    The ends of a diverging scale are dark: their hue alone, at full strength, reads better over a photo.
+    """
+    return colours(np.sign(values) * 0.8, signed) if signed else colours(values, signed)
 
 
 # ---------------------------------------------------------------- the files of one photo
@@ -207,6 +215,39 @@ def write_panel(path, photo, maps):
     write_jpeg(path, np.asarray(sheet))
 
 
+# ---------------------------------------------------------------- small pictures for a page
+
+THUMB_SIDE = 144  # pixels of the longer side
+
+
+def thumb_size(height, width):
+    """(height, width) of a small picture."""
+    factor = THUMB_SIDE / max(height, width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def data_uri(image):
+    """A picture, uint8 (H, W, 3) or with an alpha channel (H, W, 4), as WebP in a data: address."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "WEBP", quality=70)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def encode_photo(photo):
+    """A small photo as data: address."""
+    return data_uri(resize_photo(photo, *thumb_size(*photo.shape[:2])))
+
+
+def encode_overlay(values, scale, shape):
+    """A map to be laid over a photo of that (height, width), as data: address; gradients of RGB hide it."""
+    size = thumb_size(*shape)
+    if values.ndim == 3:
+        return data_uri(picture_of(values, scale, *size))
+    values = resize_map(scaled(values, scale.limit), *size)
+    opacity = np.rint(255 * np.abs(values)).astype(np.uint8)
+    return data_uri(np.dstack((overlay_colours(values, scale.signed), opacity)))
+
+
 # ---------------------------------------------------------------- the record of a run
 
 
@@ -224,6 +265,37 @@ def run_record(settings, conventions):
         except metadata.PackageNotFoundError:
             continue
     return {"command": sys.argv, "settings": settings, "versions": versions, "conventions": conventions}
+
+
+def claim_folder(output, settings, conventions, overwrite, remove):
+    """Make the folder of a run, or go on in the one that the same command made before, and write its run.json.
+
+    Args:
+        output: Path.
+        settings: dict that decides what the files hold.
+        conventions: str.
+        overwrite: bool, remove an earlier run's files.
+        remove: function of the folder that does so.
+
+    Raises:
+        UserError: the folder holds results of other settings, or other files of the user's.
+    """
+    run_file = output / RUN_FILE
+    if run_file.exists():
+        earlier = json.loads(run_file.read_text("utf-8", "surrogateescape"))["settings"]
+        now = json.loads(json.dumps(settings, default=str))
+        changed = sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
+        if changed and not overwrite:
+            raise UserError(
+                f"{output} holds results of other settings ({', '.join(changed)}); expected another --output, or "
+                "--overwrite to replace them"
+            )
+    elif output.is_dir() and any(not name.name.startswith((".", "README")) for name in output.iterdir()):
+        raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
+    if overwrite and output.is_dir():
+        remove(output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(run_file, run_record(settings, conventions))
 
 
 def write_failed(path, failed):
@@ -283,24 +355,8 @@ class MapRun:
         numbers = [f"{number}_{name}" for number in ("logit", "probability") for name in class_names]
         self.columns = ["path", "predicted", *numbers]
         settings = settings | {"class_names": class_names}
-        record = run_record(settings, conventions)
-        run_file = output / RUN_FILE
-        if run_file.exists():
-            earlier = json.loads(run_file.read_text("utf-8", "surrogateescape"))["settings"]
-            now = json.loads(json.dumps(settings, default=str))
-            changed = sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
-            if changed and not overwrite:
-                raise UserError(
-                    f"{output} holds maps made with other settings ({', '.join(changed)}); expected another --output, "
-                    "or --overwrite to replace them"
-                )
-        elif output.is_dir() and any(not name.name.startswith((".", "README")) for name in output.iterdir()):
-            raise UserError(f"{output} holds files that are not maps; expected a new or empty folder for --output")
-        if overwrite and output.is_dir():
-            remove_maps(output)
-        output.mkdir(parents=True, exist_ok=True)
+        claim_folder(output, settings, conventions, overwrite, remove_maps)
         self.rows = {row[0]: row for row in self.read_rows()}
-        write_json(run_file, record)
 
     def read_rows(self):
         """The whole rows of predictions.csv; a last line cut off by a kill is left out."""

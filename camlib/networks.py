@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from camlib.console import UserError
+from camlib.console import UserError, first_line
 from camlib.images import ORIGINAL_CLASSES
 
 # ---------------------------------------------------------------- architectures
@@ -153,7 +153,7 @@ def imagenet_vgg16(weights="imagenet"):
         network = keras.applications.VGG16(weights=str(weights))
     except Exception as error:  # a refused connection, a proxy's page, a checksum: urllib and Keras raise various ones
         raise UserError(
-            f"the ImageNet weights could not be had ({str(error).splitlines()[0]}); with a connection Keras downloads "
+            f"the ImageNet weights could not be had ({first_line(error)}); with a connection Keras downloads "
             "vgg16_weights_tf_dim_ordering_tf_kernels.h5 once; without, bring that file and give --weights FILE"
         ) from error
     return network, Meaning(imagenet_names(), 224, 224, 3, **PREPROCESSING["vgg"])
@@ -262,6 +262,11 @@ def read_class_names(path):
             f"--class-names {path} cannot be read ({error}); expected a text file, one class a line"
         ) from error
     repeated = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+    slashes = [name for name in names if set(name) & set("/\\\0")]
+    if slashes:
+        raise UserError(
+            f"--class-names {path} names {slashes[0]!r}; expected names without slashes, since they become files"
+        )
     if not names or repeated:
         found = f"repeats {repeated[0]!r}" if names else "is empty"
         raise UserError(f"--class-names {path} {found}; expected one class a line, each once")
@@ -279,12 +284,12 @@ def input_shape_of(network, meaning, size=None):
     Raises:
         UserError: the network takes no photos, its size is open and nobody names one, or is not the one asked for.
     """
-    shape = network.input_shape
+    shape = getattr(network, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (1, 3):
         raise UserError(f"the network {network.name!r} takes {shape}; expected one input of photos, (N, H, W, 1 or 3)")
     own = (meaning.height, meaning.width) if meaning else (None, None)
     height, width = (fixed or size or trained for fixed, trained in zip(shape[1:3], own, strict=True))
-    if height is None:
+    if height is None or width is None:
         raise UserError(
             f"the network {network.name!r} takes photos of any size and its file names none; expected --size N"
         )
@@ -302,7 +307,8 @@ def set_dtype(network, dtype):
     """
     policy = dtype if dtype == "float32" else f"mixed_{dtype}"
     for layer in [network, *network._flatten_layers(include_self=False)]:
-        layer.dtype_policy = policy
+        if not isinstance(layer, layers.Softmax):  # in half precision it would lose small probabilities
+            layer.dtype_policy = policy
 
 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
@@ -388,7 +394,7 @@ def load_network(path, trust=False):
             raise UserError(f"{path}: its description of the network cannot be read ({error})") from error
         shapes, names = weight_shapes(file), list(file)
     if trust and config is not None:
-        return keras.models.load_model(path, compile=False, safe_mode=False), meaning
+        return rebuilt_by_keras(path, safe=False), meaning
     if config is None and any("block5_conv3" in name for name in names):
         return imagenet_vgg16(path)
     is_original = shapes == sorted(tuple(weight.shape) for weight in original_network(4).weights)
@@ -405,12 +411,24 @@ def load_network(path, trust=False):
     try:
         network.load_weights(path)
     except Exception as error:  # Keras raises various classes for arrays that are missing or of another shape
-        raise UserError(f"{path}: its weights do not fit its network ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: its weights do not fit its network ({first_line(error)})") from error
     if meaning and len(meaning.class_names) != network.output_shape[-1]:
         raise UserError(
             f"{path} names {len(meaning.class_names)} classes for {network.output_shape[-1]} outputs; expected one each"
         )
     return network, meaning
+
+
+def rebuilt_by_keras(path, safe):
+    """The network of a file as Keras's own loader makes it; unsafe, it may run code from the file.
+
+    Raises:
+        UserError: Keras does not know a layer, or the weights do not fit.
+    """
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=safe)
+    except Exception as error:  # Keras raises various classes
+        raise UserError(f"{path}: Keras cannot rebuild its network ({first_line(error)})") from error
 
 
 def load_keras_archive(path, trust):
@@ -426,12 +444,7 @@ def load_keras_archive(path, trust):
         raise UserError(f"{path} is an archive without a network ({error}); expected a .h5 or .keras file") from error
     if not trust:
         refuse_unsafe(config, path)
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=not trust)
-    except (
-        Exception
-    ) as error:  # Keras raises various classes for what it does not know, and for weights that do not fit
-        raise UserError(f"{path}: Keras cannot rebuild its network ({str(error).splitlines()[0]})") from error
+    return rebuilt_by_keras(path, safe=not trust)
 
 
 def weight_shapes(file):
@@ -456,7 +469,7 @@ def network_from_config(config, path, open_size):
             return keras.Model.from_config(config["config"])
         return functional(keras.Sequential.from_config(config["config"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: Keras cannot rebuild its network ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: Keras cannot rebuild its network ({first_line(error)})") from error
 
 
 def functional(stack):

@@ -10,11 +10,11 @@ from camlib.backend import BACKEND
 if BACKEND == "tensorflow":
     import tensorflow as tf
 
-    backend_relu, backend_silu, compile_function = tf.nn.relu, tf.nn.silu, tf.function
+    backend_relu, backend_silu, backend_softmax, compile_function = tf.nn.relu, tf.nn.silu, tf.nn.softmax, tf.function
 else:
     import jax
 
-    backend_relu, backend_silu, compile_function = jax.nn.relu, jax.nn.silu, jax.jit
+    backend_relu, backend_silu, backend_softmax, compile_function = jax.nn.relu, jax.nn.silu, jax.nn.softmax, jax.jit
 
 SHAPE = (7, 9, 3)
 GENERATOR = np.random.default_rng(0)
@@ -182,7 +182,7 @@ NETWORKS = {
     "nested": (nested, "trunk/conv2", "linear"),
     "nested three times": (lambda: nested(3), "level2/level1/trunk/conv2", "linear"),
     "shared ReLU": (shared_relu, "shared", "linear"),
-    "subclassed": (Subclassed, "conv2", "softmax"),
+    "subclassed": (Subclassed, "relu", "softmax"),
     "activation=backend's relu": (lambda: keras.Sequential(
         [*convolutions((backend_relu, backend_relu)), layers.GlobalAveragePooling2D(), layers.Dense(4, name="class")]
     ), "conv2", "linear"),

@@ -60,7 +60,7 @@ def test_grad_cam_of_the_gap_network_is_its_cam_over_its_area():
 
 def gradients_of(function, x, u):
     """(value, true gradient, guided gradient) of a function of one tensor, for the gradient u of its value."""
-    y, _, _, _, pullback = differentiate(lambda x, tap: (function(tap(x)), ()), ops.convert_to_tensor(x))
+    y, _, _, _, pullback = differentiate(lambda x, tap: (function(tap("x", x)), ()), ops.convert_to_tensor(x))
     u = ops.convert_to_tensor(u)
     true = pullback(u)
     with guided_rule():

@@ -33,15 +33,15 @@ def test_resize_has_half_pixel_centres():
 
 def test_map_of_zeros_stays_zero():
     zeros = np.zeros((2, 2), np.float32)
-    np.testing.assert_array_equal(scaled(zeros, scale_of("heatmap", [zeros]).limit), zeros)
+    np.testing.assert_array_equal(scaled(zeros, scale_of(True, [zeros]).limit), zeros)
     assert len(np.unique(colours(zeros, signed=True).reshape(-1, 3), axis=0)) == 1
 
 
 def test_scale_is_the_largest_magnitude_of_all_maps():
     positive, negative = np.array([[2.0, 3.0]]), np.array([[1.0, -7.0]])
-    assert scale_of("gradcam", [positive]) == (3.0, False)
-    assert scale_of("heatmap", [positive]) == (3.0, True)  # a kind with two signs
-    assert scale_of("gradcam", [positive, negative]) == (7.0, True)  # a method with two signs
+    assert scale_of(False, [positive]) == (3.0, False)
+    assert scale_of(True, [positive]) == (3.0, True)  # a kind with two signs
+    assert scale_of(False, [positive, negative]) == (7.0, True)  # a method with two signs
     assert Scale(7.0, True).lowest == -7.0 and Scale(7.0, False).lowest == 0.0
 
 
@@ -120,7 +120,7 @@ def test_changed_photo_and_lost_maps_are_done_again(tmp_path):
 
 def test_other_settings_are_named(tmp_path):
     MapRun(tmp_path / "out", {"size": 3, "model": "a"}, "", CLASSES)
-    with pytest.raises(UserError, match=r"out holds maps made with other settings \(model, size\); expected another"):
+    with pytest.raises(UserError, match=r"out holds results of other settings \(model, size\); expected another"):
         MapRun(tmp_path / "out", {"size": 4, "model": "b"}, "", CLASSES)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"] == {
         "size": 3,
@@ -131,7 +131,7 @@ def test_other_settings_are_named(tmp_path):
 
 def test_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="holds files that are not maps"):
+    with pytest.raises(UserError, match="holds files of another kind"):
         MapRun(tmp_path, {}, "", CLASSES, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
