@@ -30,8 +30,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, run_script
+from camlib.figures import draw_confusion_matrix
 from camlib.images import find_labelled_photos, load_labelled_photos
 from camlib.maps import run_record, write_failed, write_json
+from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.networks import (
     Meaning,
     fold,
@@ -290,14 +292,6 @@ def dtype_policy(choice):
     return dtype if dtype == "float32" else f"mixed_{dtype}"
 
 
-def binary_accuracy(probabilities, labels):
-    """Keras's `accuracy` under binary cross-entropy: the share of single outputs on the right side of 0.5.
-
-    With C classes a network that always says 0 for every class reaches (C - 1) / C.
-    """
-    return float(np.mean((probabilities > 0.5) == np.eye(probabilities.shape[1], dtype=bool)[labels]))
-
-
 def build(recipe, class_count):
     """The network in the form that is trained."""
     form = {"for_training": True} if recipe.training_form else {}
@@ -350,13 +344,6 @@ def train(photos, meaning, recipe, state_path, settings, resume):
 # ---------------------------------------------------------------- reports
 
 
-def confusion_matrix(labels, predicted, class_count):
-    """Counts, int64 (C, C): row the true class, column the predicted one."""
-    counts = np.zeros((class_count, class_count), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    return counts
-
-
 def write_history(path, history):
     """One CSV row per epoch: loss, top-1 and Keras's binary accuracy, for train and val."""
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -379,28 +366,13 @@ def draw_curves(path, history):
     figure.savefig(path, dpi=120)
 
 
-def draw_confusion_matrix(path, counts, class_names):
-    """The confusion matrix as a PNG, coloured by each row's shares."""
-    figure = Figure(figsize=(1.6 + 0.8 * len(class_names),) * 2, layout="constrained")
-    panel = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        panel.text(column, row, count, ha="center", va="center", color="white" if shares[row, column] > 0.5 else "k")
-    places = range(len(class_names))
-    panel.set_xticks(places, class_names, rotation=90)
-    panel.set_yticks(places, class_names)
-    panel.set(xlabel="predicted", ylabel="true", title="photos of val")
-    figure.savefig(path, dpi=120)
-
-
 def report(network, meaning, photos, output, history):
     """Write history, curves and confusion matrix, and print the accuracies of the network kept."""
     probabilities = network.predict(meaning.prepare(photos.images), batch_size=32, verbose=0)  # (N, C)
     counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), len(meaning.class_names))
     write_history(sibling(output, "history.csv"), history)
     draw_curves(sibling(output, "curves.png"), history)
-    draw_confusion_matrix(sibling(output, "confusion.png"), counts, meaning.class_names)
+    draw_confusion_matrix(sibling(output, "confusion.png"), counts, meaning.class_names, "photos of val")
     print(f"top-1 accuracy on the {counts.sum():,} photos of val: {counts.trace() / counts.sum():.3f}")
     for name, row, right in zip(meaning.class_names, counts, counts.diagonal(), strict=True):
         print(f"  {name:<12} {right:>5} of {row.sum():>5}  {right / max(row.sum(), 1):.3f}")

@@ -11,10 +11,10 @@ from keras import ops
 
 from camlib.images import find_photos, read_batches
 from camlib.maps import probabilities_of, resize_map
+from camlib.metrics import binary_accuracy
 from camlib.networks import file_sha256, load_network
 from data.draw_demo import demo_folder
 from make_cam_maps import cam_function
-from train_cam_4class import binary_accuracy
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 CAM, VGG16 = ROOT / "models" / "cam_4class.h5", ROOT / "models" / "vgg16_4class.h5"

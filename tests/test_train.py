@@ -17,14 +17,13 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.images import LabelledPhotos
+from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.networks import Meaning, load_network
 from train_cam_4class import (
     RECIPES,
     Batches,
     augment,
-    binary_accuracy,
     class_weights,
-    confusion_matrix,
     mosaics,
     per_cell,
 )

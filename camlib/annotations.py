@@ -1,0 +1,166 @@
+"""Where the animals are: our JSON, PASCAL VOC's XML files, or a folder of masks."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from camlib.console import UserError
+from camlib.images import PhotoError, find_photos, name_without_suffix
+
+ANNOTATIONS_FILE = "annotations.json"
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what keeps a mask's values
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One object, or all objects of one class, in a photo.
+
+    Attributes:
+        path: Path of the photo.
+        class_name: str.
+        boxes: tuple of (x0, y0, x1, y1), pixels of the upright photo, x1 and y1 outside; may be empty beside a mask.
+        mask: Path of a picture of the photo's shape, above 127 on the object, or None.
+        width, height: int, of the photo.
+    """
+
+    path: Path
+    class_name: str
+    boxes: tuple
+    mask: Path | None
+    width: int
+    height: int
+
+    def inside(self, height, width):
+        """The object as bool (height, width), at the size that the photo is looked at.
+
+        Raises:
+            PhotoError: the mask cannot be read.
+        """
+        if self.mask:
+            try:
+                with Image.open(self.mask) as picture:
+                    grey = picture.convert("L").resize((width, height), Image.Resampling.BOX)
+            except (OSError, Image.DecompressionBombError) as error:
+                raise PhotoError(f"its mask {self.mask} cannot be read ({error})") from error
+            return np.asarray(grey) > 127
+        inside = np.zeros((height, width), bool)
+        for x0, y0, x1, y1 in self.boxes_in(height, width):
+            inside[max(round(y0), 0) : max(round(y1), 0), max(round(x0), 0) : max(round(x1), 0)] = True
+        return inside
+
+    def boxes_in(self, height, width):
+        """The boxes in a photo of another size."""
+        across, down = width / self.width, height / self.height
+        return [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in self.boxes]
+
+
+def read_annotations(place):
+    """Read the objects of a set of photos.
+
+    Args:
+        place: Path of an annotations.json or a folder with one: a list of records with file, class, boxes
+            [[x0, y0, x1, y1], ...], mask (or null), width and height, paths below its folder; or of a folder with
+            PASCAL VOC's XML files (photos beside them, or in a JPEGImages folder beside theirs); or of a folder that
+            holds the photos in class folders and for each a mask of the same name under masks/.
+
+    Returns:
+        list of Annotation, never empty.
+
+    Raises:
+        UserError: there is none, or one cannot be read; the message says which.
+    """
+    if not place.exists():
+        raise UserError(f"--annotations {place} does not exist; expected a JSON file, XML files or a folder of masks")
+    records = place / ANNOTATIONS_FILE if place.is_dir() else place
+    if records.is_file() and records.suffix.lower() != ".xml":
+        found = read_json(records)
+    else:
+        files = sorted(place.rglob("*.xml")) if place.is_dir() else [place]
+        found = [annotation for file in files for annotation in read_voc(file)] or read_masks(place)
+    if not found:
+        raise UserError(f"no annotations in {place}; expected {ANNOTATIONS_FILE}, PASCAL VOC's XML files, or masks/")
+    return found
+
+
+def read_json(path):
+    """The objects of our own format."""
+    try:
+        return [
+            Annotation(
+                path.parent / record["file"],
+                str(record["class"]),
+                tuple(box_of(box) for box in record.get("boxes") or ()),
+                path.parent / record["mask"] if record.get("mask") else None,
+                int(record["width"]),
+                int(record["height"]),
+            )
+            for record in json.loads(path.read_text("utf-8"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); expected a list of records with file, class, "
+            "boxes, mask, width and height"
+        ) from error
+
+
+def box_of(numbers):
+    """(x0, y0, x1, y1) as float, of a positive area."""
+    x0, y0, x1, y1 = map(float, numbers)
+    if not (x1 > x0 and y1 > y0):
+        raise ValueError(f"box {numbers} has no area")
+    return x0, y0, x1, y1
+
+
+def read_voc(path):
+    """The objects of one PASCAL VOC file: one Annotation a class, with the boxes of all objects of that class."""
+    try:
+        root = ElementTree.parse(path).getroot()
+        if root.tag != "annotation":
+            return []
+        width, height = (int(root.findtext(f"size/{side}")) for side in ("width", "height"))
+        boxes = {}
+        for thing in root.iter("object"):
+            # VOC counts pixels from 1 and includes the last one
+            x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
+            boxes.setdefault(thing.findtext("name"), []).append(box_of((x0 - 1, y0 - 1, x1, y1)))
+        name = Path(root.findtext("filename")).name
+    except (OSError, ElementTree.ParseError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected a PASCAL VOC annotation") from error
+    beside = (path.parent / name, path.parent.parent / "JPEGImages" / name)
+    photo = next((candidate for candidate in beside if candidate.exists()), beside[0])
+    return [
+        Annotation(photo, class_name, tuple(of_class), None, width, height) for class_name, of_class in boxes.items()
+    ]
+
+
+def read_masks(folder):
+    """The objects of a folder of class folders whose masks lie under masks/, with the same names but for the suffix."""
+    if not (folder / "masks").is_dir():
+        return []
+    found = []
+    for photo in find_photos([folder]):
+        if not photo.name.startswith("masks/"):
+            stem = name_without_suffix(photo.name)
+            masks = [folder / "masks" / f"{stem}{suffix}" for suffix in MASK_SUFFIXES]
+            mask = next((path for path in masks if path.exists()), None)
+            if mask:
+                width, height = size_of(mask)
+                found.append(Annotation(photo.path, photo.path.parent.name, (), mask, width, height))
+    return found
+
+
+def size_of(mask):
+    """(width, height) of a mask.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Image.open(mask) as picture:
+            return picture.size
+    except OSError as error:
+        raise UserError(f"{mask} cannot be read ({error}); expected a mask") from error

@@ -1,0 +1,147 @@
+"""Figures of an evaluation, as PNG files. Imports neither Keras nor TensorFlow."""
+
+import base64
+import io
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from camlib import metrics
+
+COUNT_OF_EXTREMES = 5  # best and worst photos of each map
+
+
+def save(figure, path):
+    """Write a figure and return its path."""
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def draw_confusion_matrix(path, counts, class_names, title):
+    """The confusion matrix, coloured by each row's shares."""
+    figure = Figure(figsize=(1.6 + 0.8 * len(class_names),) * 2, layout="constrained")
+    panel = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        panel.text(column, row, count, ha="center", va="center", color="white" if shares[row, column] > 0.5 else "k")
+    places = range(len(class_names))
+    panel.set_xticks(places, class_names, rotation=90)
+    panel.set_yticks(places, class_names)
+    panel.set(xlabel="predicted", ylabel="true", title=title)
+    return save(figure, path)
+
+
+def draw_reliability(path, title, probabilities, labels):
+    """Accuracy over confidence in bins (Guo et al. 2017), and how many photos each bin holds."""
+    error, confidence, accuracy, count = metrics.calibration(probabilities, labels)
+    figure = Figure(figsize=(4.4, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot((0, 1), (0, 1), color="grey", linewidth=0.8)
+    above.plot(confidence, accuracy, "o-")
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"{title}: ECE {error:.3f}")
+    below.bar((np.arange(len(count)) + 0.5) / len(count), count, 0.9 / len(count))
+    below.set(xlabel="confidence", ylabel="photos")
+    return save(figure, path)
+
+
+def draw_curves(path, title, curves):
+    """Mean deletion and insertion curves of each map.
+
+    Args:
+        curves: dict of curve's name ("deletion, blur") -> dict of map's name -> float (N, steps + 1).
+    """
+    figure = Figure(figsize=(4.6 * len(curves) + 2.6, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for panel, (name, of_maps) in zip(panels, curves.items(), strict=True):
+        for number, (map_name, values) in enumerate(of_maps.items()):
+            shares = np.linspace(0, 1, np.shape(values)[1])
+            panel.plot(
+                shares, np.mean(values, axis=0), label=map_name, color=f"C{number % 10}", linestyle=line_of(number)
+            )
+        what = "deleted" if name.startswith("deletion") else "inserted"
+        panel.set(title=name, xlabel=f"share of the pixels {what}", ylabel="probability of the class", ylim=(0, 1))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.suptitle(title)
+    return save(figure, path)
+
+
+def line_of(number):
+    """Another kind of line for each ten colours."""
+    return ("-", "--", ":", "-.")[number // 10 % 4]
+
+
+def draw_cascade(path, title, stages, scores):
+    """How alike maps stay while layers are randomised from the output down.
+
+    Args:
+        stages: list of S layer names.
+        scores: dict of measure's name -> dict of map's name -> float (N, S); NaN where a map became even.
+    """
+    figure = Figure(figsize=(5.2 * len(scores) + 2.2, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(scores), squeeze=False)[0]
+    for panel, (name, of_maps) in zip(panels, scores.items(), strict=True):
+        for number, (map_name, values) in enumerate(of_maps.items()):
+            known = np.isfinite(values)
+            mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+            mean = np.where(known.any(axis=0), mean, np.nan)
+            panel.plot([1, *mean], label=map_name, color=f"C{number % 10}", linestyle=line_of(number), marker=".")
+        panel.set_xticks(range(len(stages) + 1), ["trained", *stages], rotation=90, fontsize=7)
+        panel.set(title=name, xlabel="randomised down to", ylim=(-0.4, 1.03))
+        panel.axhline(0, color="grey", linewidth=0.5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.suptitle(title)
+    return save(figure, path)
+
+
+def draw_bars(path, title, rows, baselines):
+    """Scores of maps as bars with intervals.
+
+    Args:
+        rows: dict of score's title -> dict of map's name -> (value, low, high).
+        baselines: names of the maps drawn in grey.
+    """
+    names = list(next(iter(rows.values())))
+    figure = Figure(figsize=(3.2 * len(rows) + 2, 0.3 * len(names) + 1.4), layout="constrained")
+    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    colours = ["0.7" if name in baselines else "C0" for name in names]
+    for panel, (score, of_maps) in zip(panels, rows.items(), strict=True):
+        value, low, high = np.array([of_maps[name] for name in names], np.float64).T
+        spread = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+        panel.barh(range(len(names)), value, color=colours, xerr=spread, error_kw={"linewidth": 1})
+        panel.set(title=score, xlim=(0, 1))
+        panel.set_yticks(range(len(names)), names, fontsize=8)
+    panels[0].invert_yaxis()
+    figure.suptitle(title)
+    return save(figure, path)
+
+
+def draw_extremes(path, title, pictures):
+    """The best and the worst photos of each map, the map over the photo.
+
+    Args:
+        pictures: dict of map's name -> list of (score, class name, photo, overlay), the pictures as data: addresses.
+    """
+    columns = 2 * COUNT_OF_EXTREMES
+    figure = Figure(figsize=(1.15 * columns + 1.6, 1.35 * len(pictures) + 0.6), layout="constrained")
+    panels = figure.subplots(len(pictures), columns, squeeze=False)
+    for row, (name, found) in zip(panels, pictures.items(), strict=True):
+        found = sorted(found, key=lambda one: -one[0])
+        half = min(COUNT_OF_EXTREMES, len(found) // 2)
+        chosen = found[:half] + [None] * (columns - 2 * half) + found[len(found) - half :]
+        for panel, one in zip(row, chosen, strict=True):
+            panel.set_axis_off()
+            if one:
+                score, class_name, photo, overlay = one
+                panel.imshow(laid_over(photo, overlay))
+                panel.set_title(f"{class_name} {score:.2f}", fontsize=7, parse_math=False)
+        row[0].text(-0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=8, parse_math=False)
+    figure.suptitle(title)
+    return save(figure, path)
+
+
+def laid_over(photo, overlay):
+    """Two pictures given as data: addresses in one."""
+    photo, overlay = (Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))) for uri in (photo, overlay))
+    return Image.alpha_composite(photo.convert("RGBA"), overlay.convert("RGBA").resize(photo.size))

@@ -1,0 +1,408 @@
+"""The report of an evaluation: tables with intervals, figures, and one page. Imports neither Keras nor TensorFlow."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from camlib import metrics
+from camlib.figures import (
+    draw_bars,
+    draw_cascade,
+    draw_confusion_matrix,
+    draw_curves,
+    draw_extremes,
+    draw_reliability,
+)
+from camlib.maps import open_csv, write_whole
+from camlib.page import write_page
+
+NO_NETWORK = "no network"  # in place of a network's name, for the baselines
+BASELINES = ("whole picture", "centred Gaussian", "random", "Sobel edges")
+SMALL_COLLECTION = 5  # photos; collections with fewer are counted together
+
+# ---------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class Score:
+    """A column of a table.
+
+    Attributes:
+        name: str, in CSV files.
+        title: str, in Markdown and HTML; an arrow says which way is better.
+        source: str, the result it is made from; a map without that result has no such score.
+        of: function of that result and what is known of the photo (truth, right) -> number or list of numbers.
+        statistic: function of means over items (B, ...) -> (B,).
+        truth: "masks" if boxes do not do.
+    """
+
+    name: str
+    title: str
+    source: str
+    of: Callable = lambda value, about: value
+    statistic: Callable = lambda means: means
+    truth: str | None = None
+
+
+def best(means):
+    """The largest over thresholds: one threshold for all photos, chosen on them (Choe et al. 2020)."""
+    return means.max(axis=1)
+
+
+def is_right(overlaps, threshold):
+    """Whether the box at a threshold overlaps a true one by half or more."""
+    return float(overlaps[int(np.argmin(np.abs(metrics.BOX_THRESHOLDS - threshold)))] >= 0.5)
+
+
+def mean_known(values):
+    """The mean without None, which stands for a correlation with an even map; NaN if there is nothing else."""
+    known = [value for value in values if value is not None]
+    return np.mean(known) if known else np.nan
+
+
+LOCALISATION = (
+    Score("pointing", "pointing ↑", "pointing"),
+    Score("pointing_15px", "pointing, 15 px ↑", "pointing_15"),
+    Score("energy", "energy ↑", "energy"),
+    Score("box_15", "box at 15 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.15)),
+    Score("box_20", "box at 20 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.20)),
+    Score("box_best", "best box ↑", "boxes", lambda overlaps, about: np.array(overlaps) >= 0.5, best),
+    Score("ilsvrc_error_20", "ILSVRC error at 20 % ↓", "boxes",
+          lambda overlaps, about: 1 - is_right(overlaps, 0.20) * about.get("right", np.nan)),
+    Score("mask_iou", "best mask IoU ↑", "counts",
+          lambda counts, about: metrics.mask_iou(np.array(counts)), best, "masks"),
+    Score("pxap", "PxAP ↑", "counts", statistic=metrics.pixel_precision, truth="masks"),
+)  # fmt: skip
+SHARPNESS = (
+    Score("cells", "cells of the map", "grid", lambda grid, about: np.prod(grid)),
+    Score("border_energy", "energy at the border ↑", "border", truth="masks"),
+    Score("edge_width", "edge width ↓", "edge"),
+    Score("zero", "all zero ↓", "zero"),
+)
+SANITY = (
+    Score("rank_first", "rank correlation, output randomised", "rank_correlation", lambda found, about: found[0]),
+    Score("rank_all", "all layers randomised", "rank_correlation", lambda found, about: found[-1]),
+    Score("rank_mean", "mean of the cascade ↓", "rank_correlation", lambda found, about: mean_known(found)),
+    Score("ssim_mean", "SSIM, mean of the cascade ↓", "ssim", lambda found, about: mean_known(found)),
+    Score("other_class", "rank correlation with another class ↓", "other_class"),
+)
+
+
+def faithfulness_scores(fills):
+    """The columns of faithfulness: deletion and insertion with each fill, and what needs none."""
+    curves = [
+        Score(
+            f"{curve}_{fill}", f"{curve}, {fill} {arrow}", f"{curve}_{fill}", lambda points, about: metrics.area(points)
+        )
+        for fill in fills
+        for curve, arrow in (("deletion", "↓"), ("insertion", "↑"))
+    ]
+    return (
+        *curves,
+        Score("average_drop", "average drop ↓", "drop"),
+        Score("increase", "increase ↑", "increase"),
+        Score("adcc", "ADCC ↑", "adcc"),
+        Score("road", "ROAD ↑", "road"),
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of scores: rows are maps, each cell (value, low, high, number of items).
+
+    Attributes:
+        title: str.
+        scores: tuple of Score.
+        rows: dict of map's name -> list of cells.
+    """
+
+    title: str
+    scores: tuple
+    rows: dict
+
+
+def merged(network, results):
+    """dict of map's name -> dict of item -> (scores of all parts, record)."""
+    found, known = {}, {}
+    for part in ("maps", "sample", "sanity"):
+        for record in results.of(network, part):
+            about = known.setdefault(record["item"], {"photo": record["photo"]})
+            about |= {name: record[name] for name in ("truth", "right") if name in record}
+            for name, scores in record["maps"].items():
+                before, _ = found.setdefault(name, {}).get(record["item"], ({}, None))
+                found[name][record["item"]] = (before | scores, about)
+    return found
+
+
+def table_of(title, scores, maps, truth=None):
+    """Make a table of the maps that have at least one of the scores; None if none has.
+
+    Args:
+        title: str.
+        scores: tuple of Score.
+        maps: as `merged` makes them.
+        truth: "masks" or "boxes", to take photos with that truth only.
+    """
+    rows = {}
+    for name, items in maps.items():
+        chosen = [pair for pair in items.values() if truth is None or pair[1].get("truth") == truth]
+        cells = [cell_of(score, chosen) for score in scores]
+        if any(count for *_, count in cells):
+            rows[name] = cells
+    return Table(title, scores, rows) if rows else None
+
+
+def cell_of(score, pairs):
+    """(value, low, high, number of items) of a score, from the items that have it."""
+    values, photos = [], []
+    for scores, about in pairs:
+        if scores.get(score.source) is not None and score.truth in (None, about.get("truth")):
+            values.append(np.array(score.of(scores[score.source], about), np.float64))  # None becomes NaN
+            photos.append(about["photo"])
+    return metrics.bootstrap(values, photos, score.statistic) if values else (float("nan"),) * 3 + (0,)
+
+
+def text_of(cell):
+    """'0.915 (0.880 to 0.945)', or a dash."""
+    value, low, high, count = cell
+    if not count or np.isnan(value):
+        return "-"
+    digits = 0 if value >= 100 else 3
+    return (
+        f"{value:.{digits}f}"
+        if np.isnan(low) or low == high
+        else f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    )
+
+
+def network_table(subject, records):
+    """Top-1 and more, for all photos, each class and each collection: list of dicts, and what figures need.
+
+    Photos that hold several classes are left out.
+    """
+    times = Counter(record["photo"] for record in records)
+    records = [record for record in records if times[record["photo"]] == 1]
+    if not records:
+        return [], None
+    outputs = np.array([record["outputs"] for record in records])
+    labels = np.array([record["label"] for record in records])
+    right = np.array([record["right"] for record in records])
+    groups = {"all": np.ones(len(records), bool)}
+    for name in dict.fromkeys(record["class"] for record in records):
+        groups[f"class {name}"] = np.array([record["class"] == name for record in records])
+    collections = np.array([collection_of(record["photo"]) for record in records])
+    sizes = Counter(collections)
+    small = np.array([sizes[name] < SMALL_COLLECTION for name in collections])
+    if len(sizes) > 1:
+        groups |= {
+            f"collection {name}": collections == name
+            for name, count in sizes.most_common()
+            if count >= SMALL_COLLECTION
+        }
+        groups |= {"smaller collections": small} if small.any() else {}
+    plain = labels.max() < outputs.shape[1]  # no group of classes among them
+    rows = []
+    for name, chosen in groups.items():
+        hits, count = int(right[chosen].sum()), int(chosen.sum())
+        low, high = metrics.wilson_interval(hits, count)
+        binary = metrics.binary_accuracy(outputs[chosen], labels[chosen]) if plain else float("nan")
+        error = metrics.calibration(outputs[chosen], labels[chosen])[0] if plain else float("nan")
+        rows.append({"network": subject.name, "photos": name, "number": count, "top1": hits / count, "low": low,
+                     "high": high, "binary_accuracy": binary, "ece": error})  # fmt: skip
+    return rows, (outputs, labels) if plain else None
+
+
+def collection_of(photo):
+    """The collection a photo comes from: its file's name without the number at the end."""
+    return re.sub(r"[ _-]*\d+$", "", Path(photo).stem) or "numbered"
+
+
+def write_tables(output, tables, network_rows):
+    """Write scores.csv and networks.csv (one number a line) and report.md (tables)."""
+    with open_csv(output / "scores.csv", "w") as file:
+        writer = csv.writer(file)
+        writer.writerow(("table", "map", "score", "value", "low", "high", "items"))
+        for table in tables:
+            for name, cells in table.rows.items():
+                for score, cell in zip(table.scores, cells, strict=True):
+                    if cell[-1]:
+                        writer.writerow((table.title, name, score.name, *cell))
+    with open_csv(output / "networks.csv", "w") as file:
+        if network_rows:
+            writer = csv.DictWriter(file, list(network_rows[0]))
+            writer.writeheader()
+            writer.writerows(network_rows)
+
+
+def grids_of(tables, network_rows):
+    """The tables as text: list of (title, header, rows), for Markdown and for the page."""
+    grids = [
+        (table.title, ["map", *(score.title for score in table.scores), "items"],
+         [[name, *map(text_of, cells), f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()])
+        for table in tables
+    ]  # fmt: skip
+    if network_rows:
+        header = ["network", "photos", "number", "top-1", "binary accuracy (Keras)", "ECE"]
+        rows = [
+            [row["network"], row["photos"], f"{row['number']:,}",
+             text_of((row["top1"], row["low"], row["high"], row["number"])),
+             f"{row['binary_accuracy']:.3f}", f"{row['ece']:.3f}"]
+            for row in network_rows
+        ]  # fmt: skip
+        grids.append(("The networks", header, rows))
+    return grids
+
+
+def markdown_of(grids, sentences):
+    """The report as Markdown."""
+    lines = ["# Evaluation of maps", ""]
+    for title, header, rows in grids:
+        lines += [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+        lines += [""]
+    return "\n".join([*lines, *(f"- {sentence}" for sentence in sentences)]) + "\n"
+
+
+def sanity_sentences(table):
+    """What the sanity checks mean, in plain words, for the maps that fail them."""
+    sentences = []
+    names = [score.name for score in table.scores]
+    for name, cells in table.rows.items():
+        found = dict(zip(names, cells, strict=True))
+        _, low, _, count = found["rank_mean"]
+        if count and low > 0.5:
+            sentences.append(
+                f"{name}: as its network's weights are randomised the map hardly changes (mean rank correlation "
+                f"{text_of(found['rank_mean'])}): it shows the photo rather than what was learnt."
+            )
+        _, low, _, count = found["other_class"]
+        if count and low > 0.5:
+            sentences.append(
+                f"{name}: asked for another class it gives nearly the same map (rank correlation "
+                f"{text_of(found['other_class'])}): it does not tell where a class is."
+            )
+    return sentences
+
+
+# ---------------------------------------------------------------- the whole report
+
+
+def report(subjects, settings, results):
+    """Write tables, figures and the page; returns the tables and the sentences about sanity."""
+    output, parts = settings.output, settings.only
+    by_subject = {subject.name: merged(subject.name, results) for subject in subjects}
+    maps = {name: scores for found in by_subject.values() for name, scores in found.items() if name not in BASELINES}
+    with_baselines = maps | merged(NO_NETWORK, results)
+    tables, network_rows, figures, sentences = [], [], [], []
+    if "localisation" in parts:
+        for truth in ("masks", "boxes"):
+            lie = table_of(f"Where the maps lie ({truth})", LOCALISATION, with_baselines, truth)
+            tables += [lie, table_of(f"How sharp the maps are ({truth})", SHARPNESS, with_baselines, truth)]
+            if lie:
+                figures.append(draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
+    for name, found in by_subject.items() if "faithfulness" in parts else ():
+        scores = faithfulness_scores(settings.fill)
+        tables.append(table_of(f"Whether {name} uses what the maps show", scores, found))
+        figures.append(draw_curves(output / f"curves_{name}.png", name, curves_of(found, settings.fill)))
+    if "sanity" in parts:
+        table = table_of("Whether the maps depend on the network and the class", SANITY, maps)
+        tables.append(table)
+        sentences = sanity_sentences(table) if table else []
+        for name in by_subject:
+            if records := results.of(name, "sanity"):
+                stages, scores = records[0]["stages"], cascades_of(records)
+                figures.append(draw_cascade(output / f"randomised_{name}.png", name, stages, scores))
+    for subject in subjects if "network" in parts else ():
+        rows, numbers = network_table(subject, results.of(subject.name, "maps"))
+        network_rows += rows
+        if numbers:
+            outputs, labels = numbers
+            counts = metrics.confusion_matrix(labels, outputs.argmax(axis=1), outputs.shape[1])
+            path = output / f"confusion_{subject.name}.png"
+            figures.append(draw_confusion_matrix(path, counts, subject.meaning.class_names, subject.name))
+            figures.append(draw_reliability(output / f"reliability_{subject.name}.png", subject.name, outputs, labels))
+    entries = entries_of(maps, results, subjects)
+    if extremes := extremes_of(entries):
+        figures.append(draw_extremes(output / "best_and_worst.png", "best and worst photos, by energy", extremes))
+    tables = [table for table in tables if table]
+    write_tables(output, tables, network_rows)
+    grids = grids_of(tables, network_rows)
+    write_whole(output / "report.md", lambda file: file.write(markdown_of(grids, sentences).encode()))
+    write_page(settings.html or output / "report.html", "Evaluation of maps", entries, grids, sentences, figures)
+    return tables, sentences
+
+
+def bars_of(table, wanted=("pointing", "energy", "box_best")):
+    """Some scores of a table as `draw_bars` takes them."""
+    columns = [(number, score) for number, score in enumerate(table.scores) if score.name in wanted]
+    return {score.title: {name: cells[number][:3] for name, cells in table.rows.items()} for number, score in columns}
+
+
+def curves_of(maps, fills):
+    """The deletion and insertion curves of all maps as `draw_curves` takes them."""
+    return {
+        f"{curve}, {fill}": {
+            name: [scores[f"{curve}_{fill}"] for scores, _ in items.values() if f"{curve}_{fill}" in scores]
+            for name, items in maps.items()
+        }
+        for fill in fills
+        for curve in ("deletion", "insertion")
+    }
+
+
+def cascades_of(records):
+    """The measures of the cascading randomisation as `draw_cascade` takes them."""
+    return {
+        title: {name: np.array([record["maps"][name][measure] for record in records], np.float64)
+                for name in records[0]["maps"]}
+        for measure, title in (("rank_correlation", "rank correlation"), ("ssim", "SSIM"))
+    }  # fmt: skip
+
+
+def extremes_of(entries):
+    """Pictures and energies of all maps as `draw_extremes` takes them; none without annotations."""
+    found = {}
+    for entry in entries:
+        for name, of_classes in entry["maps"].items():
+            for class_name, shown in of_classes.items():
+                if "energy" in shown["scores"]:
+                    of_map = found.setdefault(name, [])
+                    of_map.append((shown["scores"]["energy"], class_name, entry["picture"], shown["picture"]))
+    return found
+
+
+def entries_of(maps, results, subjects):
+    """What the page shows of each photo and class: list of dicts, see `camlib.page.write_page`."""
+    entries = []
+    for record in results.of(subjects[0].name, "maps"):
+        of_photo = {}
+        for name, items in maps.items():
+            scores = items.get(record["item"], ({}, None))[0]
+            if "picture" in scores:
+                shown = {
+                    title: scores[score]
+                    for score, title in (("pointing", "pointing"), ("energy", "energy"))
+                    if score in scores
+                }
+                of_photo[name] = {record["class"]: {"picture": scores["picture"], "scores": shown}}
+        entries.append({"name": record["photo"], "class": record["class"], "picture": record["picture"],
+                        "maps": of_photo, "note": "" if record["right"] else "misclassified"})  # fmt: skip
+    return entries
+
+
+def print_table(table):
+    """A table on the terminal: the first three scores of each map."""
+    print(f"\n{table.title}")
+    width = max(map(len, table.rows))
+    for name, cells in table.rows.items():
+        print(
+            f"  {name:{width}}  "
+            + "  ".join(
+                f"{score.name} {text_of(cell)}" for score, cell in list(zip(table.scores, cells, strict=True))[:3]
+            )
+        )

@@ -1,0 +1,352 @@
+"""evaluate_maps.py: its tables against figures computed apart, restarts, baselines, sanity checks, errors."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED
+from PIL import Image
+
+import evaluate_maps
+from camlib import metrics
+from camlib.console import UserError
+from camlib.images import read_network_input, read_photo, resize_photo
+from camlib.maps import resize_map
+from camlib.networks import Meaning, load_network, modern_network, save_network, vgg16_network
+
+CLASSES = ["dog", "cat", "horse", "bird"]
+
+
+def random_file(path, network, size=32):
+    """A shipped kind of network with random weights, biases included, in a file."""
+    generator = np.random.default_rng(0)
+    for weight in network.trainable_weights:
+        if len(weight.shape) == 1:
+            weight.assign(weight + generator.normal(size=weight.shape) * 0.1)
+    network.get_layer("class").kernel.assign(generator.normal(size=network.get_layer("class").kernel.shape) * 3)
+    save_network(network, path, Meaning(CLASSES, size, size, 3))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Eight photos of noise with a bright square, two of them in one photo, with masks; a ninth has only a box."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator, records = np.random.default_rng(1), []
+    for number in range(9):
+        image = generator.integers(0, 120, (48, 64, 3)).astype(np.uint8)
+        x, y = int(generator.integers(0, 40)), int(generator.integers(0, 28))
+        image[y : y + 20, x : x + 24] += 130
+        class_name = CLASSES[number % 4]
+        name = f"{class_name}/set{number % 2}_{number}.png"
+        (folder / class_name).mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+        mask = np.zeros((48, 64), np.uint8)
+        mask[y : y + 20, x : x + 24] = 255
+        Image.fromarray(mask).save(folder / f"mask{number}.png")
+        record = {"file": name, "class": class_name, "boxes": [[x, y, x + 24, y + 20]], "width": 64, "height": 48}
+        records.append(record | {"mask": None if number == 8 else f"mask{number}.png"})
+    records.append(records[0] | {"class": "bird"})  # a second animal in the first photo
+    (folder / "annotations.json").write_text(json.dumps(records))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    keras.utils.set_random_seed(3)
+    folder = tmp_path_factory.mktemp("networks")
+    return random_file(folder / "gap.h5", modern_network(4)), random_file(folder / "vgg.h5", vgg16_network(4))
+
+
+@pytest.fixture(scope="module")
+def run(photos, files, tmp_path_factory):
+    """(arguments, output folder, what was printed) of a whole run."""
+    output = tmp_path_factory.mktemp("run") / "evaluation"
+    gap, vgg = files
+    maps = (f"{gap}:cam", f"{vgg}:grad-cam", f"{vgg}:grad-cam@block2_conv2", f"{vgg}:guided-backprop",
+            f"{vgg}:guided-grad-cam", f"{gap}:ablation-cam")  # fmt: skip
+    arguments = ["--annotations", str(photos), "--maps", *maps, "--sample", "4", "--steps", "4",
+                 "--fill", "blur", "mean", "--output", str(output)]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    return arguments, output
+
+
+def scores(output):
+    """scores.csv as dict of (table, map, score) -> (value, low, high, items)."""
+    with open(output / "scores.csv", newline="", encoding="utf-8") as file:
+        return {
+            (row["table"], row["map"], row["score"]): tuple(
+                float(row[name]) for name in ("value", "low", "high", "items")
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+def cams(path, photos, records):
+    """CAM of each record's class by plain Keras calls, from the files alone: list of float32 (32, 32)."""
+    network, meaning = load_network(path)
+    gap = next(layer for layer in network.layers if layer.name == "gap")
+    trunk = keras.Model(network.inputs[0], gap.input)
+    kernel = network.get_layer("class").get_weights()[0]
+    found = []
+    for record in records:
+        image = meaning.prepare(read_network_input(photos / record["file"], meaning)[None])
+        features = keras.ops.convert_to_numpy(trunk(image))[0]
+        found.append(features @ kernel[:, CLASSES.index(record["class"])])
+    return found
+
+
+def test_localisation_of_cam(run, photos, files):
+    records = [record for record in json.loads((photos / "annotations.json").read_text()) if record["mask"]]
+    hits, energies, ious, precisions = [], [], [], []
+    for record, cam in zip(records, cams(files[0], photos, records), strict=True):
+        inside = np.asarray(Image.open(photos / record["mask"])) > 0
+        large = resize_map(cam, 48, 64)
+        hits.append(inside.ravel()[large.argmax()])
+        positive = np.maximum(large, 0)
+        energies.append(positive[inside].sum() / positive.sum() if positive.any() else 0.0)
+        shares = [positive / max(positive.max(), 1e-30) >= level / 100 - 1e-6 for level in range(101)]
+        ious.append([(chosen & inside).sum() / (chosen | inside).sum() for chosen in shares])
+        precisions.append([((chosen & inside).sum(), chosen.sum(), inside.sum()) for chosen in shares])
+    found = scores(run[1])
+    table, name = "Where the maps lie (masks)", "gap cam"
+    assert found[table, name, "pointing"][0] == pytest.approx(np.mean(hits))
+    assert found[table, name, "energy"][0] == pytest.approx(np.mean(energies), abs=1e-4)
+    assert found[table, name, "mask_iou"][0] == pytest.approx(np.mean(ious, axis=0).max(), abs=2e-3)
+    hit, chosen, inside = np.sum(precisions, axis=0).T
+    expected = -np.sum(hit / np.maximum(chosen, 1) * np.diff(hit / inside[0], append=0))
+    assert found[table, name, "pxap"][0] == pytest.approx(expected, abs=2e-3)
+    assert found[table, name, "energy"][3] == 9  # of ten objects one has a box alone
+    assert found["Where the maps lie (boxes)", name, "energy"][3] == 1
+    low, high = found[table, name, "energy"][1:3]
+    assert low < np.mean(energies) < high
+
+
+def test_every_map_and_baseline_has_its_scores(run):
+    found = scores(run[1])
+    maps = {name for _, name, _ in found}
+    assert maps == {
+        "gap cam", "gap ablation-cam", "vgg grad-cam", "vgg grad-cam@block2_conv2", "vgg guided-backprop",
+        "vgg guided-grad-cam", "whole picture", "centred Gaussian", "random", "Sobel edges",
+    }  # fmt: skip
+    whole = found["Where the maps lie (masks)", "whole picture", "energy"]
+    assert whole[0] == pytest.approx(20 * 24 / (48 * 64), abs=1e-5)
+    assert found["Where the maps lie (masks)", "gap ablation-cam", "energy"][3] == 4  # slow maps: of the sample alone
+    for network, name in (("gap", "gap cam"), ("vgg", "vgg guided-backprop"), ("gap", "random")):
+        for score in ("deletion_blur", "insertion_mean", "average_drop", "increase", "road"):
+            value, *_, count = found[f"Whether {network} uses what the maps show", name, score]
+            assert count == 4 and -1 <= value <= 1
+    sanity = "Whether the maps depend on the network and the class"
+    assert found[sanity, "vgg grad-cam@block2_conv2", "rank_mean"][3] == 4
+    assert found["How sharp the maps are (masks)", "vgg grad-cam@block2_conv2", "cells"][0] == 16 * 16
+
+
+def test_networks_table(run, photos, files):
+    """Of eight photos; the one with two animals is left out."""
+    network, meaning = load_network(files[1])
+    records = json.loads((photos / "annotations.json").read_text())[1:9]
+    images = np.stack([read_network_input(photos / record["file"], meaning) for record in records])
+    outputs = network.predict(meaning.prepare(images), verbose=0)
+    labels = np.array([CLASSES.index(record["class"]) for record in records])
+    with open(run[1] / "networks.csv", newline="", encoding="utf-8") as file:
+        rows = {(row["network"], row["photos"]): row for row in csv.DictReader(file)}
+    row = rows["vgg", "all"]
+    assert int(row["number"]) == 8 and float(row["top1"]) == np.mean(outputs.argmax(axis=1) == labels)
+    assert float(row["binary_accuracy"]) == pytest.approx(metrics.binary_accuracy(outputs, labels))
+    assert float(row["ece"]) == pytest.approx(metrics.calibration(outputs, labels)[0], abs=1e-5)
+    assert int(rows["vgg", "class horse"]["number"]) == 2
+    assert ("vgg", "smaller collections") in rows  # of four photos each
+
+
+def test_report_and_page(run):
+    output = run[1]
+    report = (output / "report.md").read_text("utf-8")
+    assert "| vgg guided-backprop |" in report and "## The networks" in report
+    page = (output / "report.html").read_text("utf-8")
+    assert page.count('<img class="figure"') == len(list(output.glob("*.png"))) == 11
+    assert json.loads((output / "run.json").read_text())["settings"]["steps"] == 4
+
+
+def test_same_command_again_computes_nothing(run, monkeypatch):
+    arguments, output = run
+    before = (output / "results.jsonl").read_bytes()
+    monkeypatch.setattr(evaluate_maps.Subject, "fast_maps", None)
+    monkeypatch.setattr(evaluate_maps.Subject, "slow_maps", None)
+    assert evaluate_maps.main(arguments) == 0
+    assert (output / "results.jsonl").read_bytes() == before
+
+
+def test_a_killed_run_goes_on(run):
+    """A last line cut off, and the lines after the sixth lost: the same scores in the end."""
+    arguments, output = run
+    before, expected = (output / "results.jsonl").read_text("utf-8").splitlines(), scores(output)
+    (output / "results.jsonl").write_text("\n".join(before[:6]) + "\n" + before[6][:100], encoding="utf-8")
+    assert evaluate_maps.main(arguments) == 0
+    assert len((output / "results.jsonl").read_text("utf-8").splitlines()) == len(before)
+    found = scores(output)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=2e-3)
+
+
+def test_randomised_layers_from_the_output_down(files):
+    network, _ = load_network(files[1])
+    before = network.get_weights()
+    stages = evaluate_maps.stages_of(network)
+    assert [layers[-1].name for layers in stages[:3]] == ["class", "hidden", "block5_conv3"]
+    assert sum(len(layers) for layers in stages) == 15
+    with evaluate_maps.kept_weights(network):
+        evaluate_maps.randomise(stages[0], np.random.default_rng(0))
+        now = network.get_weights()
+        assert all((one == other).all() for one, other in zip(before[:-2], now[:-2], strict=True))
+        assert (now[-2] != before[-2]).any() and (np.sort(now[-2].ravel()) == np.sort(before[-2].ravel())).all()
+    assert all((one == other).all() for one, other in zip(before, network.get_weights(), strict=True))
+
+
+def test_sanity_of_each_photo_is_its_own(run, files, photos):
+    """The map of the first photo of the sample, output layer randomised, computed apart."""
+    records = [json.loads(line) for line in (run[1] / "results.jsonl").read_text("utf-8").splitlines()]
+    found = [record for record in records if record["part"] == "sanity" and record["network"] == "vgg"]
+    correlations = [tuple(record["maps"]["vgg guided-backprop"]["rank_correlation"]) for record in found]
+    assert len(set(correlations)) == len(found) == 4
+    kind = evaluate_maps.parse_map(f"{files[1]}:grad-cam@block2_conv2")
+    settings = evaluate_maps.parse_arguments(["--steps", "2"])
+    subject = evaluate_maps.Subject(files[1], [kind], settings)
+    for record in found:
+        image = subject.meaning.prepare(read_network_input(photos / record["photo"], subject.meaning)[None])
+        labels = np.array([[CLASSES.index(record["class"])]], np.int32)
+        before = subject.fast_maps(image, labels)[1][kind.name][0, 0]
+        with evaluate_maps.kept_weights(subject.network):
+            evaluate_maps.randomise(evaluate_maps.stages_of(subject.network)[0], np.random.default_rng(0))
+            after = subject.fast_maps(image, labels)[1][kind.name][0, 0]
+        expected = metrics.rank_correlation(before, after)
+        value = record["maps"][kind.name]["rank_correlation"][0]
+        assert value is None and np.isnan(expected) or value == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_map_that_ignores_the_network_fails_the_sanity_check(run, capsys):
+    """Guided backpropagation of one class looks like that of any other; its sentence says so."""
+    report = (run[1] / "report.md").read_text("utf-8")
+    assert "- vgg guided-backprop: asked for another class it gives nearly the same map" in report
+    assert "- gap cam: asked for another class" not in report
+
+
+def test_photos_without_annotations(photos, files, tmp_path, capsys):
+    places = [str(photos / name) for name in CLASSES]
+    arguments = [
+        *places,
+        "--maps",
+        f"{files[0]}:cam",
+        "--only",
+        "network",
+        "localisation",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert evaluate_maps.main(arguments) == 0
+    assert "no annotations: localisation and sharpness are left out" in capsys.readouterr().out
+    assert not scores(tmp_path / "o") and "gap,all,9," in (tmp_path / "o" / "networks.csv").read_text("utf-8")
+
+
+def test_slow_maps_alone(photos, files, tmp_path):
+    arguments = ["--annotations", str(photos), "--maps", f"{files[0]}:ablation-cam", "--sample", "2", "--only",
+                 "localisation", "sanity", "network", "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    found = scores(tmp_path / "out")
+    assert found["Where the maps lie (masks)", "gap ablation-cam", "energy"][3] >= 2
+    assert "gap,all,8," in (tmp_path / "out" / "networks.csv").read_text("utf-8")
+
+
+def test_a_network_of_one_unit(photos, tmp_path):
+    """Its two classes are the first and the second name: cat or dog, say."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(image)
+    x = keras.layers.Dense(1, activation="sigmoid", name="class")(keras.layers.GlobalAveragePooling2D(name="gap")(x))
+    network = keras.Model(image, x)
+    network.save(tmp_path / "unit.keras")
+    names = tmp_path / "names.txt"
+    names.write_text("dog\ncat\n", encoding="utf-8")
+    arguments = [str(photos / "dog"), str(photos / "cat"), "--annotations", str(photos), "--maps",
+                 f"{tmp_path / 'unit.keras'}:cam", f"{tmp_path / 'unit.keras'}:grad-cam", "--class-names", str(names),
+                 "--preprocess", "tf", "--sample", "2", "--steps", "2", "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    with open(tmp_path / "out" / "networks.csv", newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    records = [
+        record for record in json.loads((photos / "annotations.json").read_text()) if record["class"] in ("dog", "cat")
+    ]
+    images = np.stack([resize_photo(read_photo(photos / record["file"]), 32, 32) for record in records])
+    second = network.predict(images / np.float32(127.5) - 1, verbose=0)[:, 0] > 0.5
+    expected = np.mean(second == [record["class"] == "cat" for record in records])
+    assert int(row["number"]) == len(records) and float(row["top1"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--maps", "nonsense"], "no method 'nonsense'; expected [FILE:]METHOD[@LAYER]"),
+        (["--maps", "cam@block1"], "cam has no layer to choose"),
+        (["--maps", "missing.h5:cam"], "missing.h5 does not exist"),
+        (["--maps", "grad-cam@block9"], "--layer block9 is not a layer with a spatial output"),
+        (["--sample", "0"], "--sample 0: expected 1 or more"),
+        (["--annotations", "nowhere"], "nowhere does not exist; expected a JSON file"),
+    ],
+)
+def test_bad_usage_is_one_line(photos, tmp_path, capsys, arguments, message):
+    common = [] if "--annotations" in arguments else ["--annotations", str(photos)]
+    with pytest.raises((UserError, SystemExit)) as caught:
+        evaluate_maps.main([*common, *arguments, "--output", str(tmp_path / "out")])
+    text = str(caught.value) if caught.type is UserError else capsys.readouterr().err.rstrip("\n")
+    assert message in text and "\n" not in text and not (tmp_path / "out").exists()
+
+
+def test_classes_that_the_network_does_not_know(run_script, photo_folder, tmp_path):
+    folder = photo_folder({"cow/a.png": (1, 2, 3)})
+    result = run_script("evaluate_maps.py", folder, "--maps", "cam", "--only", "network", "--output", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr == "error: the photos show cow; the networks know dog, cat, horse, bird\n"
+
+
+def test_unreadable_photos_are_listed(photos, files, tmp_path):
+    folder = tmp_path / "photos"
+    for name in ("dog", "cat"):
+        (folder / name).mkdir(parents=True)
+    (folder / "dog" / "a.png").write_bytes((photos / "dog" / "set0_0.png").read_bytes())
+    (folder / "cat" / "b.png").write_bytes(b"no picture")
+    arguments = [str(folder), "--maps", f"{files[0]}:cam", "--only", "network", "--output", str(tmp_path / "out")]
+    assert evaluate_maps.main(arguments) == 1
+    assert 'b.png,"not a JPEG' in (tmp_path / "out" / "failed.csv").read_text("utf-8")
+
+
+@pytest.mark.scores
+@pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
+def test_figures_of_the_original_measured_by_independent_code(tmp_path):
+    """On 326 photos: pointing and energy of the original's CAM and of a centred Gaussian."""
+    model = SHARED / "seed" / "model_weight.h5"
+    arguments = ["--annotations", str(SHARED / "localisation"), "--maps", f"{model}:cam", "--only", "localisation",
+                 "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    found = scores(tmp_path / "out")
+    known = {
+        ("masks", "model_weight cam"): (0.780, 0.352),
+        ("masks", "centred Gaussian"): (0.957, 0.401),
+        ("boxes", "model_weight cam"): (0.907, 0.660),
+        ("boxes", "centred Gaussian"): (0.957, 0.708),
+    }
+    for (truth, name), figures in known.items():
+        for score, figure in zip(("pointing", "energy"), figures, strict=True):
+            value, _, _, count = found[f"Where the maps lie ({truth})", name, score]
+            assert value == pytest.approx(figure, abs=0.01) and count == {"masks": 164, "boxes": 162}[truth]
+
+
+def test_script_is_one_command(run_script, photos, files, tmp_path):
+    """As its user runs it, with the paths of a network relative to where they are."""
+    result = run_script(
+        ROOT / "evaluate_maps.py", "--annotations", photos, "--maps", f"{files[0].name}:cam", "--only", "localisation",
+        "--output", tmp_path / "out", cwd=files[0].parent,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "9 photos, 10 objects" in result.stdout and "gap cam" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"wrote tables, figures and {tmp_path / 'out' / 'report.html'}"
