@@ -9,6 +9,7 @@ from PIL import Image
 
 from camlib import metrics
 
+MOST_BANDS = 6  # intervals of more maps would hide each other; the tables have them all
 COUNT_OF_EXTREMES = 5  # best and worst photos of each map
 
 
@@ -46,20 +47,27 @@ def draw_reliability(path, title, probabilities, labels):
     return save(figure, path)
 
 
-def draw_curves(path, title, curves):
-    """Mean deletion and insertion curves of each map.
+def draw_curves(path, title, curves, baselines):
+    """Mean deletion and insertion curves of each map, with 95 % intervals of the mean as bands where these are few.
 
     Args:
         curves: dict of curve's name ("deletion, blur") -> dict of map's name -> float (N, steps + 1).
+        baselines: names of the maps drawn in grey.
     """
     figure = Figure(figsize=(4.6 * len(curves) + 2.6, 4.2), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for panel, (name, of_maps) in zip(panels, curves.items(), strict=True):
         for number, (map_name, values) in enumerate(of_maps.items()):
-            shares = np.linspace(0, 1, np.shape(values)[1])
-            panel.plot(
-                shares, np.mean(values, axis=0), label=map_name, color=f"C{number % 10}", linestyle=line_of(number)
-            )
+            shares, mean = np.linspace(0, 1, np.shape(values)[1]), np.mean(values, axis=0)
+            if map_name in baselines:
+                line = LINES[list(baselines).index(map_name) % len(LINES)]
+                panel.plot(shares, mean, label=map_name, color="0.5", linestyle=line, linewidth=1)
+                continue
+            panel.plot(shares, mean, label=map_name, **style_of(number))
+            if len(values) > 1 and len(of_maps.keys() - set(baselines)) <= MOST_BANDS:
+                half = 1.96 * np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+                colour = style_of(number)["color"]
+                panel.fill_between(shares, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
         what = "deleted" if name.startswith("deletion") else "inserted"
         panel.set(title=name, xlabel=f"share of the pixels {what}", ylabel="probability of the class", ylim=(0, 1))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -67,9 +75,13 @@ def draw_curves(path, title, curves):
     return save(figure, path)
 
 
-def line_of(number):
-    """Another kind of line for each ten colours."""
-    return ("-", "--", ":", "-.")[number // 10 % 4]
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # Matplotlib's without grey, the baselines'
+LINES = ("-", "--", ":", "-.")
+
+
+def style_of(number):
+    """Colour and kind of line of the map of that number."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
 
 
 def draw_cascade(path, title, stages, scores):
@@ -86,7 +98,7 @@ def draw_cascade(path, title, stages, scores):
             known = np.isfinite(values)
             mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
             mean = np.where(known.any(axis=0), mean, np.nan)
-            panel.plot([1, *mean], label=map_name, color=f"C{number % 10}", linestyle=line_of(number), marker=".")
+            panel.plot([1, *mean], label=map_name, **style_of(number), marker=".")
         panel.set_xticks(range(len(stages) + 1), ["trained", *stages], rotation=90, fontsize=7)
         panel.set(title=name, xlabel="randomised down to", ylim=(-0.4, 1.03))
         panel.axhline(0, color="grey", linewidth=0.5)

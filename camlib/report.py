@@ -308,7 +308,8 @@ def report(subjects, settings, results):
     for name, found in by_subject.items() if "faithfulness" in parts else ():
         scores = faithfulness_scores(settings.fill)
         tables.append(table_of(f"Whether {name} uses what the maps show", scores, found))
-        figures.append(draw_curves(output / f"curves_{name}.png", name, curves_of(found, settings.fill)))
+        if any((curves := curves_of(found, settings.fill)).values()):
+            figures.append(draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
     if "sanity" in parts:
         table = table_of("Whether the maps depend on the network and the class", SANITY, maps)
         tables.append(table)
@@ -344,15 +345,16 @@ def bars_of(table, wanted=("pointing", "energy", "box_best")):
 
 
 def curves_of(maps, fills):
-    """The deletion and insertion curves of all maps as `draw_curves` takes them."""
-    return {
-        f"{curve}, {fill}": {
-            name: [scores[f"{curve}_{fill}"] for scores, _ in items.values() if f"{curve}_{fill}" in scores]
-            for name, items in maps.items()
-        }
-        for fill in fills
-        for curve in ("deletion", "insertion")
-    }
+    """The deletion and insertion curves of all maps that have them, as `draw_curves` takes them."""
+    curves = {}
+    for fill in fills:
+        for curve in ("deletion", "insertion"):
+            of_maps = {
+                name: [scores[f"{curve}_{fill}"] for scores, _ in items.values() if f"{curve}_{fill}" in scores]
+                for name, items in maps.items()
+            }
+            curves[f"{curve}, {fill}"] = {name: values for name, values in of_maps.items() if values}
+    return curves
 
 
 def cascades_of(records):
