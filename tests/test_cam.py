@@ -254,7 +254,7 @@ def test_other_settings_do_not_mix_into_an_earlier_run(run_script, photo_folder,
     base = ("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")
     assert run_script(*base).returncode == 0
     result = run_script(*base, "--size", 48)
-    assert result.returncode == 2 and "maps made with other settings (size)" in result.stderr
+    assert result.returncode == 2 and "results of other settings (size)" in result.stderr
     assert np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy").shape == (32, 32)
     assert run_script(*base, "--size", 48, "--overwrite").returncode == 0
     assert np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy").shape == (48, 48)
@@ -263,7 +263,7 @@ def test_other_settings_do_not_mix_into_an_earlier_run(run_script, photo_folder,
 def test_folder_with_other_files_is_not_written_to(run_script, photo_folder, model_file, tmp_path):
     photos = photo_folder({"a.jpg": (1, 2, 3)})
     result = run_script("make_cam_maps.py", photos, "--model", model_file, "--output", photos)
-    assert result.returncode == 2 and "holds files that are not maps" in result.stderr
+    assert result.returncode == 2 and "holds files of another kind" in result.stderr
     assert [path.name for path in photos.iterdir()] == ["a.jpg"]
 
 
