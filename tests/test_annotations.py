@@ -10,6 +10,8 @@ from camlib.annotations import Annotation, read_annotations
 from camlib.console import UserError
 from camlib.images import PhotoError
 
+pytestmark = pytest.mark.any_backend
+
 VOC = """<annotation><folder>x</folder><filename>one.jpg</filename>
 <size><width>60</width><height>40</height><depth>3</depth></size>
 <object><name>dog</name><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>

@@ -199,6 +199,7 @@ def test_bad_photos_are_listed_and_the_rest_is_done(run_script, photo_folder, mo
     assert not (tmp_path / "m" / "failed.csv").exists()
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

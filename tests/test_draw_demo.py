@@ -21,6 +21,8 @@ import data.draw_demo
 from camlib.console import UserError
 from data.draw_demo import CLASSES, PAIRS, draw_demo, draw_scene
 
+pytestmark = pytest.mark.any_backend
+
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = {"train": 2, "val": 1, "both": 6}
 

@@ -283,6 +283,7 @@ def test_a_network_of_one_unit(photos, tmp_path):
     assert int(row["number"]) == len(records) and float(row["top1"]) == pytest.approx(expected)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -320,7 +321,7 @@ def test_unreadable_photos_are_listed(photos, files, tmp_path):
     assert 'b.png,"not a JPEG' in (tmp_path / "out" / "failed.csv").read_text("utf-8")
 
 
-@pytest.mark.scores
+@pytest.mark.any_backend
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 def test_figures_of_the_original_measured_by_independent_code(tmp_path):
     """On 326 photos: pointing and energy of the original's CAM and of a centred Gaussian."""

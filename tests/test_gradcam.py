@@ -224,6 +224,7 @@ def test_files_of_a_run(run_script, photo_folder, tmp_path):
     assert "2 of 2 photos are done already" in run_script("gradcam_vgg16.py", *arguments).stdout
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

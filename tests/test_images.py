@@ -24,6 +24,8 @@ from camlib.images import (
     resize_photo,
 )
 
+pytestmark = pytest.mark.any_backend
+
 GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area")
 RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area")
 

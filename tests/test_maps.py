@@ -23,6 +23,8 @@ from camlib.maps import (
     write_panel,
 )
 
+pytestmark = pytest.mark.any_backend
+
 CLASSES = ["a", "b"]
 
 

@@ -9,6 +9,8 @@ from sklearn.metrics import average_precision_score
 
 from camlib import metrics
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def generator():

@@ -13,6 +13,8 @@ from PIL import Image
 from camlib.maps import Scale, encode_overlay, encode_photo
 from camlib.page import write_page
 
+pytestmark = pytest.mark.any_backend
+
 HOSTILE = '</script><script>document.title="owned"</script><b>"&\'.jpg'
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -20,6 +20,8 @@ from camlib.images import Photo
 from camlib.maps import MapRun, Scale, probabilities_of, write_map, write_superposition
 from show_heatmaps import Controls, Viewer, find_maps, find_saved, index_of
 
+pytestmark = pytest.mark.any_backend
+
 CLASSES = ["dog", "cat"]
 NO_DISPLAY = {"DISPLAY": None, "WAYLAND_DISPLAY": None}
 

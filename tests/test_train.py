@@ -127,6 +127,7 @@ def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
         assert "model_config" in file.attrs
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
