@@ -139,6 +139,7 @@ def test_colours_are_diverging_and_red_is_positive():
     assert picture[0, 1].min() > 240  # white
 
 
+@pytest.mark.any_backend
 def test_second_run_does_only_the_rest(run_script, photo_folder, model_file, tmp_path):
     photos = photo_folder({f"{number}.jpg": (number, 90, 90) for number in range(5)})
     arguments = (photos, "--model", model_file, "--output", tmp_path / "m", "--batch-size", 2)
@@ -157,6 +158,7 @@ def test_second_run_does_only_the_rest(run_script, photo_folder, model_file, tmp
     )
 
 
+@pytest.mark.any_backend
 def test_killed_run_leaves_whole_files_and_goes_on(photo_folder, model_file, tmp_path):
     photos = photo_folder({f"{number:03d}.jpg": (number, 90, 90) for number in range(120)})
     command = [sys.executable, str(ROOT / "make_cam_maps.py"), str(photos), "--model", str(model_file)]
@@ -180,6 +182,7 @@ def test_killed_run_leaves_whole_files_and_goes_on(photo_folder, model_file, tmp
     assert [row["path"] for row in read_csv(rows)] == [f"{number:03d}.jpg" for number in range(120)]
 
 
+@pytest.mark.any_backend
 def test_bad_photos_are_listed_and_the_rest_is_done(run_script, photo_folder, model_file, tmp_path):
     photos = photo_folder({"good.jpg": (1, 2, 3), "cut.jpg": (4, 5, 6)})
     (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:-300])
@@ -250,6 +253,7 @@ def test_closed_folders(photos_with_closed_folder, model_file, tmp_path, as_nobo
     assert [row["path"] for row in read_csv(tmp_path / "m" / "predictions.csv")] == ["open/a.png"]
 
 
+@pytest.mark.any_backend
 def test_other_settings_do_not_mix_into_an_earlier_run(run_script, photo_folder, model_file, tmp_path):
     photos = photo_folder({"a.jpg": (1, 2, 3)})
     base = ("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")

@@ -102,6 +102,7 @@ def accuracies(path, folder):
 
 
 @pytest.mark.parametrize("path", [CAM, VGG16], ids=lambda path: path.name)
+@pytest.mark.any_backend
 def test_card_names_the_files_and_their_scores(path):
     card = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
     assert file_sha256(path) in card and path.stat().st_size <= MOST_BYTES
