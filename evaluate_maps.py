@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 from zlib import crc32
 
 from camlib.backend import device_name
@@ -45,7 +46,7 @@ from camlib.perturbation import FILLS, deletion_insertion_function, probability_
 from camlib.report import NO_NETWORK, print_table, report
 from camlib.watching import survey
 from data.draw_demo import demo_folder
-from gradcam_vgg16 import check_layer, check_outputs, complete_meaning, joint_explainer
+from gradcam_vgg16 import check_guided, check_layer, check_outputs, complete_meaning, joint_explainer, targets_of
 from make_cam_maps import cam_function
 
 # ---------------------------------------------------------------- settings
@@ -198,16 +199,13 @@ class Subject:
         self.meaning, _ = complete_meaning(meaning, asked, self.plan, shape)
         groups = IMAGENET_GROUPS if self.meaning.class_names == imagenet_names() else {}
         self.class_names = [*self.meaning.class_names, *groups]
-        self.targets = np.eye(len(self.class_names), self.plan.class_count, dtype=bool)  # (classes and groups, C)
-        for row, group in enumerate(groups.values(), start=self.plan.class_count):
-            self.targets[row, group] = True
+        self.targets = targets_of(self.plan.class_count, groups.values())  # (classes and groups, C)
         for kind in kinds:
             if kind.method != "cam":
                 check_layer(self.plan, kind.layer)
         self.guided = any(kind.method in GUIDED for kind in kinds)
-        if self.guided and self.plan.others:
-            layer, activation = self.plan.others[0]
-            raise UserError(f"{path}: guided backpropagation is not defined for layer {layer!r} ({activation})")
+        if self.guided:
+            check_guided(self.plan, f"leave {' and '.join(GUIDED)} of {path} out of --maps")
         self.pairs = list(dict.fromkeys(map(self.pair_of, self.with_explainer(slow=False))))
         self.explain_cam = cam_function(self.network) if any(kind.method == "cam" for kind in kinds) else None
         self.explain_fast = (
@@ -291,37 +289,47 @@ def of_gradients(method, guided, cam):
 # ---------------------------------------------------------------- scores of one map
 
 
-def localise(values, item, shape):
-    """Where a map lies: dict of score -> number, list or None.
+class Truth(NamedTuple):
+    """Where an item's animal is, at the size of its picture.
 
-    Args:
-        values: float32 (h, w).
-        item: Item with an annotation.
-        shape: (H, W) of the picture that the truth is compared at.
+    Attributes:
+        inside: bool (H, W).
+        near: bool (H, W), the same and what lies within the pointing game's tolerance.
+        boxes: list of (left, top, right, bottom).
     """
-    inside, boxes = truth_of(item, shape)
-    large = resize_map(values, *shape)
-    tolerance = metrics.MOST_TOLERANCE * shape[1] / item.annotation.width
-    return {
-        "pointing": metrics.pointing(large, inside),
-        "pointing_15": metrics.pointing(large, metrics.grown(inside, tolerance)),
-        "energy": metrics.energy(large, inside),
-        "boxes": metrics.box_overlaps(large, boxes).tolist(),
-        "counts": metrics.pixel_counts(large, inside).tolist(),
-        "border": metrics.border_energy(large, inside),
-        "edge": metrics.edge_width(large),
-        "grid": list(values.shape),
-    }
+
+    inside: np.ndarray
+    near: np.ndarray
+    boxes: list
 
 
 def truth_of(item, shape):
-    """(inside bool (H, W), list of boxes) of an item, at the size of a picture."""
+    """The Truth of an item with an annotation at the size (H, W) of a picture; None without."""
+    if not item.annotation:
+        return None
     inside = item.annotation.inside(*shape)
     boxes = item.annotation.boxes_in(*shape)
     if not boxes and inside.any():
         y, x = np.nonzero(inside)
         boxes = [(x.min(), y.min(), x.max() + 1, y.max() + 1)]
-    return inside, boxes
+    tolerance = metrics.MOST_TOLERANCE * shape[1] / item.annotation.width
+    return Truth(inside, metrics.grown(inside, tolerance), boxes)
+
+
+def localise(values, truth):
+    """Where a map float32 (h, w) lies: dict of score -> number, list or None."""
+    inside = truth.inside
+    large = resize_map(values, *inside.shape)
+    return {
+        "pointing": metrics.pointing(large, inside),
+        "pointing_15": metrics.pointing(large, truth.near),
+        "energy": metrics.energy(large, inside),
+        "boxes": metrics.box_overlaps(large, truth.boxes).tolist(),
+        "counts": metrics.pixel_counts(large, inside).tolist(),
+        "border": metrics.border_energy(large, inside),
+        "edge": metrics.edge_width(large),
+        "grid": list(values.shape),
+    }
 
 
 def fills_of(pixels, names):
@@ -397,10 +405,8 @@ def maps_again(subject, masked, label):
         _, maps = subject.fast_maps(images, np.full((1, len(images)), label, np.int32))
         found = {name: maps[name][0, index] for index, name in enumerate(fast)}
     for name, explain in subject.explain_slow.items():
-        image, classes = (
-            ops.convert_to_tensor(masked[name][None]),
-            ops.convert_to_tensor(np.full((1, 1), label, np.int32)),
-        )
+        image = ops.convert_to_tensor(masked[name][None])
+        classes = ops.convert_to_tensor(np.full((1, 1), label, np.int32))
         found[name] = ops.convert_to_numpy(explain(image, classes).cams[0])[0, 0]
     return found
 
@@ -534,9 +540,9 @@ def fill_up(labels, batch_size):
     return np.concatenate((labels, np.repeat(labels[-1:], batch_size - len(labels))))
 
 
-def scores_of_map(values, other, item, picture, signed):
+def scores_of_map(values, other, truth, picture, signed):
     """What is kept of one map: where it lies, how much it changes with the class, and its picture for the page."""
-    scores = localise(values, item, picture.shape[:2]) if item.annotation else {}
+    scores = localise(values, truth) if truth else {}
     return scores | {
         "zero": float(not values.any()),
         "other_class": metrics.rank_correlation(values, other),
@@ -555,13 +561,14 @@ def evaluate_fast(subject, items, settings, results, failed, with_baselines):
             for index, (item, picture) in enumerate(zip(chosen, pictures, strict=True)):
                 right = bool(subject.targets[labels[index], outputs[index].argmax()])
                 with listed(item, failed):
+                    truth = truth_of(item, picture.shape[:2])
                     of_item = {
-                        name: scores_of_map(values[0, index], values[1, index], item, picture, subject.signed[name])
+                        name: scores_of_map(values[0, index], values[1, index], truth, picture, subject.signed[name])
                         for name, values in maps.items()
                     }
-                    if with_baselines and item.annotation:
+                    if with_baselines and truth:
                         baselines = metrics.baseline_maps(picture, item.seed)
-                        lie = {name: localise(values, item, picture.shape[:2]) for name, values in baselines.items()}
+                        lie = {name: localise(values, truth) for name, values in baselines.items()}
                         results.add(NO_NETWORK, "maps", item, truth=truth_kind(item), maps=lie)
                     results.add(subject.name, "maps", item, label=int(labels[index]), outputs=outputs[index].tolist(),
                                 right=right, truth=truth_kind(item), picture=encode_photo(picture),
@@ -579,8 +586,9 @@ def evaluate_sample(subject, sample, settings, results, failed):
             _, fast = subject.fast_maps(prepared, labels[None])
             slow = subject.slow_maps(prepared, np.stack((labels, other)))
             with listed(item, failed):
+                truth = truth_of(item, picture.shape[:2])
                 scores = {
-                    name: scores_of_map(values[0, 0], values[1, 0], item, picture, subject.signed[name])
+                    name: scores_of_map(values[0, 0], values[1, 0], truth, picture, subject.signed[name])
                     for name, values in slow.items()
                 }
                 if "faithfulness" in settings.only:
@@ -595,16 +603,16 @@ def evaluate_sample(subject, sample, settings, results, failed):
 
 def evaluate_sanity(subject, sample, settings, results, failed):
     """Cascading randomisation, for all maps that need one pass; all photos of the sample at once."""
-    if not results.left(subject.name, "sanity", sample):
-        return
+    left = results.left(subject.name, "sanity", sample)
     # copies: a batch is overwritten by the next
-    found = [(item, pixels[0].copy()) for (item,), _, pixels in batches(subject, sample, 1, failed)]
+    found = [(item, pixels[0].copy()) for (item,), _, pixels in batches(subject, left, 1, failed)]
+    if not found:
+        return
     print(f"{subject.name}: randomising its layers", flush=True)
     images = subject.meaning.prepare(np.stack([pixels for _, pixels in found]))
     stages, scores = cascade(subject, images, subject.labels_of([item for item, _ in found]))
     for (item, _), of_item in zip(found, scores, strict=True):
-        if results.left(subject.name, "sanity", [item]):
-            results.add(subject.name, "sanity", item, stages=stages, maps=of_item)
+        results.add(subject.name, "sanity", item, stages=stages, maps=of_item)
 
 
 def truth_kind(item):
@@ -638,9 +646,7 @@ def parse_arguments(arguments):
     parser.add_argument("--overwrite", action="store_true", help="replace results obtained with other settings")
     parser.add_argument("--trust-model", action="store_true", help="let the model files run code")
     settings = parser.parse_args(arguments)
-    for name, least in (("sample", 1), ("steps", 2), ("batch_size", 1)):
-        if getattr(settings, name) < least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(settings, name)}: expected {least} or more")
+    parser.require(settings, sample=1, steps=2, batch_size=1)
     return settings
 
 
@@ -695,6 +701,7 @@ def main(arguments=None):
         settings.output,
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
          "annotations": str(settings.annotations and settings.annotations.resolve()),
+         "class_names": settings.class_names and [subject.class_names for subject in subjects],
          "items": len(items), "networks": {subject.name: file_sha256(subject.path) for subject in subjects}} | decisive,
         CONVENTIONS,
         settings.overwrite,

@@ -100,6 +100,14 @@ def score_of_targets(logits, targets):
     return ops.logsumexp(logits, axis=-1), ops.softmax(logits, axis=-1)
 
 
+def targets_of(class_count, groups=()):
+    """Which classes each class, and each group of classes, stands for: bool (C + groups, C)."""
+    targets = np.eye(class_count + len(groups), class_count, dtype=bool)
+    for row, group in enumerate(groups, start=class_count):
+        targets[row, list(group)] = True
+    return targets
+
+
 def guided_grad_cam(guided_gradients, cam):
     """Multiply guided gradients (N, H, W, C) by the map (N, h, w), enlarged bilinearly with half-pixel centres."""
     size = tuple(guided_gradients.shape[1:3])
@@ -155,9 +163,7 @@ def joint_explainer(network, plan, maps, counterfactual=False, with_guided=True,
     """
     maps = [(layer, METHODS[method]) for layer, method in maps]
     layers = list(dict.fromkeys(layer for layer, _ in maps))
-    targets = np.eye(plan.class_count + len(groups), plan.class_count, dtype=bool)  # (C + groups, C)
-    for row, group in enumerate(groups, start=plan.class_count):
-        targets[row, list(group)] = True
+    targets = targets_of(plan.class_count, groups)
     sign = -1.0 if counterfactual else 1.0
 
     def run(images, tap):
@@ -350,10 +356,7 @@ def parse_arguments(arguments):
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
     parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
     settings = parser.parse_args(arguments)
-    for name, least in (("size", 8), ("batch_size", 1)):
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} {value}: expected {least} or more")
+    parser.require(settings, size=8, batch_size=1)
     if settings.counterfactual and METHODS[settings.method].needs != "gradients":
         parser.error(
             f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
@@ -378,18 +381,20 @@ def check_layer(plan, name):
         raise UserError("the network has no layer with a spatial output, so it has nothing to map")
 
 
-def check_guided(plan, settings):
-    """Say where guided backpropagation changes the gradient, or raise UserError where it is not defined."""
-    if settings.no_guided:
-        return
-    if plan.others and not settings.guided_anyway:
+def check_guided(plan, way_out):
+    """Raise UserError, which ends with `way_out`, where guided backpropagation is not defined."""
+    if plan.others:
         path, kind = plan.others[0]
         where = f"layer {path!r}" if path else "the network's own code"
         more = f" and {len(plan.others) - 1} more activations are" if len(plan.others) > 1 else " is"
         raise UserError(
             f"{where} ({kind}){more} no ReLU that is known as one, and guided backpropagation is not defined there; "
-            "--no-guided leaves it out, --guided-anyway takes the true gradient there"
+            f"{way_out}"
         )
+
+
+def announce_guided(plan):
+    """Say where guided backpropagation changes the gradient."""
     kinds = Counter(kind for _, kind in plan.relus)
     print(
         f"guided backpropagation through {', '.join(f'{count} {kind}' for kind, count in kinds.items()) or 'no ReLU'}"
@@ -502,13 +507,14 @@ def check_outputs(outputs, logits, ending):
         raise UserError(
             f"the network's outputs are not the {ending} of the logits found in it; please report this network"
         )
-    if ending == "linear" and outputs.shape[1] > 1:
-        for numbers in (outputs, np.exp(np.minimum(outputs, 1))):
-            if (numbers >= 0).all() and np.allclose(numbers.sum(axis=1), 1, atol=1e-3):
-                raise UserError(
-                    "the network's outputs are probabilities, but no softmax was found that makes them, so that its "
-                    "logits cannot be told; expected a network that ends in softmax, sigmoid or neither"
-                )
+    # Logits add up to one only by chance, which the rounding of a softmax leaves little room for
+    in_half = np.array_equal(outputs, outputs.astype(np.float16))
+    add_up = (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-2 if in_half else 1e-5)
+    if ending == "linear" and outputs.shape[1] > 1 and add_up:
+        raise UserError(
+            "the network's outputs are probabilities, but no softmax was found that makes them, so that its "
+            "logits cannot be told; expected a network that ends in softmax, sigmoid or neither"
+        )
 
 
 def maps_of_photo(found, index, names, bgr):
@@ -548,7 +554,10 @@ def announce(settings, meaning, whose, plan, layer):
     print(f"network {settings.weights}: {meaning.preprocessing}, {whose}; the score is {score}")
     shared = f", the last of its {plan.runs[layer]} runs" if plan.runs[layer] > 1 else ""
     print(f"{settings.method} of layer {layer}, {'x'.join(map(str, plan.spatial[layer]))}{shared}")
-    check_guided(plan, settings)
+    if not settings.no_guided:
+        if not settings.guided_anyway:
+            check_guided(plan, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
+        announce_guided(plan)
 
 
 def main(arguments=None):

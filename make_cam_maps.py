@@ -128,10 +128,7 @@ def parse_arguments(arguments):
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
     parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
     settings = parser.parse_args(arguments)
-    for name, least in (("size", 8), ("batch_size", 1)):
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} {value}: expected {least} or more")
+    parser.require(settings, size=8, batch_size=1)
     return settings
 
 

@@ -32,6 +32,13 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(EXIT_BAD_USAGE, f"error: {message}; see python {sys.argv[0]} --help\n")
 
+    def require(self, settings, **least):
+        """End with an error where a number is below its least, for example `batch_size=1`; None was not given."""
+        for name, lowest in least.items():
+            value = getattr(settings, name)
+            if value is not None and value < lowest:
+                self.error(f"--{name.replace('_', '-')} {value}: expected {lowest} or more")
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the docstring's line breaks and appends each default."""

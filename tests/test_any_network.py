@@ -30,7 +30,7 @@ from camlib.backend import activations_of_backend, relus_of_backend
 from camlib.console import UserError
 from camlib.networks import set_dtype
 from camlib.watching import survey, watched
-from gradcam_vgg16 import CLASSES_AT_ONCE, explainer
+from gradcam_vgg16 import CLASSES_AT_ONCE, check_outputs, explainer
 
 
 def explained(network, plan, **settings):
@@ -243,6 +243,18 @@ def test_softmax_is_found_behind_changes_of_shape(network):
 def test_softmax_that_hides_the_logits_is_refused(after):
     with pytest.raises(UserError, match="softmax.*logits cannot be told; expected a network that ends in softmax, sig"):
         survey(ended(*after), SHAPE)
+
+
+def test_outputs_that_only_look_like_probabilities():
+    """Logits are refused for adding up to one as a softmax does, to its rounding, and for nothing less."""
+    sums_to_one = np.array([[0.25, 0.5, 0.125, 0.125]], np.float32)
+    by_hand = np.exp(np.float32([[0.3, 1.7, -2.1]]))
+    nearly = np.array([[0.2501, 0.5003, 0.1, 0.15]], np.float32)
+    for probabilities in (sums_to_one, by_hand / by_hand.sum(), (by_hand / by_hand.sum()).astype(np.float16)):
+        with pytest.raises(UserError, match="outputs are probabilities, but no softmax was found"):
+            check_outputs(probabilities.astype(np.float32), probabilities.astype(np.float32), "linear")
+    for logits in (nearly, np.log(sums_to_one), -sums_to_one, nearly + np.float32([[0.3, -0.2, 0, 0]])):
+        check_outputs(logits, logits, "linear")
 
 
 @pytest.mark.parametrize("ending", ["sigmoid", None])

@@ -329,6 +329,16 @@ def test_unreadable_photos_are_listed(photos, files, tmp_path):
 
 
 @pytest.mark.any_backend
+def test_sanity_without_a_readable_photo(files, tmp_path):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "b.png").write_bytes(b"no picture")
+    arguments = [str(tmp_path / "photos"), "--maps", f"{files[0]}:cam", "--only", "network", "sanity",
+                 "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 1
+    assert 'b.png,"not a JPEG' in (tmp_path / "out" / "failed.csv").read_text("utf-8")
+
+
+@pytest.mark.any_backend
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 def test_figures_of_the_original_measured_by_independent_code(tmp_path):
     """On 326 photos: pointing and energy of the original's CAM and of a centred Gaussian."""
