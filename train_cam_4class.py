@@ -3,6 +3,7 @@
     python train_cam_4class.py                                # the demo set, about four minutes on two cores
     python train_cam_4class.py --data my_photos --output outputs/training/mine.h5
     python train_cam_4class.py --recipe original --data my_photos --output outputs/training/original.h5
+    python train_cam_4class.py --recipe vgg16 --weights imagenet --learning-rate 1e-4 --data my_photos
 
 A data folder holds train/ and val/ with one folder per class, or the class folders alone. Recipes: `modern`, the
 default; `original`, the class project of 2019; `vgg16`, the network that gradcam_vgg16.py explains.
@@ -17,7 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from camlib.backend import all_devices, device_name, fast_half_precision
@@ -37,9 +38,12 @@ from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.networks import (
     Meaning,
     fold,
+    imagenet_vgg16,
+    load_network,
     modern_network,
     original_network,
     save_network,
+    start_from,
     vgg16_network,
 )
 from data.draw_demo import demo_folder
@@ -47,22 +51,18 @@ from data.draw_demo import demo_folder
 # ---------------------------------------------------------------- settings
 
 
-def rmsprop(steps):
+def rmsprop(learning_rate, steps):
     """The original's optimizer."""
-    return keras.optimizers.RMSprop(1e-4)
+    return keras.optimizers.RMSprop(learning_rate)
 
 
-def adamw(peak, weight_decay):
+def adamw(learning_rate, steps):
     """AdamW with a warm-up over the first twentieth of the steps and a cosine down to a thousandth of the peak."""
-
-    def build(steps):
-        warm_up = max(1, steps // 20)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            peak / 100, max(1, steps - warm_up), alpha=1e-3, warmup_target=peak, warmup_steps=warm_up
-        )
-        return keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
-
-    return build
+    warm_up = max(1, steps // 20)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate / 100, max(1, steps - warm_up), alpha=1e-3, warmup_target=learning_rate, warmup_steps=warm_up
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay=0.05)
 
 
 @dataclass(frozen=True)
@@ -73,53 +73,65 @@ class Recipe:
         network: function of (class_count, channels), the network to keep.
         training_form: bool, it is trained in another form, `network(..., for_training=True)`, and folded afterwards.
         size: int, height and width of the photos the network is meant for.
-        crop: int, height and width of the augmented cut-outs it is trained on; a network that ends in global average
-            pooling takes both, and trains faster on the smaller. None: whole photos, as they are.
+        crop: float, height and width of the augmented cut-outs it is trained on, as a share of `size`; a network that
+            ends in global average pooling takes both, and trains faster on the smaller. None: whole photos, as they
+            are.
         mosaic: bool, lay every other batch out as 2x2 mosaics and ask for the class of each cell, with the same Dense
             layer on the cell's mean: evidence then has to stay where its animal is.
         channels, scale, interpolation: see `camlib.networks.Meaning`.
         loss: str, a Keras loss of one-hot labels and probabilities.
-        optimizer: function of the number of steps.
+        optimizer: function of (learning_rate, steps).
+        learning_rate: float, at its highest.
         balanced: bool, weigh each class by the inverse of its number of photos.
-        batch_size, epochs, patience: int; training ends after `patience` epochs without a lower val_loss.
+        batch_size, epochs: int.
+        patience: int, training ends after as many epochs without a lower val_loss. None: after the last epoch, which a
+            schedule of learning rates needs.
     """
 
     network: Callable
     training_form: bool
     size: int
-    crop: int | None
+    crop: float | None
     mosaic: bool
     channels: int
     scale: float
     interpolation: str
     loss: str
     optimizer: Callable
+    learning_rate: float
     balanced: bool
     batch_size: int
     epochs: int
-    patience: int
+    patience: int | None
+
+    @property
+    def cut(self):
+        """Height and width of the cut-outs in pixels, in whole steps of the training grids, or None."""
+        return 4 * round(self.crop * self.size / 4) if self.crop else None
 
 
 RECIPES = {
     "modern": Recipe(
-        modern_network, training_form=True, size=96, crop=72,
+        modern_network, training_form=True, size=96, crop=3 / 4,
         mosaic=True, channels=3, scale=1 / 255,
-        interpolation="area", loss="categorical_crossentropy", optimizer=adamw(3e-3, 0.05), balanced=True,
-        batch_size=32, epochs=40, patience=20,
+        interpolation="area", loss="categorical_crossentropy", optimizer=adamw, learning_rate=3e-3,
+        balanced=True, batch_size=32, epochs=40, patience=None,
     ),
     "original": Recipe(
         original_network, training_form=False, size=64, crop=None,
         mosaic=False, channels=1, scale=1.0,
-        interpolation="cubic", loss="binary_crossentropy", optimizer=rmsprop, balanced=False,
-        batch_size=200, epochs=500, patience=20,
+        interpolation="cubic", loss="binary_crossentropy", optimizer=rmsprop, learning_rate=1e-4,
+        balanced=False, batch_size=200, epochs=500, patience=20,
     ),
     "vgg16": Recipe(
-        vgg16_network, training_form=True, size=96, crop=64,
+        vgg16_network, training_form=True, size=96, crop=2 / 3,
         mosaic=False, channels=3, scale=1 / 255,
-        interpolation="area", loss="categorical_crossentropy", optimizer=adamw(1e-3, 0.05), balanced=True,
-        batch_size=32, epochs=40, patience=20,
+        interpolation="area", loss="categorical_crossentropy", optimizer=adamw, learning_rate=1e-3,
+        balanced=True, batch_size=32, epochs=40, patience=None,
     ),
 }  # fmt: skip
+
+STATISTICS_PHOTOS = 64  # about as many tell the statistics of the features of a network to start from
 
 # ---------------------------------------------------------------- augmentation
 
@@ -191,9 +203,9 @@ class Batches(keras.utils.PyDataset):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.photos.labels))
         chosen = order[number * size : (number + 1) * size]
         images, labels = self.photos.images[chosen], self.photos.labels[chosen]
-        if self.recipe.crop:
+        if self.recipe.cut:
             generator = np.random.default_rng([self.seed, self.epoch, number])
-            images = np.stack([augment(image, self.recipe.crop, generator) for image in images])
+            images = np.stack([augment(image, self.recipe.cut, generator) for image in images])
         if self.recipe.mosaic:
             side = 2 if number % 2 == 0 and len(chosen) % 4 == 0 else 1
             images = mosaics(images) if side == 2 else images
@@ -230,7 +242,7 @@ class TrainingState(keras.callbacks.Callback):
 
     @property
     def finished(self):
-        return self.waited >= self.patience
+        return self.patience is not None and self.waited >= self.patience
 
     def on_epoch_begin(self, epoch, logs=None):
         self.batches.epoch = epoch
@@ -298,7 +310,7 @@ def build(recipe, class_count):
     return recipe.network(class_count, recipe.channels, **form)
 
 
-def train(photos, meaning, recipe, state_path, settings, resume):
+def train(photos, meaning, recipe, state_path, settings, resume, source=None):
     """Train one network.
 
     Args:
@@ -309,6 +321,7 @@ def train(photos, meaning, recipe, state_path, settings, resume):
         settings: dict with seed (of weights, order and augmentation), epochs (the most; the schedule ends there),
             dtype, and whatever else must be the same when training is resumed.
         resume: bool, go on from `state_path` if it exists.
+        source: keras.Model to start from, or None.
 
     Returns:
         (network, history): keras.Model in float32 with the weights of the lowest val_loss, and a list of dicts, one
@@ -321,10 +334,14 @@ def train(photos, meaning, recipe, state_path, settings, resume):
     keras.config.set_dtype_policy(policy)
     with all_devices():
         network = build(recipe, class_count)
-        trained = per_cell(network, recipe.crop) if recipe.mosaic else network
+        if source:
+            images = photos["train"].images
+            start_from(network, source, meaning.prepare(images[:: -(-len(images) // STATISTICS_PHOTOS)]))
+        trained = per_cell(network, recipe.cut) if recipe.mosaic else network
         for model in (network, trained):
             metrics = [keras.metrics.CategoricalAccuracy("top1"), keras.metrics.BinaryAccuracy("binary_accuracy")]
-            model.compile(recipe.optimizer(epochs * len(batches)), recipe.loss, weighted_metrics=[], metrics=metrics)
+            optimizer = recipe.optimizer(recipe.learning_rate, epochs * len(batches))
+            model.compile(optimizer, recipe.loss, weighted_metrics=[], metrics=metrics)
         validation = meaning.prepare(photos["val"].images), np.eye(class_count)[photos["val"].labels]
         state = TrainingState(state_path, network, batches, validation, recipe.patience, settings | {"dtype": policy})
         done = state.restore(trained) if resume else 0
@@ -394,6 +411,13 @@ def parse_arguments(arguments):
     parser.add_argument("--output", type=Path, default=Path("outputs/training/cam_4class.h5"), metavar="FILE.h5",
                         help="the network")  # fmt: skip
     parser.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|imagenet",
+        help="start from the convolutions of this network; imagenet, for --recipe vgg16: Keras's own",
+    )
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
+    parser.add_argument("--learning-rate", type=float, help="at its highest; default: the recipe's")
     parser.add_argument("--epochs", type=int, help="the most epochs; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and split")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
@@ -406,7 +430,24 @@ def parse_arguments(arguments):
         parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
     if settings.epochs is not None and settings.epochs < 1:
         parser.error(f"--epochs {settings.epochs}: expected 1 or more")
+    if settings.size is not None and settings.size < 32:
+        parser.error(f"--size {settings.size}: expected 32 or more")
+    if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
+        parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
     return settings
+
+
+def recipe_of(settings):
+    """The recipe with what the user asked to be otherwise."""
+    asked = {"size": settings.size, "learning_rate": settings.learning_rate, "epochs": settings.epochs}
+    return replace(RECIPES[settings.recipe], **{name: value for name, value in asked.items() if value is not None})
+
+
+def load_source(weights):
+    """(network, meaning) to start from, or (None, None)."""
+    if weights is None:
+        return None, None
+    return imagenet_vgg16() if weights == "imagenet" else load_network(Path(weights))
 
 
 def check_not_lost(output, state_path, settings):
@@ -416,8 +457,11 @@ def check_not_lost(output, state_path, settings):
         raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
 
 
-def load_photos(settings, recipe):
+def load_photos(settings, recipe, source_meaning):
     """Find and decode the photos.
+
+    Args:
+        source_meaning: Meaning of the network to start from, which says what becomes of a pixel; None: the recipe does.
 
     Returns:
         (photos, meaning, failed): {"train": LabelledPhotos, "val": LabelledPhotos}, the Meaning of a network for them,
@@ -427,6 +471,9 @@ def load_photos(settings, recipe):
     meaning = Meaning(
         class_names, recipe.size, recipe.size, recipe.channels, recipe.scale, interpolation=recipe.interpolation
     )
+    if source_meaning:
+        kept = {name: getattr(source_meaning, name) for name in ("channels", "scale", "offset", "bgr")}
+        meaning = replace(meaning, **kept)
     parts = {"train": train_photos, "val": val_photos}
     photos, failed = load_labelled_photos(parts, meaning, sibling(settings.output, "photos.h5"))
     for part in parts:
@@ -451,23 +498,27 @@ def photos_sha256(photos):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    recipe, output = RECIPES[settings.recipe], settings.output
+    recipe, output = recipe_of(settings), settings.output
     state_path = sibling(output, "state.h5")
     check_not_lost(output, state_path, settings)
     if settings.resume and output.exists() and not state_path.exists():
         print(f"{output} is finished; to train it anew use --overwrite")
         return 0
-    photos, meaning, failed = load_photos(settings, recipe)
+    source, source_meaning = load_source(settings.weights)
+    photos, meaning, failed = load_photos(settings, recipe, source_meaning)
     fixed = {
         "recipe": settings.recipe,
         "seed": settings.seed,
         "dtype": settings.dtype,
-        "epochs": settings.epochs or recipe.epochs,
+        "size": recipe.size,
+        "learning_rate": recipe.learning_rate,
+        "epochs": recipe.epochs,
+        "weights": settings.weights,
         "classes": meaning.class_names,
         "photos": photos_sha256(photos),
     }
     print(f"training {settings.recipe} on {device_name()}, {dtype_policy(settings.dtype)}", flush=True)
-    network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume)
+    network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source)
     save_network(network, output, meaning, half=settings.half)
     save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)
     write_json(sibling(output, "run.json"), run_record(vars(settings), "classes in the order of class_names"))

@@ -140,6 +140,52 @@ def fold(network, plain):
     return plain
 
 
+def start_from(network, source, images):
+    """Copy the convolutions of an earlier network, so that training goes on from what they see.
+
+    The layers behind the global pooling start anew. Where `network` has batch normalisation behind a convolution and
+    `source` has none, mean and variance of the convolution's outputs on `images` become the normalisation's statistics
+    and its gamma and beta: it then changes nothing at first.
+
+    Args:
+        network: keras.Model to be trained; its weights are overwritten.
+        source: keras.Model with the same convolutions in the same order.
+        images: float32 (N, H, W, channels), a sample of photos, prepared for `source`.
+
+    Raises:
+        UserError: the convolutions differ.
+    """
+    names = {layer.name for layer in network.layers}
+    targets, sources = (
+        [layer for layer in one._flatten_layers() if isinstance(layer, (layers.Conv2D, layers.BatchNormalization))]
+        for one in (network, source)
+    )
+    targets = [layer for layer in targets if layer.name[-3:] != "_bn"]
+    found, expected = ([tuple(layer.weights[0].shape) for layer in one] for one in (sources, targets))
+    if found != expected:
+        raise UserError(
+            f"the network {source.name!r} to start from has convolutions of other shapes than {network.name!r}; "
+            "expected the same ones"
+        )
+    for target, origin in zip(targets, sources, strict=True):
+        weights = origin.get_weights()
+        target.set_weights(weights[: len(target.weights)])  # without the bias in front of a normalisation
+        if f"{target.name}_bn" in names:
+            norm = network.get_layer(f"{target.name}_bn")
+            mean, variance = channel_statistics(keras.Model(network.inputs[0], target.output), images)
+            norm.set_weights([np.sqrt(variance + norm.epsilon), mean + weights[1], mean, variance])
+
+
+def channel_statistics(network, images, batch_size=16):
+    """Mean and variance (K,) of each channel of a network's output (N, h, w, K)."""
+    starts = range(0, len(images), batch_size)
+    outputs = (keras.ops.convert_to_numpy(network(images[start : start + batch_size])) for start in starts)
+    sums = sum(np.stack(((values := output.astype(np.float64)).mean((1, 2)), (values**2).mean((1, 2)))).sum(1)
+               for output in outputs)  # fmt: skip
+    mean, square = sums / len(images)
+    return mean, square - mean**2
+
+
 def imagenet_vgg16(weights="imagenet"):
     """Keras's VGG-16 with its weights of ImageNet, and their meaning.
 

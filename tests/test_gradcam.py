@@ -248,24 +248,11 @@ def test_imagenet_weights_without_a_connection_say_what_to_do(run_script, tmp_pa
     )
 
 
-def test_imagenet_file_of_keras_applications(tmp_path):
-    """Keras's own weights file, made here with random weights, gives Keras's own VGG-16 and its preprocessing."""
+def test_imagenet_file_of_keras_applications(imagenet_file):
+    """Keras's own weights file gives Keras's own VGG-16 and its preprocessing."""
     from camlib.networks import load_network
 
-    keras.utils.set_random_seed(5)
-    reference = keras.applications.VGG16(weights=None)
-    path = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-    import h5py
-
-    with h5py.File(path, "w") as file:  # the layout of Keras 1 and 2
-        names = [layer.name for layer in reference.layers]
-        file.attrs["layer_names"] = [name.encode() for name in names]
-        for layer in reference.layers:
-            group = file.create_group(layer.name)
-            labels = [f"{layer.name}_{kind}_1:0" for kind in ("W", "b")][: len(layer.get_weights())]
-            group.attrs["weight_names"] = [label.encode() for label in labels]
-            for label, array in zip(labels, layer.get_weights(), strict=True):
-                group[label] = array
+    path, reference = imagenet_file
     network, meaning = load_network(path)
     photos = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
     expected = reference.predict(keras.applications.vgg16.preprocess_input(photos.astype(np.float32)), verbose=0)

@@ -18,7 +18,7 @@ from PIL import Image
 from camlib.console import UserError
 from camlib.images import LabelledPhotos
 from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.networks import Meaning, load_network
+from camlib.networks import Meaning, load_network, modern_network, start_from, vgg16_network
 from train_cam_4class import (
     RECIPES,
     Batches,
@@ -135,6 +135,10 @@ def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
         (["--data", "nowhere"], "nowhere is not a folder"),
         (["--data", "tests"], "class folders in tests"),
         (["--epochs", "0"], "--epochs 0: expected 1 or more"),
+        (["--size", "31"], "--size 31: expected 32 or more"),
+        (["--learning-rate", "0"], "--learning-rate 0.0: expected a number between 0 and 1"),
+        (["--weights", "nowhere.h5"], "nowhere.h5 does not exist"),
+        (["--weights", "models/cam_4class.h5", "--recipe", "vgg16"], "convolutions of other shapes than 'vgg16'"),
         (["--recipe", "best"], "invalid choice: 'best'"),
     ],
 )
@@ -189,6 +193,50 @@ def test_cells_of_a_mosaic_share_the_networks_weights():
     assert {id(weight) for weight in cells.weights} == {id(weight) for weight in network.weights}
 
 
+@pytest.mark.parametrize("build", [vgg16_network, modern_network])
+def test_a_start_from_earlier_weights_changes_no_feature(build):
+    """Not even where each batch is normalised, for the photos that the statistics are of."""
+    keras.utils.set_random_seed(1)
+    generator = np.random.default_rng(1)
+    source, network = build(3), build(4, for_training=True)
+    for layer in source.layers:
+        for weight in layer.weights:
+            if len(weight.shape) == 1:  # biases, and what a normalisation learns
+                weight.assign(weight + generator.uniform(0, 0.3, weight.shape))
+    images = generator.random((8, 64, 64, 3), np.float32)
+    start_from(network, source, images)
+    expected, trained = (keras.Model(one.inputs[0], one.get_layer("gap").input) for one in (source, network))
+    step = 4 if build is modern_network else 1  # trained at every fourth pixel
+    truth = keras.ops.convert_to_numpy(expected(images))[:, ::step, ::step]
+    features = keras.ops.convert_to_numpy(trained(images))
+    assert truth.std() > 0.01
+    if step == 1:
+        np.testing.assert_allclose(features, truth, atol=1e-4 * truth.max())
+        as_trained = keras.ops.convert_to_numpy(trained(images, training=True))
+        np.testing.assert_allclose(as_trained, truth, atol=1e-2 * truth.max())
+    else:  # a strided convolution with 'same' padding lies half a step beside the dilated one at the border
+        assert np.corrcoef(features[:, 6:-6, 6:-6].ravel(), truth[:, 6:-6, 6:-6].ravel())[0, 1] > 0.5
+
+
+def test_a_start_from_imagenets_file(run_script, colour_photos, tmp_path, imagenet_file):
+    """At a learning rate of nearly nothing the convolutions stay Keras's own, and so does what a pixel becomes."""
+    path, reference = imagenet_file
+    output = tmp_path / "v" / "net.h5"
+    result = run_script("train_cam_4class.py", "--recipe", "vgg16", "--weights", path, "--data", colour_photos,
+                        "--size", 48, "--epochs", 1, "--learning-rate", 1e-9, "--output", output)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    network, meaning = load_network(output)
+    assert (meaning.height, meaning.bgr, meaning.scale) == (48, True, 1.0)
+    assert meaning.offset == [-103.939, -116.779, -123.68] and len(meaning.class_names) == 4
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert len(convolutions) == 13
+    for layer in convolutions:  # folding a normalisation scales each filter as a whole
+        ours, kerass = (one.get_layer(layer.name).get_weights()[0].reshape(-1, layer.filters)
+                        for one in (network, reference))  # fmt: skip
+        cosine = (ours * kerass).sum(0) / np.linalg.norm(ours, axis=0) / np.linalg.norm(kerass, axis=0)
+        np.testing.assert_allclose(cosine, 1, atol=1e-5)
+
+
 def test_batches_follow_from_seed_and_epoch_alone():
     images = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), np.uint8)
     photos = LabelledPhotos(images, np.arange(70) % 4, [str(number) for number in range(70)])
@@ -204,7 +252,7 @@ def test_batches_follow_from_seed_and_epoch_alone():
     for number in (2, 0, 1):
         for one, other in zip(first[number], again[number], strict=True):
             np.testing.assert_array_equal(one, other)
-    crop = RECIPES["modern"].crop
+    crop = RECIPES["modern"].cut
     assert first[0][0].shape == (8, 2 * crop, 2 * crop, 3) and first[0][1].shape == (8, 2, 2, 4)  # mosaics
     assert first[1][0].shape == (32, crop, crop, 3) and first[1][1].shape == (32, 1, 1, 4)
     assert first[2][0].shape == (6, crop, crop, 3)
