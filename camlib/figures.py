@@ -153,7 +153,34 @@ def draw_extremes(path, title, pictures):
     return save(figure, path)
 
 
+def draw_side_by_side(path, pictures):
+    """Photos in rows: each as it is, then under each of its maps.
+
+    Args:
+        pictures: dict of photo's title -> dict of map's name -> (photo, overlay), the pictures as data: addresses.
+    """
+    names = list(next(iter(pictures.values())))
+    figure = Figure(figsize=(1.7 * (len(names) + 1), 1.7 * len(pictures) + 0.4), layout="constrained")
+    panels = figure.subplots(len(pictures), len(names) + 1, squeeze=False)
+    for row, (title, of_maps) in zip(panels, pictures.items(), strict=True):
+        photo, _ = of_maps[names[0]]
+        for panel, picture in zip(
+            row, [picture_of(photo), *(laid_over(*of_maps[name]) for name in names)], strict=True
+        ):
+            panel.set_axis_off()
+            panel.imshow(picture)
+        row[0].set_title(title, fontsize=7, parse_math=False)
+    for panel, name in zip(panels[0][1:], names, strict=True):
+        panel.set_title(name, fontsize=7, parse_math=False)
+    return save(figure, path)
+
+
+def picture_of(uri):
+    """The picture that a data: address holds."""
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+
+
 def laid_over(photo, overlay):
     """Two pictures given as data: addresses in one."""
-    photo, overlay = (Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))) for uri in (photo, overlay))
+    photo, overlay = picture_of(photo), picture_of(overlay)
     return Image.alpha_composite(photo.convert("RGBA"), overlay.convert("RGBA").resize(photo.size))

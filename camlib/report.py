@@ -23,6 +23,7 @@ from camlib.page import write_page
 
 NO_NETWORK = "no network"  # in place of a network's name, for the baselines
 BASELINES = ("whole picture", "centred Gaussian", "random", "Sobel edges")
+MOST_CLASSES = 20  # of a confusion matrix in the tables; the figure has those of any number
 SMALL_COLLECTION = 5  # photos; collections with fewer are counted together
 
 # ---------------------------------------------------------------- tables
@@ -239,8 +240,14 @@ def write_tables(output, tables, network_rows):
             writer.writerows(network_rows)
 
 
-def grids_of(tables, network_rows):
-    """The tables as text: list of (title, header, rows), for Markdown and for the page."""
+def grids_of(tables, network_rows, confusions):
+    """The tables as text: list of (title, header, rows), for Markdown and for the page.
+
+    Args:
+        tables: list of Table.
+        network_rows: as `network_table` makes them.
+        confusions: dict of network's name -> (class names, confusion matrix).
+    """
     grids = [
         (table.title, ["map", *(score.title for score in table.scores), "items"],
          [[name, *map(text_of, cells), f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()])
@@ -255,12 +262,16 @@ def grids_of(tables, network_rows):
             for row in network_rows
         ]  # fmt: skip
         grids.append(("The networks", header, rows))
+    for name, (class_names, counts) in confusions.items():
+        if len(class_names) <= MOST_CLASSES:
+            rows = [[truth, *map(str, of_truth)] for truth, of_truth in zip(class_names, counts, strict=True)]
+            grids.append((f"What {name} takes the photos for", ["true class", *class_names], rows))
     return grids
 
 
-def markdown_of(grids, sentences):
-    """The report as Markdown."""
-    lines = ["# Evaluation of maps", ""]
+def markdown_of(heading, grids, sentences):
+    """Tables as `grids_of` makes them, and sentences, as Markdown."""
+    lines = [f"# {heading}", ""]
     for title, header, rows in grids:
         lines += [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
         lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
@@ -298,7 +309,7 @@ def report(subjects, settings, results):
     by_subject = {subject.name: merged(subject.name, results) for subject in subjects}
     maps = {name: scores for found in by_subject.values() for name, scores in found.items() if name not in BASELINES}
     with_baselines = maps | merged(NO_NETWORK, results)
-    tables, network_rows, figures, sentences = [], [], [], []
+    tables, network_rows, confusions, figures, sentences = [], [], {}, [], []
     if "localisation" in parts:
         for truth in ("masks", "boxes"):
             lie = table_of(f"Where the maps lie ({truth})", LOCALISATION, with_baselines, truth)
@@ -324,6 +335,7 @@ def report(subjects, settings, results):
         if numbers:
             outputs, labels = numbers
             counts = metrics.confusion_matrix(labels, outputs.argmax(axis=1), outputs.shape[1])
+            confusions[subject.name] = subject.meaning.class_names, counts
             path = output / f"confusion_{subject.name}.png"
             figures.append(draw_confusion_matrix(path, counts, subject.meaning.class_names, subject.name))
             figures.append(draw_reliability(output / f"reliability_{subject.name}.png", subject.name, outputs, labels))
@@ -332,8 +344,10 @@ def report(subjects, settings, results):
         figures.append(draw_extremes(output / "best_and_worst.png", "best and worst photos, by energy", extremes))
     tables = [table for table in tables if table]
     write_tables(output, tables, network_rows)
-    grids = grids_of(tables, network_rows)
-    write_whole(output / "report.md", lambda file: file.write(markdown_of(grids, sentences).encode()))
+    grids = grids_of(tables, network_rows, confusions)
+    write_whole(
+        output / "report.md", lambda file: file.write(markdown_of("Evaluation of maps", grids, sentences).encode())
+    )
     write_page(settings.html or output / "report.html", "Evaluation of maps", entries, grids, sentences, figures)
     return tables, sentences
 

@@ -158,6 +158,10 @@ def test_networks_table(run, photos, files):
     assert float(row["ece"]) == pytest.approx(metrics.calibration(outputs, labels)[0], abs=1e-5)
     assert int(rows["vgg", "class horse"]["number"]) == 2
     assert ("vgg", "smaller collections") in rows  # of four photos each
+    report = (run[1] / "report.md").read_text("utf-8")
+    for truth, name in enumerate(CLASSES):
+        counts = [int(((labels == truth) & (outputs.argmax(axis=1) == guess)).sum()) for guess in range(4)]
+        assert f"| {name} | {' | '.join(map(str, counts))} |" in report.split("## What vgg takes the photos for")[1]
 
 
 @pytest.mark.any_backend

@@ -1,0 +1,250 @@
+"""The class project's claims about maps: is a pooling-free CAM finer than Grad-CAM, and is it better placed?
+
+    python benchmarks/original_claims.py                        # the shipped networks on the demo set
+    python benchmarks/original_claims.py --original model_weight.h5 --annotations data/demo my_set
+
+Compares CAM of the pooling-free network with Grad-CAM, guided backpropagation and guided Grad-CAM of VGG-16 and, with
+--original, with CAM of the project's own weights, on each annotated set (see data/README.md).
+Every difference is of the same photos, with its 95 % interval by resampling them. Writes claims.md and one picture of
+each set; the whole evaluations are beside them, and the same command again does only what is missing.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import evaluate_maps  # isort: skip  # sets the backend up
+
+import numpy as np
+
+from camlib import metrics
+from camlib.console import ArgumentParser, UserError, run_script
+from camlib.figures import draw_side_by_side
+from camlib.maps import resize_map, write_whole
+from camlib.metrics import bootstrap
+from camlib.report import NO_NETWORK, Score, markdown_of, merged, text_of
+from data.draw_demo import demo_folder
+
+OURS = "cam_4class cam"
+MAPS = ("cam", "grad-cam", "guided-backprop", "guided-grad-cam")
+FRAME = 1 / 8  # of each side, for what lies at the photo's frame
+PICTURED = 6  # photos of a set
+# (score, 1 where more is better or else -1, what CAM then is, what it is otherwise)
+COLUMNS = (
+    (Score("pointing", "pointing ↑", "pointing"), 1, "better", "worse"),
+    (Score("energy", "energy ↑", "energy"), 1, "better", "worse"),
+    (Score("border", "energy at the border ↑", "border"), 1, "finer", "coarser"),
+    (Score("edge", "steepest edge ↓", "edge"), -1, "finer", "coarser"),
+)
+
+
+# ---------------------------------------------------------------- differences
+
+
+def values_of(items, score, truth):
+    """{item: (value, photo)} of a map's score, for photos with that kind of truth."""
+    return {
+        item: (float(score.of(scores[score.source], about)), about["photo"])
+        for item, (scores, about) in items.items()
+        if about["truth"] == truth and scores.get(score.source) is not None
+    }
+
+
+def verdict(ours, other, sign, better, worse):
+    """What the paired difference of two maps' scores says about the first, in words: '0.3 better (0.2 to 0.4)'.
+
+    Args:
+        ours, other: dict of item -> (value, photo).
+        sign: 1 where more is better, or -1.
+        better, worse: words for it.
+    """
+    items = [item for item in ours if item in other]
+    gaps = [sign * (ours[item][0] - other[item][0]) for item in items]
+    gap, low, high, _ = bootstrap(gaps, [ours[item][1] for item in items])
+    if low <= 0 <= high:
+        return f"cannot be told ({low:.3f} to {high:.3f})"
+    word, *ends = (better, low, high) if gap > 0 else (worse, -high, -low)
+    return f"{abs(gap):.3f} {word} ({ends[0]:.3f} to {ends[1]:.3f})"
+
+
+def comparison(maps, truth):
+    """(header, rows) of text: each map's scores, and how the pooling-free CAM differs from it.
+
+    Args:
+        maps: dict of map's name -> dict of item -> (scores, record), as `merged` makes them.
+        truth: "masks" or "boxes".
+    """
+    header, rows = ["map", "cells"], []
+    for score, *_ in COLUMNS:
+        header += [score.title, "CAM is"]
+    for name, items in maps.items():
+        height, width = next(scores["grid"] for scores, _ in items.values())
+        row = [name, f"{height}x{width}"]
+        for score, *words in COLUMNS:
+            ours, other = (values_of(one, score, truth) for one in (maps[OURS], items))
+            values, photos = zip(*other.values(), strict=True)
+            row += [text_of(bootstrap(values, photos)), "" if name == OURS else verdict(ours, other, *words)]
+        rows.append([*row, f"{len(values):,}"])
+    return [*header, "items"], rows
+
+
+# ---------------------------------------------------------------- what a network looks at
+
+
+def frame_of(height, width):
+    """Where a photo's frame is: bool (H, W)."""
+    inside = np.zeros((height, width), bool)
+    y, x = round(height * FRAME), round(width * FRAME)
+    inside[y : height - y, x : width - x] = True
+    return ~inside
+
+
+def looks(values, picture):
+    """What a map follows: its share at the frame for the frame's area, and its likeness to brightness and to edges.
+
+    Args:
+        values: float32 (h, w).
+        picture: uint8 (H, W, 3).
+
+    Returns:
+        list of three numbers: 1 for an even map's frame; rank correlations.
+    """
+    large, frame = resize_map(values, *picture.shape[:2]), frame_of(*picture.shape[:2])
+    brightness = picture.mean(axis=2, dtype=np.float32)
+    edges = metrics.baseline_maps(picture)["Sobel edges"]
+    return [
+        metrics.energy(large, frame) / float(frame.mean()),
+        metrics.rank_correlation(large, brightness),
+        metrics.rank_correlation(large, edges),
+    ]
+
+
+def attention(subjects, items, batch_size):
+    """Rows of text: for each map, what it follows.
+
+    Args:
+        subjects: list of evaluate_maps.Subject.
+        items: list of evaluate_maps.Item.
+    """
+    rows = []
+    for subject in subjects:
+        found, photos = {}, []
+        for chosen, pictures, pixels in evaluate_maps.batches(subject, items, batch_size, {}):
+            labels = evaluate_maps.fill_up(subject.labels_of(chosen), len(pixels))
+            _, maps = subject.fast_maps(subject.meaning.prepare(pixels), labels[None])
+            photos += [item.name for item in chosen]
+            for name, values in maps.items():
+                found.setdefault(name, []).extend(map(looks, values[0], pictures))
+        for name, values in found.items():
+            columns = np.array(values, np.float64).T
+            rows.append([name, *(text_of(bootstrap(column, photos)) for column in columns), f"{len(photos):,}"])
+    return rows
+
+
+# ---------------------------------------------------------------- Grad-CAM and CAM
+
+
+def proportionality(batch_size):
+    """Largest difference of H W times Grad-CAM from the positive part of CAM, in units of CAM's largest value.
+
+    Returns:
+        (difference, number of photos), over the demo set's val.
+    """
+    kinds = [evaluate_maps.parse_map(f"{evaluate_maps.GAP_NETWORK}:{method}") for method in ("cam", "grad-cam")]
+    settings = evaluate_maps.parse_arguments(["--maps", "cam"])
+    subject = evaluate_maps.Subject(evaluate_maps.GAP_NETWORK, kinds, settings)
+    items = [item for item in evaluate_maps.find_items(settings) if item.name.startswith("val/")]
+    largest = 0.0
+    for chosen, _, pixels in evaluate_maps.batches(subject, items, batch_size, {}):
+        labels = evaluate_maps.fill_up(subject.labels_of(chosen), len(pixels))
+        _, maps = subject.fast_maps(subject.meaning.prepare(pixels), labels[None])
+        cams, grad_cams = (maps[kind.name][0, : len(chosen)] for kind in kinds)
+        error = np.abs(grad_cams * cams[0].size - np.maximum(cams, 0)).max(axis=(1, 2))
+        largest = max(largest, float((error / np.abs(cams).max(axis=(1, 2))).max()))
+    return largest, len(items)
+
+
+# ---------------------------------------------------------------- the script
+
+
+def parse_arguments(arguments):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--annotations", type=Path, nargs="+", metavar="FILE_OR_FOLDER",
+                        help="annotated sets; default: the demo set")  # fmt: skip
+    parser.add_argument("--original", type=Path, metavar="FILE.h5", help="the class project's weights")
+    parser.add_argument("--output", type=Path, default=Path("outputs/claims"), metavar="DIR")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
+    settings = parser.parse_args(arguments)
+    parser.require(settings, batch_size=1)
+    if len({path.stem for path in settings.annotations or ()}) < len(settings.annotations or ()):
+        parser.error("--annotations names two sets alike; expected different names, as results go by them")
+    return settings
+
+
+def compare(annotations, settings):
+    """Evaluate one set: its tables as text, (title, header, rows), and the path of its picture."""
+    name, output = annotations.stem, settings.output / annotations.stem
+    maps = [*MAPS, *([f"{settings.original}:cam"] if settings.original else [])]
+    is_demo = annotations.resolve() == demo_folder().resolve()
+    arguments = [
+        *(map(str, (annotations / "val", annotations / "both")) if is_demo else ()), "--annotations", str(annotations),
+        "--maps", *maps, "--only", "localisation", "network", "--output", str(output),
+        "--batch-size", str(settings.batch_size),
+    ]  # fmt: skip
+    if evaluate_maps.main(arguments):
+        raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")
+    chosen = evaluate_maps.parse_arguments(arguments)
+    subjects = evaluate_maps.subjects_of(chosen)
+    items = evaluate_maps.known_items(evaluate_maps.find_items(chosen), subjects)
+    results = evaluate_maps.Results(output / evaluate_maps.RESULTS_FILE)
+    found = {map_name: of for subject in subjects for map_name, of in merged(subject.name, results).items()}
+    grids = []
+    for truth in ("masks", "boxes"):
+        if any(about["truth"] == truth for _, about in found[OURS].values()):
+            even = merged(NO_NETWORK, results)
+            with_baselines = found | {one: even[one] for one in ("centred Gaussian", "Sobel edges")}
+            grids.append((f"{name}, against {truth}", *comparison(with_baselines, truth)))
+    header = ["map", "at the frame, 1 if even", "likeness to brightness", "likeness to edges", "items"]
+    grids.append((f"{name}: what the maps follow", header, attention(subjects, items, settings.batch_size)))
+    return grids, draw_side_by_side(output / "side_by_side.png", pictures_of(subjects, results))
+
+
+def pictures_of(subjects, results):
+    """{photo's title: {map's name: (photo, overlay)}} of a few photos, evenly spread over the classes."""
+    records = results.of(subjects[0].name, "maps")
+    items = evaluate_maps.spread(
+        [evaluate_maps.Item(Path(one["photo"]), one["photo"], one["class"], None) for one in records], PICTURED
+    )
+    pictures = {item.key: {} for item in items}
+    for subject in subjects:
+        for record in results.of(subject.name, "maps"):
+            if record["item"] in pictures:
+                pictures[record["item"]] |= {
+                    name: (record["picture"], scores["picture"]) for name, scores in record["maps"].items()
+                }
+    return {f"{item.class_name} ({Path(item.name).stem})": pictures[item.key] for item in items}
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    grids, paths = [], []
+    for annotations in settings.annotations or [demo_folder()]:
+        tables, picture = compare(annotations, settings)
+        grids += tables
+        paths.append(picture)
+    error, count = proportionality(settings.batch_size)
+    sentence = (
+        f"Grad-CAM of the pooling-free network is the positive part of its CAM over H W, to {error:.1e} of CAM's "
+        f"largest value ({count} photos)."
+    )
+    text = markdown_of("The original's claims about maps", grids, [sentence])
+    path = settings.output / "claims.md"
+    write_whole(path, lambda file: file.write(text.encode()))
+    print(text)
+    print(f"wrote {path} and {', '.join(map(str, paths))}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
