@@ -73,12 +73,33 @@ def test_training_form_is_the_plain_network_at_every_fourth_pixel(height, width,
     plain = fold(network, modern_network(4))
     images = np.random.default_rng(1).random((2, height, width, 3), np.float32)
     on_grid, everywhere = (
-        keras.Model(n.inputs[0], n.get_layer("gap").input).predict(images, verbose=0) for n in (network, plain)
+        keras.Model(n.inputs[0], n.get_layer(name).input).predict(images, verbose=0)
+        for n, name in ((network, "gap"), (plain, "across_rows"))
     )
     assert everywhere.shape == (2, height, width, 96)
     sampled = everywhere[:, first[0] :: 4, first[1] :: 4]
     assert sampled.shape == on_grid.shape and np.abs(on_grid).max() > 0.1
     np.testing.assert_allclose(on_grid, sampled, atol=1e-5 * np.abs(on_grid).max())
+
+
+def test_smoothing_across_grids_against_float64_numpy():
+    """A mean over four pixels, twice along each axis; nothing is left of a pattern that repeats every four pixels."""
+    plain = modern_network(4)
+    smooth = keras.Model(plain.get_layer("across_rows").input, plain.get_layer("gap").input)
+    features = np.random.default_rng(3).random((1, 20, 24, 96))
+    box = sum(
+        np.pad(features, ((0, 0), (3, 3), (3, 3), (0, 0)))[:, y : y + 23, x : x + 27]
+        for y in range(4)
+        for x in range(4)
+    )
+    expected = sum(box[:, y : y + 20, x : x + 24] for y in range(4) for x in range(4)) / 256
+    result = keras.ops.convert_to_numpy(smooth(features.astype(np.float32)))
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    tiled = np.tile(np.random.default_rng(4).random((1, 4, 4, 96)), (1, 5, 6, 1)).astype(np.float32)
+    even = keras.ops.convert_to_numpy(smooth(tiled))[:, 3:-3, 3:-3]
+    np.testing.assert_allclose(
+        even, np.broadcast_to(tiled[:, :4, :4].mean((1, 2), keepdims=True), even.shape), atol=1e-6
+    )
 
 
 def test_folded_head_is_normalisation_and_dense_layer():

@@ -12,11 +12,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHARED
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.images import LabelledPhotos
+from camlib.images import LabelledPhotos, find_photos, read_network_input
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.networks import Meaning, load_network, modern_network, start_from, vgg16_network
 from train_cam_4class import (
@@ -167,6 +167,29 @@ def test_binary_accuracy_is_kerass_and_flatters():
     assert binary_accuracy(probabilities, labels) == pytest.approx(float(metric.result()), abs=1e-6)
 
 
+@pytest.mark.any_backend
+@pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
+def test_ninety_percent_was_binary_accuracy():
+    """The original's weights, asked as Keras of 2019 asked them.
+
+    With binary cross-entropy as the loss, `metrics=["accuracy"]` became binary accuracy in TensorFlow 2.0: the share of
+    single outputs on the right side of 0.5. On photos of Dogs vs. Cats, which the original was trained on, it says
+    about 90 %, where the network is right on about three photos of four.
+    """
+    network, meaning = load_network(SHARED / "seed" / "model_weight.h5")
+    photos = [photo for photo in find_photos([SHARED / "photos4" / "val"]) if "dogs_vs_cats" in photo.name]
+    images = np.stack([read_network_input(photo.path, meaning) for photo in photos])
+    truth = np.eye(4)[[meaning.class_names.index(photo.path.parent.name) for photo in photos]]
+    metrics = [keras.metrics.BinaryAccuracy(), keras.metrics.CategoricalAccuracy()]
+    network.compile(loss="binary_crossentropy", metrics=metrics)
+    _, binary, top1 = network.evaluate(meaning.prepare(images), truth, verbose=0)
+    assert len(photos) > 300
+    assert 0.85 < binary < 0.92 and 0.68 < top1 < 0.78
+    nothing = keras.metrics.BinaryAccuracy()
+    nothing.update_state(truth, np.zeros_like(truth))
+    assert float(nothing.result()) == 0.75
+
+
 def test_confusion_matrix_has_truth_in_rows():
     counts = confusion_matrix(np.array([0, 0, 2, 1]), np.array([0, 1, 2, 1]), 3)
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
@@ -205,17 +228,16 @@ def test_a_start_from_earlier_weights_changes_no_feature(build):
                 weight.assign(weight + generator.uniform(0, 0.3, weight.shape))
     images = generator.random((8, 64, 64, 3), np.float32)
     start_from(network, source, images)
-    expected, trained = (keras.Model(one.inputs[0], one.get_layer("gap").input) for one in (source, network))
-    step = 4 if build is modern_network else 1  # trained at every fourth pixel
-    truth = keras.ops.convert_to_numpy(expected(images))[:, ::step, ::step]
-    features = keras.ops.convert_to_numpy(trained(images))
+    last = "across_rows" if build is modern_network else "gap"
+    expected = keras.Model(source.inputs[0], source.get_layer(last).input)
+    trained = keras.Model(network.inputs[0], network.get_layer("gap").input)
+    truth = keras.ops.convert_to_numpy(expected(images))
+    truth = truth[:, 3::4, 3::4] if build is modern_network else truth  # which is trained at every fourth pixel
     assert truth.std() > 0.01
-    if step == 1:
-        np.testing.assert_allclose(features, truth, atol=1e-4 * truth.max())
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(trained(images)), truth, atol=1e-4 * truth.max())
+    if build is vgg16_network:
         as_trained = keras.ops.convert_to_numpy(trained(images, training=True))
         np.testing.assert_allclose(as_trained, truth, atol=1e-2 * truth.max())
-    else:  # a strided convolution with 'same' padding lies half a step beside the dilated one at the border
-        assert np.corrcoef(features[:, 6:-6, 6:-6].ravel(), truth[:, 6:-6, 6:-6].ravel())[0, 1] > 0.5
 
 
 def test_a_start_from_imagenets_file(run_script, colour_photos, tmp_path, imagenet_file):
