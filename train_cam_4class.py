@@ -428,10 +428,7 @@ def parse_arguments(arguments):
     settings = parser.parse_args(arguments)
     if settings.output.suffix != ".h5" or settings.output.name.endswith(".weights.h5"):
         parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
-    if settings.epochs is not None and settings.epochs < 1:
-        parser.error(f"--epochs {settings.epochs}: expected 1 or more")
-    if settings.size is not None and settings.size < 32:
-        parser.error(f"--size {settings.size}: expected 32 or more")
+    parser.require(settings, epochs=1, size=32)
     if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
         parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
     return settings
