@@ -32,12 +32,12 @@ from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError
 from camlib.images import PhotoError, find_photos, read_batches
 from camlib.maps import (
     FAILED_FILE,
+    capped_scale_of,
     claim_folder,
     encode_overlay,
     encode_photo,
     probabilities_of,
     resize_map,
-    scale_of,
     write_failed,
     write_whole,
 )
@@ -546,7 +546,7 @@ def scores_of_map(values, other, truth, picture, signed):
     return scores | {
         "zero": float(not values.any()),
         "other_class": metrics.rank_correlation(values, other),
-        "picture": encode_overlay(values, scale_of(signed, [values]), picture.shape[:2]),
+        "picture": encode_overlay(values, capped_scale_of(signed, values), picture.shape[:2]),
     }
 
 

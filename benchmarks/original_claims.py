@@ -23,7 +23,7 @@ from camlib.console import ArgumentParser, UserError, run_script
 from camlib.figures import draw_side_by_side
 from camlib.maps import resize_map, write_whole
 from camlib.metrics import bootstrap
-from camlib.report import NO_NETWORK, Score, markdown_of, merged, text_of
+from camlib.report import BASELINES, NO_NETWORK, Score, markdown_of, merged, text_of
 from data.draw_demo import demo_folder
 
 OURS = "cam_4class cam"
@@ -34,7 +34,7 @@ PICTURED = 6  # photos of a set
 COLUMNS = (
     (Score("pointing", "pointing ↑", "pointing"), 1, "better", "worse"),
     (Score("energy", "energy ↑", "energy"), 1, "better", "worse"),
-    (Score("border", "energy at the border ↑", "border"), 1, "finer", "coarser"),
+    (Score("border", "energy at the border ↑", "border", truth="masks"), 1, "finer", "coarser"),
     (Score("edge", "steepest edge ↓", "edge"), -1, "finer", "coarser"),
 )
 
@@ -75,13 +75,14 @@ def comparison(maps, truth):
         maps: dict of map's name -> dict of item -> (scores, record), as `merged` makes them.
         truth: "masks" or "boxes".
     """
+    columns = [column for column in COLUMNS if column[0].truth in (None, truth)]
     header, rows = ["map", "cells"], []
-    for score, *_ in COLUMNS:
+    for score, *_ in columns:
         header += [score.title, "CAM is"]
     for name, items in maps.items():
         height, width = next(scores["grid"] for scores, _ in items.values())
-        row = [name, f"{height}x{width}"]
-        for score, *words in COLUMNS:
+        row = [name, "the photo's" if name in BASELINES else f"{height}x{width}"]
+        for score, *words in columns:
             ours, other = (values_of(one, score, truth) for one in (maps[OURS], items))
             values, photos = zip(*other.values(), strict=True)
             row += [text_of(bootstrap(values, photos)), "" if name == OURS else verdict(ours, other, *words)]
@@ -211,7 +212,7 @@ def compare(annotations, settings):
 
 
 def pictures_of(subjects, results):
-    """{photo's title: {map's name: (photo, overlay)}} of a few photos, evenly spread over the classes."""
+    """[(class, {map's name: (photo, overlay)})] of a few photos, evenly spread over the classes."""
     records = results.of(subjects[0].name, "maps")
     items = evaluate_maps.spread(
         [evaluate_maps.Item(Path(one["photo"]), one["photo"], one["class"], None) for one in records], PICTURED
@@ -223,7 +224,7 @@ def pictures_of(subjects, results):
                 pictures[record["item"]] |= {
                     name: (record["picture"], scores["picture"]) for name, scores in record["maps"].items()
                 }
-    return {f"{item.class_name} ({Path(item.name).stem})": pictures[item.key] for item in items}
+    return [(item.class_name, pictures[item.key]) for item in items]
 
 
 def main(arguments=None):

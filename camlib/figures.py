@@ -157,12 +157,12 @@ def draw_side_by_side(path, pictures):
     """Photos in rows: each as it is, then under each of its maps.
 
     Args:
-        pictures: dict of photo's title -> dict of map's name -> (photo, overlay), the pictures as data: addresses.
+        pictures: list of (photo's title, dict of map's name -> (photo, overlay)), the pictures as data: addresses.
     """
-    names = list(next(iter(pictures.values())))
+    names = list(pictures[0][1])
     figure = Figure(figsize=(1.7 * (len(names) + 1), 1.7 * len(pictures) + 0.4), layout="constrained")
     panels = figure.subplots(len(pictures), len(names) + 1, squeeze=False)
-    for row, (title, of_maps) in zip(panels, pictures.items(), strict=True):
+    for row, (title, of_maps) in zip(panels, pictures, strict=True):
         photo, _ = of_maps[names[0]]
         for panel, picture in zip(
             row, [picture_of(photo), *(laid_over(*of_maps[name]) for name in names)], strict=True

@@ -74,6 +74,15 @@ def scale_of(signed, maps):
     return Scale(limit, signed or any((values < 0).any() for values in maps))
 
 
+def capped_scale_of(signed, values):
+    """The Scale of one map whose largest hundredth is drawn alike (Smilkov et al. 2017, section 3.1).
+
+    Single pixels of a gradient are many times larger than the rest, and would leave nothing else to see.
+    """
+    limit = float(np.percentile(np.abs(values), 99))
+    return scale_of(signed, [values])._replace(limit=limit) if limit > 0 else scale_of(signed, [values])
+
+
 def scaled(values, limit):
     """Divide by the limit for display; a map that is zero everywhere stays zero."""
     return values / limit if limit > 0 else values
@@ -239,11 +248,14 @@ def encode_photo(photo):
 
 
 def encode_overlay(values, scale, shape):
-    """A map to be laid over a photo of that (height, width), as data: address; gradients of RGB hide it."""
+    """A map to be laid over a photo of that (height, width), as data: address; gradients of RGB hide it.
+
+    Values beyond the scale are drawn as its ends.
+    """
     size = thumb_size(*shape)
     if values.ndim == 3:
         return data_uri(picture_of(values, scale, *size))
-    values = resize_map(scaled(values, scale.limit), *size)
+    values = np.clip(resize_map(scaled(values, scale.limit), *size), -1, 1)
     opacity = np.rint(255 * np.abs(values)).astype(np.uint8)
     return data_uri(np.dstack((overlay_colours(values, scale.signed), opacity)))
 

@@ -1,5 +1,7 @@
 """Colours, overlays, panels and the record of a run, against values worked out by hand."""
 
+import base64
+import io
 import json
 import os
 import time
@@ -13,7 +15,9 @@ from camlib.images import Photo
 from camlib.maps import (
     MapRun,
     Scale,
+    capped_scale_of,
     colours,
+    encode_overlay,
     picture_of,
     probabilities_of,
     resize_map,
@@ -45,6 +49,19 @@ def test_scale_is_the_largest_magnitude_of_all_maps():
     assert scale_of(True, [positive]) == (3.0, True)  # a kind with two signs
     assert scale_of(False, [positive, negative]) == (7.0, True)  # a method with two signs
     assert Scale(7.0, True).lowest == -7.0 and Scale(7.0, False).lowest == 0.0
+
+
+def test_a_few_large_gradients_hide_nothing_in_the_page():
+    """In the scale of the largest the rest would be drawn at an opacity of 2 of 255."""
+    values = np.full((40, 40), 0.5, np.float32)
+    values[:2, :4] = 60.0
+    assert capped_scale_of(True, values) == (0.5, True)
+    uri = encode_overlay(values, capped_scale_of(True, values), values.shape)
+    overlay = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))
+    assert (overlay[..., 3] == 255).all()  # drawn like the scale's end, never wrapped around
+    sparse = np.zeros((40, 40), np.float32)
+    sparse[3, 3] = 2.0
+    assert capped_scale_of(False, sparse) == (2.0, False)
 
 
 def test_probabilities_of_each_ending():

@@ -47,6 +47,15 @@ def test_comparison_takes_each_kind_of_truth_alone():
     assert header[:4] == ["map", "cells", "pointing ↑", "CAM is"] and len(header) == len(ours) == len(other)
     assert ours[1:4] == ["4x6", "0.700 (0.500 to 0.900)", ""] and other[-1] == "3"
     assert other[3] == "0.300 better (0.300 to 0.300)" and other[9] == "0.300 coarser (0.300 to 0.300)"
+    assert "energy at the border ↑" in header
+
+
+def test_a_boxs_border_is_not_the_animals():
+    maps = {OURS: items([0.5, 0.7, 0.9])}
+    for _, about in maps[OURS].values():
+        about["truth"] = "boxes"
+    header, (ours,) = comparison(maps, "boxes")
+    assert "energy at the border ↑" not in header and len(header) == len(ours)
 
 
 def test_what_a_map_follows():
