@@ -56,7 +56,7 @@ class Scale(NamedTuple):
     """The common colour scale of all maps of one kind of a photo.
 
     Attributes:
-        limit: float, its upper end, the largest magnitude.
+        limit: float, its upper end, the largest magnitude where nothing is capped.
         signed: bool, from -limit, else from 0.
     """
 
@@ -79,8 +79,8 @@ def capped_scale_of(signed, values):
 
     Single pixels of a gradient are many times larger than the rest, and would leave nothing else to see.
     """
-    limit = float(np.percentile(np.abs(values), 99))
-    return scale_of(signed, [values])._replace(limit=limit) if limit > 0 else scale_of(signed, [values])
+    scale = scale_of(signed, [values])
+    return scale._replace(limit=float(np.percentile(np.abs(values), 99)) or scale.limit)
 
 
 def scaled(values, limit):
