@@ -419,6 +419,7 @@ def parse_arguments(arguments):
     parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
     parser.add_argument("--learning-rate", type=float, help="at its highest; default: the recipe's")
     parser.add_argument("--epochs", type=int, help="the most epochs; default: the recipe's")
+    parser.add_argument("--batch-size", type=int, help="photos in a step; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and split")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                         help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
@@ -428,7 +429,7 @@ def parse_arguments(arguments):
     settings = parser.parse_args(arguments)
     if settings.output.suffix != ".h5" or settings.output.name.endswith(".weights.h5"):
         parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
-    parser.require(settings, epochs=1, size=32)
+    parser.require(settings, epochs=1, size=32, batch_size=1)
     if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
         parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
     return settings
@@ -436,7 +437,7 @@ def parse_arguments(arguments):
 
 def recipe_of(settings):
     """The recipe with what the user asked to be otherwise."""
-    asked = {"size": settings.size, "learning_rate": settings.learning_rate, "epochs": settings.epochs}
+    asked = {name: getattr(settings, name) for name in ("size", "learning_rate", "epochs", "batch_size")}
     return replace(RECIPES[settings.recipe], **{name: value for name, value in asked.items() if value is not None})
 
 
@@ -510,6 +511,7 @@ def main(arguments=None):
         "size": recipe.size,
         "learning_rate": recipe.learning_rate,
         "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
         "weights": settings.weights,
         "classes": meaning.class_names,
         "photos": photos_sha256(photos),

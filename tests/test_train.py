@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import keras
@@ -25,7 +26,9 @@ from train_cam_4class import (
     augment,
     class_weights,
     mosaics,
+    parse_arguments,
     per_cell,
+    recipe_of,
 )
 
 COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
@@ -128,6 +131,14 @@ def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
 
 
 @pytest.mark.any_backend
+def test_what_is_asked_for_replaces_the_recipes_own():
+    asked = "--recipe vgg16 --size 48 --learning-rate 0.002 --epochs 3 --batch-size 128".split()
+    expected = replace(RECIPES["vgg16"], size=48, learning_rate=0.002, epochs=3, batch_size=128)
+    assert recipe_of(parse_arguments(asked)) == expected
+    assert recipe_of(parse_arguments([])) == RECIPES["modern"]
+
+
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -135,6 +146,7 @@ def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
         (["--data", "nowhere"], "nowhere is not a folder"),
         (["--data", "tests"], "class folders in tests"),
         (["--epochs", "0"], "--epochs 0: expected 1 or more"),
+        (["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
         (["--size", "31"], "--size 31: expected 32 or more"),
         (["--learning-rate", "0"], "--learning-rate 0.0: expected a number between 0 and 1"),
         (["--weights", "nowhere.h5"], "nowhere.h5 does not exist"),
