@@ -131,8 +131,24 @@ def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize("recipe", ["modern", "original"])
+def test_training_on_jax_does_without_tensorflow(run_script, colour_photos, tmp_path, recipe):
+    """As on a machine where it is not installed: importing it fails."""
+    pytest.importorskip("jax")
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent" / "tensorflow.py").write_text('raise ImportError("TensorFlow is absent")')
+    output = tmp_path / "jax" / "net.h5"
+    result = run_script(
+        "train_cam_4class.py", "--data", colour_photos, "--recipe", recipe, "--epochs", 1, "--output", output,
+        environment={"KERAS_BACKEND": "jax", "PYTHONPATH": str(tmp_path / "absent")},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert output.exists() and "top-1 accuracy on the" in result.stdout
+
+
+@pytest.mark.any_backend
 def test_what_is_asked_for_replaces_the_recipes_own():
-    asked = "--recipe vgg16 --size 48 --learning-rate 0.002 --epochs 3 --batch-size 128".split()
+    asked = ["--recipe", "vgg16", "--size", "48", "--learning-rate", "0.002", "--epochs", "3", "--batch-size", "128"]
     expected = replace(RECIPES["vgg16"], size=48, learning_rate=0.002, epochs=3, batch_size=128)
     assert recipe_of(parse_arguments(asked)) == expected
     assert recipe_of(parse_arguments([])) == RECIPES["modern"]
