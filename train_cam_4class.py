@@ -3,13 +3,13 @@
     python train_cam_4class.py                                # the demo set, about four minutes on two cores
     python train_cam_4class.py --data my_photos --output outputs/training/mine.h5
     python train_cam_4class.py --recipe original --data my_photos --output outputs/training/original.h5
-    python train_cam_4class.py --recipe vgg16 --weights imagenet --learning-rate 1e-4 --data my_photos
+    python train_cam_4class.py --recipe vgg16 --weights imagenet --learning-rate 1e-4 --output outputs/training/vgg.h5
 
 A data folder holds train/ and val/ with one folder per class, or the class folders alone. Recipes: `modern`, the
 default; `original`, the class project of 2019; `vgg16`, the network that gradcam_vgg16.py explains.
 Writes the network (.h5), its weights alone (.weights.h5), and beside them history, curves and confusion matrix; ends
 with the top-1 accuracy of each class. Stopped at any time, the same command with --resume goes on from the last epoch
-and ends with the very same weights.
+and, on a CPU, ends with the very same weights.
 """
 
 import csv
@@ -37,6 +37,7 @@ from camlib.maps import run_record, write_failed, write_json
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.networks import (
     Meaning,
+    file_sha256,
     fold,
     imagenet_vgg16,
     load_network,
@@ -73,6 +74,7 @@ class Recipe:
         network: function of (class_count, channels), the network to keep.
         training_form: bool, it is trained in another form, `network(..., for_training=True)`, and folded afterwards.
         size: int, height and width of the photos the network is meant for.
+        smallest: int, the least size that may be asked for; its cut-outs have to survive the network's poolings.
         crop: float, height and width of the augmented cut-outs it is trained on, as a share of `size`; a network that
             ends in global average pooling takes both, and trains faster on the smaller. None: whole photos, as they
             are.
@@ -91,6 +93,7 @@ class Recipe:
     network: Callable
     training_form: bool
     size: int
+    smallest: int
     crop: float | None
     mosaic: bool
     channels: int
@@ -112,19 +115,19 @@ class Recipe:
 
 RECIPES = {
     "modern": Recipe(
-        modern_network, training_form=True, size=96, crop=3 / 4,
+        modern_network, training_form=True, size=96, smallest=32, crop=3 / 4,
         mosaic=True, channels=3, scale=1 / 255,
         interpolation="area", loss="categorical_crossentropy", optimizer=adamw, learning_rate=3e-3,
         balanced=True, batch_size=32, epochs=40, patience=None,
     ),
     "original": Recipe(
-        original_network, training_form=False, size=64, crop=None,
+        original_network, training_form=False, size=64, smallest=32, crop=None,
         mosaic=False, channels=1, scale=1.0,
         interpolation="cubic", loss="binary_crossentropy", optimizer=rmsprop, learning_rate=1e-4,
         balanced=False, batch_size=200, epochs=500, patience=20,
     ),
     "vgg16": Recipe(
-        vgg16_network, training_form=True, size=96, crop=2 / 3,
+        vgg16_network, training_form=True, size=96, smallest=48, crop=2 / 3,
         mosaic=False, channels=3, scale=1 / 255,
         interpolation="area", loss="categorical_crossentropy", optimizer=adamw, learning_rate=1e-3,
         balanced=True, batch_size=32, epochs=40, patience=None,
@@ -252,8 +255,12 @@ class TrainingState(keras.callbacks.Callback):
         results = self.network.evaluate(images, labels, self.batches.recipe.batch_size, verbose=0, return_dict=True)
         logs |= {f"val_{name}": value for name, value in results.items()}  # in place: the epoch's line shows them too
         self.history.append({"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()})
-        if not np.isfinite(logs["loss"]):
-            raise UserError(f"the loss is {logs['loss']} in epoch {epoch + 1}; expected a number: try --dtype float32")
+        for name in ("loss", "val_loss"):
+            if not np.isfinite(logs[name]):
+                raise UserError(
+                    f"{name} is {logs[name]} in epoch {epoch + 1}; expected a number: try --dtype float32, or a lower "
+                    "--learning-rate"
+                )
         self.waited += 1
         if logs["val_loss"] < self.best_loss:
             self.best_loss, self.best_weights, self.waited = logs["val_loss"], self.network.get_weights(), 0
@@ -281,13 +288,7 @@ class TrainingState(keras.callbacks.Callback):
         if not self.path.exists():
             return 0
         with h5py.File(self.path, "r") as file:
-            saved = json.loads(file.attrs["settings"])
-            changed = [name for name in self.settings if saved.get(name) != self.settings[name]]
-            if changed:
-                raise UserError(
-                    f"{self.path} was trained with other settings ({', '.join(changed)}); expected the command it was "
-                    "begun with, or another --output"
-                )
+            check_same(self.path, json.loads(file.attrs["settings"]), self.settings)
             self.history = json.loads(file.attrs["history"])
             self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
             self.best_weights = [array[()] for array in file["best_weights"].values()]
@@ -319,7 +320,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None):
         recipe: Recipe.
         state_path: Path of the file that --resume goes on from.
         settings: dict with seed (of weights, order and augmentation), epochs (the most; the schedule ends there),
-            dtype, and whatever else must be the same when training is resumed.
+            dtype (Keras's policy), and whatever else must be the same when training is resumed.
         resume: bool, go on from `state_path` if it exists.
         source: keras.Model to start from, or None.
 
@@ -327,11 +328,11 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None):
         (network, history): keras.Model in float32 with the weights of the lowest val_loss, and a list of dicts, one
         per epoch.
     """
-    seed, epochs, policy = settings["seed"], settings["epochs"], dtype_policy(settings["dtype"])
+    seed, epochs = settings["seed"], settings["epochs"]
     keras.utils.set_random_seed(seed)
     class_count = len(meaning.class_names)
     batches = Batches(photos["train"], meaning, recipe, seed)
-    keras.config.set_dtype_policy(policy)
+    keras.config.set_dtype_policy(settings["dtype"])
     with all_devices():
         network = build(recipe, class_count)
         if source:
@@ -343,7 +344,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None):
             optimizer = recipe.optimizer(recipe.learning_rate, epochs * len(batches))
             model.compile(optimizer, recipe.loss, weighted_metrics=[], metrics=metrics)
         validation = meaning.prepare(photos["val"].images), np.eye(class_count)[photos["val"].labels]
-        state = TrainingState(state_path, network, batches, validation, recipe.patience, settings | {"dtype": policy})
+        state = TrainingState(state_path, network, batches, validation, recipe.patience, settings)
         done = state.restore(trained) if resume else 0
         if done < epochs and not state.finished:
             trained.fit(
@@ -424,12 +425,19 @@ def parse_arguments(arguments):
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                         help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
     parser.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
-    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
-    parser.add_argument("--overwrite", action="store_true", help="train anew over an earlier result")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+    earlier.add_argument("--overwrite", action="store_true", help="train anew over an earlier result")
     settings = parser.parse_args(arguments)
     if settings.output.suffix != ".h5" or settings.output.name.endswith(".weights.h5"):
         parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
-    parser.require(settings, epochs=1, size=32, batch_size=1)
+    recipe = RECIPES[settings.recipe]
+    fewest = 2 if recipe.training_form else 1  # of a single photo, batch normalisation leaves nothing
+    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest, seed=0)
+    if settings.seed >= 2**32:
+        parser.error(f"--seed {settings.seed}: expected less than 2**32")
+    if recipe.mosaic and (settings.batch_size or recipe.batch_size) % 4:
+        parser.error(f"--batch-size {settings.batch_size}: expected a multiple of 4, since four photos make a mosaic")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
         parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
     return settings
@@ -442,10 +450,20 @@ def recipe_of(settings):
 
 
 def load_source(weights):
-    """(network, meaning) to start from, or (None, None)."""
+    """(network, meaning) to start from, or (None, None).
+
+    Raises:
+        UserError: there is no such network, or the file does not say what it makes of a pixel, which is not guessed.
+    """
     if weights is None:
         return None, None
-    return imagenet_vgg16() if weights == "imagenet" else load_network(Path(weights))
+    network, meaning = imagenet_vgg16() if weights == "imagenet" else load_network(Path(weights))
+    if meaning is None:
+        raise UserError(
+            f"{weights} does not say what it makes of a pixel; expected a .h5 file that train_cam_4class.py wrote, the "
+            "original's, Keras's file of VGG-16, or imagenet"
+        )
+    return network, meaning
 
 
 def check_not_lost(output, state_path, settings):
@@ -453,6 +471,27 @@ def check_not_lost(output, state_path, settings):
     earlier = next((path for path in (output, state_path) if path.exists()), None)
     if earlier and not settings.resume and not settings.overwrite:
         raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
+
+
+def check_same(path, saved, fixed):
+    """Refuse to go on from what was trained with other settings than `fixed`."""
+    changed = [name for name in fixed if saved.get(name) != fixed[name]]
+    if changed:
+        raise UserError(
+            f"{path} was trained with other settings ({', '.join(changed)}); expected the command it was begun with, "
+            "or another --output"
+        )
+
+
+def settings_of_finished(record_path, output):
+    """The settings a finished network was trained with, as its run.json holds them."""
+    try:
+        return json.loads(record_path.read_text("utf-8"))["settings"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{output} exists without its {record_path.name}, so that nothing says how it was trained; expected "
+            "--overwrite to train anew, or another --output"
+        ) from error
 
 
 def load_photos(settings, recipe, source_meaning):
@@ -499,28 +538,33 @@ def main(arguments=None):
     recipe, output = recipe_of(settings), settings.output
     state_path = sibling(output, "state.h5")
     check_not_lost(output, state_path, settings)
-    if settings.resume and output.exists() and not state_path.exists():
-        print(f"{output} is finished; to train it anew use --overwrite")
-        return 0
+    record_path, finished = sibling(output, "run.json"), output.exists() and not state_path.exists()
+    earlier = settings_of_finished(record_path, output) if settings.resume and finished else None
     source, source_meaning = load_source(settings.weights)
     photos, meaning, failed = load_photos(settings, recipe, source_meaning)
     fixed = {
         "recipe": settings.recipe,
         "seed": settings.seed,
-        "dtype": settings.dtype,
+        "dtype": dtype_policy(settings.dtype),
         "size": recipe.size,
         "learning_rate": recipe.learning_rate,
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
+        "weights_sha256": file_sha256(settings.weights) if source and settings.weights != "imagenet" else None,
         "weights": settings.weights,
-        "classes": meaning.class_names,
-        "photos": photos_sha256(photos),
+        "half": settings.half,
+        "class_names": meaning.class_names,
+        "photos_sha256": photos_sha256(photos),
     }
-    print(f"training {settings.recipe} on {device_name()}, {dtype_policy(settings.dtype)}", flush=True)
+    if earlier:
+        check_same(output, earlier, fixed)
+        print(f"{output} is finished; to train it anew use --overwrite")
+        return 0
+    print(f"training {settings.recipe} on {device_name()}, {fixed['dtype']}", flush=True)
     network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source)
     save_network(network, output, meaning, half=settings.half)
     save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)
-    write_json(sibling(output, "run.json"), run_record(vars(settings), "classes in the order of class_names"))
+    write_json(record_path, run_record(vars(settings) | fixed, "classes in the order of class_names"))
     write_failed(sibling(output, "failed.csv"), failed)
     report(network, meaning, photos["val"], output, history)
     state_path.unlink()
@@ -533,4 +577,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, go_on="with --resume the same command goes on from the last whole epoch")

@@ -44,10 +44,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Keeps the docstring's line breaks and appends each default."""
 
 
-def run_script(main):
+def run_script(main, go_on="the same command goes on from here"):
     """Run `main()` and turn its outcome into an exit code: its own, 2 for a user's error, 130 for Ctrl-C.
 
     An error of the operating system (a full disk, a folder that may not be written) is the user's to mend as well.
+    `go_on` tells who pressed Ctrl-C how to continue.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
@@ -56,7 +57,7 @@ def run_script(main):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_USAGE)
     except KeyboardInterrupt:
-        print("\nstopped: every file written is whole; the same command goes on from here", file=sys.stderr)
+        print(f"\nstopped: every file written is whole; {go_on}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camlib import console
+
 ENVIRONMENT = dict(os.environ)  # as the user's; the libraries imported later add to it
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # development data; tests that need it skip without it
@@ -33,6 +35,18 @@ def run_script():
         )
 
     return run
+
+
+@pytest.fixture
+def end_of(capsys):
+    """How a script ends, in this process: end_of(main, ["--size", "0"]) -> (exit code, what it says on stderr)."""
+
+    def end(main, arguments):
+        with pytest.raises(SystemExit) as ended:
+            console.run_script(lambda: main([str(argument) for argument in arguments]))
+        return ended.value.code, capsys.readouterr().err
+
+    return end
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 from conftest import ROOT, SHARED
 from PIL import Image
 
-from camlib import console
 from camlib.console import UserError
 from camlib.maps import colours, resize_map, superposition
 from camlib.networks import Meaning, load_network, modern_network, original_network, save_network
@@ -214,12 +213,11 @@ def test_bad_photos_are_listed_and_the_rest_is_done(run_script, photo_folder, mo
         (["EMPTY"], "no photo in "),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_2(run_script, tmp_path, arguments, message):
+def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     arguments = [str(tmp_path / "empty") if argument == "EMPTY" else argument for argument in arguments]
-    result = run_script("make_cam_maps.py", *arguments, "--output", tmp_path / "m")
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
+    code, said = end_of(main, [*arguments, "--output", tmp_path / "m"])
+    assert code == 2 and said.startswith("error: ") and message in said and said.count("\n") == 1
     assert not (tmp_path / "m").exists()
 
 
@@ -230,13 +228,11 @@ def test_output_that_cannot_be_written(run_script, photo_folder, model_file, tmp
     assert "a.jpg" in result.stderr
 
 
-def test_closed_folders(photos_with_closed_folder, model_file, tmp_path, as_nobody, capsys):
+def test_closed_folders(photos_with_closed_folder, model_file, tmp_path, as_nobody, end_of):
     """Without permission to read: an error where nothing is left to do, else a row of failed.csv."""
 
     def make(photos, output):
-        with pytest.raises(SystemExit) as end:
-            console.run_script(lambda: main([str(photos), "--model", str(model_file), "--output", str(output)]))
-        return end.value.code, capsys.readouterr().err
+        return end_of(main, [photos, "--model", model_file, "--output", output])
 
     code, message = make(photos_with_closed_folder / "closed", tmp_path / "m")
     assert code == 2 and message.startswith("error: ") and "may not be read" in message and message.count("\n") == 1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -16,19 +17,24 @@ import pytest
 from conftest import ROOT, SHARED
 from PIL import Image
 
+from camlib import console
 from camlib.console import UserError
 from camlib.images import LabelledPhotos, find_photos, read_network_input
 from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.networks import Meaning, load_network, modern_network, start_from, vgg16_network
+from camlib.networks import Meaning, load_network, modern_network, original_network, start_from, vgg16_network
 from train_cam_4class import (
     RECIPES,
     Batches,
+    TrainingState,
     augment,
     class_weights,
+    load_source,
+    main,
     mosaics,
     parse_arguments,
     per_cell,
     recipe_of,
+    settings_of_finished,
 )
 
 COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
@@ -69,7 +75,8 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, colo
     assert refused.returncode == 2 and "expected --resume to go on" in refused.stderr
     other = run_script("train_cam_4class.py", *arguments("killed"), "--resume", "--seed", "7", "--batch-size", "8")
     assert other.returncode == 2
-    assert "was trained with other settings (seed, batch_size, photos)" in other.stderr  # the seed splits the photos
+    # the seed splits the photos
+    assert "was trained with other settings (seed, batch_size, photos_sha256)" in other.stderr
     for photo in colour_photos.rglob("*.png"):
         os.utime(photo, (0, 0))  # the photos were copied anew since, which changes nothing
     result = run_script("train_cam_4class.py", *arguments("killed"), "--resume")
@@ -83,6 +90,8 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, colo
     assert not state.exists()
     again = run_script("train_cam_4class.py", *arguments("killed"), "--resume")
     assert again.returncode == 0 and "is finished" in again.stdout
+    longer = run_script("train_cam_4class.py", *arguments("killed"), "--resume", "--epochs", "6")
+    assert longer.returncode == 2 and "was trained with other settings (epochs)" in longer.stderr
 
 
 def test_original_recipe_and_its_files(run_script, colour_photos, tmp_path):
@@ -161,19 +170,32 @@ def test_what_is_asked_for_replaces_the_recipes_own():
         (["--data", "nowhere"], "nowhere is not a folder"),
         (["--data", "tests"], "class folders in tests"),
         (["--epochs", "0"], "--epochs 0: expected 1 or more"),
-        (["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
+        (["--batch-size", "1"], "--batch-size 1: expected 2 or more"),
+        (["--batch-size", "0", "--recipe", "original"], "--batch-size 0: expected 1 or more"),
+        (["--batch-size", "30"], "--batch-size 30: expected a multiple of 4"),
         (["--size", "31"], "--size 31: expected 32 or more"),
+        (["--size", "47", "--recipe", "vgg16"], "--size 47: expected 48 or more"),
+        (["--seed", "-1"], "--seed -1: expected 0 or more"),
+        (["--seed", "4294967296"], "--seed 4294967296: expected less than 2**32"),
+        (["--resume", "--overwrite"], "argument --overwrite: not allowed with argument --resume"),
         (["--learning-rate", "0"], "--learning-rate 0.0: expected a number between 0 and 1"),
         (["--weights", "nowhere.h5"], "nowhere.h5 does not exist"),
-        (["--weights", "models/cam_4class.h5", "--recipe", "vgg16"], "convolutions of other shapes than 'vgg16'"),
         (["--recipe", "best"], "invalid choice: 'best'"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_2(run_script, tmp_path, arguments, message):
+def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, arguments, message):
     arguments = arguments if "--output" in arguments else [*arguments, "--output", tmp_path / "n.h5"]
-    result = run_script("train_cam_4class.py", *arguments)
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
+    code, said = end_of(main, arguments)
+    assert code == 2 and said.startswith("error: ") and message in said and said.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.any_backend
+def test_weights_of_another_network_are_refused(run_script, colour_photos, tmp_path):
+    result = run_script("train_cam_4class.py", "--data", colour_photos, "--recipe", "vgg16", "--weights",
+                        ROOT / "models" / "cam_4class.h5", "--output", tmp_path / "n.h5")  # fmt: skip
+    assert result.returncode == 2 and "convolutions of other shapes than 'vgg16'" in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
 def test_single_class_folder_is_refused(run_script, photo_folder, tmp_path):
@@ -344,9 +366,42 @@ def test_augmentation_keeps_the_photo_in_view():
     assert 0.35 < np.mean(left) < 0.65
 
 
-def test_state_of_another_command_is_refused(tmp_path):
-    from train_cam_4class import TrainingState
+def test_what_a_pixel_becomes_is_not_guessed(tmp_path):
+    modern_network(4).save(tmp_path / "net.keras")
+    with pytest.raises(UserError, match="net.keras does not say what it makes of a pixel; expected a .h5 file"):
+        load_source(tmp_path / "net.keras")
 
+
+def test_a_loss_that_is_no_number_ends_training(tmp_path):
+    """Of the validation photos as well, and in the first epoch, when there are no best weights to save."""
+    network = original_network(2)
+    network.set_weights([array * np.nan for array in network.get_weights()])
+    network.compile(loss="binary_crossentropy")
+    images, truth = np.zeros((2, 8, 8, 1), np.float32), np.eye(2)
+    batches = SimpleNamespace(recipe=RECIPES["original"])
+    state = TrainingState(tmp_path / "state.h5", network, batches, (images, truth), 5, {})
+    with pytest.raises(UserError, match="val_loss is nan in epoch 1; expected a number: try --dtype float32"):
+        state.on_epoch_end(0, {"loss": 1.0})
+    assert not state.path.exists()
+
+
+def test_a_finished_network_of_unknown_settings_is_left_alone(tmp_path):
+    with pytest.raises(UserError, match="net.h5 exists without its net_run.json"):
+        settings_of_finished(tmp_path / "net_run.json", tmp_path / "net.h5")
+
+
+@pytest.mark.any_backend
+def test_ctrl_c_says_how_training_goes_on(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        console.run_script(interrupted, go_on="with --resume it goes on")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\nstopped: every file written is whole; with --resume it goes on\n"
+
+
+def test_state_of_another_command_is_refused(tmp_path):
     path = tmp_path / "state.h5"
     with h5py.File(path, "w") as file:
         file.attrs["settings"] = json.dumps({"seed": 1, "recipe": "modern"})
