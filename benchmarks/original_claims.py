@@ -62,6 +62,8 @@ def verdict(ours, other, sign, better, worse):
     items = [item for item in ours if item in other]
     gaps = [sign * (ours[item][0] - other[item][0]) for item in items]
     gap, low, high, _ = bootstrap(gaps, [ours[item][1] for item in items])
+    if np.isnan(low):  # of a single photo, or none
+        return "cannot be told"
     if low <= 0 <= high:
         return f"cannot be told ({low:.3f} to {high:.3f})"
     word, *ends = (better, low, high) if gap > 0 else (worse, -high, -low)
@@ -84,7 +86,7 @@ def comparison(maps, truth):
         row = [name, "the photo's" if name in BASELINES else f"{height}x{width}"]
         for score, *words in columns:
             ours, other = (values_of(one, score, truth) for one in (maps[OURS], items))
-            values, photos = zip(*other.values(), strict=True)
+            values, photos = [value for value, _ in other.values()], [photo for _, photo in other.values()]
             row += [text_of(bootstrap(values, photos)), "" if name == OURS else verdict(ours, other, *words)]
         rows.append([*row, f"{len(values):,}"])
     return [*header, "items"], rows
@@ -109,15 +111,16 @@ def looks(values, picture):
         picture: uint8 (H, W, 3).
 
     Returns:
-        list of three numbers: 1 for an even map's frame; rank correlations.
+        list of three numbers: 1 for an even map's frame; rank correlations of either sign, since a map that follows
+        the dark follows brightness too.
     """
     large, frame = resize_map(values, *picture.shape[:2]), frame_of(*picture.shape[:2])
     brightness = picture.mean(axis=2, dtype=np.float32)
     edges = metrics.baseline_maps(picture)["Sobel edges"]
     return [
         metrics.energy(large, frame) / float(frame.mean()),
-        metrics.rank_correlation(large, brightness),
-        metrics.rank_correlation(large, edges),
+        abs(metrics.rank_correlation(large, brightness)),
+        abs(metrics.rank_correlation(large, edges)),
     ]
 
 

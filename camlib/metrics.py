@@ -4,6 +4,8 @@ Everything here is NumPy: maps and truth in, numbers out. A map is float (H, W) 
 class's evidence is; `inside` is bool (H, W), True on the animal (its mask, or its boxes filled).
 """
 
+import math
+
 import cv2
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -411,7 +413,7 @@ def bootstrap(values, photos, statistic=lambda means: means, resamples=1000, see
         (estimate, low, high, number of items); NaN where there are none, and an interval only from two photos on.
     """
     values = np.asarray(values, np.float64)
-    shape, values = values.shape[1:], values.reshape(len(values), -1)
+    shape, values = values.shape[1:], values.reshape(len(values), math.prod(values.shape[1:]))
     kept = np.isfinite(values).all(axis=1)
     values, photos = values[kept], np.asarray(photos, object)[kept]
     nothing = float("nan")

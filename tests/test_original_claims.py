@@ -40,6 +40,14 @@ def test_verdict_is_of_the_same_photos():
     assert verdict(ours, noise, 1, "better", "worse").startswith("cannot be told (-0.")
 
 
+def test_a_single_photo_decides_nothing():
+    assert verdict({"a": (0.9, "a")}, {"a": (0.1, "a")}, 1, "better", "worse") == "cannot be told"
+    maps = {OURS: items([0.5]), "other": items([0.2])}
+    del maps["other"]["photo0#dog"][0]["edge"]  # as of a map without an edge
+    _, (_, other) = comparison(maps, "masks")
+    assert other[8:10] == ["-", "cannot be told"]
+
+
 def test_comparison_takes_each_kind_of_truth_alone():
     maps = {OURS: items([0.5, 0.7, 0.9]), "other": items([0.2, 0.4, 0.6])}
     maps["other"]["photo9#dog"] = ({"grid": [4, 6]}, {"photo": "photo9", "truth": "boxes", "right": True})
@@ -64,7 +72,7 @@ def test_what_a_map_follows():
     brightness = picture.mean(axis=2).astype(np.float32)
     frame, likeness, _ = looks(brightness, picture)
     assert likeness == pytest.approx(1) and frame == pytest.approx(1, abs=0.1)
-    assert looks(-brightness, picture)[1] == pytest.approx(-1)
+    assert looks(-brightness, picture)[1] == pytest.approx(1)  # of either sign
     inner = np.zeros((32, 40), np.float32)
     inner[4:-4, 5:-5] = 1
     assert looks(inner, picture)[0] == 0
