@@ -486,7 +486,7 @@ def check_same(path, saved, fixed):
 def settings_of_finished(record_path, output):
     """The settings a finished network was trained with, as its run.json holds them."""
     try:
-        return json.loads(record_path.read_text("utf-8"))["settings"]
+        return json.loads(record_path.read_text("utf-8", "surrogateescape"))["settings"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{output} exists without its {record_path.name}, so that nothing says how it was trained; expected "
