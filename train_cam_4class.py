@@ -30,7 +30,7 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, run_script
+from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, run_script, whole_number
 from camlib.figures import draw_confusion_matrix
 from camlib.images import find_labelled_photos, load_labelled_photos
 from camlib.maps import run_record, write_failed, write_json
@@ -421,7 +421,8 @@ def parse_arguments(arguments):
     parser.add_argument("--learning-rate", type=float, help="at its highest; default: the recipe's")
     parser.add_argument("--epochs", type=int, help="the most epochs; default: the recipe's")
     parser.add_argument("--batch-size", type=int, help="photos in a step; default: the recipe's")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and split")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0,
+                        help="of weights, order, augmentation and split")  # fmt: skip
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                         help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
     parser.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
@@ -433,9 +434,7 @@ def parse_arguments(arguments):
         parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
     recipe = RECIPES[settings.recipe]
     fewest = 2 if recipe.training_form else 1  # of a single photo, batch normalisation leaves nothing
-    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest, seed=0)
-    if settings.seed >= 2**32:
-        parser.error(f"--seed {settings.seed}: expected less than 2**32")
+    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest)
     if recipe.mosaic and (settings.batch_size or recipe.batch_size) % 4:
         parser.error(f"--batch-size {settings.batch_size}: expected a multiple of 4, since four photos make a mosaic")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
@@ -533,6 +532,24 @@ def photos_sha256(photos):
     return digest.hexdigest()
 
 
+def decisive_settings(settings, recipe, meaning, photos):
+    """What must be the same for training to go on: all that decides the weights, by content and not by place."""
+    from_file = settings.weights not in (None, "imagenet")
+    return {
+        "recipe": settings.recipe,
+        "seed": settings.seed,
+        "dtype": dtype_policy(settings.dtype),
+        "size": recipe.size,
+        "learning_rate": recipe.learning_rate,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "half": settings.half,
+        "start": f"SHA-256 {file_sha256(settings.weights)}" if from_file else settings.weights,
+        "class_names": meaning.class_names,
+        "photos_sha256": photos_sha256(photos),
+    }
+
+
 def main(arguments=None):
     settings = parse_arguments(arguments)
     recipe, output = recipe_of(settings), settings.output
@@ -542,20 +559,7 @@ def main(arguments=None):
     earlier = settings_of_finished(record_path, output) if settings.resume and finished else None
     source, source_meaning = load_source(settings.weights)
     photos, meaning, failed = load_photos(settings, recipe, source_meaning)
-    fixed = {
-        "recipe": settings.recipe,
-        "seed": settings.seed,
-        "dtype": dtype_policy(settings.dtype),
-        "size": recipe.size,
-        "learning_rate": recipe.learning_rate,
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "weights_sha256": file_sha256(settings.weights) if source and settings.weights != "imagenet" else None,
-        "weights": settings.weights,
-        "half": settings.half,
-        "class_names": meaning.class_names,
-        "photos_sha256": photos_sha256(photos),
-    }
+    fixed = decisive_settings(settings, recipe, meaning, photos)
     if earlier:
         check_same(output, earlier, fixed)
         print(f"{output} is finished; to train it anew use --overwrite")

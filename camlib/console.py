@@ -1,6 +1,7 @@
 """How the scripts speak: one-line errors, exit codes, progress on a terminal and in a log."""
 
 import argparse
+import re
 import sys
 import time
 
@@ -38,6 +39,18 @@ class ArgumentParser(argparse.ArgumentParser):
             value = getattr(settings, name)
             if value is not None and value < lowest:
                 self.error(f"--{name.replace('_', '-')} {value}: expected {lowest} or more")
+
+
+def whole_number(least, greatest):
+    """Return a parser of whole numbers from `least` to `greatest`."""
+
+    def parse(text):
+        if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= greatest:
+            expected = f"a whole number from {least} to {greatest}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+        return int(text)
+
+    return parse
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -10,7 +10,6 @@ class. Each picture depends on its seed, split, class and index alone. The last 
 where and the next command.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -27,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, its own folder alone is searched
 
-from camlib.console import ArgumentParser, UserError, run_script  # noqa: E402
+from camlib.console import ArgumentParser, UserError, run_script, whole_number  # noqa: E402
 
 CLASSES = ("dog", "cat", "horse", "bird")
 PAIRS = tuple((first, second) for i, first in enumerate(CLASSES) for second in CLASSES[i + 1 :])
@@ -1373,18 +1372,6 @@ def demo_folder():
         print(f"drawing the demo set into {folder} (once, about 20 s)", flush=True)
         draw_demo(folder, only_if_incomplete=True)
     return folder
-
-
-def whole_number(least, greatest):
-    """Return a parser of whole numbers from `least` to `greatest`."""
-
-    def parse(text):
-        if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= greatest:
-            expected = f"a whole number from {least} to {greatest}"
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
-        return int(text)
-
-    return parse
 
 
 def parse_arguments(arguments=None):

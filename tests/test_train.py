@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import pytest
 from conftest import ROOT, SHARED
 from PIL import Image
 
-from camlib import console
 from camlib.console import UserError
 from camlib.images import LabelledPhotos, find_photos, read_network_input
 from camlib.metrics import binary_accuracy, confusion_matrix
@@ -28,6 +28,7 @@ from train_cam_4class import (
     TrainingState,
     augment,
     class_weights,
+    decisive_settings,
     load_source,
     main,
     mosaics,
@@ -175,8 +176,8 @@ def test_what_is_asked_for_replaces_the_recipes_own():
         (["--batch-size", "30"], "--batch-size 30: expected a multiple of 4"),
         (["--size", "31"], "--size 31: expected 32 or more"),
         (["--size", "47", "--recipe", "vgg16"], "--size 47: expected 48 or more"),
-        (["--seed", "-1"], "--seed -1: expected 0 or more"),
-        (["--seed", "4294967296"], "--seed 4294967296: expected less than 2**32"),
+        (["--seed", "-1"], "--seed: found '-1', expected a whole number from 0 to 4294967295"),
+        (["--seed", "4294967296"], "--seed: found '4294967296', expected a whole number from 0 to 4294967295"),
         (["--resume", "--overwrite"], "argument --overwrite: not allowed with argument --resume"),
         (["--learning-rate", "0"], "--learning-rate 0.0: expected a number between 0 and 1"),
         (["--weights", "nowhere.h5"], "nowhere.h5 does not exist"),
@@ -366,6 +367,7 @@ def test_augmentation_keeps_the_photo_in_view():
     assert 0.35 < np.mean(left) < 0.65
 
 
+@pytest.mark.any_backend
 def test_what_a_pixel_becomes_is_not_guessed(tmp_path):
     modern_network(4).save(tmp_path / "net.keras")
     with pytest.raises(UserError, match="net.keras does not say what it makes of a pixel; expected a .h5 file"):
@@ -385,20 +387,40 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path):
     assert not state.path.exists()
 
 
+@pytest.mark.any_backend
 def test_a_finished_network_of_unknown_settings_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="net.h5 exists without its net_run.json"):
         settings_of_finished(tmp_path / "net_run.json", tmp_path / "net.h5")
 
 
 @pytest.mark.any_backend
-def test_ctrl_c_says_how_training_goes_on(capsys):
-    def interrupted():
+def test_ctrl_c_says_how_training_goes_on(monkeypatch, capsys, tmp_path):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("camlib.images.find_labelled_photos", interrupted)
+    monkeypatch.setattr(sys, "argv", ["train_cam_4class.py", "--output", str(tmp_path / "n.h5")])
     with pytest.raises(SystemExit) as ended:
-        console.run_script(interrupted, go_on="with --resume it goes on")
+        runpy.run_path(str(ROOT / "train_cam_4class.py"), run_name="__main__")
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "\nstopped: every file written is whole; with --resume it goes on\n"
+    expected = "stopped: every file written is whole; with --resume the same command goes on from the last whole epoch"
+    assert capsys.readouterr().err == f"\n{expected}\n"
+
+
+@pytest.mark.any_backend
+def test_what_training_starts_from_counts_by_content(tmp_path):
+    one, copy, other = (tmp_path / name for name in ("one.h5", "copy.h5", "other.h5"))
+    one.write_bytes(b"weights"), copy.write_bytes(b"weights"), other.write_bytes(b"other weights")
+    photos = {"train": LabelledPhotos(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, int), [""])}
+
+    def decisive(*arguments):
+        settings = parse_arguments(list(arguments))
+        return decisive_settings(settings, recipe_of(settings), Meaning(["dog", "cat"], 8, 8, 3), photos)
+
+    of_one = decisive("--weights", str(one))
+    assert decisive("--weights", str(copy)) == of_one
+    starts = [given["start"] for given in (of_one, decisive("--weights", str(other)), decisive())]
+    assert len(set(starts)) == 3 and decisive("--weights", "imagenet")["start"] == "imagenet"
 
 
 def test_state_of_another_command_is_refused(tmp_path):
