@@ -29,7 +29,6 @@ from camlib import metrics
 from camlib.annotations import Annotation, read_annotations
 from camlib.cam_family import METHODS
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, run_script
-from camlib.images import PhotoError, find_photos, read_batches
 from camlib.maps import (
     FAILED_FILE,
     capped_scale_of,
@@ -43,6 +42,7 @@ from camlib.maps import (
 )
 from camlib.networks import IMAGENET_GROUPS, file_sha256, imagenet_names, input_shape_of, load_network, set_dtype
 from camlib.perturbation import FILLS, deletion_insertion_function, probability_function
+from camlib.photos import PhotoError, find_photos, read_batches
 from camlib.report import NO_NETWORK, print_table, report
 from camlib.watching import survey
 from data.draw_demo import demo_folder

@@ -24,7 +24,6 @@ from keras import ops
 
 from camlib.cam_family import METHODS, score_cam_masks
 from camlib.console import ArgumentParser, UserError, run_script
-from camlib.images import find_photos
 from camlib.maps import PANEL_TITLES, SIGNED, MapRun, photo_folder, probabilities_of, scale_of, write_map, write_panel
 from camlib.networks import (
     IMAGENET_GROUPS,
@@ -39,6 +38,7 @@ from camlib.networks import (
     read_class_names,
     set_dtype,
 )
+from camlib.photos import find_photos
 from camlib.watching import both_sides, guided_rule, survey, watched
 from data.draw_demo import demo_folder
 

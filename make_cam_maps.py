@@ -21,9 +21,9 @@ import numpy as np
 from keras import layers, ops
 
 from camlib.console import ArgumentParser, UserError, run_script
-from camlib.images import find_photos
 from camlib.maps import MapRun, photo_folder, probabilities_of, scale_of, write_map, write_superposition
 from camlib.networks import file_sha256, load_network
+from camlib.photos import find_photos
 from data.draw_demo import demo_folder
 
 # ---------------------------------------------------------------- settings

@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from matplotlib.widgets import Slider
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, first_line, run_script
-from camlib.images import RUN_FILE, PhotoError, name_without_suffix, read_photo
 from camlib.maps import (
     PANEL_TITLES,
     PHOTO_FILE,
@@ -42,6 +41,7 @@ from camlib.maps import (
     write_whole,
 )
 from camlib.page import displayable, write_page
+from camlib.photos import RUN_FILE, PhotoError, name_without_suffix, read_photo
 
 # ---------------------------------------------------------------- settings
 
@@ -137,7 +137,7 @@ def read_predictions(run):
     saved = []
     for row in rows:
         if len(row) == len(header):
-            # photos that differ in suffix alone have folders with it, see camlib.images.find_photos
+            # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
             folders = [run / row[0], run / name_without_suffix(row[0])]
             shares = {header[number].removeprefix(probability): float(row[number]) for number in columns}
             saved.append(SavedPhoto(row[0], folders, row[1], shares, signed=signed))

@@ -32,7 +32,6 @@ from matplotlib.figure import Figure
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, run_script, whole_number
 from camlib.figures import draw_confusion_matrix
-from camlib.images import find_labelled_photos, load_labelled_photos
 from camlib.maps import run_record, write_failed, write_json
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.networks import (
@@ -47,6 +46,7 @@ from camlib.networks import (
     start_from,
     vgg16_network,
 )
+from camlib.photos import find_labelled_photos, load_labelled_photos
 from data.draw_demo import demo_folder
 
 # ---------------------------------------------------------------- settings

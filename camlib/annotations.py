@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.images import PhotoError, find_photos, name_without_suffix
+from camlib.photos import PhotoError, find_photos, name_without_suffix
 
 ANNOTATIONS_FILE = "annotations.json"
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what keeps a mask's values

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from camlib.console import EXIT_SOME_FAILED, Progress, UserError
-from camlib.images import RUN_FILE, read_batches, resize_photo
+from camlib.photos import RUN_FILE, read_batches, resize_photo
 
 PREDICTIONS_FILE = "predictions.csv"
 FAILED_FILE = "failed.csv"

@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers
 
 from camlib.console import UserError, first_line
-from camlib.images import ORIGINAL_CLASSES
+from camlib.photos import ORIGINAL_CLASSES
 
 # ---------------------------------------------------------------- architectures
 
@@ -253,7 +253,7 @@ class Meaning:
         scale, offset: float, or list of one float per channel: the network's input is pixel * scale + offset, pixel in
             0..255.
         bgr: bool, the channels are turned to blue, green, red first.
-        interpolation: "area" or "cubic", how photos are resized; see `camlib.images.resize_photo`.
+        interpolation: "area" or "cubic", how photos are resized; see `camlib.photos.resize_photo`.
     """
 
     class_names: list

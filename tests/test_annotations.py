@@ -8,7 +8,7 @@ from PIL import Image
 
 from camlib.annotations import Annotation, read_annotations
 from camlib.console import UserError
-from camlib.images import PhotoError
+from camlib.photos import PhotoError
 
 pytestmark = pytest.mark.any_backend
 

@@ -12,9 +12,9 @@ from PIL import Image
 import evaluate_maps
 from camlib import metrics
 from camlib.console import UserError
-from camlib.images import read_network_input, read_photo, resize_photo
 from camlib.maps import resize_map
 from camlib.networks import Meaning, load_network, modern_network, save_network, vgg16_network
+from camlib.photos import read_network_input, read_photo, resize_photo
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 

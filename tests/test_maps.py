@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.images import Photo
 from camlib.maps import (
     MapRun,
     Scale,
@@ -26,6 +25,7 @@ from camlib.maps import (
     superposition,
     write_panel,
 )
+from camlib.photos import Photo
 
 pytestmark = pytest.mark.any_backend
 

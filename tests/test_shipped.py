@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT, SHARED
 from keras import ops
 
-from camlib.images import find_photos, read_batches
 from camlib.maps import probabilities_of, resize_map
 from camlib.metrics import binary_accuracy
 from camlib.networks import file_sha256, load_network
+from camlib.photos import find_photos, read_batches
 from data.draw_demo import demo_folder
 from make_cam_maps import cam_function
 

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.images import Photo
 from camlib.maps import MapRun, Scale, probabilities_of, write_map, write_superposition
+from camlib.photos import Photo
 from show_heatmaps import Controls, Viewer, find_maps, find_saved, index_of
 
 pytestmark = pytest.mark.any_backend

@@ -19,9 +19,9 @@ from conftest import ROOT, SHARED
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.images import LabelledPhotos, find_photos, read_network_input
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.networks import Meaning, load_network, modern_network, original_network, start_from, vgg16_network
+from camlib.photos import LabelledPhotos, find_photos, read_network_input
 from train_cam_4class import (
     RECIPES,
     Batches,
@@ -398,7 +398,7 @@ def test_ctrl_c_says_how_training_goes_on(monkeypatch, capsys, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("camlib.images.find_labelled_photos", interrupted)
+    monkeypatch.setattr("camlib.photos.find_labelled_photos", interrupted)
     monkeypatch.setattr(sys, "argv", ["train_cam_4class.py", "--output", str(tmp_path / "n.h5")])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "train_cam_4class.py"), run_name="__main__")

@@ -12,7 +12,6 @@ from PIL import Image
 import gradcam_vgg16
 from camlib.backend import BACKEND
 from camlib.console import UserError
-from camlib.images import find_photos, read_batches
 from camlib.networks import (
     IMAGENET_GROUPS,
     Meaning,
@@ -22,6 +21,7 @@ from camlib.networks import (
     read_class_names,
     set_dtype,
 )
+from camlib.photos import find_photos, read_batches
 from camlib.watching import survey
 from data.draw_demo import demo_folder
 

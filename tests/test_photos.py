@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.images import (
+from camlib.photos import (
     PhotoError,
     display_size,
     find_labelled_photos,
