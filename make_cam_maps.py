@@ -21,14 +21,17 @@ import numpy as np
 from keras import layers, ops
 
 from camlib.console import ArgumentParser, UserError, run_script
-from camlib.maps import MapRun, photo_folder, probabilities_of, scale_of, write_map, write_superposition
-from camlib.networks import file_sha256, load_network
+from camlib.demo.scenes import demo_folder
+from camlib.files import file_sha256
+from camlib.maps import photo_folder, write_map, write_superposition
+from camlib.meaning import probabilities_of
+from camlib.model_files import GAP_NETWORK, load_network
 from camlib.photos import find_photos
-from data.draw_demo import demo_folder
+from camlib.pictures import scale_of
+from camlib.runs import MapRun
 
 # ---------------------------------------------------------------- settings
 
-MODEL = Path(__file__).parent / "models" / "cam_4class.h5"
 OUTPUT = Path("outputs/cam")
 CONVENTIONS = (
     "heatmap_for_<class>.npy: float32 (H, W), M_c(y, x) = sum_k w_kc f_k(y, x), signed, in logit units: its mean plus "
@@ -121,7 +124,7 @@ def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
-    parser.add_argument("--model", type=Path, default=MODEL, metavar="FILE.h5", help="the network")
+    parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE.h5", help="the network")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--size", type=int, metavar="N", help="network input, N x N pixels; default: as trained")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos per forward pass")

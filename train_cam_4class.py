@@ -12,42 +12,36 @@ with the top-1 accuracy of each class. Stopped at any time, the same command wit
 and, on a CPU, ends with the very same weights.
 """
 
-import csv
-import hashlib
-import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from camlib.backend import all_devices, device_name, fast_half_precision
+from camlib.backend import all_devices, device_name
 
 # isort: split
-import cv2
-import h5py
 import keras
 import numpy as np
-from matplotlib.figure import Figure
 
+from camlib.batches import Batches
+from camlib.class_folders import find_labelled_photos, load_labelled_photos
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, run_script, whole_number
-from camlib.figures import draw_confusion_matrix
-from camlib.maps import run_record, write_failed, write_json
+from camlib.demo.scenes import demo_folder
+from camlib.figures import draw_confusion_matrix, draw_history
+from camlib.files import write_json
+from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.networks import (
-    Meaning,
-    file_sha256,
-    fold,
-    imagenet_vgg16,
-    load_network,
-    modern_network,
-    original_network,
-    save_network,
-    start_from,
-    vgg16_network,
+from camlib.model_files import imagenet_vgg16, load_network, save_network
+from camlib.networks import fold, modern_network, original_network, start_from, vgg16_network
+from camlib.runs import run_record, write_failed
+from camlib.training_state import (
+    TrainingState,
+    check_not_lost,
+    check_same,
+    decisive_settings,
+    settings_of_finished,
+    write_history,
 )
-from camlib.photos import find_labelled_photos, load_labelled_photos
-from data.draw_demo import demo_folder
 
 # ---------------------------------------------------------------- settings
 
@@ -136,85 +130,6 @@ RECIPES = {
 
 STATISTICS_PHOTOS = 64  # about as many tell the statistics of the features of a network to start from
 
-# ---------------------------------------------------------------- augmentation
-
-
-def augment(image, crop, generator):
-    """Cut a random view out of a photo: place, scale, rotation, mirror image, brightness, contrast, saturation.
-
-    Args:
-        image: uint8 (H, W, C).
-        crop: int, side of the result.
-        generator: numpy.random.Generator, the only source of chance.
-
-    Returns:
-        uint8 (crop, crop, C).
-    """
-    height, width, channels = image.shape
-    whole = height / crop  # source pixels per output pixel at which the whole photo is seen
-    zoom = np.exp(generator.uniform(np.log(0.6), np.log(1.25))) * whole
-    angle = np.deg2rad(generator.uniform(-15, 15))
-    mirror = generator.choice((-1, 1))
-    room = np.maximum(np.array((width, height)) - zoom * crop, 0.1 * width) / 2
-    centre = np.array((width, height)) / 2 + generator.uniform(-room, room)
-    rotation = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * (mirror, 1)
-    shift = centre - 0.5 - rotation @ np.full(2, (crop - 1) / 2)
-    view = cv2.warpAffine(
-        image, np.column_stack((rotation, shift)), (crop, crop),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
-    ).reshape(crop, crop, channels).astype(np.float32)  # fmt: skip
-    grey = view.mean(axis=2, keepdims=True)
-    view = grey + (view - grey) * generator.uniform(0.5, 1.4)
-    view = view.mean() + (view - view.mean()) * generator.uniform(0.7, 1.4) + generator.uniform(-30, 30)
-    return np.clip(view, 0, 255).astype(np.uint8)
-
-
-def class_weights(labels, class_count):
-    """Weights float (C,) inverse to each class's number of photos, one on average over the photos."""
-    counts = np.bincount(labels, minlength=class_count)
-    return len(labels) / (class_count * np.maximum(counts, 1))
-
-
-def mosaics(images):
-    """Lay images (4 N, H, W, C) out in N mosaics (N, 2 H, 2 W, C), in reading order."""
-    count, height, width, channels = images.shape
-    tiles = images.reshape(count // 4, 2, 2, height, width, channels)
-    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count // 4, 2 * height, 2 * width, channels)
-
-
-class Batches(keras.utils.PyDataset):
-    """Training batches that depend on (seed, epoch, number) alone, so that a resumed run sees the same ones.
-
-    Each is (images (N, H, W, channels), one-hot labels, weights), the last two (N, C) and (N,), or (N, g, g, C) and
-    (N, g, g) for a recipe with mosaics, g cells a side.
-    """
-
-    def __init__(self, photos, meaning, recipe, seed):
-        super().__init__()
-        self.photos, self.meaning, self.recipe, self.seed = photos, meaning, recipe, seed
-        class_count = len(meaning.class_names)
-        self.one_hot = np.eye(class_count, dtype=np.float32)
-        weights = class_weights(photos.labels, class_count) if recipe.balanced else np.ones(class_count)
-        self.weights = weights.astype(np.float32)
-        self.epoch = 0
-
-    def __len__(self):
-        return -(-len(self.photos.labels) // self.recipe.batch_size)
-
-    def __getitem__(self, number):
-        size = self.recipe.batch_size
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.photos.labels))
-        chosen = order[number * size : (number + 1) * size]
-        images, labels = self.photos.images[chosen], self.photos.labels[chosen]
-        if self.recipe.cut:
-            generator = np.random.default_rng([self.seed, self.epoch, number])
-            images = np.stack([augment(image, self.recipe.cut, generator) for image in images])
-        if self.recipe.mosaic:
-            side = 2 if number % 2 == 0 and len(chosen) % 4 == 0 else 1
-            images = mosaics(images) if side == 2 else images
-            labels = labels.reshape(-1, side, side)
-        return self.meaning.prepare(images), self.one_hot[labels], self.weights[labels]
-
 
 # ---------------------------------------------------------------- training that can be resumed
 
@@ -227,82 +142,6 @@ def per_cell(network, cell):
     for name in ("class_bn", "class", "probability"):
         x = network.get_layer(name)(x)
     return keras.Model(network.inputs[0], x)
-
-
-class TrainingState(keras.callbacks.Callback):
-    """Early stopping, best weights, history, and all of it in one file after each epoch.
-
-    A run that is killed and resumed equals one that was not: the file holds the weights, the optimizer with its step
-    count (the schedule follows from it), the epoch, the best weights and how long ago they were; batches follow from
-    the seed and the epoch.
-    """
-
-    def __init__(self, path, network, batches, validation, patience, settings):
-        super().__init__()
-        self.path, self.network, self.batches, self.validation = path, network, batches, validation
-        self.patience, self.settings = patience, settings
-        self.history, self.best_loss, self.best_weights, self.waited = [], np.inf, None, 0
-
-    @property
-    def finished(self):
-        return self.patience is not None and self.waited >= self.patience
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.batches.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        images, labels = self.validation
-        results = self.network.evaluate(images, labels, self.batches.recipe.batch_size, verbose=0, return_dict=True)
-        logs |= {f"val_{name}": value for name, value in results.items()}  # in place: the epoch's line shows them too
-        self.history.append({"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()})
-        for name in ("loss", "val_loss"):
-            if not np.isfinite(logs[name]):
-                raise UserError(
-                    f"{name} is {logs[name]} in epoch {epoch + 1}; expected a number: try --dtype float32, or a lower "
-                    "--learning-rate"
-                )
-        self.waited += 1
-        if logs["val_loss"] < self.best_loss:
-            self.best_loss, self.best_weights, self.waited = logs["val_loss"], self.network.get_weights(), 0
-        self.model.stop_training = self.finished
-        self.save()
-
-    def save(self):
-        """Write the state, under its name only when whole."""
-        partial = self.path.with_name(self.path.name + ".partial")
-        with h5py.File(partial, "w") as file:
-            file.attrs["settings"] = json.dumps(self.settings)
-            file.attrs["history"] = json.dumps(self.history)
-            file.attrs["best_loss"], file.attrs["waited"] = self.best_loss, self.waited
-            for name, arrays in (
-                ("weights", self.network.get_weights()),
-                ("best_weights", self.best_weights),
-                ("optimizer", [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]),
-            ):
-                for number, array in enumerate(arrays):
-                    file[f"{name}/{number:04d}"] = array
-        os.replace(partial, self.path)
-
-    def restore(self, model):
-        """Bring model and callback to where the file says; returns the epochs done, 0 without a file."""
-        if not self.path.exists():
-            return 0
-        with h5py.File(self.path, "r") as file:
-            check_same(self.path, json.loads(file.attrs["settings"]), self.settings)
-            self.history = json.loads(file.attrs["history"])
-            self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
-            self.best_weights = [array[()] for array in file["best_weights"].values()]
-            self.network.set_weights([array[()] for array in file["weights"].values()])
-            model.optimizer.build(model.trainable_variables)
-            for variable, array in zip(model.optimizer.variables, file["optimizer"].values(), strict=True):
-                variable.assign(array[()])
-        return len(self.history)
-
-
-def dtype_policy(choice):
-    """Keras's dtype policy for --dtype; auto takes half precision where the device is fast at it."""
-    dtype = (fast_half_precision() or "float32") if choice == "auto" else choice
-    return dtype if dtype == "float32" else f"mixed_{dtype}"
 
 
 def build(recipe, class_count):
@@ -362,34 +201,12 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None):
 # ---------------------------------------------------------------- reports
 
 
-def write_history(path, history):
-    """One CSV row per epoch: loss, top-1 and Keras's binary accuracy, for train and val."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=history[0].keys())
-        table.writeheader()
-        table.writerows(history)
-
-
-def draw_curves(path, history):
-    """Loss and both accuracies over the epochs, training and validation, as a PNG."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = figure.subplots(1, 3)
-    epochs = [row["epoch"] for row in history]
-    titles = {"loss": "loss", "top1": "top-1 accuracy", "binary_accuracy": "binary accuracy (Keras)"}
-    for panel, (name, title) in zip(panels, titles.items(), strict=True):
-        panel.plot(epochs, [row[name] for row in history], label="train")
-        panel.plot(epochs, [row[f"val_{name}"] for row in history], label="val")
-        panel.set(title=title, xlabel="epoch")
-        panel.legend()
-    figure.savefig(path, dpi=120)
-
-
 def report(network, meaning, photos, output, history):
     """Write history, curves and confusion matrix, and print the accuracies of the network kept."""
     probabilities = network.predict(meaning.prepare(photos.images), batch_size=32, verbose=0)  # (N, C)
     counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), len(meaning.class_names))
     write_history(sibling(output, "history.csv"), history)
-    draw_curves(sibling(output, "curves.png"), history)
+    draw_history(sibling(output, "curves.png"), history)
     draw_confusion_matrix(sibling(output, "confusion.png"), counts, meaning.class_names, "photos of val")
     print(f"top-1 accuracy on the {counts.sum():,} photos of val: {counts.trace() / counts.sum():.3f}")
     for name, row, right in zip(meaning.class_names, counts, counts.diagonal(), strict=True):
@@ -465,34 +282,6 @@ def load_source(weights):
     return network, meaning
 
 
-def check_not_lost(output, state_path, settings):
-    """Refuse to train over an earlier result that the user did not ask to continue or to replace."""
-    earlier = next((path for path in (output, state_path) if path.exists()), None)
-    if earlier and not settings.resume and not settings.overwrite:
-        raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
-
-
-def check_same(path, saved, fixed):
-    """Refuse to go on from what was trained with other settings than `fixed`."""
-    changed = [name for name in fixed if saved.get(name) != fixed[name]]
-    if changed:
-        raise UserError(
-            f"{path} was trained with other settings ({', '.join(changed)}); expected the command it was begun with, "
-            "or another --output"
-        )
-
-
-def settings_of_finished(record_path, output):
-    """The settings a finished network was trained with, as its run.json holds them."""
-    try:
-        return json.loads(record_path.read_text("utf-8", "surrogateescape"))["settings"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{output} exists without its {record_path.name}, so that nothing says how it was trained; expected "
-            "--overwrite to train anew, or another --output"
-        ) from error
-
-
 def load_photos(settings, recipe, source_meaning):
     """Find and decode the photos.
 
@@ -521,33 +310,6 @@ def load_photos(settings, recipe, source_meaning):
             )
         print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in zip(class_names, counts, strict=True)))
     return photos, meaning, failed
-
-
-def photos_sha256(photos):
-    """SHA-256 of all pixels and labels: the same photos may be resumed from a fresh copy with new places and times."""
-    digest = hashlib.sha256()
-    for part in photos.values():
-        digest.update(part.images)
-        digest.update(part.labels)
-    return digest.hexdigest()
-
-
-def decisive_settings(settings, recipe, meaning, photos):
-    """What must be the same for training to go on: all that decides the weights, by content and not by place."""
-    from_file = settings.weights not in (None, "imagenet")
-    return {
-        "recipe": settings.recipe,
-        "seed": settings.seed,
-        "dtype": dtype_policy(settings.dtype),
-        "size": recipe.size,
-        "learning_rate": recipe.learning_rate,
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "half": settings.half,
-        "start": f"SHA-256 {file_sha256(settings.weights)}" if from_file else settings.weights,
-        "class_names": meaning.class_names,
-        "photos_sha256": photos_sha256(photos),
-    }
 
 
 def main(arguments=None):

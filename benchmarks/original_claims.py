@@ -18,13 +18,17 @@ import evaluate_maps  # isort: skip  # sets the backend up
 
 import numpy as np
 
-from camlib import metrics
+from camlib import metrics, scoring
+from camlib.annotations import Item, find_items, spread
 from camlib.console import ArgumentParser, UserError, run_script
+from camlib.demo.scenes import demo_folder
 from camlib.figures import draw_side_by_side
-from camlib.maps import resize_map, write_whole
+from camlib.files import write_whole
 from camlib.metrics import bootstrap
+from camlib.model_files import GAP_NETWORK
+from camlib.pictures import resize_map
 from camlib.report import BASELINES, NO_NETWORK, Score, markdown_of, merged, text_of
-from data.draw_demo import demo_folder
+from camlib.runs import Results
 
 OURS = "cam_4class cam"
 MAPS = ("cam", "grad-cam", "guided-backprop", "guided-grad-cam")
@@ -128,14 +132,14 @@ def attention(subjects, items, batch_size):
     """Rows of text: for each map, what it follows.
 
     Args:
-        subjects: list of evaluate_maps.Subject.
-        items: list of evaluate_maps.Item.
+        subjects: list of evaluate_maps.ScoredNetwork.
+        items: list of Item.
     """
     rows = []
     for subject in subjects:
         found, photos = {}, []
-        for chosen, pictures, pixels in evaluate_maps.batches(subject, items, batch_size, {}):
-            labels = evaluate_maps.fill_up(subject.labels_of(chosen), len(pixels))
+        for chosen, pictures, pixels in scoring.batches(subject, items, batch_size, {}):
+            labels = scoring.fill_up(subject.labels_of(chosen), len(pixels))
             _, maps = subject.fast_maps(subject.meaning.prepare(pixels), labels[None])
             photos += [item.name for item in chosen]
             for name, values in maps.items():
@@ -155,13 +159,13 @@ def proportionality(batch_size):
     Returns:
         (difference, number of photos), over the demo set's val.
     """
-    kinds = [evaluate_maps.parse_map(f"{evaluate_maps.GAP_NETWORK}:{method}") for method in ("cam", "grad-cam")]
+    kinds = [scoring.parse_map(f"{GAP_NETWORK}:{method}") for method in ("cam", "grad-cam")]
     settings = evaluate_maps.parse_arguments(["--maps", "cam"])
-    subject = evaluate_maps.Subject(evaluate_maps.GAP_NETWORK, kinds, settings)
-    items = [item for item in evaluate_maps.find_items(settings) if item.name.startswith("val/")]
+    subject = evaluate_maps.ScoredNetwork(GAP_NETWORK, kinds, settings)
+    items = [item for item in find_items([], None) if item.name.startswith("val/")]
     largest = 0.0
-    for chosen, _, pixels in evaluate_maps.batches(subject, items, batch_size, {}):
-        labels = evaluate_maps.fill_up(subject.labels_of(chosen), len(pixels))
+    for chosen, _, pixels in scoring.batches(subject, items, batch_size, {}):
+        labels = scoring.fill_up(subject.labels_of(chosen), len(pixels))
         _, maps = subject.fast_maps(subject.meaning.prepare(pixels), labels[None])
         cams, grad_cams = (maps[kind.name][0, : len(chosen)] for kind in kinds)
         error = np.abs(grad_cams * cams[0].size - np.maximum(cams, 0)).max(axis=(1, 2))
@@ -200,8 +204,8 @@ def compare(annotations, settings):
         raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")
     chosen = evaluate_maps.parse_arguments(arguments)
     subjects = evaluate_maps.subjects_of(chosen)
-    items = evaluate_maps.known_items(evaluate_maps.find_items(chosen), subjects)
-    results = evaluate_maps.Results(output / evaluate_maps.RESULTS_FILE)
+    items = evaluate_maps.known_items(find_items(chosen.places, chosen.annotations), subjects)
+    results = Results(output / evaluate_maps.RESULTS_FILE)
     found = {map_name: of for subject in subjects for map_name, of in merged(subject.name, results).items()}
     grids = []
     for truth in ("masks", "boxes"):
@@ -217,9 +221,7 @@ def compare(annotations, settings):
 def pictures_of(subjects, results):
     """[(class, {map's name: (photo, overlay)})] of a few photos, evenly spread over the classes."""
     records = results.of(subjects[0].name, "maps")
-    items = evaluate_maps.spread(
-        [evaluate_maps.Item(Path(one["photo"]), one["photo"], one["class"], None) for one in records], PICTURED
-    )
+    items = spread([Item(Path(one["photo"]), one["photo"], one["class"], None) for one in records], PICTURED)
     pictures = {item.key: {} for item in items}
     for subject in subjects:
         for record in results.of(subject.name, "maps"):

@@ -19,9 +19,8 @@ import numpy as np
 from keras import ops
 
 from camlib.metrics import pixel_order
-from camlib.networks import load_network
+from camlib.model_files import GAP_NETWORK, load_network
 from camlib.perturbation import CHUNK, deletion_insertion_function
-from evaluate_maps import GAP_NETWORK
 
 STEPS, ROUNDS = 50, 9
 

@@ -4,11 +4,13 @@ import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
 
 from camlib.console import UserError
+from camlib.demo.scenes import demo_folder
 from camlib.photos import PhotoError, find_photos, name_without_suffix
 
 ANNOTATIONS_FILE = "annotations.json"
@@ -164,3 +166,84 @@ def size_of(mask):
             return picture.size
     except OSError as error:
         raise UserError(f"{mask} cannot be read ({error}); expected a mask") from error
+
+
+# ---------------------------------------------------------------- what is evaluated
+
+
+@dataclass(frozen=True)
+class Item:
+    """A photo and the class whose map is scored.
+
+    Attributes:
+        path: Path of the photo.
+        name: str, of the photo.
+        class_name: str.
+        annotation: Annotation or None.
+    """
+
+    path: Path
+    name: str
+    class_name: str
+    annotation: Annotation | None
+
+    @property
+    def key(self):
+        return f"{self.name}#{self.class_name}"
+
+    @property
+    def seed(self):
+        """Of random maps; the same in every run."""
+        return crc32(self.key.encode("utf-8", "surrogateescape"))
+
+
+def spread(items, count):
+    """About `count` items, as many of each class, at even distances in their order."""
+    classes = {}
+    for item in items:
+        classes.setdefault(item.class_name, []).append(item)
+    share = -(-count // len(classes))
+    chosen = {
+        of_class[index].key
+        for of_class in classes.values()
+        for index in np.linspace(0, len(of_class) - 1, min(share, len(of_class))).round().astype(int)
+    }
+    return [item for item in items if item.key in chosen]
+
+
+def truth_kind(item):
+    """What the item's truth is: "masks", "boxes" or None."""
+    return item.annotation and ("masks" if item.annotation.mask else "boxes")
+
+
+def find_items(places, annotations):
+    """What to evaluate: the annotated photos among those that the user named, or class folders without annotations.
+
+    Args:
+        places: list of Path of photos and folders; empty for all that are annotated, and without any annotations for
+            the demo set.
+        annotations: Path, see `read_annotations`, or None.
+
+    Returns:
+        list of Item, never empty.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not places and not annotations:
+        annotations, places = demo_folder(), [demo_folder() / "val", demo_folder() / "both"]
+    if not annotations:
+        return [Item(photo.path, photo.name, photo.path.parent.name, None) for photo in find_photos(places)]
+    found = read_annotations(annotations)
+    if places:
+        wanted = {photo.path.resolve() for photo in find_photos(places)}
+        found = [annotation for annotation in found if annotation.path.resolve() in wanted]
+    root = annotations if annotations.is_dir() else annotations.parent
+    items = [
+        Item(one.path, one.path.relative_to(root).as_posix() if one.path.is_relative_to(root) else one.path.name,
+             one.class_name, one)
+        for one in found
+    ]  # fmt: skip
+    if not items:
+        raise UserError(f"none of the photos in {', '.join(map(str, places))} has an annotation in {annotations}")
+    return items

@@ -184,3 +184,17 @@ def laid_over(photo, overlay):
     """Two pictures given as data: addresses in one."""
     photo, overlay = picture_of(photo), picture_of(overlay)
     return Image.alpha_composite(photo.convert("RGBA"), overlay.convert("RGBA").resize(photo.size))
+
+
+def draw_history(path, history):
+    """Loss and both accuracies over the epochs, training and validation, as a PNG."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    epochs = [row["epoch"] for row in history]
+    titles = {"loss": "loss", "top1": "top-1 accuracy", "binary_accuracy": "binary accuracy (Keras)"}
+    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+        panel.plot(epochs, [row[name] for row in history], label="train")
+        panel.plot(epochs, [row[f"val_{name}"] for row in history], label="val")
+        panel.set(title=title, xlabel="epoch")
+        panel.legend()
+    figure.savefig(path, dpi=120)

@@ -8,7 +8,7 @@ import hashlib
 import html
 import json
 
-from camlib.maps import write_whole
+from camlib.files import write_whole
 
 STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, CanvasText 25%, Canvas); }

@@ -10,15 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from camlib import metrics
-from camlib.figures import (
-    draw_bars,
-    draw_cascade,
-    draw_confusion_matrix,
-    draw_curves,
-    draw_extremes,
-    draw_reliability,
-)
-from camlib.maps import open_csv, write_whole
+from camlib.figures import draw_bars, draw_cascade, draw_confusion_matrix, draw_curves, draw_extremes, draw_reliability
+from camlib.files import open_csv, write_whole
 from camlib.page import write_page
 
 NO_NETWORK = "no network"  # in place of a network's name, for the baselines

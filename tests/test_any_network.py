@@ -28,9 +28,10 @@ from small_networks import (
 
 from camlib.backend import activations_of_backend, relus_of_backend
 from camlib.console import UserError
-from camlib.networks import set_dtype
+from camlib.explaining import CLASSES_AT_ONCE
+from camlib.subject import check_outputs, set_dtype
 from camlib.watching import survey, watched
-from gradcam_vgg16 import CLASSES_AT_ONCE, check_outputs, explainer
+from gradcam_vgg16 import explainer
 
 
 def explained(network, plan, **settings):

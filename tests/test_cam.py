@@ -16,8 +16,10 @@ from conftest import ROOT, SHARED
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.maps import colours, resize_map, superposition
-from camlib.networks import Meaning, load_network, modern_network, original_network, save_network
+from camlib.meaning import Meaning
+from camlib.model_files import load_network, save_network
+from camlib.networks import modern_network, original_network
+from camlib.pictures import colours, resize_map, superposition
 from make_cam_maps import cam_function, class_activation_maps, main, pooled_classifier
 
 CLASSES = ["dog", "cat", "horse", "bird"]

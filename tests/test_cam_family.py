@@ -6,8 +6,9 @@ import pytest
 from keras import layers, ops
 
 from camlib.cam_family import METHODS, score_cam_masks
+from camlib.explaining import CHUNK
 from camlib.watching import survey
-from gradcam_vgg16 import CHUNK, explainer
+from gradcam_vgg16 import explainer
 
 N, H, W, K = 2, 3, 4, 5
 GENERATOR = np.random.default_rng(1)

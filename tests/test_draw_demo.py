@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data.draw_demo
 from camlib.console import UserError
-from data.draw_demo import CLASSES, PAIRS, draw_demo, draw_scene
+from camlib.demo import scenes
+from camlib.demo.scenes import CLASSES, PAIRS, draw_demo, draw_scene
 
 pytestmark = pytest.mark.any_backend
 
@@ -182,15 +182,15 @@ def test_command_line_says_what_was_written(tmp_path):
 
 def test_demo_folder_draws_only_what_is_missing(tmp_path, monkeypatch, capsys):
     few = functools.partial(draw_demo, train=1, val=1, both=1, size=32)
-    monkeypatch.setattr(data.draw_demo, "draw_demo", few)
-    monkeypatch.setattr(data.draw_demo, "__file__", str(tmp_path / "draw_demo.py"))
-    folder = data.draw_demo.demo_folder()
+    monkeypatch.setattr(scenes, "draw_demo", few)
+    monkeypatch.setattr(scenes, "DEMO_FOLDER", tmp_path / "demo")
+    folder = scenes.demo_folder()
     assert folder == tmp_path / "demo" and (folder / "annotations.json").is_file()
     assert len(capsys.readouterr().out.splitlines()) == 1
     written = digests(folder)
-    assert data.draw_demo.demo_folder() == folder
+    assert scenes.demo_folder() == folder
     assert capsys.readouterr().out == ""
     (folder / "annotations.json").unlink()
     (folder / "val" / "dog" / "dog_000.jpg").unlink()
-    data.draw_demo.demo_folder()
+    scenes.demo_folder()
     assert digests(folder) == written

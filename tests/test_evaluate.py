@@ -10,11 +10,13 @@ from conftest import ROOT, SHARED
 from PIL import Image
 
 import evaluate_maps
-from camlib import metrics
+from camlib import metrics, scoring
 from camlib.console import UserError
-from camlib.maps import resize_map
-from camlib.networks import Meaning, load_network, modern_network, save_network, vgg16_network
+from camlib.meaning import Meaning
+from camlib.model_files import load_network, save_network
+from camlib.networks import modern_network, vgg16_network
 from camlib.photos import read_network_input, read_photo, resize_photo
+from camlib.pictures import resize_map
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 
@@ -178,8 +180,8 @@ def test_report_and_page(run):
 def test_same_command_again_computes_nothing(run, monkeypatch):
     arguments, output = run
     before = (output / "results.jsonl").read_bytes()
-    monkeypatch.setattr(evaluate_maps.Subject, "fast_maps", None)
-    monkeypatch.setattr(evaluate_maps.Subject, "slow_maps", None)
+    monkeypatch.setattr(evaluate_maps.ScoredNetwork, "fast_maps", None)
+    monkeypatch.setattr(evaluate_maps.ScoredNetwork, "slow_maps", None)
     assert evaluate_maps.main(arguments) == 0
     assert (output / "results.jsonl").read_bytes() == before
 
@@ -201,11 +203,11 @@ def test_a_killed_run_goes_on(run):
 def test_randomised_layers_from_the_output_down(files):
     network, _ = load_network(files[1])
     before = network.get_weights()
-    stages = evaluate_maps.stages_of(network)
+    stages = scoring.stages_of(network)
     assert [layers[-1].name for layers in stages[:3]] == ["class", "hidden", "block5_conv3"]
     assert sum(len(layers) for layers in stages) == 15
-    with evaluate_maps.kept_weights(network):
-        evaluate_maps.randomise(stages[0], np.random.default_rng(0))
+    with scoring.kept_weights(network):
+        scoring.randomise(stages[0], np.random.default_rng(0))
         now = network.get_weights()
         assert all((one == other).all() for one, other in zip(before[:-2], now[:-2], strict=True))
         assert (now[-2] != before[-2]).any() and (np.sort(now[-2].ravel()) == np.sort(before[-2].ravel())).all()
@@ -218,15 +220,15 @@ def test_sanity_of_each_photo_is_its_own(run, files, photos):
     found = [record for record in records if record["part"] == "sanity" and record["network"] == "vgg"]
     correlations = [tuple(record["maps"]["vgg guided-backprop"]["rank_correlation"]) for record in found]
     assert len(set(correlations)) == len(found) == 4
-    kind = evaluate_maps.parse_map(f"{files[1]}:grad-cam@block2_conv2")
+    kind = scoring.parse_map(f"{files[1]}:grad-cam@block2_conv2")
     settings = evaluate_maps.parse_arguments(["--steps", "2"])
-    subject = evaluate_maps.Subject(files[1], [kind], settings)
+    subject = evaluate_maps.ScoredNetwork(files[1], [kind], settings)
     for record in found:
         image = subject.meaning.prepare(read_network_input(photos / record["photo"], subject.meaning)[None])
         labels = np.array([[CLASSES.index(record["class"])]], np.int32)
         before = subject.fast_maps(image, labels)[1][kind.name][0, 0]
-        with evaluate_maps.kept_weights(subject.network):
-            evaluate_maps.randomise(evaluate_maps.stages_of(subject.network)[0], np.random.default_rng(0))
+        with scoring.kept_weights(subject.network):
+            scoring.randomise(scoring.stages_of(subject.network)[0], np.random.default_rng(0))
             after = subject.fast_maps(image, labels)[1][kind.name][0, 0]
         expected = metrics.rank_correlation(before, after)
         value = record["maps"][kind.name]["rank_correlation"][0]

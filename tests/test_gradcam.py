@@ -11,9 +11,13 @@ from PIL import Image
 
 from camlib.backend import differentiate
 from camlib.console import UserError
-from camlib.networks import Meaning, modern_network, save_network, vgg16_network
+from camlib.explaining import PREDICTED
+from camlib.meaning import Meaning
+from camlib.model_files import save_network
+from camlib.networks import modern_network, vgg16_network
+from camlib.subject import chosen_classes
 from camlib.watching import guided_rule, rectify, survey
-from gradcam_vgg16 import PREDICTED, chosen_classes, explainer, guided_grad_cam
+from gradcam_vgg16 import explainer, guided_grad_cam
 from make_cam_maps import cam_function
 
 CLASSES = ["dog", "cat", "horse", "bird"]
@@ -250,7 +254,7 @@ def test_imagenet_weights_without_a_connection_say_what_to_do(run_script, tmp_pa
 
 def test_imagenet_file_of_keras_applications(imagenet_file):
     """Keras's own weights file gives Keras's own VGG-16 and its preprocessing."""
-    from camlib.networks import load_network
+    from camlib.model_files import load_network
 
     path, reference = imagenet_file
     network, meaning = load_network(path)

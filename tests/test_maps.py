@@ -11,21 +11,21 @@ import pytest
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.maps import (
-    MapRun,
+from camlib.meaning import probabilities_of
+from camlib.photos import Photo
+from camlib.pictures import (
     Scale,
     capped_scale_of,
     colours,
     encode_overlay,
     picture_of,
-    probabilities_of,
     resize_map,
     scale_of,
     scaled,
     superposition,
     write_panel,
 )
-from camlib.photos import Photo
+from camlib.runs import MapRun
 
 pytestmark = pytest.mark.any_backend
 

@@ -11,16 +11,9 @@ from conftest import SHARED
 from keras import layers
 
 from camlib.console import UserError
-from camlib.networks import (
-    ORIGINAL_MEANING,
-    Meaning,
-    fold,
-    load_network,
-    modern_network,
-    original_network,
-    save_network,
-    vgg16_network,
-)
+from camlib.meaning import Meaning
+from camlib.model_files import ORIGINAL_MEANING, load_network, save_network
+from camlib.networks import fold, modern_network, original_network, vgg16_network
 
 MEANING = Meaning(["a", "ü", "c"], 32, 48, 3, 0.5, -1.0)
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from camlib.networks import ORIGINAL_MEANING, original_network, save_network
+from camlib.model_files import ORIGINAL_MEANING, save_network
+from camlib.networks import original_network
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.maps import Scale, encode_overlay, encode_photo
 from camlib.page import write_page
+from camlib.pictures import Scale, encode_overlay, encode_photo
 
 pytestmark = pytest.mark.any_backend
 

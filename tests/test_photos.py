@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camlib.class_folders import find_labelled_photos, load_labelled_photos
 from camlib.console import UserError
 from camlib.photos import (
     PhotoError,
     display_size,
-    find_labelled_photos,
     find_photos,
     in_parallel,
-    load_labelled_photos,
     network_input,
     read_batches,
     read_photo,

@@ -9,11 +9,13 @@ import pytest
 from conftest import ROOT, SHARED
 from keras import ops
 
-from camlib.maps import probabilities_of, resize_map
+from camlib.demo.scenes import demo_folder
+from camlib.files import file_sha256
+from camlib.meaning import probabilities_of
 from camlib.metrics import binary_accuracy
-from camlib.networks import file_sha256, load_network
+from camlib.model_files import load_network
 from camlib.photos import find_photos, read_batches
-from data.draw_demo import demo_folder
+from camlib.pictures import resize_map
 from make_cam_maps import cam_function
 
 CLASSES = ["dog", "cat", "horse", "bird"]

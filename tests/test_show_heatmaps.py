@@ -16,9 +16,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.maps import MapRun, Scale, probabilities_of, write_map, write_superposition
+from camlib.maps import find_maps, find_saved, write_map, write_superposition
+from camlib.meaning import probabilities_of
 from camlib.photos import Photo
-from show_heatmaps import Controls, Viewer, find_maps, find_saved, index_of
+from camlib.pictures import Scale
+from camlib.runs import MapRun
+from camlib.viewer import Controls, Viewer
+from show_heatmaps import index_of
 
 pytestmark = pytest.mark.any_backend
 

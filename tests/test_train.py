@@ -18,25 +18,16 @@ import pytest
 from conftest import ROOT, SHARED
 from PIL import Image
 
+from camlib.batches import Batches, augment, class_weights, mosaics
+from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError
+from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.networks import Meaning, load_network, modern_network, original_network, start_from, vgg16_network
-from camlib.photos import LabelledPhotos, find_photos, read_network_input
-from train_cam_4class import (
-    RECIPES,
-    Batches,
-    TrainingState,
-    augment,
-    class_weights,
-    decisive_settings,
-    load_source,
-    main,
-    mosaics,
-    parse_arguments,
-    per_cell,
-    recipe_of,
-    settings_of_finished,
-)
+from camlib.model_files import load_network
+from camlib.networks import modern_network, original_network, start_from, vgg16_network
+from camlib.photos import find_photos, read_network_input
+from camlib.training_state import TrainingState, decisive_settings, settings_of_finished
+from train_cam_4class import RECIPES, load_source, main, parse_arguments, per_cell, recipe_of
 
 COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
 

@@ -10,20 +10,15 @@ from keras import layers, ops
 from PIL import Image
 
 import gradcam_vgg16
+from camlib import explaining
 from camlib.backend import BACKEND
 from camlib.console import UserError
-from camlib.networks import (
-    IMAGENET_GROUPS,
-    Meaning,
-    imagenet_names,
-    load_network,
-    parse_preprocessing,
-    read_class_names,
-    set_dtype,
-)
+from camlib.demo.scenes import demo_folder
+from camlib.meaning import IMAGENET_GROUPS, Meaning, imagenet_names, parse_preprocessing, read_class_names
+from camlib.model_files import VGG_NETWORK, load_network
 from camlib.photos import find_photos, read_batches
+from camlib.subject import set_dtype
 from camlib.watching import survey
-from data.draw_demo import demo_folder
 
 SHAPE = (24, 32, 3)
 
@@ -244,12 +239,12 @@ def test_a_thousand_classes_can_be_asked_for_dog(explain):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_maps_are_float32_and_close(dtype):
     """The shipped network on drawings: maps of single photos may jump where a ReLU or a maximum changes sides."""
-    network, meaning = load_network(gradcam_vgg16.MODEL)
+    network, meaning = load_network(VGG_NETWORK)
     photos = find_photos([demo_folder() / "both"])[:16]
     _, images, _ = next(read_batches(photos, meaning, 16))
     images = ops.convert_to_tensor(meaning.prepare(images))
     shape = tuple(images.shape[1:])
-    classes = ops.convert_to_tensor(np.full((1, 16), gradcam_vgg16.PREDICTED, np.int32))
+    classes = ops.convert_to_tensor(np.full((1, 16), explaining.PREDICTED, np.int32))
     full = gradcam_vgg16.explainer(network, survey(network, shape))(images, classes)
     set_dtype(network, dtype)
     assert {str(weight.dtype) for weight in network.weights} == {"float32"}
@@ -271,8 +266,8 @@ def memory():
 def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
     network = nested()
     explain = gradcam_vgg16.explainer(network, survey(network, SHAPE))
-    traces, original = [], gradcam_vgg16.differentiate
-    monkeypatch.setattr(gradcam_vgg16, "differentiate", lambda *parts: traces.append(1) or original(*parts))
+    traces, original = [], explaining.differentiate
+    monkeypatch.setattr(explaining, "differentiate", lambda *parts: traces.append(1) or original(*parts))
     generator = np.random.default_rng(0)
 
     def call():

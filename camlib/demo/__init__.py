@@ -1,0 +1,1 @@
+"""The demo set, drawn: animals, backgrounds, scenes."""

@@ -1,0 +1,136 @@
+"""What a network's numbers mean: pixels in, names out. Imports neither Keras nor TensorFlow."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from camlib.console import UserError
+
+# ---------------------------------------------------------------- pixels in
+
+# What a pixel becomes, by the names that Keras's applications use; torch: mean and standard deviation of ImageNet
+PREPROCESSING = {
+    "none": {"scale": 1.0, "offset": 0.0, "bgr": False},
+    "tf": {"scale": 1 / 127.5, "offset": -1.0, "bgr": False},
+    "torch": {"scale": [1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)],
+              "offset": [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], "bgr": False},
+    "caffe": {"scale": 1.0, "offset": [-103.939, -116.779, -123.68], "bgr": True},
+}  # fmt: skip
+PREPROCESSING["vgg"] = PREPROCESSING["caffe"]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a network's numbers mean; it travels as HDF5 attributes in the .h5 file.
+
+    Attributes:
+        class_names: list of str, one per output.
+        height, width, channels: int, the input the network was trained with.
+        scale, offset: float, or list of one float per channel: the network's input is pixel * scale + offset, pixel in
+            0..255.
+        bgr: bool, the channels are turned to blue, green, red first.
+        interpolation: "area" or "cubic", how photos are resized; see `camlib.photos.resize_photo`.
+    """
+
+    class_names: list
+    height: int
+    width: int
+    channels: int
+    scale: float | list = 1 / 255
+    offset: float | list = 0.0
+    interpolation: str = "area"
+    bgr: bool = False
+
+    def __post_init__(self):
+        """Class names become parts of file names, and may come from a stranger's file."""
+        for name in self.class_names:
+            if not isinstance(name, str) or not name or set(name) & set("/\\\0"):
+                raise ValueError(f"class name {name!r}; expected text without slashes")
+
+    def prepare(self, images):
+        """Turn uint8 (N, H, W, C), RGB or grey, into the network's float32 input."""
+        images = images[..., ::-1] if self.bgr else images
+        return images.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+
+    @property
+    def preprocessing(self):
+        """What `prepare` does, in words."""
+        order = {1: "grey", 3: "RGB"}.get(self.channels, f"{self.channels} channels") if not self.bgr else "BGR"
+        return f"{self.height}x{self.width} {order}, pixel * {numbers(self.scale)} + {numbers(self.offset)}"
+
+
+def numbers(value):
+    """One number, or one per channel, for a message."""
+    return f"({', '.join(f'{one:.6g}' for one in value)})" if isinstance(value, list) else f"{value:.6g}"
+
+
+def parse_preprocessing(text):
+    """The `scale`, `offset` and `bgr` of a Meaning for what the user wrote after --preprocess.
+
+    Raises:
+        UserError: it is neither a key of PREPROCESSING nor two numbers.
+    """
+    if text in PREPROCESSING:
+        return PREPROCESSING[text]
+    try:
+        scale, offset = map(float, text.split(","))
+    except ValueError as error:
+        known = ", ".join(PREPROCESSING)
+        raise UserError(f"--preprocess {text} is unknown; expected {known}, or two numbers SCALE,OFFSET") from error
+    return {"scale": scale, "offset": offset, "bgr": False}
+
+
+# ---------------------------------------------------------------- names out
+
+IMAGENET_FILE = Path(__file__).parent.parent / "data" / "imagenet_classes.txt"
+# Indices of ImageNet's classes below WordNet's dog, domestic cat, horse and bird
+IMAGENET_GROUPS = {
+    "dog": [*range(151, 269)],
+    "cat": [*range(281, 286)],
+    "horse": [339],
+    "bird": [*range(7, 25), *range(80, 101), *range(127, 147)],
+}
+
+
+def imagenet_names():
+    """Names of ImageNet's 1000 classes (ILSVRC 2012) in the order of all networks of Keras."""
+    return [line.split(" ", 1)[1] for line in IMAGENET_FILE.read_text().splitlines()]
+
+
+def read_class_names(path):
+    """Class names from a text file, one a line.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or repeats a name.
+    """
+    try:
+        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--class-names {path} cannot be read ({error}); expected a text file, one class a line"
+        ) from error
+    repeated = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+    slashes = [name for name in names if set(name) & set("/\\\0")]
+    if slashes:
+        raise UserError(
+            f"--class-names {path} names {slashes[0]!r}; expected names without slashes, since they become files"
+        )
+    if not names or repeated:
+        found = f"repeats {repeated[0]!r}" if names else "is empty"
+        raise UserError(f"--class-names {path} {found}; expected one class a line, each once")
+    return names
+
+
+def probabilities_of(logits, ending="softmax"):
+    """What a network makes of its logits, float (N, C) -> (N, C).
+
+    Args:
+        logits: float (N, C).
+        ending: "softmax" or "sigmoid"; "linear" where the network leaves it to us: softmax, or sigmoid of one output.
+    """
+    if ending == "sigmoid" or (ending == "linear" and logits.shape[1] == 1):
+        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -1,0 +1,226 @@
+"""A run's folder: claimed, resumed, and the records of what was done in it."""
+
+import csv
+import json
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+
+import numpy as np
+
+from camlib.console import EXIT_SOME_FAILED, Progress, UserError
+from camlib.files import open_csv, write_json, write_whole
+from camlib.maps import PHOTO_FILE, PREDICTIONS_FILE, SIGNED, photo_folder
+from camlib.photos import RUN_FILE, read_batches
+from camlib.pictures import write_jpeg
+
+FAILED_FILE = "failed.csv"
+PACKAGES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "pillow", "h5py", "matplotlib")
+
+
+# ---------------------------------------------------------------- the folder and its records
+
+
+def run_record(settings, conventions):
+    """What run.json holds: the command, the settings that decide the files, versions, conventions."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"command": sys.argv, "settings": settings, "versions": versions, "conventions": conventions}
+
+
+def claim_folder(output, settings, conventions, overwrite, remove):
+    """Make the folder of a run, or go on in the one that the same command made before, and write its run.json.
+
+    Args:
+        output: Path.
+        settings: dict that decides what the files hold.
+        conventions: str.
+        overwrite: bool, remove an earlier run's files.
+        remove: function of the folder that does so.
+
+    Raises:
+        UserError: the folder holds results of other settings, or other files of the user's.
+    """
+    run_file = output / RUN_FILE
+    if run_file.exists():
+        earlier = json.loads(run_file.read_text("utf-8", "surrogateescape"))["settings"]
+        now = json.loads(json.dumps(settings, default=str))
+        changed = sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
+        if changed and not overwrite:
+            raise UserError(
+                f"{output} holds results of other settings ({', '.join(changed)}); expected another --output, or "
+                "--overwrite to replace them"
+            )
+    elif output.is_dir() and any(not name.name.startswith((".", "README")) for name in output.iterdir()):
+        raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
+    if overwrite and output.is_dir():
+        remove(output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(run_file, run_record(settings, conventions))
+
+
+def write_failed(path, failed):
+    """Write (path, reason) rows, or remove the list of an earlier run when nothing failed."""
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    with open_csv(path, "w") as file:
+        csv.writer(file).writerows([("path", "reason"), *failed])
+
+
+def remove_maps(output):
+    """Remove what a run wrote, by the names it writes, and the folders that this leaves empty; nothing else."""
+    (output / PREDICTIONS_FILE).unlink(missing_ok=True)
+    kinds = "|".join(["spp", "panel", *SIGNED])
+    ours = re.compile(rf"({kinds})_for_.+\.(npy|jpg)|{re.escape(PHOTO_FILE)}")
+    for parent, _, files in os.walk(output, topdown=False):
+        for name in files:
+            if ours.fullmatch(name):
+                os.unlink(os.path.join(parent, name))
+        if parent != str(output) and not os.listdir(parent):
+            os.rmdir(parent)
+
+
+# ---------------------------------------------------------------- a folder of maps
+
+
+class MapRun:
+    """A folder of maps in the making: which photos are done, and one CSV row for each.
+
+    A row is written after the photo's files, so a photo with a row is done. The same command again goes on; another
+    model, other photos or settings need another folder, or `overwrite`.
+
+    Args:
+        output: Path.
+        settings: dict that decides what is in the files (model's SHA-256, photos' places, size ...).
+        conventions: str for run.json.
+        class_names: list of str.
+        overwrite: bool, replace an earlier run's maps.
+
+    Raises:
+        UserError: the folder holds another run's maps, or other files of the user's.
+    """
+
+    def __init__(self, output, settings, conventions, class_names, overwrite=False):
+        self.output, self.class_names = output, class_names
+        numbers = [f"{number}_{name}" for number in ("logit", "probability") for name in class_names]
+        self.columns = ["path", "predicted", *numbers]
+        settings = settings | {"class_names": class_names}
+        claim_folder(output, settings, conventions, overwrite, remove_maps)
+        self.rows = {row[0]: row for row in self.read_rows()}
+
+    def read_rows(self):
+        """The whole rows of predictions.csv; a last line cut off by a kill is left out."""
+        path = self.output / PREDICTIONS_FILE
+        if not path.exists():
+            return []
+        text = path.read_text("utf-8", "surrogateescape")
+        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines(keepends=True)))
+        return [row for row in rows[1:] if len(row) == len(self.columns)]
+
+    def is_done(self, photo):
+        """Whether the photo has its row, and has not changed since its maps were written."""
+        saved = self.output / photo.folder / PHOTO_FILE
+        return photo.name in self.rows and saved.exists() and saved.stat().st_mtime >= photo.path.stat().st_mtime
+
+    def begin(self, photos):
+        """Rewrite predictions.csv with the rows of finished photos; returns the photos still to do."""
+        left = [photo for photo in photos if not self.is_done(photo)]
+        for photo in left:
+            self.rows.pop(photo.name, None)
+        with open_csv(self.output / PREDICTIONS_FILE, "w") as file:
+            csv.writer(file).writerows([self.columns, *self.rows.values()])
+        return left
+
+    def add_rows(self, photos, logits, probabilities):
+        """Append the rows of finished photos; logits and probabilities are float (N, C)."""
+        predicted = [self.class_names[index] for index in logits.argmax(axis=1)]
+        numbers = np.concatenate((logits, probabilities), axis=1)  # (N, 2 C)
+        with open_csv(self.output / PREDICTIONS_FILE, "a") as file:
+            for photo, name, row in zip(photos, predicted, numbers, strict=True):
+                csv.writer(file).writerow([photo.name, name, *row])
+
+    def make(self, photos, meaning, batch_size, explain, next_command):
+        """Explain the photos that are not done yet, batch by batch, and say what was written.
+
+        Args:
+            photos: list of Photo.
+            meaning: Meaning of the network's input.
+            batch_size: int.
+            explain: function of (images uint8 (batch_size, H, W, C), list of (Photo, display photo)) that writes each
+                photo's files and returns logits and probabilities, float (batch_size, C); the batch may end in filling.
+            next_command: str, what to run next.
+
+        Returns:
+            int, the exit code.
+        """
+        left = self.begin(photos)
+        if len(left) < len(photos):
+            print(f"{len(photos) - len(left):,} of {len(photos):,} photos are done already")
+        failed = []
+        with Progress("photos", len(left)) as progress:
+            for done, images, unreadable in read_batches(left, meaning, batch_size):
+                if done:
+                    numbers = explain(images, done)
+                    for photo, picture in done:  # last: it marks the photo as done
+                        write_jpeg(photo_folder(self.output, photo) / PHOTO_FILE, picture)
+                    self.add_rows([photo for photo, _ in done], *(part[: len(done)] for part in numbers))
+                failed += unreadable
+                progress.advance(len(done) + len(unreadable))
+        write_failed(self.output / FAILED_FILE, failed)
+        print(f"wrote the maps of {len(left) - len(failed):,} photos to {self.output}")
+        print(f"next: {next_command}")
+        if failed:
+            print(f"{len(failed):,} photos could not be read: see {self.output / FAILED_FILE}")
+        return EXIT_SOME_FAILED if failed else 0
+
+
+# ---------------------------------------------------------------- a file of scores
+
+
+class Results:
+    """Scores of photos as they come: one JSON line for each (network, part, photo and class).
+
+    Args:
+        path: Path; lines of an earlier run are read, a last one cut off by a kill is left out.
+    """
+
+    def __init__(self, path):
+        self.path, self.records = path, []
+        text = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            write_whole(path, lambda file: file.write(whole.encode("utf-8", "surrogateescape")))
+        self.records = [json.loads(line) for line in whole.splitlines()]
+        self.done = {(record["network"], record["part"], record["item"]) for record in self.records}
+
+    def left(self, network, part, items):
+        """The items that have no such record yet."""
+        return [item for item in items if (network, part, item.key) not in self.done]
+
+    def add(self, network, part, item, **values):
+        record = {"network": network, "part": part, "item": item.key, "photo": item.name,
+                  "class": item.class_name} | rounded(values)  # fmt: skip
+        with open(self.path, "a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self.records.append(record)
+
+    def of(self, network, part):
+        return [record for record in self.records if (record["network"], record["part"]) == (network, part)]
+
+
+def rounded(values):
+    """Numbers in nested dicts and lists with six digits, NaN as None."""
+    if isinstance(values, dict):
+        return {name: rounded(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [rounded(value) for value in values]
+    if isinstance(values, (float, np.floating)):
+        return float(f"{values:.6g}") if np.isfinite(values) else None
+    return values.item() if isinstance(values, np.generic) else values

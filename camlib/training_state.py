@@ -1,0 +1,156 @@
+"""What --resume needs: the state of a training, and what must be the same for it to go on."""
+
+import csv
+import hashlib
+import json
+import os
+
+import h5py
+import keras
+import numpy as np
+
+from camlib.backend import fast_half_precision
+from camlib.console import UserError
+from camlib.files import file_sha256
+
+
+class TrainingState(keras.callbacks.Callback):
+    """Early stopping, best weights, history, and all of it in one file after each epoch.
+
+    A run that is killed and resumed equals one that was not: the file holds the weights, the optimizer with its step
+    count (the schedule follows from it), the epoch, the best weights and how long ago they were; batches follow from
+    the seed and the epoch.
+    """
+
+    def __init__(self, path, network, batches, validation, patience, settings):
+        super().__init__()
+        self.path, self.network, self.batches, self.validation = path, network, batches, validation
+        self.patience, self.settings = patience, settings
+        self.history, self.best_loss, self.best_weights, self.waited = [], np.inf, None, 0
+
+    @property
+    def finished(self):
+        return self.patience is not None and self.waited >= self.patience
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        images, labels = self.validation
+        results = self.network.evaluate(images, labels, self.batches.recipe.batch_size, verbose=0, return_dict=True)
+        logs |= {f"val_{name}": value for name, value in results.items()}  # in place: the epoch's line shows them too
+        self.history.append({"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()})
+        for name in ("loss", "val_loss"):
+            if not np.isfinite(logs[name]):
+                raise UserError(
+                    f"{name} is {logs[name]} in epoch {epoch + 1}; expected a number: try --dtype float32, or a lower "
+                    "--learning-rate"
+                )
+        self.waited += 1
+        if logs["val_loss"] < self.best_loss:
+            self.best_loss, self.best_weights, self.waited = logs["val_loss"], self.network.get_weights(), 0
+        self.model.stop_training = self.finished
+        self.save()
+
+    def save(self):
+        """Write the state, under its name only when whole."""
+        partial = self.path.with_name(self.path.name + ".partial")
+        with h5py.File(partial, "w") as file:
+            file.attrs["settings"] = json.dumps(self.settings)
+            file.attrs["history"] = json.dumps(self.history)
+            file.attrs["best_loss"], file.attrs["waited"] = self.best_loss, self.waited
+            for name, arrays in (
+                ("weights", self.network.get_weights()),
+                ("best_weights", self.best_weights),
+                ("optimizer", [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]),
+            ):
+                for number, array in enumerate(arrays):
+                    file[f"{name}/{number:04d}"] = array
+        os.replace(partial, self.path)
+
+    def restore(self, model):
+        """Bring model and callback to where the file says; returns the epochs done, 0 without a file."""
+        if not self.path.exists():
+            return 0
+        with h5py.File(self.path, "r") as file:
+            check_same(self.path, json.loads(file.attrs["settings"]), self.settings)
+            self.history = json.loads(file.attrs["history"])
+            self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
+            self.best_weights = [array[()] for array in file["best_weights"].values()]
+            self.network.set_weights([array[()] for array in file["weights"].values()])
+            model.optimizer.build(model.trainable_variables)
+            for variable, array in zip(model.optimizer.variables, file["optimizer"].values(), strict=True):
+                variable.assign(array[()])
+        return len(self.history)
+
+
+# ---------------------------------------------------------------- what must be the same
+
+
+def check_not_lost(output, state_path, settings):
+    """Refuse to train over an earlier result that the user did not ask to continue or to replace."""
+    earlier = next((path for path in (output, state_path) if path.exists()), None)
+    if earlier and not settings.resume and not settings.overwrite:
+        raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
+
+
+def check_same(path, saved, fixed):
+    """Refuse to go on from what was trained with other settings than `fixed`."""
+    changed = [name for name in fixed if saved.get(name) != fixed[name]]
+    if changed:
+        raise UserError(
+            f"{path} was trained with other settings ({', '.join(changed)}); expected the command it was begun with, "
+            "or another --output"
+        )
+
+
+def settings_of_finished(record_path, output):
+    """The settings a finished network was trained with, as its run.json holds them."""
+    try:
+        return json.loads(record_path.read_text("utf-8", "surrogateescape"))["settings"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{output} exists without its {record_path.name}, so that nothing says how it was trained; expected "
+            "--overwrite to train anew, or another --output"
+        ) from error
+
+
+def photos_sha256(photos):
+    """SHA-256 of all pixels and labels: the same photos may be resumed from a fresh copy with new places and times."""
+    digest = hashlib.sha256()
+    for part in photos.values():
+        digest.update(part.images)
+        digest.update(part.labels)
+    return digest.hexdigest()
+
+
+def decisive_settings(settings, recipe, meaning, photos):
+    """What must be the same for training to go on: all that decides the weights, by content and not by place."""
+    from_file = settings.weights not in (None, "imagenet")
+    return {
+        "recipe": settings.recipe,
+        "seed": settings.seed,
+        "dtype": dtype_policy(settings.dtype),
+        "size": recipe.size,
+        "learning_rate": recipe.learning_rate,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "half": settings.half,
+        "start": f"SHA-256 {file_sha256(settings.weights)}" if from_file else settings.weights,
+        "class_names": meaning.class_names,
+        "photos_sha256": photos_sha256(photos),
+    }
+
+
+def dtype_policy(choice):
+    """Keras's dtype policy for --dtype; auto takes half precision where the device is fast at it."""
+    dtype = (fast_half_precision() or "float32") if choice == "auto" else choice
+    return dtype if dtype == "float32" else f"mixed_{dtype}"
+
+
+def write_history(path, history):
+    """One CSV row per epoch: loss, top-1 and Keras's binary accuracy, for train and val."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=history[0].keys())
+        table.writeheader()
+        table.writerows(history)
