@@ -23,13 +23,13 @@ from keras import ops
 from camlib import metrics
 from camlib.annotations import find_items, spread, truth_kind
 from camlib.cam_family import METHODS
-from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, run_script
+from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, print_table, run_script
 from camlib.explaining import targets_of
 from camlib.files import file_sha256
 from camlib.model_files import load_network
 from camlib.perturbation import FILLS, deletion_insertion_function, probability_function
 from camlib.pictures import encode_photo
-from camlib.report import NO_NETWORK, print_table, report
+from camlib.report import NO_NETWORK, report
 from camlib.runs import FAILED_FILE, Results, claim_folder, write_failed
 from camlib.scoring import (
     GUIDED,
@@ -308,9 +308,9 @@ def main(arguments=None):
     print(f"{photos:,} photos, {len(items):,} objects, maps {len(settings.maps)} on {device_name()}")
     for subject in subjects:
         evaluate(subject, items, settings, results, failed, with_baselines=subject is subjects[0])
-    tables, sentences = report(subjects, settings, results)
-    for table in tables:
-        print_table(table)
+    grids, sentences = report(subjects, settings, results)
+    for grid in grids:
+        print_table(*grid)
     print(*sentences, sep="\n")
     write_failed(settings.output / FAILED_FILE, list(failed.items()))
     print(f"wrote tables, figures and {settings.html or settings.output / 'report.html'}")

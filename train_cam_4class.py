@@ -25,7 +25,7 @@ import numpy as np
 
 from camlib.batches import Batches
 from camlib.class_folders import find_labelled_photos, load_labelled_photos
-from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, run_script, whole_number
+from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, print_table, run_script, whole_number
 from camlib.demo.scenes import demo_folder
 from camlib.figures import draw_confusion_matrix, draw_history
 from camlib.files import write_json
@@ -209,8 +209,11 @@ def report(network, meaning, photos, output, history):
     draw_history(sibling(output, "curves.png"), history)
     draw_confusion_matrix(sibling(output, "confusion.png"), counts, meaning.class_names, "photos of val")
     print(f"top-1 accuracy on the {counts.sum():,} photos of val: {counts.trace() / counts.sum():.3f}")
-    for name, row, right in zip(meaning.class_names, counts, counts.diagonal(), strict=True):
-        print(f"  {name:<12} {right:>5} of {row.sum():>5}  {right / max(row.sum(), 1):.3f}")
+    rows = [
+        [name, f"{right:,}", f"{row.sum():,}", f"{right / max(row.sum(), 1):.3f}"]
+        for name, row, right in zip(meaning.class_names, counts, counts.diagonal(), strict=True)
+    ]
+    print_table("by class", ["class", "right", "of", "share"], rows)
     binary = binary_accuracy(probabilities, photos.labels)
     print(f"binary accuracy (what Keras called accuracy in the original): {binary:.3f}")
 

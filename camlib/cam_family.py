@@ -78,7 +78,31 @@ def element_wise(features, gradients):
     return ops.sum(ops.relu(features * gradients), axis=-1)
 
 
+def eigen_grad_cam(features, gradients):
+    """Eigen-Grad-CAM: the first principal component of g A, element by element (Gildenblat et al. 2021).
+
+    (B - mean B) v, B = g A as (h w, K) matrix, v the first right singular vector of B - mean B, the mean over its rows.
+    The vector's sign is arbitrary: the one is taken that agrees with HiResCAM, sum_k g_k A_k.
+    """
+    products = features * gradients
+    cam = first_component(products - ops.mean(products, axis=(1, 2), keepdims=True))
+    agreement = ops.sum(cam * ops.sum(products, axis=-1), axis=(1, 2), keepdims=True)
+    return cam * ops.where(agreement < 0, -1.0, 1.0)
+
+
 # ---------------------------------------------------------------- from features alone
+
+
+def first_component(features):
+    """A v (N, h, w), v the first right singular vector of A (N, h, w, K) as (h w, K) matrix; its sign is arbitrary."""
+    count, height, width, channels = ops.shape(features)
+    matrix = ops.reshape(features, (count, height * width, channels))  # (N, h w, K)
+    if height * width < channels:  # A v = sigma u: the smaller of both matrices of products will do
+        values, vectors = ops.linalg.eigh(ops.einsum("npk,nqk->npq", matrix, matrix))  # eigenvalues rise
+        sigma = ops.sqrt(ops.maximum(values[:, -1:], 0))
+        return ops.reshape(sigma * vectors[..., -1], (count, height, width))
+    _, vectors = ops.linalg.eigh(ops.einsum("npk,npl->nkl", matrix, matrix))
+    return weighed(features, vectors[..., -1])
 
 
 def eigen_cam(features):
@@ -86,15 +110,7 @@ def eigen_cam(features):
 
     A singular vector's sign is arbitrary: the one is taken whose map has a positive sum.
     """
-    count, height, width, channels = ops.shape(features)
-    matrix = ops.reshape(features, (count, height * width, channels))  # (N, h w, K)
-    if height * width < channels:  # A v = sigma u: the smaller of both matrices of products will do
-        values, vectors = ops.linalg.eigh(ops.einsum("npk,nqk->npq", matrix, matrix))  # eigenvalues rise
-        sigma = ops.sqrt(ops.maximum(values[:, -1:], 0))
-        cam = ops.reshape(sigma * vectors[..., -1], (count, height, width))
-    else:
-        _, vectors = ops.linalg.eigh(ops.einsum("npk,npl->nkl", matrix, matrix))
-        cam = weighed(features, vectors[..., -1])
+    cam = first_component(features)
     return cam * ops.where(ops.sum(cam, axis=(1, 2), keepdims=True) < 0, -1.0, 1.0)
 
 
@@ -166,6 +182,7 @@ METHODS = {
     "layer-cam": Method(layer_cam, "gradients", False, "LayerCAM"),
     "xgrad-cam": Method(xgrad_cam, "gradients", False, "XGrad-CAM"),
     "element-wise": Method(element_wise, "gradients", False, "element-wise"),
+    "eigen-grad-cam": Method(eigen_grad_cam, "gradients", True, "Eigen-Grad-CAM"),
     "eigen-cam": Method(eigen_cam, "nothing", True, "Eigen-CAM"),
     "score-cam": Method(score_cam, "masked scores", False, "Score-CAM"),
     "ablation-cam": Method(ablation_cam, "ablated scores", False, "Ablation-CAM"),

@@ -5,8 +5,11 @@ import re
 import sys
 import time
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as TerminalProgress
+from rich.table import Table
+from rich.text import Text
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
@@ -72,6 +75,31 @@ def run_script(main, go_on="the same command goes on from here"):
     except KeyboardInterrupt:
         print(f"\nstopped: every file written is whole; {go_on}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+LOG_WIDTH = 160  # characters of a table where there is no terminal
+
+
+def print_table(title, header, rows):
+    """Print a table: the first column to the left, numbers to the right, as many columns as fit.
+
+    Args:
+        title: str.
+        header: list of str.
+        rows: list of lists of str.
+    """
+    width = Console().width if sys.stdout.isatty() else LOG_WIDTH
+    widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
+    fit = max(1, sum(sum(widths[: count + 1]) <= width for count in range(len(widths))))
+    table = Table(box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for number, name in enumerate(header[:fit]):
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row[:fit]))
+    print()
+    Console(width=width).print(table)
+    if fit < len(header):
+        print(f"({len(header) - fit} more columns do not fit: {', '.join(header[fit:])})")
 
 
 class Progress:

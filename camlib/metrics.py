@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import spsolve
-from scipy.stats import rankdata
+from scipy.stats import binomtest, spearmanr
 
 LEVELS = 100  # thresholds, in shares of the map's largest value, at which masks are compared
 BOX_THRESHOLDS = np.arange(1, 20) * 5 / 100  # of the largest value: 0.05 to 0.95
@@ -294,10 +294,9 @@ def road(probabilities):
 
 def rank_correlation(a, b):
     """Spearman's: the correlation of the ranks of two maps' values; ties share their mean rank. NaN if one is even."""
-    a, b = rankdata(a), rankdata(b)
-    a, b = a - a.mean(), b - b.mean()
-    norm = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / norm) if norm > 0 else float("nan")
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(spearmanr(a, b, axis=None).statistic)
 
 
 def structural_similarity(a, b):
@@ -368,14 +367,9 @@ def confusion_matrix(labels, predicted, class_count):
     return counts
 
 
-def wilson_interval(hits, count, z=1.959964):
-    """95 % interval of a share (Wilson 1927): (low, high)."""
-    if not count:
-        return float("nan"), float("nan")
-    share = hits / count
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return float(middle - half), float(middle + half)
+def wilson_interval(hits, count):
+    """95 % interval of a share (Wilson 1927): (low, high); NaN of nothing."""
+    return tuple(binomtest(hits, count).proportion_ci(method="wilson")) if count else (float("nan"), float("nan"))
 
 
 def calibration(probabilities, labels, bins=15):

@@ -297,7 +297,7 @@ def sanity_sentences(table):
 
 
 def report(subjects, settings, results):
-    """Write tables, figures and the page; returns the tables and the sentences about sanity."""
+    """Write tables, figures and the page; returns the tables, as `grids_of` makes them, and the sanity sentences."""
     output, parts = settings.output, settings.only
     by_subject = {subject.name: merged(subject.name, results) for subject in subjects}
     maps = {name: scores for found in by_subject.values() for name, scores in found.items() if name not in BASELINES}
@@ -342,7 +342,7 @@ def report(subjects, settings, results):
         output / "report.md", lambda file: file.write(markdown_of("Evaluation of maps", grids, sentences).encode())
     )
     write_page(settings.html or output / "report.html", "Evaluation of maps", entries, grids, sentences, figures)
-    return tables, sentences
+    return grids, sentences
 
 
 def bars_of(table, wanted=("pointing", "energy", "box_best")):
@@ -402,16 +402,3 @@ def entries_of(maps, results, subjects):
         entries.append({"name": record["photo"], "class": record["class"], "picture": record["picture"],
                         "maps": of_photo, "note": "" if record["right"] else "misclassified"})  # fmt: skip
     return entries
-
-
-def print_table(table):
-    """A table on the terminal: the first three scores of each map."""
-    print(f"\n{table.title}")
-    width = max(map(len, table.rows))
-    for name, cells in table.rows.items():
-        print(
-            f"  {name:{width}}  "
-            + "  ".join(
-                f"{score.name} {text_of(cell)}" for score, cell in list(zip(table.scores, cells, strict=True))[:3]
-            )
-        )

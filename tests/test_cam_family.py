@@ -60,6 +60,13 @@ def element_wise(a, g, *_):
     return sum(relu(g[..., k] * a[..., k]) for k in range(K))
 
 
+def eigen_grad_cam(a, g, *_):
+    products = (g * a).reshape(H * W, K)
+    centred = products - products.mean(axis=0)
+    projected = centred @ np.linalg.svd(centred)[2][0]
+    return (projected * np.sign(projected @ products.sum(axis=1))).reshape(H, W)
+
+
 def eigen_cam(a, *_):
     matrix = a.reshape(H * W, K)
     projected = (matrix @ np.linalg.svd(matrix)[2][0]).reshape(H, W)
@@ -82,6 +89,7 @@ ORACLES = {
     "layer-cam": layer_cam,
     "xgrad-cam": xgrad_cam,
     "element-wise": element_wise,
+    "eigen-grad-cam": eigen_grad_cam,
     "eigen-cam": eigen_cam,
     "score-cam": score_cam,
     "ablation-cam": ablation_cam,
