@@ -1,0 +1,43 @@
+"""README and docs: their programs run as printed, their links lead somewhere, and they are as short as meant."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ENVIRONMENT, ROOT
+
+from camlib.demo.scenes import demo_folder
+
+PAGES = sorted(
+    path for path in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")) if "venv" not in str(path.relative_to(ROOT).parent)
+)
+
+
+def test_readmes_program_runs_as_printed():
+    demo_folder()
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    shapes, predicted = result.stdout.splitlines()
+    assert shapes == "(3, 2, 6, 6) (3, 2, 96, 96, 3)" and predicted.endswith("3]")
+
+
+@pytest.mark.any_backend
+def test_links_lead_somewhere():
+    links = [
+        (page, link)
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8"))
+        if not link.startswith("http")
+    ]
+    assert len(links) > 10
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.any_backend
+def test_pages_meant_to_be_short_are():
+    lengths = {name: len((ROOT / name).read_text("utf-8").splitlines()) for name in ("README.md", "CONTRIBUTING.md")}
+    assert lengths["README.md"] <= 150 and lengths["CONTRIBUTING.md"] <= 80
