@@ -18,13 +18,12 @@ import pytest
 from conftest import ROOT, SHARED
 from PIL import Image
 
-from camlib.batches import Batches, augment, class_weights, mosaics
 from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError
 from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.model_files import load_network
-from camlib.networks import modern_network, original_network, start_from, vgg16_network
+from camlib.networks import modern_network, original_network
 from camlib.photos import find_photos, read_network_input
 from camlib.training_state import TrainingState, decisive_settings, settings_of_finished
 from train_cam_4class import RECIPES, load_source, main, parse_arguments, per_cell, recipe_of
@@ -236,18 +235,6 @@ def test_confusion_matrix_has_truth_in_rows():
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
 
 
-def test_class_weights_are_inverse_to_the_counts():
-    weights = class_weights(np.array([0, 0, 0, 1]), 2)
-    np.testing.assert_allclose(weights, [4 / 6, 2])
-    assert weights[[0, 0, 0, 1]].mean() == pytest.approx(1)
-
-
-def test_mosaics_are_in_reading_order():
-    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
-    expected = [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3], [2, 2, 2, 3, 3, 3]]
-    np.testing.assert_array_equal(mosaics(images)[0, :, :, 0], expected)
-
-
 def test_cells_of_a_mosaic_share_the_networks_weights():
     """On a grid of one cell, the network for cells is the network."""
     network = RECIPES["modern"].network(4, 3, for_training=True)
@@ -255,30 +242,6 @@ def test_cells_of_a_mosaic_share_the_networks_weights():
     cells = per_cell(network, 16)
     np.testing.assert_allclose(cells.predict(images, verbose=0)[:, 0, 0], network.predict(images, verbose=0), atol=1e-6)
     assert {id(weight) for weight in cells.weights} == {id(weight) for weight in network.weights}
-
-
-@pytest.mark.parametrize("build", [vgg16_network, modern_network])
-def test_a_start_from_earlier_weights_changes_no_feature(build):
-    """Not even where each batch is normalised, for the photos that the statistics are of."""
-    keras.utils.set_random_seed(1)
-    generator = np.random.default_rng(1)
-    source, network = build(3), build(4, for_training=True)
-    for layer in source.layers:
-        for weight in layer.weights:
-            if len(weight.shape) == 1:  # biases, and what a normalisation learns
-                weight.assign(weight + generator.uniform(0, 0.3, weight.shape))
-    images = generator.random((8, 64, 64, 3), np.float32)
-    start_from(network, source, images)
-    last = "across_rows" if build is modern_network else "gap"
-    expected = keras.Model(source.inputs[0], source.get_layer(last).input)
-    trained = keras.Model(network.inputs[0], network.get_layer("gap").input)
-    truth = keras.ops.convert_to_numpy(expected(images))
-    truth = truth[:, 3::4, 3::4] if build is modern_network else truth  # which is trained at every fourth pixel
-    assert truth.std() > 0.01
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(trained(images)), truth, atol=1e-4 * truth.max())
-    if build is vgg16_network:
-        as_trained = keras.ops.convert_to_numpy(trained(images, training=True))
-        np.testing.assert_allclose(as_trained, truth, atol=1e-2 * truth.max())
 
 
 def test_a_start_from_imagenets_file(run_script, colour_photos, tmp_path, imagenet_file):
@@ -298,64 +261,6 @@ def test_a_start_from_imagenets_file(run_script, colour_photos, tmp_path, imagen
                         for one in (network, reference))  # fmt: skip
         cosine = (ours * kerass).sum(0) / np.linalg.norm(ours, axis=0) / np.linalg.norm(kerass, axis=0)
         np.testing.assert_allclose(cosine, 1, atol=1e-5)
-
-
-def test_batches_follow_from_seed_and_epoch_alone():
-    images = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), np.uint8)
-    photos = LabelledPhotos(images, np.arange(70) % 4, [str(number) for number in range(70)])
-    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
-
-    def batches(seed, epoch):
-        made = Batches(photos, meaning, RECIPES["modern"], seed)
-        made.epoch = epoch
-        return made
-
-    first, again = batches(3, 2), batches(3, 2)
-    assert len(first) == 3
-    for number in (2, 0, 1):
-        for one, other in zip(first[number], again[number], strict=True):
-            np.testing.assert_array_equal(one, other)
-    crop = RECIPES["modern"].cut
-    assert first[0][0].shape == (8, 2 * crop, 2 * crop, 3) and first[0][1].shape == (8, 2, 2, 4)  # mosaics
-    assert first[1][0].shape == (32, crop, crop, 3) and first[1][1].shape == (32, 1, 1, 4)
-    assert first[2][0].shape == (6, crop, crop, 3)
-    assert not np.array_equal(first[0][0], batches(3, 3)[0][0])
-    assert not np.array_equal(first[0][0], batches(4, 2)[0][0])
-
-
-def test_labels_follow_their_photos_into_mosaics():
-    """Photos of one grey level each, so that the label can be read off the pixels, augmented or not."""
-    levels = np.array([40, 90, 150, 210], np.uint8)
-    labels = np.arange(64) % 4
-    images = np.broadcast_to(levels[labels][:, None, None, None], (64, 64, 64, 3)).copy()
-    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
-    batches = Batches(LabelledPhotos(images, labels, [""] * 64), meaning, RECIPES["modern"], 0)
-    for number in (0, 1):
-        pixels, one_hot, weights = batches[number]
-        side = one_hot.shape[1]
-        crop = pixels.shape[1] // side
-        cells = pixels.reshape(len(pixels), side, crop, side, crop, 3)[:, :, crop // 2, :, crop // 2, 0] * 255
-        nearest = np.abs(cells[..., None] - levels).argmin(-1)
-        assert (nearest == one_hot.argmax(-1)).mean() > 0.7  # brightness is augmented by up to 30 levels
-        np.testing.assert_array_equal(weights, np.ones_like(weights))
-
-
-def test_augmentation_keeps_the_photo_in_view():
-    """A bright square in the middle of a dark photo is seen in nearly every view, mirrored in half of them."""
-    image = np.full((64, 64, 3), 20, np.uint8)
-    image[24:40, 24:32], image[24:40, 32:40] = 250, 130
-    generator = np.random.default_rng(0)
-    views = np.stack([augment(image, 48, generator) for _ in range(200)]).astype(int)
-    assert views.shape == (200, 48, 48, 3)
-    seen = (views.max((1, 2, 3)) - views.min((1, 2, 3))) > 60
-    assert seen.mean() > 0.95
-    columns = np.arange(48)
-    bright = [(view[..., 0] > (view.min() + 0.8 * (view.max() - view.min()))) for view in views[seen]]
-    middle = [(view[..., 0] > (view.min() + 0.3 * (view.max() - view.min()))) for view in views[seen]]
-    left = [
-        (b.sum(0) @ columns) / b.sum() < (m.sum(0) @ columns) / m.sum() for b, m in zip(bright, middle, strict=True)
-    ]
-    assert 0.35 < np.mean(left) < 0.65
 
 
 @pytest.mark.any_backend

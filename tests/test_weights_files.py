@@ -13,11 +13,7 @@ import gradcam_vgg16
 from camlib import explaining
 from camlib.backend import BACKEND
 from camlib.console import UserError
-from camlib.demo.scenes import demo_folder
-from camlib.meaning import IMAGENET_GROUPS, Meaning, imagenet_names, parse_preprocessing, read_class_names
-from camlib.model_files import VGG_NETWORK, load_network
-from camlib.photos import find_photos, read_batches
-from camlib.subject import set_dtype
+from camlib.model_files import load_network
 from camlib.watching import survey
 
 SHAPE = (24, 32, 3)
@@ -87,19 +83,6 @@ def test_files_of_nested_networks(explain, build, kind):
     assert settings["layer"] == "trunk/second" and settings["preprocessing"] == "24x32 RGB, pixel * 1 + 0"
 
 
-def test_loaded_networks_compute_what_was_saved(tmp_path):
-    images = np.random.default_rng(0).random((2, *SHAPE), np.float32) * 255
-    for build in (nested, sequential):
-        network = build()
-        for kind in ("keras", "h5"):
-            network.save(tmp_path / f"a.{kind}")
-            loaded, meaning = load_network(tmp_path / f"a.{kind}")
-            assert meaning is None and loaded.input_shape == network.input_shape
-            np.testing.assert_allclose(
-                ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(network(images)), atol=1e-6
-            )
-
-
 def test_layers_are_named_with_a_slash(explain):
     output, printed = explain(nested(), "--layer", "trunk/first", "--classes", "all")
     assert "grad-cam of layer trunk/first, 22x30x6" in printed
@@ -167,121 +150,12 @@ def test_bad_arguments(explain, capsys):
         explain(keras.Model(image, layers.Dense(2)(layers.Flatten()(image))), "--preprocess", "none")
 
 
-def test_files_that_are_no_networks(tmp_path):
-    import zipfile
-
-    archive = tmp_path / "a.keras"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("x.txt", "no")
-    with pytest.raises(UserError, match="is an archive without a network"):
-        load_network(archive)
-    image = keras.Input(SHAPE)
-    network = keras.Model(image, layers.Dense(2)(layers.Flatten()(layers.Lambda(lambda x: x * 2)(image))))
-    network.save(archive)
-    with pytest.raises(UserError, match="holds the layer or function 'Lambda'.*--trust-model"):
-        load_network(archive)
-    loaded, _ = load_network(archive, trust=True)
-    assert loaded.output_shape == (None, 2)
-
-
-def test_preprocessing_is_keras_own():
-    """Against keras.applications.imagenet_utils, whose names these are."""
-    photos = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), np.uint8)
-    for name in ("caffe", "tf", "torch"):
-        ours = Meaning(["a"], 5, 6, 3, **parse_preprocessing(name)).prepare(photos)
-        keras_own = keras.applications.imagenet_utils.preprocess_input(photos.astype(np.float32), mode=name)
-        np.testing.assert_allclose(ours, keras_own, atol=1e-4)
-    np.testing.assert_allclose(
-        Meaning(["a"], 5, 6, 3, **parse_preprocessing("0.5,-3")).prepare(photos), photos * 0.5 - 3.0, atol=1e-5
-    )
-    with pytest.raises(
-        UserError, match="--preprocess 1;2 is unknown; expected none, tf, torch, caffe, vgg, or two numbers"
-    ):
-        parse_preprocessing("1;2")
-
-
-def test_class_names_files(tmp_path):
-    path = tmp_path / "names.txt"
-    for text, message in (("", "is empty"), ("a\nB\nb\n", "repeats 'b'")):
-        path.write_text(text)
-        with pytest.raises(UserError, match=message):
-            read_class_names(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_class_names(tmp_path / "nowhere.txt")
-
-
-def test_imagenet_names_and_groups():
-    names = imagenet_names()
-    assert len(names) == len({name.casefold() for name in names}) == 1000
-    assert (names[0], names[207], names[281], names[339], names[999]) == (
-        "tench", "golden_retriever", "tabby", "sorrel", "toilet_tissue")  # fmt: skip
-    assert {name: len(group) for name, group in IMAGENET_GROUPS.items()} == {
-        "dog": 118,
-        "cat": 5,
-        "horse": 1,
-        "bird": 59,
-    }
-    assert [names[index] for index in IMAGENET_GROUPS["cat"]] == [
-        "tabby", "tiger_cat", "Persian_cat", "Siamese_cat", "Egyptian_cat"]  # fmt: skip
-    dogs, birds = IMAGENET_GROUPS["dog"], IMAGENET_GROUPS["bird"]
-    assert (names[dogs[0]], names[dogs[-1]]) == ("Chihuahua", "Mexican_hairless")
-    assert (names[birds[0]], names[birds[-1]]) == ("cock", "albatross") and "tusker" not in [names[b] for b in birds]
-
-
 def test_a_thousand_classes_can_be_asked_for_dog(explain):
     output, _ = explain(nested(1000), "--classes", "dog", "sorrel")
     assert (output / "wide" / "gradcam_for_dog.npy").exists() and (output / "wide" / "gradcam_for_sorrel.npy").exists()
 
 
 # ---------------------------------------------------------------- half precision, memory, tracing
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_maps_are_float32_and_close(dtype):
-    """The shipped network on drawings: maps of single photos may jump where a ReLU or a maximum changes sides."""
-    network, meaning = load_network(VGG_NETWORK)
-    photos = find_photos([demo_folder() / "both"])[:16]
-    _, images, _ = next(read_batches(photos, meaning, 16))
-    images = ops.convert_to_tensor(meaning.prepare(images))
-    shape = tuple(images.shape[1:])
-    classes = ops.convert_to_tensor(np.full((1, 16), explaining.PREDICTED, np.int32))
-    full = gradcam_vgg16.explainer(network, survey(network, shape))(images, classes)
-    set_dtype(network, dtype)
-    assert {str(weight.dtype) for weight in network.weights} == {"float32"}
-    half = gradcam_vgg16.explainer(network, survey(network, shape))(images, classes)
-    for name in ("features", "cams", "guided", "products"):
-        one, other = (ops.convert_to_numpy(getattr(found, name)) for found in (full, half))
-        assert other.dtype == np.float32 and (other != one).any()
-        pairs = zip(one.reshape(16, -1), other.reshape(16, -1), strict=True)
-        assert np.median([np.corrcoef(pair)[0, 1] for pair in pairs]) > 0.99
-
-
-def memory():
-    """Resident memory of this process in MB."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
-def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
-    network = nested()
-    explain = gradcam_vgg16.explainer(network, survey(network, SHAPE))
-    traces, original = [], explaining.differentiate
-    monkeypatch.setattr(explaining, "differentiate", lambda *parts: traces.append(1) or original(*parts))
-    generator = np.random.default_rng(0)
-
-    def call():
-        images = ops.convert_to_tensor(generator.random((2, *SHAPE), np.float32))
-        found = explain(images, ops.convert_to_tensor(np.array([[0, 1], [-1, -1]], np.int32)))
-        return ops.convert_to_numpy(found.products)
-
-    for _ in range(10):
-        call()
-    traced, before = len(traces), memory()
-    for _ in range(990):
-        call()
-    assert traced == len(traces) <= (1 if BACKEND == "tensorflow" else 2)
-    assert memory() - before < 20
 
 
 # ---------------------------------------------------------------- honest pictures
@@ -332,3 +206,61 @@ def test_upright_red_photos_keep_their_place_colour_and_shape(explain, tmp_path)
     assert abs(np.ptp(rows) + 1 - 256 * 32 / 96) < 5 and abs(np.ptp(columns) + 1 - 256 * 24 / 96) < 5
     guided = np.load(output / "red" / "guided_backprop_for_class_0.npy")
     assert guided[2, 2, 0] > 0 and not guided[..., 1:].any()
+
+
+def memory():
+    """Resident memory of this process in MB."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
+    network = nested()
+    explain = gradcam_vgg16.explainer(network, survey(network, SHAPE))
+    traces, original = [], explaining.differentiate
+    monkeypatch.setattr(explaining, "differentiate", lambda *parts: traces.append(1) or original(*parts))
+    generator = np.random.default_rng(0)
+
+    def call():
+        images = ops.convert_to_tensor(generator.random((2, *SHAPE), np.float32))
+        found = explain(images, ops.convert_to_tensor(np.array([[0, 1], [-1, -1]], np.int32)))
+        return ops.convert_to_numpy(found.products)
+
+    for _ in range(10):
+        call()
+    traced, before = len(traces), memory()
+    for _ in range(990):
+        call()
+    assert traced == len(traces) <= (1 if BACKEND == "tensorflow" else 2)
+    assert memory() - before < 20
+
+
+def test_loaded_networks_compute_what_was_saved(tmp_path):
+    images = np.random.default_rng(0).random((2, *SHAPE), np.float32) * 255
+    for build in (nested, sequential):
+        network = build()
+        for kind in ("keras", "h5"):
+            network.save(tmp_path / f"a.{kind}")
+            loaded, meaning = load_network(tmp_path / f"a.{kind}")
+            assert meaning is None and loaded.input_shape == network.input_shape
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(network(images)), atol=1e-6
+            )
+
+
+def test_files_that_are_no_networks(tmp_path):
+    import zipfile
+
+    archive = tmp_path / "a.keras"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x.txt", "no")
+    with pytest.raises(UserError, match="is an archive without a network"):
+        load_network(archive)
+    image = keras.Input(SHAPE)
+    network = keras.Model(image, layers.Dense(2)(layers.Flatten()(layers.Lambda(lambda x: x * 2)(image))))
+    network.save(archive)
+    with pytest.raises(UserError, match="holds the layer or function 'Lambda'.*--trust-model"):
+        load_network(archive)
+    loaded, _ = load_network(archive, trust=True)
+    assert loaded.output_shape == (None, 2)

@@ -19,6 +19,7 @@ from small_networks import (
     backend_softmax,
     compiled_relu,
     convolutions,
+    explained,
     functional,
     head,
     shared_relu,
@@ -28,19 +29,9 @@ from small_networks import (
 
 from camlib.backend import activations_of_backend, relus_of_backend
 from camlib.console import UserError
-from camlib.explaining import CLASSES_AT_ONCE
-from camlib.subject import check_outputs, set_dtype
+from camlib.subject import check_outputs
 from camlib.watching import survey, watched
 from gradcam_vgg16 import explainer
-
-
-def explained(network, plan, **settings):
-    """Explanation of all four classes of IMAGES, as NumPy arrays."""
-    classes = np.repeat(np.arange(4, dtype=np.int32)[:, None], len(IMAGES), axis=1)
-    found = explainer(network, plan, **settings)(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(classes))
-    return found._replace(
-        **{name: ops.convert_to_numpy(part) for name, part in found._asdict().items() if part is not None}
-    )
 
 
 def check(found, truth, target=3):
@@ -390,50 +381,6 @@ def test_a_network_that_cannot_be_traced_is_told_in_one_line():
 
 
 # ---------------------------------------------------------------- many classes, some photos
-
-
-def test_many_classes_are_explained_in_portions():
-    network = with_weights(functional())
-    plan = survey(network, SHAPE)
-    explain, images = explainer(network, plan), ops.convert_to_tensor(IMAGES)
-    rows = np.arange(2 * CLASSES_AT_ONCE + 3) % 4
-    many = explain(images, ops.convert_to_tensor(np.repeat(rows[:, None].astype(np.int32), len(IMAGES), axis=1)))
-    few = explained(network, plan)
-    for name in ("cams", "guided", "products"):
-        np.testing.assert_allclose(ops.convert_to_numpy(getattr(many, name)), getattr(few, name)[rows], atol=1e-6)
-    assert ops.convert_to_numpy(many.chosen)[:, 0].tolist() == rows.tolist()
-
-
-def test_slow_methods_skip_what_fills_up_a_batch():
-    network = with_weights(functional())
-    plan = survey(network, SHAPE)
-    classes = ops.convert_to_tensor(np.zeros((1, len(IMAGES)), np.int32))
-    explain = explainer(network, plan, method="ablation-cam")
-    whole, some = (
-        ops.convert_to_numpy(explain(ops.convert_to_tensor(IMAGES), classes, count).cams) for count in (2, 1)
-    )
-    np.testing.assert_allclose(some[:, :1], whole[:, :1], atol=1e-6)
-    assert whole[:, 1].any() and not some[:, 1].any()
-
-
-def test_small_gradients_survive_float16():
-    """The mean over 100x100 pixels and small weights: gradients of 1e-8, below what float16 holds."""
-    image = keras.Input((100, 100, 3))
-    x = layers.Conv2D(4, 3, activation="relu", name="conv", padding="same")(image)
-    network = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    network.layers[-1].set_weights([1e-3 * GENERATOR.normal(size=(4, 2)), np.zeros(2)])
-    images = GENERATOR.random((1, 100, 100, 3)).astype(np.float32)
-    classes = ops.convert_to_tensor(np.array([[0], [1]], np.int32))
-    found = {}
-    for dtype in ("float32", "float16"):
-        set_dtype(network, dtype)
-        plan = survey(network, (100, 100, 3))
-        found[dtype] = explainer(network, plan, method="hires-cam")(ops.convert_to_tensor(images), classes)
-    for name in ("guided", "cams"):
-        full, half = (ops.convert_to_numpy(getattr(found[dtype], name)) for dtype in found)
-        assert full.any()
-        assert np.corrcoef(full.ravel(), half.ravel())[0, 1] > 0.999  # some ReLUs change sides
-        assert np.abs(half).max() == pytest.approx(np.abs(full).max(), rel=0.05)
 
 
 def test_the_network_is_left_as_it_was():

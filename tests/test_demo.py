@@ -1,6 +1,6 @@
 """Tests of the drawn demo set, on a few pictures.
 
-    python -m pytest tests/test_draw_demo.py
+    python -m pytest tests/test_demo.py
 
 takes about 5 s.
 """

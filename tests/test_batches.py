@@ -1,0 +1,79 @@
+"""Training batches: weights of classes, mosaics, augmentation, and that seed and epoch decide them."""
+
+import numpy as np
+import pytest
+
+from camlib.batches import Batches, augment, class_weights, mosaics
+from camlib.class_folders import LabelledPhotos
+from camlib.meaning import Meaning
+from train_cam_4class import RECIPES
+
+
+def test_class_weights_are_inverse_to_the_counts():
+    weights = class_weights(np.array([0, 0, 0, 1]), 2)
+    np.testing.assert_allclose(weights, [4 / 6, 2])
+    assert weights[[0, 0, 0, 1]].mean() == pytest.approx(1)
+
+
+def test_mosaics_are_in_reading_order():
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
+    expected = [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3], [2, 2, 2, 3, 3, 3]]
+    np.testing.assert_array_equal(mosaics(images)[0, :, :, 0], expected)
+
+
+def test_batches_follow_from_seed_and_epoch_alone():
+    images = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), np.uint8)
+    photos = LabelledPhotos(images, np.arange(70) % 4, [str(number) for number in range(70)])
+    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
+
+    def batches(seed, epoch):
+        made = Batches(photos, meaning, RECIPES["modern"], seed)
+        made.epoch = epoch
+        return made
+
+    first, again = batches(3, 2), batches(3, 2)
+    assert len(first) == 3
+    for number in (2, 0, 1):
+        for one, other in zip(first[number], again[number], strict=True):
+            np.testing.assert_array_equal(one, other)
+    crop = RECIPES["modern"].cut
+    assert first[0][0].shape == (8, 2 * crop, 2 * crop, 3) and first[0][1].shape == (8, 2, 2, 4)  # mosaics
+    assert first[1][0].shape == (32, crop, crop, 3) and first[1][1].shape == (32, 1, 1, 4)
+    assert first[2][0].shape == (6, crop, crop, 3)
+    assert not np.array_equal(first[0][0], batches(3, 3)[0][0])
+    assert not np.array_equal(first[0][0], batches(4, 2)[0][0])
+
+
+def test_labels_follow_their_photos_into_mosaics():
+    """Photos of one grey level each, so that the label can be read off the pixels, augmented or not."""
+    levels = np.array([40, 90, 150, 210], np.uint8)
+    labels = np.arange(64) % 4
+    images = np.broadcast_to(levels[labels][:, None, None, None], (64, 64, 64, 3)).copy()
+    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
+    batches = Batches(LabelledPhotos(images, labels, [""] * 64), meaning, RECIPES["modern"], 0)
+    for number in (0, 1):
+        pixels, one_hot, weights = batches[number]
+        side = one_hot.shape[1]
+        crop = pixels.shape[1] // side
+        cells = pixels.reshape(len(pixels), side, crop, side, crop, 3)[:, :, crop // 2, :, crop // 2, 0] * 255
+        nearest = np.abs(cells[..., None] - levels).argmin(-1)
+        assert (nearest == one_hot.argmax(-1)).mean() > 0.7  # brightness is augmented by up to 30 levels
+        np.testing.assert_array_equal(weights, np.ones_like(weights))
+
+
+def test_augmentation_keeps_the_photo_in_view():
+    """A bright square in the middle of a dark photo is seen in nearly every view, mirrored in half of them."""
+    image = np.full((64, 64, 3), 20, np.uint8)
+    image[24:40, 24:32], image[24:40, 32:40] = 250, 130
+    generator = np.random.default_rng(0)
+    views = np.stack([augment(image, 48, generator) for _ in range(200)]).astype(int)
+    assert views.shape == (200, 48, 48, 3)
+    seen = (views.max((1, 2, 3)) - views.min((1, 2, 3))) > 60
+    assert seen.mean() > 0.95
+    columns = np.arange(48)
+    bright = [(view[..., 0] > (view.min() + 0.8 * (view.max() - view.min()))) for view in views[seen]]
+    middle = [(view[..., 0] > (view.min() + 0.3 * (view.max() - view.min()))) for view in views[seen]]
+    left = [
+        (b.sum(0) @ columns) / b.sum() < (m.sum(0) @ columns) / m.sum() for b, m in zip(bright, middle, strict=True)
+    ]
+    assert 0.35 < np.mean(left) < 0.65
