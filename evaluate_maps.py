@@ -44,7 +44,7 @@ from camlib.scoring import (
     scores_of_map,
     truth_of,
 )
-from camlib.subject import FLOAT_TYPES, Subject, check_guided, check_layer
+from camlib.subject import Subject, add_network_options, check_guided, check_layer
 from gradcam_vgg16 import joint_explainer
 from make_cam_maps import cam_function
 
@@ -232,15 +232,11 @@ def parse_arguments(arguments):
                         help="photos for what is slow: faithfulness, sanity, score-cam and ablation-cam")  # fmt: skip
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="of the deletion and insertion curves")
     parser.add_argument("--fill", nargs="+", default=["blur"], choices=FILLS, help="what replaces deleted pixels")
-    parser.add_argument("--preprocess", metavar="NAME|SCALE,OFFSET", help="as in gradcam_vgg16.py")
-    parser.add_argument("--class-names", type=Path, metavar="FILE", help="as in gradcam_vgg16.py")
-    parser.add_argument("--dtype", default="float32", choices=FLOAT_TYPES,
-                        help="what the networks compute in")  # fmt: skip
+    add_network_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the results go")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the page; default: report.html among the results")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace results obtained with other settings")
-    parser.add_argument("--trust-model", action="store_true", help="let the model files run code")
     settings = parser.parse_args(arguments)
     parser.require(settings, sample=1, steps=2, batch_size=1)
     return settings

@@ -33,11 +33,10 @@ from camlib.explaining import (
 )
 from camlib.files import file_sha256
 from camlib.maps import photo_folder, write_explanations
-from camlib.meaning import PREPROCESSING
 from camlib.model_files import VGG_NETWORK, imagenet_vgg16, load_network
 from camlib.photos import find_photos, network_input
 from camlib.runs import MapRun
-from camlib.subject import FLOAT_TYPES, Subject, announce_guided, check_guided, why_zero
+from camlib.subject import Subject, add_network_options, announce_guided, check_guided, why_zero
 from camlib.watching import guided_rule
 
 # ---------------------------------------------------------------- settings
@@ -205,14 +204,15 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
         guided: bool, do guided backpropagation and guided Grad-CAM too.
 
     Returns:
-        Explanation of NumPy arrays; guided gradients are in the network's own order of channels.
+        Explanation of NumPy arrays, see `camlib.subject.Subject.ask`.
 
     Raises:
         UserError: the file is no network, or something of what was asked for does not fit it.
     """
-    source, meaning = network, None
-    if not isinstance(network, keras.Model):
-        network, meaning = load_network(Path(network))
+    if isinstance(network, keras.Model):
+        source, meaning = f"the network {network.name!r}", None
+    else:
+        source, (network, meaning) = network, load_network(Path(network))
     subject = Subject(network, meaning, source, layer, preprocess)
     if guided:
         check_guided(subject.plan, "guided=False leaves it out")
@@ -241,18 +241,11 @@ def parse_arguments(arguments):
     parser.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
     parser.add_argument("--guided-anyway", action="store_true",
                         help="use the true gradient at activations that are no ReLU")  # fmt: skip
-    parser.add_argument("--preprocess", metavar="|".join([*PREPROCESSING, "SCALE,OFFSET"]),
-                        help="what a pixel of 0..255 becomes; default: what the file says")  # fmt: skip
-    parser.add_argument(
-        "--class-names", type=Path, metavar="FILE", help="one class a line; default: what the file says"
-    )
     parser.add_argument("--size", type=int, metavar="N", help="network input, N x N pixels; default: as trained")
-    parser.add_argument("--dtype", default="float32", choices=FLOAT_TYPES,
-                        help="what the network computes in")  # fmt: skip
+    add_network_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
-    parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
     settings = parser.parse_args(arguments)
     parser.require(settings, size=8, batch_size=1)
     if settings.counterfactual and METHODS[settings.method].needs != "gradients":
@@ -313,7 +306,7 @@ def main(arguments=None):
     def explain_photos(images, done):
         found = subject.ask(explain_batch, images, chosen, len(done))
         for index, (photo, picture) in enumerate(done):
-            maps = maps_of_photo(found, index, subject.class_names, meaning.bgr)
+            maps = maps_of_photo(found, index, subject.class_names)
             write_explanations(photo_folder(run.output, photo), picture, maps, method.title, method.signed)
             zero_maps.extend(
                 (photo.name, name, kind, why_zero(method, settings.counterfactual, found.features[index]))

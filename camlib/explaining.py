@@ -55,21 +55,19 @@ def targets_of(class_count, groups=()):
     return targets
 
 
-def maps_of_photo(found, index, names, bgr):
-    """One photo's maps: dict of kind -> dict of class name -> float (h, w), or (H, W, channels) in RGB.
+def maps_of_photo(found, index, names):
+    """One photo's maps: dict of kind -> dict of class name -> float (h, w), or (H, W, channels).
 
     Args:
         found: Explanation of a batch, NumPy arrays.
         index: int, of the photo in the batch.
         names: list of str, classes and groups of classes.
-        bgr: bool, the network's channels are blue, green, red.
     """
     chosen = [names[row[index]] for row in found.chosen]
     maps = {"gradcam": [values[index] for values in found.cams]}
     if found.guided is not None:
-        order = slice(None, None, -1) if bgr else slice(None)
-        maps["guided_backprop"] = [values[index][..., order] for values in found.guided]
-        maps["guided_gradcam"] = [values[index][..., order] for values in found.products]
+        maps["guided_backprop"] = [values[index] for values in found.guided]
+        maps["guided_gradcam"] = [values[index] for values in found.products]
     return {kind: dict(zip(chosen, of_kind, strict=True)) for kind, of_kind in maps.items()}
 
 

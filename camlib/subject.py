@@ -1,6 +1,7 @@
 """A network ready to be asked: what it is made of, what its numbers mean, and what may be asked of it."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from keras import layers, ops
@@ -19,6 +20,16 @@ from camlib.meaning import (
 from camlib.watching import survey
 
 FLOAT_TYPES = ("float32", "bfloat16", "float16")  # what a network may compute in
+
+
+def add_network_options(parser):
+    """Add the options that say what a network's numbers mean and what it computes in."""
+    parser.add_argument("--preprocess", metavar="|".join([*PREPROCESSING, "SCALE,OFFSET"]),
+                        help="what a pixel of 0..255 becomes; default: what the file says")  # fmt: skip
+    parser.add_argument("--class-names", type=Path, metavar="FILE",
+                        help="one class a line; default: what the file says")  # fmt: skip
+    parser.add_argument("--dtype", default="float32", choices=FLOAT_TYPES, help="what the network computes in")
+    parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
 
 
 class Subject:
@@ -79,12 +90,14 @@ class Subject:
             count: int, how many of the images matter; default: all.
 
         Returns:
-            Explanation of NumPy arrays.
+            Explanation of NumPy arrays, guided gradients in RGB whatever the network's order of channels.
         """
         classes = np.repeat(np.array(chosen, np.int32)[:, None], len(images), axis=1)  # (R, N)
         inputs = ops.convert_to_tensor(self.meaning.prepare(images))
         found = as_arrays(explain_batch(inputs, ops.convert_to_tensor(classes), count))
         self.check_outputs(found.outputs, found.logits)
+        if self.meaning.bgr and found.guided is not None:
+            found = found._replace(guided=found.guided[..., ::-1], products=found.products[..., ::-1])
         return found
 
     def probabilities_of(self, logits):

@@ -15,9 +15,10 @@ from camlib.explaining import PREDICTED
 from camlib.meaning import Meaning
 from camlib.model_files import save_network
 from camlib.networks import modern_network, vgg16_network
+from camlib.photos import read_photo
 from camlib.subject import chosen_classes
 from camlib.watching import guided_rule, rectify, survey
-from gradcam_vgg16 import explainer, guided_grad_cam
+from gradcam_vgg16 import explain, explainer, guided_grad_cam, main
 from make_cam_maps import cam_function
 
 CLASSES = ["dog", "cat", "horse", "bird"]
@@ -277,3 +278,35 @@ def test_gap_file_of_2019_goes_through_grad_cam_too(run_script, tmp_path):
         grad_cam_map = np.load(tmp_path / "g" / photo.stem / f"gradcam_for_{name}.npy")
         expected = np.maximum(cam, 0) / cam.size
         np.testing.assert_allclose(grad_cam_map, expected, atol=1e-5 * expected.max())
+
+
+def test_explaining_in_one_call_equals_the_scripts_files(photo_folder, tmp_path):
+    """Photos of two sizes, from a file and from the network itself, whose channels are blue, green, red."""
+    network = random_network(lambda: vgg16_network(4))
+    meaning = Meaning(CLASSES, 64, 64, 3, offset=[-0.1, -0.2, -0.3], bgr=True)
+    save_network(network, tmp_path / "vgg.h5", meaning)
+    photos = photo_folder({"a.png": (200, 100, 50)}, size=(80, 40)), photo_folder({"b.png": (9, 99, 9)}, size=(30, 70))
+    images = [read_photo(photos[0] / "a.png"), read_photo(photos[0] / "b.png")]
+    found = explain(tmp_path / "vgg.h5", images, classes=["cat", 3], layer="block4_conv3", method="hires-cam")
+    assert found.cams.shape == (2, 2, 8, 8) and found.guided.shape == found.products.shape == (2, 2, 64, 64, 3)
+    arguments = ["--classes", "cat", "bird", "--layer", "block4_conv3", "--method", "hires-cam"]
+    arguments += ["--weights", str(tmp_path / "vgg.h5"), "--output", str(tmp_path / "g")]
+    assert main([str(photos[0]), *arguments]) == 0
+    for row, name in enumerate(("cat", "bird")):
+        for photo, folder in enumerate("ab"):
+            for kind, values in (("gradcam", found.cams), ("guided_backprop", found.guided)):
+                saved = np.load(tmp_path / "g" / folder / f"{kind}_for_{name}.npy")
+                np.testing.assert_allclose(values[row, photo], saved, atol=1e-5 * np.abs(saved).max())
+    fixed = keras.Model(image := keras.Input((64, 64, 3)), network(image))
+    predicted = explain(fixed, np.stack([images[0], images[0]]), preprocess="none", guided=False)
+    assert predicted.guided is None and predicted.chosen[0].tolist() == predicted.logits.argmax(axis=1).tolist()
+
+
+@pytest.mark.any_backend
+def test_explaining_in_one_call_asks_for_what_nobody_says():
+    network = vgg16_network(4)
+    with pytest.raises(UserError, match="takes photos of any size"):
+        explain(network, [np.zeros((64, 64, 3), np.uint8)])
+    fixed = keras.Model(image := keras.Input((64, 64, 3)), network(image))
+    with pytest.raises(UserError, match="nothing says what the network 'functional.*' makes of a pixel"):
+        explain(fixed, [np.zeros((64, 64, 3), np.uint8)])
