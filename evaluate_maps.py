@@ -30,11 +30,12 @@ from camlib.model_files import load_network
 from camlib.perturbation import FILLS, deletion_insertion_function, probability_function
 from camlib.pictures import encode_photo
 from camlib.report import NO_NETWORK, report
-from camlib.runs import FAILED_FILE, Results, claim_folder, write_failed
+from camlib.runs import FAILED_FILE, Results, claim_folder, say_failed, write_failed
 from camlib.scoring import (
     GUIDED,
     batches,
     cascade,
+    check_finite,
     faithfulness,
     fill_up,
     listed,
@@ -119,21 +120,21 @@ class ScoredNetwork(Subject):
             labels: int32 (R, N), the classes to explain.
 
         Returns:
-            (probabilities float (N, C), dict of name -> float32 (R, N, h, w)).
+            (probabilities float (N, C), NaN where the network's numbers are not finite, dict of name -> float32
+            (R, N, h, w)).
         """
         maps, photos = {}, np.arange(len(images))
         if self.explain_cam:
             of_classes, logits, outputs = map(ops.convert_to_numpy, self.explain_cam(ops.convert_to_tensor(images)))
-            self.check_outputs(outputs, logits)
-            if self.plan.units == 1:
+            if self.plan.two_sided:
                 of_classes, logits = (np.concatenate((-part, part), axis=1) for part in (of_classes, logits))
+            logits = self.checked_logits(outputs, logits)
             for kind in self.kinds:
                 if kind.method == "cam":
                     maps[kind.name] = np.stack([of_classes[photos, chosen] for chosen in labels])
         if self.explain_fast:
             found = self.explain_fast(ops.convert_to_tensor(images), ops.convert_to_tensor(labels))
-            outputs, logits = ops.convert_to_numpy(found.outputs), ops.convert_to_numpy(found.logits)
-            self.check_outputs(outputs, logits)
+            logits = self.checked_logits(ops.convert_to_numpy(found.outputs), ops.convert_to_numpy(found.logits))
             guided = ops.convert_to_numpy(found.guided) if self.guided else None
             for kind in self.with_explainer(slow=False):
                 cam = ops.convert_to_numpy(found.cams[self.pairs.index(self.pair_of(kind))])
@@ -160,8 +161,9 @@ def evaluate_fast(subject, items, settings, results, failed, with_baselines):
             others = (labels + 1) % subject.plan.class_count
             outputs, maps = subject.fast_maps(subject.meaning.prepare(pixels), np.stack((labels, others)))
             for index, (item, picture) in enumerate(zip(chosen, pictures, strict=True)):
-                right = bool(subject.targets[labels[index], outputs[index].argmax()])
                 with listed(item, failed):
+                    check_finite(outputs[index])
+                    right = bool(subject.targets[labels[index], outputs[index].argmax()])
                     truth = truth_of(item, picture.shape[:2])
                     of_item = {
                         name: scores_of_map(values[0, index], values[1, index], truth, picture, subject.signed[name])
@@ -184,9 +186,10 @@ def evaluate_sample(subject, sample, settings, results, failed):
         for (item,), (picture,), pixels in batches(subject, left, 1, failed):
             prepared, labels = subject.meaning.prepare(pixels), subject.labels_of([item])
             other = (labels + 1) % subject.plan.class_count
-            _, fast = subject.fast_maps(prepared, labels[None])
+            outputs, fast = subject.fast_maps(prepared, labels[None])
             slow = subject.slow_maps(prepared, np.stack((labels, other)))
             with listed(item, failed):
+                check_finite(outputs[0])
                 truth = truth_of(item, picture.shape[:2])
                 scores = {
                     name: scores_of_map(values[0, 0], values[1, 0], truth, picture, subject.signed[name])
@@ -211,9 +214,13 @@ def evaluate_sanity(subject, sample, settings, results, failed):
         return
     print(f"{subject.name}: randomising its layers", flush=True)
     images = subject.meaning.prepare(np.stack([pixels for _, pixels in found]))
-    stages, scores = cascade(subject, images, subject.labels_of([item for item, _ in found]))
-    for (item, _), of_item in zip(found, scores, strict=True):
-        results.add(subject.name, "sanity", item, stages=stages, maps=of_item)
+    labels = subject.labels_of([item for item, _ in found])
+    outputs, _ = subject.fast_maps(images, labels[None])
+    stages, scores = cascade(subject, images, labels)
+    for (item, _), of_item, numbers in zip(found, scores, outputs, strict=True):
+        with listed(item, failed):
+            check_finite(numbers)
+            results.add(subject.name, "sanity", item, stages=stages, maps=of_item)
 
 
 # ---------------------------------------------------------------- the script
@@ -311,7 +318,7 @@ def main(arguments=None):
     write_failed(settings.output / FAILED_FILE, list(failed.items()))
     print(f"wrote tables, figures and {settings.html or settings.output / 'report.html'}")
     if failed:
-        print(f"{len(failed):,} photos could not be read: see {settings.output / FAILED_FILE}")
+        say_failed(list(failed.items()), settings.output / FAILED_FILE)
     return EXIT_SOME_FAILED if failed else 0
 
 

@@ -23,7 +23,7 @@ from keras import layers, ops
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.demo.scenes import demo_folder
 from camlib.files import file_sha256
-from camlib.maps import photo_folder, write_map, write_superposition
+from camlib.maps import write_map, write_superposition
 from camlib.meaning import probabilities_of
 from camlib.model_files import GAP_NETWORK, load_network
 from camlib.photos import find_photos
@@ -107,7 +107,7 @@ def check_outputs(logits, outputs):
     Raises:
         UserError: the network computes something else from its features than CAM assumes.
     """
-    scale = max(1.0, np.abs(logits).max())
+    scale = max(1.0, np.abs(logits).max(initial=0))
     if not (
         np.allclose(outputs, probabilities_of(logits), atol=1e-4) or np.allclose(outputs, logits, atol=1e-5 * scale)
     ):
@@ -155,15 +155,19 @@ def main(arguments=None):
         settings.overwrite,
     )  # fmt: skip
 
-    def explain(images, done):
+    def explain(images, count):
         maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(meaning.prepare(images)))
-        check_outputs(logits, outputs)
-        for (photo, picture), photo_maps in zip(done, maps, strict=False):  # the batch may end in filling
-            folder, scale = photo_folder(run.output, photo), scale_of(True, photo_maps)
-            for name, values in zip(class_names, photo_maps, strict=True):
+        known = np.isfinite(logits).all(axis=1) & np.isfinite(outputs).all(axis=1)  # the batch may end in filling
+        check_outputs(logits[known], outputs[known])
+        logits = np.where(known[:, None], logits, np.nan)
+
+        def write(index, photo, folder, picture):
+            scale = scale_of(True, maps[index])
+            for name, values in zip(class_names, maps[index], strict=True):
                 write_map(folder, "heatmap", name, values, picture, scale)
                 write_superposition(folder, name, values, picture, scale)
-        return logits, probabilities_of(logits)
+
+        return logits, probabilities_of(logits), write
 
     print(f"{len(photos):,} photos, {settings.model} on {device_name()}")
     return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}")

@@ -30,7 +30,8 @@ from small_networks import (
 from camlib.backend import activations_of_backend, relus_of_backend
 from camlib.console import UserError
 from camlib.subject import check_outputs
-from camlib.watching import survey, watched
+from camlib.surveying import survey
+from camlib.watching import watched
 from gradcam_vgg16 import explainer
 
 

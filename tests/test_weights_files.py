@@ -14,7 +14,7 @@ from camlib import explaining
 from camlib.backend import BACKEND
 from camlib.console import UserError
 from camlib.model_files import load_network
-from camlib.watching import survey
+from camlib.surveying import survey
 
 SHAPE = (24, 32, 3)
 
