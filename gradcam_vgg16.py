@@ -8,7 +8,8 @@
 For each photo and class it writes, below the output folder, gradcam_for_<class>, guided_backprop_for_<class> and
 guided_gradcam_for_<class> as .npy, unscaled, and as .jpg, panel_for_<class>.jpg with the photo and all three, and a
 row of predictions.csv. The same command again does only what is missing. A file of weights may hold any network of
-Keras's own layers: Sequential, functional or nested, ending in softmax, sigmoid or neither.
+Keras's own layers: Sequential, functional or nested, ending in softmax, sigmoid or neither, a vision transformer, or a
+segmentation.
 """
 
 from pathlib import Path
