@@ -9,12 +9,17 @@ from PIL import Image
 
 from camlib.class_folders import find_labelled_photos, load_labelled_photos
 from camlib.console import UserError
-from camlib.figures import save
 
 pytestmark = pytest.mark.any_backend
 
 GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area")
 RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area")
+
+
+def save(path, picture=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.full((8, 8, 3), 90, np.uint8) if picture is None else picture
+    Image.fromarray(picture).save(path)
 
 
 def class_folders(root, counts, suffix=".png"):
