@@ -113,7 +113,7 @@ def test_original_recipe_and_its_files(run_script, colour_photos, tmp_path):
     top1 = next(line for line in lines if line.startswith("top-1 accuracy on the"))
     counts = [line.split() for line in lines if line.split(" ")[0] in COLOURS]
     assert len(counts) == 4
-    right, total = (sum(int(row[column]) for row in counts) for column in (1, 3))
+    right, total = (sum(int(row[column]) for row in counts) for column in (1, 2))
     assert top1.endswith(f"{right / total:.3f}")
     assert any("what Keras called accuracy" in line for line in lines)
 
