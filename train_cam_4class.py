@@ -46,6 +46,7 @@ from camlib.training_state import (
     TrainingState,
     check_not_lost,
     check_same,
+    check_state,
     decisive_settings,
     settings_of_finished,
     write_history,
@@ -322,8 +323,10 @@ def main(arguments=None):
         check_same(output, earlier, fixed)
         print(f"{output} is finished; to train it anew use --overwrite")
         return 0
+    if settings.resume and state_path.exists():
+        check_state(state_path, fixed)  # before a teacher is asked for an hour
     print(f"training {settings.recipe} on {device_name()}, {fixed['dtype']}", flush=True)
-    lesson = prepare_lesson(settings, teacher, parts["train"], failed) if teacher else None
+    lesson = prepare_lesson(settings, teacher, recipe, meaning, parts["train"], failed) if teacher else None
     network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source, lesson)
     save_network(network, output, meaning, half=settings.half)
     save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)

@@ -23,7 +23,7 @@ from camlib.model_files import load_known_network
 from camlib.photos import PhotoError, in_parallel, network_input, read_photo
 from camlib.subject import check_outputs, input_shape_of, set_dtype
 from camlib.training_state import dtype_policy
-from camlib.watching import both_sides, survey, watched
+from camlib.watching import survey, watched
 
 # What the teacher sees of a photo: (top, left, side, mirrored) of a cut-out, as shares of the photo's height and width
 VIEWS = (
@@ -34,6 +34,7 @@ VIEWS = (
     (0.2, 0.0, 0.8, True),
     (0.2, 0.2, 0.8, False),
 )
+TEACHING = ("teacher_sees", "temperature", "label_share")  # settings that decide what is learnt from a teacher
 SECONDS_BETWEEN_SAVES = 60
 SMALLEST = 1e-30  # of a probability: its logarithm and the gradient of that are still numbers
 
@@ -44,6 +45,8 @@ SMALLEST = 1e-30  # of a probability: its logarithm and the gradient of that are
 def add_teacher_options(parser):
     """Add the options of training with a teacher."""
     parser.add_argument("--teacher", type=Path, metavar="FILE", help="learn from this network's answers too")
+    parser.add_argument("--teacher-sees", choices=("photos", "views"), default="photos",
+                        help="each photo once, or in each epoch the very cut-outs that the network sees")  # fmt: skip
     parser.add_argument("--teacher-size", type=int, metavar="PIXELS",
                         help="height and width the teacher sees; default: as its file says")  # fmt: skip
     parser.add_argument("--temperature", type=float, default=2.0,
@@ -54,7 +57,7 @@ def add_teacher_options(parser):
 
 def check_teacher_options(parser, settings, loss):
     """End with an error where the options of teaching do not fit one another or the recipe's loss."""
-    names = ("teacher_size", "temperature", "label_share")
+    names = ("teacher_size", *TEACHING)
     given = [name for name in names if getattr(settings, name) != parser.get_default(name)]
     if settings.teacher is None and given:
         parser.error(f"--{given[0].replace('_', '-')} without --teacher; expected --teacher FILE with it")
@@ -81,7 +84,7 @@ def decisive_for_teaching(settings, teacher):
         "teacher_sha256": teacher and teacher.sha256,
         "teacher_size": teacher and [teacher.meaning.height, teacher.meaning.width],
     }
-    return decisive | {name: teacher and getattr(settings, name) for name in ("temperature", "label_share")}
+    return decisive | {name: teacher and getattr(settings, name) for name in TEACHING}
 
 
 # ---------------------------------------------------------------- the teacher
@@ -121,7 +124,7 @@ class Teacher:
         shape = input_shape_of(network, meaning, size)
         self.meaning = replace(meaning, height=shape[0], width=shape[1], channels=shape[2])
         self.ending = survey(network, shape).ending
-        if self.ending == "sigmoid" and network.output_shape[-1] > 1:
+        if self.ending == "sigmoid":
             raise UserError(
                 f"the teacher {path} ends in a sigmoid of each class, which does not choose one of them; expected a "
                 "network that ends in softmax"
@@ -132,8 +135,7 @@ class Teacher:
         def run(images):
             with watched() as record:
                 outputs = network(images, training=False)
-            logits = both_sides(record.logits_of(outputs))
-            return ops.cast(logits, "float32"), ops.cast(outputs, "float32")
+            return ops.cast(record.logits_of(outputs), "float32"), ops.cast(outputs, "float32")
 
         self.run = compiled(run, network)
 
@@ -214,19 +216,24 @@ def photo_logits(teacher, paths, folder):
         announce_photos(teacher, next(iter(left.values())), len(left), len(set(digests)))
         saved = time.monotonic()
         try:
-            with Progress("the teacher's answers", len(left)) as progress:
-                for (digest, path), views in in_parallel(
-                    lambda item: read_views(item[1], teacher.meaning), left.items()
-                ):
-                    known[digest] = teacher.logits(readable(path, views))
-                    progress.advance()
-                    if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                        write_answers(kept_in, key, known)
-                        saved = time.monotonic()
+            for digest, logits in answered(teacher, left):
+                known[digest] = logits
+                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    write_answers(kept_in, key, known)
+                    saved = time.monotonic()
         finally:  # on Ctrl-C too: an hour's answers are kept
             write_answers(kept_in, key, known)
     print(f"the teacher's answers to {len(paths):,} photos are in {kept_in}", flush=True)
     return np.stack([known[digest] for digest in digests])
+
+
+def answered(teacher, photos):
+    """Yield (digest, logits float32 (V, C)) of photos, a dict of digest -> path, and show how far it is."""
+    seen = in_parallel(lambda item: read_views(item[1], teacher.meaning), photos.items())
+    with Progress("the teacher's answers", len(photos)) as progress:
+        for (digest, path), views in seen:
+            yield digest, teacher.logits(readable(path, views))
+            progress.advance()
 
 
 def readable(path, views):
@@ -248,10 +255,10 @@ def announce_photos(teacher, path, left, total):
 
 
 def duration(seconds):
-    """In words: "about 40 seconds", "about 50 minutes", "about 2.5 hours"."""
+    """In words: "about 40 s", "about 50 min", "about 2.5 h"."""
     if seconds < 90:
-        return f"about {max(1, seconds):.0f} seconds"
-    return f"about {seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} hours"
+        return f"about {max(1, seconds):.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} h"
 
 
 def read_answers(path, key):
@@ -277,6 +284,40 @@ def write_answers(path, key, known):
         file["photos"] = list(known)
         file["logits"] = np.stack(list(known.values()))
     write_whole(path, lambda file: file.write(content.getbuffer()))
+
+
+# ---------------------------------------------------------------- its answers, to each view
+
+
+def view_logits(teacher, views, batch_size):
+    """The teacher's logits for the very cut-outs that the student sees, augmentation included (Beyer et al. 2022).
+
+    Args:
+        teacher: Teacher.
+        views: uint8 (N, h, w, 1 or 3), brought to the teacher's size and channels here.
+        batch_size: int, at least N; fewer views are filled up, so that the teacher is compiled once.
+
+    Returns:
+        float32 (N, 1, C), one view of each photo.
+    """
+    meaning = teacher.meaning
+    images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
+    for image, view in zip(images, views, strict=False):
+        image[:] = network_input(np.repeat(view, 3, axis=2) if view.shape[2] == 1 else view, meaning)
+    return teacher.logits(images)[: len(views), None]
+
+
+def announce_views(teacher, view, batch_size, count):
+    """Say how long the teacher will take in each epoch, from two answers to a batch; the first of them compiles.
+
+    It is compiled here and not while the student is, which another thread does meanwhile.
+    """
+    views = np.zeros((batch_size, *view), np.uint8)
+    view_logits(teacher, views, batch_size)
+    start = time.monotonic()
+    view_logits(teacher, views, batch_size)
+    cost = duration((time.monotonic() - start) * math.ceil(count / batch_size))
+    print(f"the teacher answers each of the {count:,} views of an epoch, {cost} an epoch", flush=True)
 
 
 # ---------------------------------------------------------------- what is learnt from them
@@ -330,35 +371,49 @@ def label_metrics(class_count):
 
 
 class Lesson:
-    """A teacher's softened answers to the training photos, and the loss that learns from them.
+    """What is learnt from a teacher: its softened answers, and the loss.
 
     Attributes:
         loss: Distillation.
 
     Args:
-        kept: float32 (N, C), the answer to each training photo.
+        logits_of: function of (chosen, views) -> the teacher's logits float32 (N, V, C), see `answers`.
         temperature, label_share: float, see `Distillation`.
     """
 
-    def __init__(self, kept, temperature, label_share):
-        self.kept, self.loss = kept, Distillation(temperature, label_share)
+    def __init__(self, logits_of, temperature, label_share):
+        self.logits_of, self.loss = logits_of, Distillation(temperature, label_share)
 
     def answers(self, chosen, views):
-        """The answers float32 (N, C) to the training photos of these indices int (N,), of which `views` are seen."""
-        return self.kept[chosen]
+        """The mean over views of a photo of the teacher's softened probabilities.
+
+        Args:
+            chosen: int (N,), indices of training photos.
+            views: uint8 (N, h, w, channels), what the student sees of them.
+
+        Returns:
+            float32 (N, C).
+        """
+        return softened(self.logits_of(chosen, views), self.loss.temperature).mean(axis=1)
 
 
-def prepare_lesson(settings, teacher, photos, failed):
+def prepare_lesson(settings, teacher, recipe, meaning, photos, failed):
     """The Lesson that the user asked for; says what it costs, and takes that time.
 
     Args:
         settings: the user's.
         teacher: Teacher.
+        recipe: Recipe, of the student.
+        meaning: Meaning, of the student.
         photos: list of (Photo, label), those to train on.
         failed: list of (path, reason), photos that the student does not get to see.
     """
     unreadable = {path for path, _ in failed}
     paths = [photo.path for photo, _ in photos if str(photo.path) not in unreadable]
-    logits = photo_logits(teacher, paths, settings.output.parent)  # (N, V, C)
-    kept = softened(logits, settings.temperature).mean(axis=1)  # (N, C)
-    return Lesson(kept, settings.temperature, settings.label_share)
+    if settings.teacher_sees == "views":
+        announce_views(teacher, (recipe.cut, recipe.cut, meaning.channels), recipe.batch_size, len(paths))
+        return Lesson(
+            lambda _, views: view_logits(teacher, views, recipe.batch_size), settings.temperature, settings.label_share
+        )
+    kept = photo_logits(teacher, paths, settings.output.parent)
+    return Lesson(lambda chosen, _: kept[chosen], settings.temperature, settings.label_share)
