@@ -4,9 +4,11 @@
     python train_cam_4class.py --data my_photos --output outputs/training/mine.h5
     python train_cam_4class.py --recipe original --data my_photos --output outputs/training/original.h5
     python train_cam_4class.py --recipe vgg16 --weights imagenet --learning-rate 1e-4 --output outputs/training/vgg.h5
+    python train_cam_4class.py --teacher models/vgg16_4class.h5 --output outputs/training/taught.h5
 
-A data folder holds train/ and val/ with one folder per class, or the class folders alone. Recipes: `modern`, the
-default; `original`, the class project of 2019; `vgg16`, the network that gradcam_vgg16.py explains.
+A data folder holds train/ and val/ with one folder per class, or the class folders alone; beside others, train/ alone
+is trained on and nothing more. --teacher learns from another network's answers too. Recipes: `modern`, the default;
+`original`, the class project of 2019; `vgg16`, the network that gradcam_vgg16.py explains.
 Writes the network (.h5), its weights alone (.weights.h5), and beside them history, curves and confusion matrix; ends
 with the top-1 accuracy of each class. Stopped at any time, the same command with --resume goes on from the last epoch
 and, on a CPU, ends with the very same weights.

@@ -101,9 +101,10 @@ def test_answers_are_kept_by_content(teacher, tmp_path, capsys):
     np.testing.assert_allclose(again[2], [logits_of_means(np.array([255.0, 0, 0]))] * 6, atol=1e-5)
     kept.write_bytes(kept.read_bytes()[:500])  # a disk that was full
     np.testing.assert_array_equal(photo_logits(teacher, moved, tmp_path / "out"), again)
-    other = Teacher(teacher_file(tmp_path / "net.h5", size=4), CLASSES)  # of the same name
-    photo_logits(other, moved, tmp_path / "out")
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    other_file = teacher_file(tmp_path / "net.h5", size=4)
+    for other in (Teacher(other_file, CLASSES), Teacher(teacher.path, CLASSES, 6), Teacher(teacher.path, OTHER_ORDER)):
+        assert not np.array_equal(photo_logits(other, moved, tmp_path / "out"), again)  # of the same name
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_ctrl_c_keeps_the_answers_had(teacher, tmp_path, monkeypatch, capsys):

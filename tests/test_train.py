@@ -133,17 +133,20 @@ def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
 @pytest.mark.any_backend
 @pytest.mark.parametrize("recipe", ["modern", "original"])
 def test_training_on_jax_does_without_tensorflow(run_script, colour_photos, tmp_path, recipe):
-    """As on a machine where it is not installed: importing it fails."""
+    """As on a machine where it is not installed: importing it fails. The modern one has a teacher."""
     pytest.importorskip("jax")
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "tensorflow.py").write_text('raise ImportError("TensorFlow is absent")')
+    taught = ("--teacher", ROOT / "models" / "cam_4class.h5", "--teacher-sees", "views", "--teacher-size", 32)
     output = tmp_path / "jax" / "net.h5"
     result = run_script(
         "train_cam_4class.py", "--data", colour_photos, "--recipe", recipe, "--epochs", 1, "--output", output,
+        *(taught if recipe == "modern" else ()),
         environment={"KERAS_BACKEND": "jax", "PYTHONPATH": str(tmp_path / "absent")},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert output.exists() and "top-1 accuracy on the" in result.stdout
+    assert ("the teacher answers each of the 28 views of an epoch" in result.stdout) == (recipe == "modern")
 
 
 @pytest.mark.any_backend
