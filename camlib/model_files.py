@@ -151,6 +151,27 @@ def load_network(path, trust=False):
     return network, meaning
 
 
+def load_known_network(path):
+    """As `load_network`, of a file that says what its network makes of a pixel, which is not guessed.
+
+    Args:
+        path: Path, or "imagenet" for Keras's VGG-16.
+
+    Returns:
+        (keras.Model, Meaning).
+
+    Raises:
+        UserError: there is no such network, or the file does not say it.
+    """
+    network, meaning = imagenet_vgg16() if path == "imagenet" else load_network(Path(path))
+    if meaning is None:
+        raise UserError(
+            f"{path} does not say what it makes of a pixel; expected a .h5 file that train_cam_4class.py wrote, the "
+            "original's, Keras's file of VGG-16, or imagenet"
+        )
+    return network, meaning
+
+
 def rebuilt_by_keras(path, safe):
     """The network of a file as Keras's own loader makes it; unsafe, it may run code from the file.
 
