@@ -78,7 +78,8 @@ class ScoredNetwork(Subject):
         self.path, self.name, self.kinds = path, path.stem, kinds
         self.signed = {kind.name: kind.is_signed for kind in kinds}
         network, meaning = load_network(path, settings.trust_model)
-        super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, dtype=settings.dtype)
+        super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, settings.size,
+                         settings.dtype)  # fmt: skip
         groups, plan = list(self.groups.values()), self.plan
         self.targets = targets_of(plan.class_count, groups)  # (classes and groups, C)
         for kind in kinds:
@@ -125,8 +126,6 @@ class ScoredNetwork(Subject):
         if self.explain_cam:
             of_classes, logits, outputs = map(ops.convert_to_numpy, self.explain_cam(ops.convert_to_tensor(images)))
             self.check_outputs(outputs, logits)
-            if self.plan.units == 1:
-                of_classes, logits = (np.concatenate((-part, part), axis=1) for part in (of_classes, logits))
             for kind in self.kinds:
                 if kind.method == "cam":
                     maps[kind.name] = np.stack([of_classes[photos, chosen] for chosen in labels])
@@ -287,7 +286,8 @@ def main(arguments=None):
     if "localisation" in settings.only and not any(item.annotation for item in items):
         print("no annotations: localisation and sharpness are left out; --annotations names them")
     decisive = {
-        name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "dtype", "preprocess")
+        name: getattr(settings, name)
+        for name in ("maps", "only", "sample", "steps", "fill", "dtype", "preprocess", "size")
     }
     claim_folder(
         settings.output,

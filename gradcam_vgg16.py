@@ -191,7 +191,7 @@ def explainer(network, plan, layer=None, method="grad-cam", **settings):
     return explain
 
 
-def explain(network, images, classes=None, method="grad-cam", layer=None, preprocess=None, guided=True):
+def explain(network, images, classes=None, method="grad-cam", layer=None, preprocess=None, guided=True, size=None):
     """Explain photos with a network, in one call; for many calls with one network compile an `explainer` once.
 
     Args:
@@ -202,6 +202,7 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
         layer: str, path of the layer whose output is mapped; default: the last with a spatial output, pooling aside.
         preprocess: str, what a pixel of 0..255 becomes, as after --preprocess; default: what the network says.
         guided: bool, do guided backpropagation and guided Grad-CAM too.
+        size: (height, width) of the network's input where it is open; default: as trained.
 
     Returns:
         Explanation of NumPy arrays, see `camlib.subject.Subject.ask`.
@@ -213,7 +214,7 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
         source, meaning = f"the network {network.name!r}", None
     else:
         source, (network, meaning) = network, load_network(Path(network))
-    subject = Subject(network, meaning, source, layer, preprocess)
+    subject = Subject(network, meaning, source, layer, preprocess, size=size)
     if guided:
         check_guided(subject.plan, "guided=False leaves it out")
     chosen = subject.chosen_classes([str(name) for name in classes or ["predicted"]])
@@ -241,13 +242,12 @@ def parse_arguments(arguments):
     parser.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
     parser.add_argument("--guided-anyway", action="store_true",
                         help="use the true gradient at activations that are no ReLU")  # fmt: skip
-    parser.add_argument("--size", type=int, metavar="N", help="network input, N x N pixels; default: as trained")
     add_network_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
     settings = parser.parse_args(arguments)
-    parser.require(settings, size=8, batch_size=1)
+    parser.require(settings, batch_size=1)
     if settings.counterfactual and METHODS[settings.method].needs != "gradients":
         parser.error(
             f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
