@@ -25,8 +25,7 @@ from camlib.annotations import find_items, spread, truth_kind
 from camlib.cam_family import METHODS
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, print_table, run_script
 from camlib.explaining import targets_of
-from camlib.files import file_sha256
-from camlib.model_files import load_network
+from camlib.model_files import identity_of, load_network
 from camlib.perturbation import FILLS, deletion_insertion_function, probability_function
 from camlib.pictures import encode_photo
 from camlib.report import NO_NETWORK, report
@@ -225,7 +224,8 @@ def parse_arguments(arguments):
     parser.add_argument("--annotations", type=Path, metavar="FILE_OR_FOLDER",
                         help="annotations.json, PASCAL VOC's XML files, or a folder with masks/")  # fmt: skip
     parser.add_argument("--maps", nargs="+", default=list(DEFAULT_MAPS), metavar="[FILE:]METHOD[@LAYER]",
-                        help=f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}")  # fmt: skip
+                        help="FILE: .h5, .keras, or a name of keras.applications; "
+                        f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}")  # fmt: skip
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the evaluation")
     parser.add_argument("--sample", type=int, default=8, metavar="N",
                         help="photos for what is slow: faithfulness, sanity, score-cam and ablation-cam")  # fmt: skip
@@ -294,7 +294,7 @@ def main(arguments=None):
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
          "annotations": str(settings.annotations and settings.annotations.resolve()),
          "class_names": settings.class_names and [subject.class_names for subject in subjects],
-         "items": len(items), "networks": {subject.name: file_sha256(subject.path) for subject in subjects}} | decisive,
+         "items": len(items), "networks": {subject.name: identity_of(subject.path) for subject in subjects}} | decisive,
         CONVENTIONS,
         settings.overwrite,
         lambda output: (output / RESULTS_FILE).unlink(missing_ok=True),

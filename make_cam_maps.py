@@ -21,9 +21,8 @@ from keras import activations, layers, ops
 
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.demo.scenes import demo_folder
-from camlib.files import file_sha256
 from camlib.maps import photo_folder, write_map, write_superposition
-from camlib.model_files import GAP_NETWORK, load_network
+from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import scale_of
 from camlib.runs import MapRun
@@ -34,8 +33,9 @@ from camlib.watching import both_sides, watched
 
 OUTPUT = Path("outputs/cam")
 CONVENTIONS = (
-    "heatmap_for_<class>.npy: float32 (H, W) of the last features, M_c(y, x) = sum_k w_kc f_k(y, x), signed, in logit units: its mean plus "
-    "the class's bias is logit_<class>. Pictures: one colour scale per photo, blue below zero, red above."
+    "heatmap_for_<class>.npy: float32 (H, W) of the last features, M_c(y, x) = sum_k w_kc f_k(y, x), signed, in logit "
+    "units: its mean plus the class's bias is logit_<class>. Pictures: one colour scale per photo, blue below zero, "
+    "red above."
 )
 
 ENDINGS = (activations.linear, activations.softmax, activations.sigmoid)  # of the Dense layer
@@ -149,7 +149,8 @@ def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
-    parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE", help="the network, .h5 or .keras")
+    parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE|NAME",
+                        help="the network: .h5, .keras, or one of keras.applications (DenseNet121)")  # fmt: skip
     add_network_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos per forward pass")
@@ -170,7 +171,7 @@ def main(arguments=None):
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
-         "model": str(settings.model), "model_sha256": file_sha256(settings.model),
+         "model": str(settings.model), "model_sha256": identity_of(settings.model),
          "size": meaning.height if meaning.height == meaning.width else size_name(meaning.height, meaning.width),
          "preprocess": settings.preprocess, "dtype": settings.dtype},
         CONVENTIONS,

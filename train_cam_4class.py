@@ -31,7 +31,7 @@ from camlib.figures import draw_confusion_matrix, draw_history
 from camlib.files import write_json
 from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.model_files import imagenet_vgg16, load_network, save_network
+from camlib.model_files import load_network, save_network
 from camlib.networks import fold, modern_network, original_network, start_from, vgg16_network
 from camlib.runs import run_record, write_failed
 from camlib.training_state import (
@@ -276,7 +276,7 @@ def load_source(weights):
     """
     if weights is None:
         return None, None
-    network, meaning = imagenet_vgg16() if weights == "imagenet" else load_network(Path(weights))
+    network, meaning = load_network(weights)
     if meaning is None:
         raise UserError(
             f"{weights} does not say what it makes of a pixel; expected a .h5 file that train_cam_4class.py wrote, the "

@@ -244,7 +244,8 @@ def complete_meaning(meaning, source, preprocess, class_names, plan, shape):
     if preprocess:
         preprocessing, whose = parse_preprocessing(preprocess), f"--preprocess {preprocess}"
     elif meaning:
-        preprocessing, whose = {name: getattr(meaning, name) for name in ("scale", "offset", "bgr")}, "as its file says"
+        preprocessing = {name: getattr(meaning, name) for name in ("scale", "offset", "bgr")}
+        whose = "as it was trained"
     elif plan.rescaling:
         preprocessing, whose = PREPROCESSING["none"], f"since its layer {plan.rescaling!r} rescales"
     else:
