@@ -25,8 +25,7 @@ from camlib.annotations import find_items, spread, truth_kind
 from camlib.cam_family import METHODS
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, print_table, run_script
 from camlib.explaining import targets_of
-from camlib.files import file_sha256
-from camlib.model_files import load_network
+from camlib.model_files import identity_of, load_network
 from camlib.perturbation import FILLS, deletion_insertion_function, probability_function
 from camlib.pictures import encode_photo
 from camlib.report import NO_NETWORK, report
@@ -47,7 +46,7 @@ from camlib.scoring import (
 )
 from camlib.subject import Subject, add_network_options, check_guided, check_layer
 from gradcam_vgg16 import joint_explainer
-from make_cam_maps import cam_function
+from make_cam_maps import cam_of_subject
 
 # ---------------------------------------------------------------- settings
 
@@ -79,7 +78,8 @@ class ScoredNetwork(Subject):
         self.path, self.name, self.kinds = path, path.stem, kinds
         self.signed = {kind.name: kind.is_signed for kind in kinds}
         network, meaning = load_network(path, settings.trust_model)
-        super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, dtype=settings.dtype)
+        super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, settings.size,
+                         settings.dtype)  # fmt: skip
         groups, plan = list(self.groups.values()), self.plan
         self.targets = targets_of(plan.class_count, groups)  # (classes and groups, C)
         for kind in kinds:
@@ -89,7 +89,7 @@ class ScoredNetwork(Subject):
         if self.guided:
             check_guided(plan, f"leave {' and '.join(GUIDED)} of {path} out of --maps")
         self.pairs = list(dict.fromkeys(map(self.pair_of, self.with_explainer(slow=False))))
-        self.explain_cam = cam_function(network) if any(kind.method == "cam" for kind in kinds) else None
+        self.explain_cam = cam_of_subject(self) if any(kind.method == "cam" for kind in kinds) else None
         self.explain_fast = (
             joint_explainer(network, plan, self.pairs, with_guided=self.guided, groups=groups)
             if self.pairs or not self.explain_cam  # the network's answers are needed in any case
@@ -126,8 +126,6 @@ class ScoredNetwork(Subject):
         maps, photos = {}, np.arange(len(images))
         if self.explain_cam:
             of_classes, logits, outputs = map(ops.convert_to_numpy, self.explain_cam(ops.convert_to_tensor(images)))
-            if self.plan.two_sided:
-                of_classes, logits = (np.concatenate((-part, part), axis=1) for part in (of_classes, logits))
             logits = self.checked_logits(outputs, logits)
             for kind in self.kinds:
                 if kind.method == "cam":
@@ -233,7 +231,8 @@ def parse_arguments(arguments):
     parser.add_argument("--annotations", type=Path, metavar="FILE_OR_FOLDER",
                         help="annotations.json, PASCAL VOC's XML files, or a folder with masks/")  # fmt: skip
     parser.add_argument("--maps", nargs="+", default=list(DEFAULT_MAPS), metavar="[FILE:]METHOD[@LAYER]",
-                        help=f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}")  # fmt: skip
+                        help="FILE: .h5, .keras, or a name of keras.applications; "
+                        f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}")  # fmt: skip
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the evaluation")
     parser.add_argument("--sample", type=int, default=8, metavar="N",
                         help="photos for what is slow: faithfulness, sanity, score-cam and ablation-cam")  # fmt: skip
@@ -294,14 +293,15 @@ def main(arguments=None):
     if "localisation" in settings.only and not any(item.annotation for item in items):
         print("no annotations: localisation and sharpness are left out; --annotations names them")
     decisive = {
-        name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "dtype", "preprocess")
+        name: getattr(settings, name)
+        for name in ("maps", "only", "sample", "steps", "fill", "dtype", "preprocess", "size")
     }
     claim_folder(
         settings.output,
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
          "annotations": str(settings.annotations and settings.annotations.resolve()),
          "class_names": settings.class_names and [subject.class_names for subject in subjects],
-         "items": len(items), "networks": {subject.name: file_sha256(subject.path) for subject in subjects}} | decisive,
+         "items": len(items), "networks": {subject.name: identity_of(subject.path) for subject in subjects}} | decisive,
         CONVENTIONS,
         settings.overwrite,
         lambda output: (output / RESULTS_FILE).unlink(missing_ok=True),

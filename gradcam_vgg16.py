@@ -3,6 +3,7 @@
     python gradcam_vgg16.py                                   # the demo pictures, about half a minute
     python gradcam_vgg16.py my_photos --classes all --output outputs/mine
     python gradcam_vgg16.py my_photos --weights imagenet      # Keras's own VGG-16, 553 MB once
+    python gradcam_vgg16.py my_photos --weights ResNet50V2    # or any other network of keras.applications
     python gradcam_vgg16.py my_photos --weights resnet.keras --preprocess tf --method layer-cam
 
 For each photo and class it writes, below the output folder, gradcam_for_<class>, guided_backprop_for_<class> and
@@ -34,7 +35,7 @@ from camlib.explaining import (
 )
 from camlib.files import file_sha256
 from camlib.maps import write_explanations
-from camlib.model_files import VGG_NETWORK, imagenet_vgg16, load_network
+from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
 from camlib.ports import add_port_options, port_of
 from camlib.runs import MapRun
@@ -199,17 +200,18 @@ def explainer(network, plan, layer=None, method="grad-cam", **settings):
     return explain
 
 
-def explain(network, images, classes=None, method="grad-cam", layer=None, preprocess=None, guided=True):
+def explain(network, images, classes=None, method="grad-cam", layer=None, preprocess=None, guided=True, size=None):
     """Explain photos with a network, in one call; for many calls with one network compile an `explainer` once.
 
     Args:
-        network: keras.Model, or the path of a model file.
+        network: keras.Model, the path of a model file, or a name of keras.applications.
         images: list of uint8 (H, W, 3), RGB, of any sizes, or an array (N, H, W, 3).
         classes: list of names or indices, each explained for every photo; default: the class predicted.
         method: str, a key of METHODS.
         layer: str, path of the layer whose output is mapped; default: the last with a spatial output, pooling aside.
         preprocess: str, what a pixel of 0..255 becomes, as after --preprocess; default: what the network says.
         guided: bool, do guided backpropagation and guided Grad-CAM too.
+        size: (height, width) of the network's input where it is open; default: as trained.
 
     Returns:
         Explanation of NumPy arrays, see `camlib.subject.Subject.ask`.
@@ -220,8 +222,8 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
     if isinstance(network, keras.Model):
         source, meaning = f"the network {network.name!r}", None
     else:
-        source, (network, meaning) = network, load_network(Path(network))
-    subject = Subject(network, meaning, source, layer, preprocess)
+        source, (network, meaning) = network, load_network(network)
+    subject = Subject(network, meaning, source, layer, preprocess, size=size)
     if guided:
         check_guided(subject.plan, "guided=False leaves it out")
     chosen = subject.chosen_classes([str(name) for name in classes or ["predicted"]])
@@ -238,7 +240,11 @@ def parse_arguments(arguments):
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
     parser.add_argument(
-        "--weights", default="4class", metavar="4class|imagenet|FILE", help="the network, .h5 or .keras"
+        "--weights",
+        default="4class",
+        metavar="4class|imagenet|NAME|FILE",
+        help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications (ResNet50V2), "
+        "or a .h5 or .keras file",
     )
     parser.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
                         "network; default: the last with a spatial output, pooling aside")  # fmt: skip
@@ -249,14 +255,13 @@ def parse_arguments(arguments):
     parser.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
     parser.add_argument("--guided-anyway", action="store_true",
                         help="use the true gradient at activations that are no ReLU")  # fmt: skip
-    parser.add_argument("--size", type=int, metavar="N", help="network input, N x N pixels; default: as trained")
     add_network_options(parser)
     add_port_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
     settings = parser.parse_args(arguments)
-    parser.require(settings, size=8, batch_size=1)
+    parser.require(settings, batch_size=1)
     if settings.counterfactual and METHODS[settings.method].needs != "gradients":
         parser.error(
             f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
@@ -266,10 +271,8 @@ def parse_arguments(arguments):
 
 def load(settings):
     """The network to explain, its Meaning or None, and what identifies it in run.json."""
-    if settings.weights == "imagenet":
-        return *imagenet_vgg16(), "keras imagenet"
-    path = VGG_NETWORK if settings.weights == "4class" else Path(settings.weights)
-    return *load_network(path, settings.trust_model), file_sha256(path)
+    source = VGG_NETWORK if settings.weights == "4class" else settings.weights
+    return *load_network(source, settings.trust_model), identity_of(source)
 
 
 def announce(settings, subject):

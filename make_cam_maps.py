@@ -1,42 +1,47 @@
-"""Make class activation maps: where each class's score comes from, at the size of the network's input.
+"""Make class activation maps: where each class's score comes from, at the size of the network's last features.
 
     python make_cam_maps.py                                   # the demo pictures, about twenty seconds
     python make_cam_maps.py my_photos --output outputs/mine
     python make_cam_maps.py my_photos --model outputs/training/mine.h5 --size 128
+    python make_cam_maps.py my_photos --model densenet.keras --preprocess torch --class-names names.txt
 
-Works for every network that ends in global average pooling and one Dense layer, as train_cam_4class.py makes them;
-the original's model_weight.h5 too. For each photo it writes, below the output folder, for each class
-heatmap_for_<class>.npy (the map in logit units) and .jpg, spp_for_<class>.jpg (superposition: the map over the
-photo), and a row of predictions.csv. The same command again does only what is missing.
+Works for every network whose scores come from one Dense layer right behind global average pooling: those of
+train_cam_4class.py, the original's model_weight.h5, and any .keras or .h5 file of Keras's own layers, nested ones too.
+For each photo it writes, below the output folder, for each class heatmap_for_<class>.npy (the map in logit units) and
+.jpg, spp_for_<class>.jpg (superposition: the map over the photo), and a row of predictions.csv. The same command again
+does only what is missing.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
-from camlib.backend import compiled, device_name
+from camlib.backend import compiled, device_name, traced
 
 # isort: split
-import keras
-import numpy as np
-from keras import layers, ops
+from keras import activations, layers, ops
 
+from camlib.axes import check_axes
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.demo.scenes import demo_folder
-from camlib.files import file_sha256
 from camlib.maps import write_map, write_superposition
-from camlib.meaning import probabilities_of
-from camlib.model_files import GAP_NETWORK, load_network
+from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import scale_of
 from camlib.runs import MapRun
+from camlib.subject import Subject, add_network_options, size_name
+from camlib.surveying import both_sides
+from camlib.watching import watched
 
 # ---------------------------------------------------------------- settings
 
 OUTPUT = Path("outputs/cam")
 CONVENTIONS = (
-    "heatmap_for_<class>.npy: float32 (H, W), M_c(y, x) = sum_k w_kc f_k(y, x), signed, in logit units: its mean plus "
-    "the class's bias is logit_<class>. Pictures: one colour scale per photo, blue below zero, red above."
+    "heatmap_for_<class>.npy: float32 (H, W) of the last features, M_c(y, x) = sum_k w_kc f_k(y, x), signed, in logit "
+    "units: its mean plus the class's bias is logit_<class>. Pictures: one colour scale per photo, blue below zero, "
+    "red above."
 )
+
+ENDINGS = (activations.linear, activations.softmax, activations.sigmoid)  # of the Dense layer
+ANY_SIDE = 224  # pixels, to look at networks that take every size; nothing is computed then
 
 # ---------------------------------------------------------------- mathematics
 
@@ -63,58 +68,97 @@ def class_activation_maps(features, class_weights):
 
 
 def pooled_classifier(network):
-    """Find the global average pooling that feeds a Dense layer, and that Dense layer.
+    """Find the global average pooling and the Dense layer that a network's scores come from.
+
+    Args:
+        network: keras.Model.
+
+    Returns:
+        (pooling, dense, place): keras layers, and the path of what the first pools; None where no layer made that.
 
     Raises:
-        UserError: there is none, so that CAM does not apply.
+        UserError: there are none, so that CAM does not apply.
     """
-    for pooling in network.layers:
-        if isinstance(pooling, layers.GlobalAveragePooling2D):
-            for dense in network.layers:
-                if isinstance(dense, layers.Dense) and dense.input is pooling.output:
-                    return pooling, dense
-    raise UserError(
-        f"the network {network.name!r} has no Dense layer right behind global average pooling, so CAM does not apply; "
-        "expected a network of train_cam_4class.py. For others use gradcam_vgg16.py"
-    )
+    seen = []
+
+    def look(images):
+        seen.append(pooled_scores(network, images))
+        return seen[-1][0]
+
+    height, width, channels = network.input_shape[1:]
+    traced(look, (1, height or ANY_SIDE, width or ANY_SIDE, channels))
+    _, pooling, dense, before, place = seen[-1]
+    if pooling is None:
+        where = f"layer {dense.path!r} makes them from {before!r}" if dense else "no Dense layer makes them"
+        raise UserError(
+            f"the network {network.name!r} has no Dense layer right behind global average pooling that makes its "
+            f"scores ({where}), so CAM does not apply; use python gradcam_vgg16.py"
+        )
+    return pooling.layer, dense.layer, place
 
 
-def cam_function(network):
+def pooled_scores(network, images):
+    """Run a network, and see what makes its scores.
+
+    Args:
+        network: keras.Model.
+        images: float32 (N, H, W, channels).
+
+    Returns:
+        (outputs, pooling, dense, before, place): the network's own output (N, C), the Run of the global average pooling
+        whose means the scores are made from, that of the Dense layer which does so, the path of the layer in front of
+        it, and of that in front of the pooling. Dropout or Flatten, which compute nothing, may stand between the two.
+        What is missing is None.
+    """
+    with watched() as record:
+        outputs = network(images, training=False)
+    ending = record.ending_of(outputs)
+    # behind Dense(activation="softmax") there is one of the two only
+    scores = [ending.activations[0].input, outputs] if ending and len(ending.activations) == 1 else [outputs]
+    dense = next(filter(None, (record.maker_of(tensor, layers.Dense) for tensor in scores)), None)
+    if dense is None or dense.layer.activation not in ENDINGS:
+        return outputs, None, None, None, None
+    before = next((run.path for run in record.runs if run.output is dense.input), "the photo")
+    pooling = record.maker_of(dense.input, layers.GlobalAveragePooling2D)
+    place = pooling and next((run.path for run in record.runs if run.output is pooling.input), None)
+    return outputs, pooling, dense, before, place
+
+
+def cam_function(network, two_sided=False):
     """Compile one forward pass that gives every class's map.
 
     Args:
-        network: keras.Model ending in global average pooling, one Dense layer and, maybe, softmax.
+        network: keras.Model whose scores come from global average pooling and one Dense layer.
+        two_sided: bool, its single unit stands for two classes, as for `both_sides`.
 
     Returns:
-        function of float32 (N, H, W, channels) -> (maps (N, C, H, W), logits (N, C), outputs (N, C)), where outputs
-        are the network's own, to be checked against the logits.
+        function of float32 (N, H, W, channels) -> (maps (N, C, H, W), logits (N, C), outputs), where outputs are the
+        network's own, to be checked against the logits.
+
+    Raises:
+        UserError: CAM does not apply.
     """
-    pooling, dense = pooled_classifier(network)
-    trunk = keras.Model(network.inputs[0], [pooling.input, network.outputs[0]])
+    pooled_classifier(network)
+    sides = both_sides if two_sided else lambda weights: weights
 
     def maps_of(images):
-        features, outputs = trunk(images, training=False)
-        maps = class_activation_maps(features, dense.kernel)
+        outputs, pooling, dense, *_ = pooled_scores(network, images)
+        maps = class_activation_maps(pooling.input, sides(dense.layer.kernel))
         logits = ops.mean(maps, axis=(2, 3))  # (N, C)
-        return maps, logits + dense.bias if dense.use_bias else logits, outputs
+        return maps, logits + sides(dense.layer.bias) if dense.layer.use_bias else logits, outputs
 
     return compiled(maps_of, network)
 
 
-def check_outputs(logits, outputs):
-    """Make sure that the logits rebuilt from the maps are the network's: as they are, or behind its softmax.
+def cam_of_subject(subject):
+    """The `cam_function` of a Subject, whose last features have to lie on the photo's own axes.
 
     Raises:
-        UserError: the network computes something else from its features than CAM assumes.
+        UserError: CAM does not apply, or the axes are others.
     """
-    scale = max(1.0, np.abs(logits).max(initial=0))
-    if not (
-        np.allclose(outputs, probabilities_of(logits), atol=1e-4) or np.allclose(outputs, logits, atol=1e-5 * scale)
-    ):
-        raise UserError(
-            "the network's output is neither the maps' mean plus bias nor its softmax; expected only Dense and softmax "
-            "behind global average pooling"
-        )
+    _, _, place = pooled_classifier(subject.network)
+    check_axes(subject.network, subject.plan, place, subject.meaning, asked=False)
+    return cam_function(subject.network, subject.plan.two_sided)
 
 
 # ---------------------------------------------------------------- the script
@@ -124,52 +168,51 @@ def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
-    parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE.h5", help="the network")
+    parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE|NAME",
+                        help="the network: .h5, .keras, or one of keras.applications (DenseNet121)")  # fmt: skip
+    add_network_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
-    parser.add_argument("--size", type=int, metavar="N", help="network input, N x N pixels; default: as trained")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos per forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
-    parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
     settings = parser.parse_args(arguments)
-    parser.require(settings, size=8, batch_size=1)
+    parser.require(settings, batch_size=1)
     return settings
 
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
     network, meaning = load_network(settings.model, settings.trust_model)
-    if meaning is None:
-        raise UserError(f"{settings.model} names no classes and no input; expected a file of train_cam_4class.py")
-    if settings.size:
-        meaning = replace(meaning, height=settings.size, width=settings.size)
-    maps_of = cam_function(network)
+    subject = Subject(network, meaning, settings.model, None, settings.preprocess, settings.class_names, settings.size,
+                      settings.dtype)  # fmt: skip
+    maps_of, meaning = cam_of_subject(subject), subject.meaning
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
-    class_names = meaning.class_names
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
-         "model": str(settings.model), "model_sha256": file_sha256(settings.model), "size": meaning.height},
+         "model": str(settings.model), "model_sha256": identity_of(settings.model),
+         "size": meaning.height if meaning.height == meaning.width else size_name(meaning.height, meaning.width),
+         "preprocess": settings.preprocess, "dtype": settings.dtype},
         CONVENTIONS,
-        class_names,
+        meaning.class_names,
         settings.overwrite,
+        with_probabilities=subject.has_probabilities,
     )  # fmt: skip
 
     def explain(images, count):
         maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(meaning.prepare(images)))
-        known = np.isfinite(logits).all(axis=1) & np.isfinite(outputs).all(axis=1)  # the batch may end in filling
-        check_outputs(logits[known], outputs[known])
-        logits = np.where(known[:, None], logits, np.nan)
+        logits = subject.checked_logits(outputs, logits)
 
         def write(index, photo, folder, picture):
             scale = scale_of(True, maps[index])
-            for name, values in zip(class_names, maps[index], strict=True):
+            for name, values in zip(meaning.class_names, maps[index], strict=True):
                 write_map(folder, "heatmap", name, values, picture, scale)
                 write_superposition(folder, name, values, picture, scale)
 
-        return logits, probabilities_of(logits), write
+        return logits, subject.probabilities_of(logits), write
 
-    print(f"{len(photos):,} photos, {settings.model} on {device_name()}")
+    print(f"network {settings.model}: {meaning.preprocessing}, {subject.whose}")
+    print(f"{len(photos):,} photos on {device_name()}")
     return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}")
 
 

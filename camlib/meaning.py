@@ -1,5 +1,7 @@
 """What a network's numbers mean: pixels in, names out. Imports neither Keras nor TensorFlow."""
 
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,20 +69,63 @@ def numbers(value):
     return f"({', '.join(f'{one:.6g}' for one in value)})" if isinstance(value, list) else f"{value:.6g}"
 
 
+OWN_PREPROCESSING = ("SCALE,OFFSET", "mean=R,G,B,std=R,G,B")  # what the user may write instead of a name
+WHAT_PREPROCESSING_MEANS = (
+    "SCALE,OFFSET: pixel * SCALE + OFFSET; mean=R,G,B,std=R,G,B: (pixel / 255 - mean) / std, as in PyTorch, or "
+    "(pixel - mean) / std where a number above 1 shows that they are of pixels of 0..255; one number is for all "
+    "channels"
+)
+
+
 def parse_preprocessing(text):
     """The `scale`, `offset` and `bgr` of a Meaning for what the user wrote after --preprocess.
 
     Raises:
-        UserError: it is neither a key of PREPROCESSING nor two numbers.
+        UserError: it is neither a key of PREPROCESSING nor one of OWN_PREPROCESSING.
     """
     if text in PREPROCESSING:
         return PREPROCESSING[text]
     try:
-        scale, offset = map(float, text.split(","))
+        if statistics := re.fullmatch("mean=(.+),std=(.+)", text):
+            scale, offset = standardising(*(channel_numbers(part) for part in statistics.groups()), text)
+        else:
+            scale, offset = (channel_numbers(part) for part in text.split(","))
     except ValueError as error:
         known = ", ".join(PREPROCESSING)
-        raise UserError(f"--preprocess {text} is unknown; expected {known}, or two numbers SCALE,OFFSET") from error
+        raise UserError(
+            f"--preprocess {text} is unknown; expected {known}, or two numbers {' or '.join(OWN_PREPROCESSING)}"
+        ) from error
     return {"scale": scale, "offset": offset, "bgr": False}
+
+
+def channel_numbers(text):
+    """One number, float, or one per channel of RGB, list; ValueError for everything else."""
+    values = [float(part) for part in text.split(",")]
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise ValueError(f"{len(values)} numbers")
+    return values if len(values) == 3 else values[0]
+
+
+def standardising(mean, std, text):
+    """Scale and offset, each a float or a list of three, of (pixel - mean) / std; see WHAT_PREPROCESSING_MEANS.
+
+    Raises:
+        UserError: the numbers are no mean and no standard deviation of pixels of 0..1, nor of 0..255.
+    """
+    several = isinstance(mean, list) or isinstance(std, list)
+    means, stds = (value if isinstance(value, list) else [value] * (3 if several else 1) for value in (mean, std))
+    if min(stds) <= 0:
+        raise UserError(f"--preprocess {text} divides by {min(stds):g}; expected standard deviations above 0")
+    unit = 255 if max(means + stds) <= 1 else 1  # of pixels of 0..1 neither can be above 1
+    least = 0 if unit == 255 else 1
+    if min(stds) < least or not all(value == 0 or least <= value <= 255 for value in means):
+        raise UserError(
+            f"--preprocess {text} mixes numbers of several sizes; expected mean and standard deviation both of pixels "
+            "of 0..1, as in PyTorch, or both of pixels of 0..255"
+        )
+    scale = [1 / (unit * std) for std in stds]
+    offset = [0 - mean / std for mean, std in zip(means, stds, strict=True)]
+    return (scale, offset) if several else (scale[0], offset[0])
 
 
 # ---------------------------------------------------------------- names out

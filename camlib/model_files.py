@@ -9,33 +9,15 @@ import h5py
 import keras
 import numpy as np
 
+from camlib.applications import IMAGENET, application_named, application_of_file, load_application, unknown_network
 from camlib.class_folders import ORIGINAL_CLASSES
 from camlib.console import UserError, first_line
-from camlib.meaning import PREPROCESSING, Meaning, imagenet_names
+from camlib.files import file_sha256
+from camlib.meaning import Meaning
 from camlib.networks import original_network
 
 MODELS = Path(__file__).parent.parent / "models"
 GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5"  # the networks shipped
-
-
-def imagenet_vgg16(weights="imagenet"):
-    """Keras's VGG-16 with its weights of ImageNet, and their meaning.
-
-    Args:
-        weights: str or Path; "imagenet" downloads 553 MB once, a path is Keras's file of that name.
-
-    Raises:
-        UserError: the download failed; the message says how to get the file otherwise.
-    """
-    try:
-        network = keras.applications.VGG16(weights=str(weights))
-    except Exception as error:  # a refused connection, a proxy's page, a checksum: urllib and Keras raise various ones
-        raise UserError(
-            f"the ImageNet weights could not be had ({first_line(error)}); with a connection Keras downloads "
-            "vgg16_weights_tf_dim_ordering_tf_kernels.h5 once; without, bring that file and give --weights FILE"
-        ) from error
-    return network, Meaning(imagenet_names(), 224, 224, 3, **PREPROCESSING["vgg"])
-
 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
 ORIGINAL_MEANING = Meaning(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
@@ -95,14 +77,21 @@ def copy_as_float16(path):
 # ---------------------------------------------------------------- loading, as data from a stranger
 
 
-def load_network(path, trust=False):
+def identity_of(source):
+    """What tells a network from others in run.json: its file's SHA-256, or its name in Keras."""
+    name = application_named(str(source))
+    return f"keras {IMAGENET if name == 'VGG16' else name}" if name else file_sha256(source)
+
+
+def load_network(source, trust=False):
     """Rebuild a network from a file: ours, any .keras or .h5, the original's of TensorFlow 2.0 or its weights only.
 
-    The file is treated as data from a stranger: only Keras's own layer classes are rebuilt and no code in it is run.
+    A name of keras.applications is that network with Keras's weights of ImageNet. A file is treated as data from a
+    stranger: only Keras's own layer classes are rebuilt and no code in it is run.
     The spatial input size is left open where the network allows it.
 
     Args:
-        path: Path of an HDF5 or .keras file.
+        source: Path of an HDF5 or .keras file, or a name of keras.applications; "imagenet" is VGG-16.
         trust: bool, hand the file to `keras.models.load_model` with its safety off.
 
     Returns:
@@ -111,8 +100,11 @@ def load_network(path, trust=False):
     Raises:
         UserError: the file is missing, of another kind, holds layers that run code, or does not describe a network.
     """
+    if name := application_named(str(source)):
+        return load_application(name)
+    path = Path(source)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; expected a .h5 file as written by train_cam_4class.py")
+        raise unknown_network(path)
     if zipfile.is_zipfile(path):
         return load_keras_archive(path, trust), None
     if not h5py.is_hdf5(path):
@@ -127,8 +119,8 @@ def load_network(path, trust=False):
         shapes, names = weight_shapes(file), list(file)
     if trust and config is not None:
         return rebuilt_by_keras(path, safe=False), meaning
-    if config is None and any("block5_conv3" in name for name in names):
-        return imagenet_vgg16(path)
+    if config is None and (name := application_of_file(path, names)):
+        return load_application(name, path)
     is_original = shapes == sorted(tuple(weight.shape) for weight in original_network(4).weights)
     meaning = meaning or (ORIGINAL_MEANING if is_original else None)
     # a file that does not say which size it was trained with keeps the size that its network has
@@ -137,8 +129,8 @@ def load_network(path, trust=False):
     )
     if config is None and not is_original:
         raise UserError(
-            f"{path} holds weights alone, of a network unknown here; expected the original's, or a file with its "
-            "network's configuration as train_cam_4class.py writes it"
+            f"{path} holds weights alone, of a network unknown here; expected the original's, a file by the name that "
+            "Keras gives it (resnet50v2_weights_tf_dim_ordering_tf_kernels.h5), or one with its network's configuration"
         )
     try:
         network.load_weights(path)
@@ -163,7 +155,7 @@ def load_known_network(path):
     Raises:
         UserError: there is no such network, or the file does not say it.
     """
-    network, meaning = imagenet_vgg16() if path == "imagenet" else load_network(Path(path))
+    network, meaning = load_network(path)
     if meaning is None:
         raise UserError(
             f"{path} does not say what it makes of a pixel; expected a .h5 file that train_cam_4class.py wrote, the "

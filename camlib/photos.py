@@ -19,6 +19,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictu
 # A file with one of these suffixes is meant as a photo: what cannot be read is reported, not passed over.
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".avif"}
 DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only makes the files larger
+SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
 RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
 
 
@@ -162,17 +163,46 @@ def read_photo(path, shorter_side=None):
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
             picture.load()
+            refuse_what_is_left_out(picture)
             return np.asarray(to_rgb(ImageOps.exif_transpose(picture)))
     except FileNotFoundError:
         raise PhotoError("no such file") from None
     except PermissionError:
         raise PhotoError("no permission to read it") from None
     except Image.UnidentifiedImageError:
-        raise PhotoError("not a JPEG, PNG, BMP, WebP or TIFF picture") from None
+        raise PhotoError(what_else(path)) from None
     except PhotoError:
         raise
     except Exception as error:  # decoders meet damaged bytes with errors of almost every class
         raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})".replace("\n", " ")) from error
+
+
+def refuse_what_is_left_out(picture):
+    """Raise PhotoError for a TIFF file with more than Pillow reads of it: further pages, further bands."""
+    if picture.format != "TIFF":
+        return
+    bands = picture.tag_v2.get(SAMPLES_PER_PIXEL, 1)
+    if bands > len(picture.getbands()):
+        raise PhotoError(f"a TIFF of {bands} bands; expected grey or RGB, with or without transparency")
+    pages = 1
+    for page in range(1, picture.n_frames):
+        picture.seek(page)
+        pages += not picture.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1  # a smaller copy of another page is no page of its own
+    picture.seek(0)
+    picture.load()
+    if pages > 1:
+        raise PhotoError(f"a TIFF of {pages} pages; expected one picture a file: save the page that is meant alone")
+
+
+def what_else(path):
+    """What a file is that is no picture, as a reason."""
+    with open(path, "rb") as file:
+        head = file.read(6)
+    if head == b"\x93NUMPY":
+        return "a NumPy array; expected a picture: save its photo as PNG or TIFF, 8 bits, grey or RGB"
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return "a TIFF of bands, bits or layout that cannot be read; expected grey or RGB, 8 or 16 bits"
+    return "not a JPEG, PNG, BMP, WebP or TIFF picture"
 
 
 def to_rgb(picture):

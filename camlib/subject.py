@@ -1,5 +1,6 @@
 """A network ready to be asked: what it is made of, what its numbers mean, and what may be asked of it."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from camlib.console import UserError
 from camlib.explaining import PREDICTED, as_arrays
 from camlib.meaning import (
     IMAGENET_GROUPS,
+    OWN_PREPROCESSING,
     PREPROCESSING,
+    WHAT_PREPROCESSING_MEANS,
     Meaning,
     imagenet_names,
     parse_preprocessing,
@@ -27,12 +30,35 @@ A_FEW_UNITS = 20  # how far from zero pixels that a network has rescaled may lie
 
 def add_network_options(parser):
     """Add the options that say what a network's numbers mean and what it computes in."""
-    parser.add_argument("--preprocess", metavar="|".join([*PREPROCESSING, "SCALE,OFFSET"]),
-                        help="what a pixel of 0..255 becomes; default: what the file says")  # fmt: skip
+    parser.add_argument("--preprocess", metavar="|".join([*PREPROCESSING, *OWN_PREPROCESSING]),
+                        help="what a pixel of 0..255 becomes; default: what the file says. "
+                        + WHAT_PREPROCESSING_MEANS)  # fmt: skip
     parser.add_argument("--class-names", type=Path, metavar="FILE",
                         help="one class a line; default: what the file says")  # fmt: skip
+    parser.add_argument("--size", type=parse_size, metavar="N|HxW",
+                        help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
     parser.add_argument("--dtype", default="float32", choices=FLOAT_TYPES, help="what the network computes in")
     parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
+
+
+LEAST_SIDE = 8  # pixels of a network's input
+
+
+def parse_size(text):
+    """(height, width) for what the user wrote after --size: "64" or "64x96".
+
+    Raises:
+        UserError: it is something else, or below LEAST_SIDE.
+    """
+    sides = [int(side) if re.fullmatch("[0-9]{1,5}", side) else -1 for side in text.lower().split("x")]
+    if len(sides) > 2 or min(sides) < LEAST_SIDE:
+        raise UserError(f"--size {text}: expected {LEAST_SIDE} or more pixels, N or HEIGHTxWIDTH")
+    return sides[0], sides[-1]
+
+
+def size_name(height, width):
+    """A size as after --size."""
+    return str(height) if height == width else f"{height}x{width}"
 
 
 class Subject:
@@ -54,7 +80,7 @@ class Subject:
         layer: str or None for the last with a spatial output, pooling aside.
         preprocess: str, as after --preprocess, or None for what the file says.
         class_names: Path of a file of names, or None for what the file says.
-        size: int or None, height and width of the network's input where it is open.
+        size: (height, width) of the network's input where it is open, or None for what the file says.
         dtype: one of FLOAT_TYPES.
         port: Port, how the network is fed and which of its outputs is explained; default: its only ones.
         image_input: str, name of the input that takes photos, of a network with several.
@@ -149,7 +175,7 @@ def input_shape_of(network, meaning, size=None, image_input=None):
     Args:
         network: keras.Model.
         meaning: Meaning or None.
-        size: int or None, the height and width that the user asked for.
+        size: (height, width) that the user asked for, or None.
         image_input: str, name of the input that takes photos, of a network with several.
 
     Raises:
@@ -166,14 +192,14 @@ def input_shape_of(network, meaning, size=None, image_input=None):
         )
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (1, 3):
         raise UserError(f"the network {network.name!r} takes {shape}; expected one input of photos, (N, H, W, 1 or 3)")
-    own = (meaning.height, meaning.width) if meaning else (None, None)
-    height, width = (fixed or size or trained for fixed, trained in zip(shape[1:3], own, strict=True))
+    own = size or ((meaning.height, meaning.width) if meaning else (None, None))
+    height, width = (fixed or wanted for fixed, wanted in zip(shape[1:3], own, strict=True))
     if height is None or width is None:
         raise UserError(
-            f"the network {network.name!r} takes photos of any size and its file names none; expected --size N"
+            f"the network {network.name!r} takes photos of any size and its file names none; expected --size N or HxW"
         )
-    if size and (height, width) != (size, size):
-        raise UserError(f"--size {size}: the network {network.name!r} takes {height}x{width} only")
+    if size and (height, width) != size:
+        raise UserError(f"--size {size_name(*size)}: the network {network.name!r} takes {height}x{width} only")
     return height, width, shape[3]
 
 
@@ -267,18 +293,19 @@ def complete_meaning(meaning, source, preprocess, names, plan, shape):
     if preprocess:
         preprocessing, whose = parse_preprocessing(preprocess), f"--preprocess {preprocess}{rescaled(plan, preprocess)}"
     elif meaning:
-        preprocessing, whose = {name: getattr(meaning, name) for name in ("scale", "offset", "bgr")}, "as its file says"
+        preprocessing = {name: getattr(meaning, name) for name in ("scale", "offset", "bgr")}
+        whose = "as it was trained"
     elif plan.rescaling:
         check_rescaling(plan)
         preprocessing, whose = PREPROCESSING["none"], f"since its layer {plan.rescaling!r} rescales"
     else:
         raise UserError(
             f"nothing says what {source} makes of a pixel; expected --preprocess as the network was trained "
-            f"with: {', '.join(PREPROCESSING)} or SCALE,OFFSET"
+            f"with: {', '.join(PREPROCESSING)}, {' or '.join(OWN_PREPROCESSING)}"
         )
     for values in (preprocessing["scale"], preprocessing["offset"]):
         if isinstance(values, list) and len(values) != shape[2] or preprocessing["bgr"] and shape[2] != 3:
-            raise UserError(f"--preprocess {preprocess} is for RGB; the network takes {shape[2]} channel(s)")
+            raise UserError(f"what becomes of a pixel, {whose}, is for RGB; the network takes {shape[2]} channel(s)")
     count = plan.class_count
     if names is None and count == 1:
         names = ["output"]

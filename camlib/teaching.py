@@ -22,8 +22,9 @@ from camlib.meaning import probabilities_of
 from camlib.model_files import load_known_network
 from camlib.photos import PhotoError, in_parallel, network_input, read_photo
 from camlib.subject import check_outputs, input_shape_of, set_dtype
+from camlib.surveying import survey
 from camlib.training_state import dtype_policy
-from camlib.watching import survey, watched
+from camlib.watching import watched
 
 # What the teacher sees of a photo: (top, left, side, mirrored) of a cut-out, as shares of the photo's height and width
 VIEWS = (
@@ -121,9 +122,10 @@ class Teacher:
         if size and any(side not in (None, size) for side in fixed):
             raise UserError(f"--teacher-size {size}: {path} takes {fixed[0]}x{fixed[1]} only")
         self.sha256 = file_sha256(path)
-        shape = input_shape_of(network, meaning, size)
+        shape = input_shape_of(network, meaning, size and (size, size))
         self.meaning = replace(meaning, height=shape[0], width=shape[1], channels=shape[2])
-        self.ending = survey(network, shape).ending
+        plan = survey(network, shape)
+        self.ending = plan.ending
         if self.ending == "sigmoid":
             raise UserError(
                 f"the teacher {path} ends in a sigmoid of each class, which does not choose one of them; expected a "
@@ -134,8 +136,8 @@ class Teacher:
 
         def run(images):
             with watched() as record:
-                outputs = network(images, training=False)
-            return ops.cast(record.logits_of(outputs), "float32"), ops.cast(outputs, "float32")
+                logits, outputs = plan.scores_of(record, plan.port.run(network, images))
+            return ops.cast(logits, "float32"), ops.cast(outputs, "float32")
 
         self.run = compiled(run, network)
 

@@ -175,6 +175,18 @@ class Record:
                 return None
             outputs = before[-1]
 
+    def maker_of(self, tensor, kind):
+        """The Run of a layer of that kind that made a tensor, shape and precision aside, or None."""
+        while True:
+            runs = [run for run in self.runs if run.output is tensor]
+            for run in runs:
+                if isinstance(run.layer, kind):
+                    return run
+            before = [run.input for run in runs if passes_on(run.layer)]
+            if not before or before[-1] is tensor:
+                return None
+            tensor = before[-1]
+
     def joined_ending(self, run):
         """The Ending of outputs that join several."""
         endings = [self.ending_of(part) for part in run.input]

@@ -93,23 +93,29 @@ def as_nobody(photos_with_closed_folder):
         yield
 
 
+def write_weights_file(path, network):
+    """Write the weights of a network as Keras 1 and 2 did, and as keras.applications downloads them."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in network.layers]
+        for layer in network.layers:
+            group = file.create_group(layer.name)
+            labels = [f"{layer.name}_{number}:0" for number in range(len(layer.weights))]
+            group.attrs["weight_names"] = [label.encode() for label in labels]
+            for label, array in zip(labels, layer.get_weights(), strict=True):
+                group[label] = array
+
+
 @pytest.fixture(scope="session")
 def imagenet_file(tmp_path_factory):
     """(path, keras.Model): Keras's weights file of VGG-16 in the layout of Keras 1 and 2, with random weights."""
-    import h5py
     import keras
 
     keras.utils.set_random_seed(5)
     reference = keras.applications.VGG16(weights=None)
     path = tmp_path_factory.mktemp("imagenet") / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [layer.name.encode() for layer in reference.layers]
-        for layer in reference.layers:
-            group = file.create_group(layer.name)
-            labels = [f"{layer.name}_{kind}_1:0" for kind in ("W", "b")][: len(layer.get_weights())]
-            group.attrs["weight_names"] = [label.encode() for label in labels]
-            for label, array in zip(labels, layer.get_weights(), strict=True):
-                group[label] = array
+    write_weights_file(path, reference)
     yield path, reference
     path.unlink()  # 553 MB
 

@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED
+from keras import layers
 from PIL import Image
 
 from camlib.console import UserError
 from camlib.meaning import Meaning
-from camlib.model_files import load_network, save_network
+from camlib.model_files import VGG_NETWORK, load_network, save_network
 from camlib.networks import modern_network, original_network
+from camlib.photos import read_network_input
 from camlib.pictures import colours, resize_map, superposition
 from make_cam_maps import cam_function, class_activation_maps, main, pooled_classifier
 
@@ -64,7 +67,7 @@ def test_maps_name_both_shapes_when_channels_differ():
 def test_mean_of_map_plus_bias_is_the_networks_own_logit(build):
     keras.utils.set_random_seed(3)
     network = build(4, 3)
-    _, dense = pooled_classifier(network)
+    _, dense, _ = pooled_classifier(network)
     dense.bias.assign([0.5, -1.0, 2.0, 0.1])
     images = np.random.default_rng(0).random((3, 20, 28, 3), np.float32)
     maps, logits, probabilities = (keras.ops.convert_to_numpy(part) for part in cam_function(network)(images))
@@ -89,6 +92,111 @@ def test_network_without_pooled_classifier_is_refused():
     network = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)), name="flat")
     with pytest.raises(UserError, match="'flat' has no Dense layer right behind global average pooling"):
         cam_function(network)
+
+
+# ---------------------------------------------------------------- networks of other kinds, from files
+
+
+def pooled_inside(**ending):
+    """A trunk that pools itself, as keras.applications' with pooling="avg", Dropout, and the classes."""
+    keras.utils.set_random_seed(4)
+    image = keras.Input((24, 32, 3))
+    x = layers.Conv2D(5, 3, strides=2, activation="relu", name="conv")(image)  # (N, 11, 15, 5)
+    trunk = keras.Model(image, layers.GlobalAveragePooling2D()(x), name="trunk")
+    photo = keras.Input((24, 32, 3))
+    x = layers.Dropout(0.5)(trunk(photo))
+    return keras.Model(photo, layers.Dense(**({"units": 3, "activation": "softmax"} | ending), name="class")(x))
+
+
+def sequential_pooling(**ending):
+    keras.utils.set_random_seed(4)
+    return keras.Sequential(
+        [
+            keras.Input((24, 32, 3)),
+            layers.Conv2D(5, 3, strides=2, activation="relu", name="conv"),
+            layers.GlobalAveragePooling2D(keepdims=True),
+            layers.Flatten(),
+            layers.Dense(**({"units": 3} | ending), name="class"),
+            layers.Activation("softmax"),
+        ]
+    )
+
+
+def numpy_maps(network, images):
+    """M_c of a network with one strided convolution, in float64 NumPy: (N, C, 11, 15)."""
+    conv, dense = (next(one for one in network._flatten_layers() if one.name == name) for name in ("conv", "class"))
+    (kernel, bias), weights = (part.get_weights() for part in (conv, dense))
+    features = np.zeros((len(images), 11, 15, 5)) + bias
+    for dy, dx in np.ndindex(3, 3):
+        features += images[:, dy : dy + 21 : 2, dx : dx + 29 : 2].astype(np.float64) @ kernel[dy, dx]
+    return np.einsum("nhwk,kc->nchw", np.maximum(features, 0), weights[0].astype(np.float64)), weights[1]
+
+
+@pytest.mark.parametrize("build", [pooled_inside, sequential_pooling])
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+def test_any_file_that_ends_in_pooling_and_dense(photo_folder, tmp_path, capsys, build, kind):
+    """Nested, Sequential, with Dropout or Flatten between: maps against float64 NumPy, with what the options say."""
+    network = build()
+    network.get_layer("class").bias.assign([0.5, -1.0, 2.0])
+    network.save(tmp_path / f"net.{kind}")
+    (tmp_path / "names.txt").write_text("alpaca\nllama\nvicuña\n", encoding="utf-8")
+    photos = photo_folder({"a.png": (200, 100, 50)}, size=(32, 24))
+    arguments = [photos, "--model", tmp_path / f"net.{kind}", "--output", tmp_path / "m"]
+    with pytest.raises(UserError, match="nothing says what .* makes of a pixel; expected --preprocess"):
+        main(list(map(str, arguments)))
+    arguments += ["--preprocess", "mean=0.4,0.5,0.6,std=0.2,0.25,0.5", "--class-names", tmp_path / "names.txt"]
+    assert main(list(map(str, arguments))) == 0
+    assert (
+        "24x32 RGB, pixel * (0.0196078, 0.0156863, 0.00784314) + (-2, -2, -1.2), --preprocess mean"
+        in capsys.readouterr().out
+    )
+    photo = np.asarray(Image.open(photos / "a.png"))
+    expected, bias = numpy_maps(network, (photo[None] / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.5])
+    (row,) = read_csv(tmp_path / "m" / "predictions.csv")
+    for index, name in enumerate(("alpaca", "llama", "vicuña")):
+        saved = np.load(tmp_path / "m" / "a" / f"heatmap_for_{name}.npy")
+        np.testing.assert_allclose(saved, expected[0, index], atol=1e-5 * np.abs(expected).max())
+        assert float(row[f"logit_{name}"]) == pytest.approx(expected[0, index].mean() + bias[index], abs=1e-4)
+
+
+def test_a_single_unit_stands_for_two_classes(photo_folder, tmp_path):
+    network = pooled_inside(units=1, activation="sigmoid")
+    network.save(tmp_path / "net.keras")
+    photos = photo_folder({"a.png": (200, 100, 50)}, size=(32, 24))
+    model = ["--model", str(tmp_path / "net.keras"), "--preprocess", "0.01,-1", "--output", str(tmp_path / "m")]
+    assert main([str(photos), *model]) == 0
+    expected, bias = numpy_maps(network, np.asarray(Image.open(photos / "a.png"))[None] * 0.01 - 1)
+    against, speaks_for = (np.load(tmp_path / "m" / "a" / f"heatmap_for_class_{index}.npy") for index in (0, 1))
+    np.testing.assert_allclose(speaks_for, expected[0, 0], atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_array_equal(against, -speaks_for)
+    (row,) = read_csv(tmp_path / "m" / "predictions.csv")
+    probability = 1 / (1 + np.exp(-expected.mean() - bias[0]))
+    assert float(row["probability_class_1"]) == pytest.approx(probability, abs=1e-5)
+
+
+@pytest.mark.any_backend
+def test_a_hidden_layer_behind_the_pooling_is_sent_to_grad_cam(end_of, tmp_path):
+    """The shipped VGG-16."""
+    code, said = end_of(main, ["--model", VGG_NETWORK, "--output", tmp_path / "m"])
+    assert code == 2 and said.startswith("error: the network 'vgg16' has no Dense layer right behind global average")
+    assert "(layer 'class' makes them from 'hidden')" in said and "use python gradcam_vgg16.py" in said
+    assert said.count("\n") == 1 and len(said) < 300 and not (tmp_path / "m").exists()
+
+
+def test_an_activation_of_the_scores_is_no_cam():
+    with pytest.raises(UserError, match="has no Dense layer right behind global average pooling"):
+        cam_function(pooled_inside(activation="relu"))
+
+
+def test_sizes_that_are_no_squares(photo_folder, model_file, tmp_path):
+    photos = photo_folder({"a.png": (200, 100, 50)})
+    assert main([str(photos), "--model", str(model_file), "--size", "24x40", "--output", str(tmp_path / "m")]) == 0
+    saved = np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy")
+    assert saved.shape == (24, 40)
+    network, meaning = load_network(model_file)
+    image = read_network_input(photos / "a.png", replace(meaning, height=24, width=40))
+    expected = keras.ops.convert_to_numpy(cam_function(network)(meaning.prepare(image[None]))[0])
+    np.testing.assert_allclose(saved, expected[0, 0], atol=1e-5)
 
 
 def test_files_of_a_run(run_script, photo_folder, model_file, tmp_path):
@@ -210,6 +318,9 @@ def test_bad_photos_are_listed_and_the_rest_is_done(run_script, photo_folder, mo
         (["nowhere"], "nowhere does not exist"),
         (["--model", "nowhere.h5"], "nowhere.h5 does not exist"),
         (["--size", "0"], "--size 0: expected 8 or more"),
+        (["--size", "64x"], "--size 64x: expected 8 or more pixels, N or HEIGHTxWIDTH"),
+        (["--size", "64x7"], "--size 64x7: expected 8 or more"),
+        (["--size", "1x2x3"], "--size 1x2x3: expected 8 or more"),
         (["--batch-size", "x"], "invalid int value"),
         (["--model", "README.md"], "README.md is neither an HDF5 nor a .keras file"),
         (["EMPTY"], "no photo in "),

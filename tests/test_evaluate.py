@@ -335,6 +335,14 @@ def test_unreadable_photos_are_listed(photos, files, tmp_path):
 
 
 @pytest.mark.any_backend
+def test_cam_of_a_hidden_layer_is_refused(photos, files, tmp_path):
+    with pytest.raises(
+        UserError, match=r"'vgg16' has no Dense .*makes them from 'hidden'.*use python gradcam_vgg16.py"
+    ):
+        evaluate_maps.main([str(photos), "--maps", f"{files[1]}:cam", "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.any_backend
 def test_sanity_without_a_readable_photo(files, tmp_path):
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "b.png").write_bytes(b"no picture")

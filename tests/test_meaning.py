@@ -49,6 +49,49 @@ def test_preprocessing_is_keras_own():
         parse_preprocessing("1;2")
 
 
+STANDARDISED = {  # what is written: (mean, standard deviation) of pixels of 0..1
+    "mean=0.485,0.456,0.406,std=0.229,0.224,0.225": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "mean=127.5,51,0,std=51,255,127.5": ([0.5, 0.2, 0], [0.2, 1, 0.5]),
+    "mean=0.5,std=0.2,0.4,1": ([0.5, 0.5, 0.5], [0.2, 0.4, 1]),
+    "mean=0.5,std=0.25": ([0.5], [0.25]),
+    "mean=123.675,116.28,103.53,std=1": ([123.675 / 255, 116.28 / 255, 103.53 / 255], [1 / 255] * 3),
+}
+
+
+@pytest.mark.parametrize("text", STANDARDISED)
+def test_mean_and_standard_deviation_are_those_of_pytorch(text):
+    """Against torchvision's definition: (pixel / 255 - mean) / std; numbers above 1 are of pixels of 0..255."""
+    mean, std = STANDARDISED[text]
+    photos = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), np.uint8)
+    ours = Meaning(["a"], 5, 6, 3, **parse_preprocessing(text)).prepare(photos)
+    np.testing.assert_allclose(ours, (photos / 255 - np.array(mean)) / np.array(std), atol=1e-4)
+    assert ours.dtype == np.float32
+    if text.startswith("mean=0.485"):
+        np.testing.assert_allclose(
+            ours, Meaning(["a"], 5, 6, 3, **parse_preprocessing("torch")).prepare(photos), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mean=0.5,std=0", "divides by 0; expected standard deviations above 0"),
+        ("mean=0.485,0.456,0.406,std=58,57,57", "mixes numbers of several sizes"),
+        ("mean=123,116,103,std=0.229,0.224,0.225", "mixes numbers of several sizes"),
+        ("mean=-0.5,std=0.5", "mixes numbers of several sizes"),
+        ("mean=0.5,0.5,std=0.5", "is unknown; expected none"),
+        ("mean=0.5", "is unknown; expected none"),
+        ("std=0.5,mean=x", "is unknown; expected none"),
+        ("nan,0", "is unknown; expected none"),
+        ("1,2,3", "is unknown; expected none"),
+    ],
+)
+def test_preprocessing_that_makes_no_sense_is_one_line(text, message):
+    with pytest.raises(UserError, match=message) as refused:
+        parse_preprocessing(text)
+    assert f"--preprocess {text} " in str(refused.value) and len(str(refused.value)) <= 300
+
+
 def test_class_names_files(tmp_path):
     path = tmp_path / "names.txt"
     for text, message in (("", "is empty"), ("a\nB\nb\n", "repeats 'b'")):

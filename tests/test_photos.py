@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import time
 from types import SimpleNamespace
 
@@ -120,6 +121,51 @@ def test_16_bit_rgb_png(tmp_path):
     values = blocks().astype(np.uint16) * 257
     cv2.imwrite(str(tmp_path / "a.png"), values[..., ::-1])
     np.testing.assert_allclose(read_photo(tmp_path / "a.png"), blocks(), atol=1)
+
+
+def tiff_of_bands(path, bands, photometric):
+    """An uncompressed TIFF 6.0 file of 5x4 pixels; bands that are no colours are unspecified, as GDAL writes them."""
+    bits = struct.pack(f"<{bands}H", *[8] * bands)
+    extra = bands - {1: 1, 2: 3}[photometric]
+    unspecified = struct.pack(f"<{extra}H", *[0] * extra)
+    after = 8 + 2 + 12 * 10 + 4  # header, count, ten tags, no further page
+    tags = [(256, 3, 1, 5), (257, 3, 1, 4), (258, 3, bands, after), (259, 3, 1, 1), (262, 3, 1, photometric),
+            (273, 4, 1, after + len(bits) + 8), (277, 3, 1, bands), (278, 3, 1, 4), (279, 4, 1, 20 * bands),
+            (338, 3, extra, after + len(bits) if extra > 2 else int.from_bytes(unspecified, "little"))]  # fmt: skip
+    if bands == 2:
+        tags[2] = (258, 3, 2, 8 | 8 << 16)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    path.write_bytes(head + bytes(4) + bits + unspecified.ljust(8, b"\0") + bytes(range(20 * bands)))
+    return path
+
+
+KNOWN = {(2, 1), (4, 2), (5, 2)}  # what Pillow opens, leaving bands out; of the rest it cannot tell what they are
+
+
+@pytest.mark.parametrize(("bands", "photometric"), [(2, 1), (4, 2), (5, 2), (4, 1), (5, 1)])
+def test_tiffs_of_other_bands_are_no_photos(tmp_path, bands, photometric):
+    """Satellites' bands are no colours: a picture of the first ones would be a wrong one."""
+    with pytest.raises(
+        PhotoError, match=f"a TIFF of {bands if (bands, photometric) in KNOWN else 'bands, bits'}"
+    ) as why:
+        read_photo(tiff_of_bands(tmp_path / "a.tif", bands, photometric))
+    assert "expected grey or RGB" in str(why.value)
+
+
+def test_tiffs_of_several_pages_are_no_photo(tmp_path):
+    pages = [Image.fromarray(blocks()), Image.fromarray(blocks()[::-1].copy())]
+    with pytest.raises(PhotoError, match="a TIFF of 3 pages; expected one picture a file"):
+        read_photo(save(tmp_path / "a.tif", pages[0], save_all=True, append_images=[pages[1]] * 2))
+    thumbnail = pages[1].resize((16, 24))
+    thumbnail.encoderinfo = {"tiffinfo": {254: 1}}  # a smaller copy of the first page
+    image = read_photo(save(tmp_path / "b.tif", pages[0], save_all=True, append_images=[thumbnail]))
+    np.testing.assert_array_equal(image, blocks())
+
+
+def test_arrays_are_no_photos(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((8, 8, 5), np.uint8))
+    with pytest.raises(PhotoError, match="a NumPy array; expected a picture: save its photo as PNG or TIFF"):
+        read_photo(tmp_path / "a.npy")
 
 
 def test_transparency_lies_on_white(tmp_path):

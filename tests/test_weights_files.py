@@ -119,6 +119,27 @@ def test_gradients_of_a_bgr_network_are_saved_as_rgb(explain):
     assert any(values[..., 2].any() for values in guided) and not any(values[..., :2].any() for values in guided)
 
 
+def test_networks_of_any_size_take_the_one_asked_for(explain):
+    image = x = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    network = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(UserError, match="takes photos of any size and its file names none; expected --size N or HxW"):
+        explain(network, "--preprocess", "tf")
+    arguments = ["--preprocess", "tf", "--size", "40x24", "--classes", "0"]
+    output, printed = explain(network, *arguments)
+    assert "40x24 RGB" in printed and np.load(output / "wide" / "gradcam_for_class_0.npy").shape == (38, 22)
+    assert np.load(output / "wide" / "guided_backprop_for_class_0.npy").shape == (40, 24, 3)
+
+
+def test_mean_is_for_as_many_channels_as_there_are(explain):
+    image = keras.Input((24, 32, 1))
+    grey = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))))
+    with pytest.raises(UserError, match="--preprocess mean=0,0,0,std=1, is for RGB; the network takes 1 channel"):
+        explain(grey, "--preprocess", "mean=0,0,0,std=1")
+    _, printed = explain(grey, "--preprocess", "mean=0.5,std=0.25")
+    assert "24x32 grey, pixel * 0.0156863 + -2" in printed
+
+
 def test_other_activations(explain):
     keras.utils.set_random_seed(0)
     smooth = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1.0), trunk(activation="gelu"),
