@@ -80,6 +80,11 @@ class ScoredNetwork(Subject):
         network, meaning = load_network(path, settings.trust_model)
         super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, settings.size,
                          settings.dtype)  # fmt: skip
+        if not self.has_probabilities:
+            raise UserError(
+                f"{path} gives scores without probabilities, which an evaluation needs; expected a classifier; a single "
+                "linear unit is one with two --class-names"
+            )
         groups, plan = list(self.groups.values()), self.plan
         self.targets = targets_of(plan.class_count, groups)  # (classes and groups, C)
         for kind in kinds:

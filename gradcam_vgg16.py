@@ -247,7 +247,7 @@ def parse_arguments(arguments):
         "or a .h5 or .keras file",
     )
     parser.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
-                        "network; default: the last with a spatial output, pooling aside")  # fmt: skip
+                        "network; default: the last that computes features with a spatial output")  # fmt: skip
     parser.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
                         help="which classes to explain; with ImageNet's also dog, cat, bird, horse")  # fmt: skip
     parser.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
