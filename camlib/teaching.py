@@ -149,6 +149,10 @@ class Teacher:
         """
         inputs = ops.convert_to_tensor(self.meaning.prepare(images))
         logits, outputs = (ops.convert_to_numpy(part) for part in self.run(inputs))
+        if not np.isfinite(logits).all():
+            raise UserError(
+                f"the teacher {self.path} answers what is no number; expected --dtype float32, or another file"
+            )
         check_outputs(outputs, logits, self.ending)
         return logits[:, self.order]
 

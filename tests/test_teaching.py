@@ -10,6 +10,7 @@ from PIL import Image
 
 from camlib.batches import Batches
 from camlib.class_folders import LabelledPhotos
+from camlib.console import UserError
 from camlib.meaning import Meaning
 from camlib.model_files import load_network, save_network
 from camlib.teaching import Distillation, Lesson, Teacher, duration, photo_logits, softened, view_logits, views_of
@@ -130,7 +131,7 @@ def test_ctrl_c_keeps_the_answers_had(teacher, tmp_path, monkeypatch, capsys):
 def test_a_photo_that_went_bad_is_one_line(teacher, tmp_path):
     paths, _ = noise_photos(tmp_path / "photos", 3)
     paths[1].write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    with pytest.raises(Exception, match="1.png cannot be read .*; expected the photo that was there"):
+    with pytest.raises(UserError, match="1.png cannot be read .*; expected the photo that was there"):
         photo_logits(teacher, paths, tmp_path / "out")
     with h5py.File(next((tmp_path / "out").iterdir())) as file:
         assert len(file["photos"]) == 1
@@ -381,6 +382,13 @@ def test_half_precision_answers_nearly_the_same(teacher, tmp_path):
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, teacher.logits(images), atol=0.02)
     assert not np.array_equal(logits, teacher.logits(images))
+
+
+def test_answers_that_are_no_numbers_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_teaching.BIASES", BIASES * np.nan)
+    broken = Teacher(teacher_file(tmp_path / "net.h5"), CLASSES)
+    with pytest.raises(UserError, match="net.h5 answers what is no number; expected --dtype float32, or another file"):
+        broken.logits(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 def test_softening():
