@@ -82,8 +82,8 @@ class ScoredNetwork(Subject):
                          settings.dtype)  # fmt: skip
         if not self.has_probabilities:
             raise UserError(
-                f"{path} gives scores without probabilities, which an evaluation needs; expected a classifier; a single "
-                "linear unit is one with two --class-names"
+                f"{path} gives scores without probabilities, which an evaluation needs; expected a classifier (a "
+                "single linear unit is one with two --class-names)"
             )
         groups, plan = list(self.groups.values()), self.plan
         self.targets = targets_of(plan.class_count, groups)  # (classes and groups, C)

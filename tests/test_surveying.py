@@ -9,7 +9,7 @@ from camlib.console import UserError
 from camlib.meaning import PREPROCESSING, Meaning
 from camlib.subject import Subject
 from camlib.surveying import survey
-from gradcam_vgg16 import explain, explainer
+from gradcam_vgg16 import explain, explainer, main
 
 SHAPE = (24, 32, 3)
 PHOTOS = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.uint8)
@@ -226,3 +226,22 @@ def test_a_photo_whose_numbers_are_not_finite_is_left_out():
     found = explain(network, photos, preprocess="none")
     assert np.isfinite(found.logits[:2]).all() and np.isnan(found.logits[2]).all()
     np.testing.assert_allclose(found.cams[:, :2], explain(network, PHOTOS, preprocess="none").cams, atol=1e-5)
+
+
+# ---------------------------------------------------------------- maps of zeros
+
+
+def test_a_map_of_zeros_has_its_true_reason(photo_folder, tmp_path, capsys):
+    """A layer that the score does not depend on, although its features are positive."""
+    keras.utils.set_random_seed(7)
+    image = keras.Input(SHAPE)
+    x = layers.Rescaling(1 / 255)(image)
+    first, side = (layers.GlobalAveragePooling2D()(conv(6, name)(x)) for name in ("first", "side"))
+    network = keras.Model(image, layers.Dense(3)(first + 0.0 * side))
+    network.save(tmp_path / "net.keras")
+    photos = photo_folder({"a.png": (200, 100, 50)}, size=(32, 24))
+    arguments = ["--weights", str(tmp_path / "net.keras"), "--layer", "side", "--no-guided"]
+    assert main([str(photos), *arguments, "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "1 maps are zero everywhere" in said and "its score's gradients are all zero there" in said
+    assert "nowhere positive" not in said
