@@ -31,9 +31,8 @@ from camlib.explaining import (
     runner,
     targets_of,
 )
-from camlib.files import file_sha256
 from camlib.maps import photo_folder, write_explanations
-from camlib.model_files import VGG_NETWORK, imagenet_vgg16, load_network
+from camlib.model_files import VGG_NETWORK, identity_of, imagenet_vgg16, load_network
 from camlib.photos import find_photos, network_input
 from camlib.runs import MapRun
 from camlib.subject import Subject, add_network_options, announce_guided, check_guided, why_zero
@@ -232,6 +231,8 @@ def parse_arguments(arguments):
     parser.add_argument(
         "--weights", default="4class", metavar="4class|imagenet|FILE", help="the network, .h5 or .keras"
     )
+    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
+                        help="of weights alone: what model.to_json() wrote")  # fmt: skip
     parser.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
                         "network; default: the last with a spatial output, pooling aside")  # fmt: skip
     parser.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
@@ -252,15 +253,17 @@ def parse_arguments(arguments):
         parser.error(
             f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
         )
+    if settings.architecture and settings.weights in ("4class", "imagenet"):
+        parser.error(f"--weights {settings.weights} needs no --architecture; expected a file of weights alone")
     return settings
 
 
 def load(settings):
     """The network to explain, its Meaning or None, and what identifies it in run.json."""
     if settings.weights == "imagenet":
-        return *imagenet_vgg16(), "keras imagenet"
+        return *imagenet_vgg16(), {"model_sha256": "keras imagenet"}
     path = VGG_NETWORK if settings.weights == "4class" else Path(settings.weights)
-    return *load_network(path, settings.trust_model), file_sha256(path)
+    return *load_network(path, settings.trust_model, settings.architecture), identity_of(path, settings.architecture)
 
 
 def announce(settings, subject):
@@ -289,7 +292,7 @@ def main(arguments=None):
     run = MapRun(
         settings.output,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
-         "weights": settings.weights, "model_sha256": identity, "layer": subject.layer, "classes": settings.classes,
+         "weights": settings.weights, **identity, "layer": subject.layer, "classes": settings.classes,
          "method": settings.method, "signed": method.signed, "counterfactual": settings.counterfactual,
          "guided": not settings.no_guided,
          "preprocessing": meaning.preprocessing, "dtype": settings.dtype},

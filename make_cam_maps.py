@@ -22,10 +22,9 @@ from keras import layers, ops
 
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.demo.scenes import demo_folder
-from camlib.files import file_sha256
 from camlib.maps import photo_folder, write_map, write_superposition
 from camlib.meaning import probabilities_of
-from camlib.model_files import GAP_NETWORK, load_network
+from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import scale_of
 from camlib.runs import MapRun
@@ -125,6 +124,8 @@ def parse_arguments(arguments):
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
     parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE.h5", help="the network")
+    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
+                        help="of weights alone: what model.to_json() wrote")  # fmt: skip
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--size", type=int, metavar="N", help="network input, N x N pixels; default: as trained")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos per forward pass")
@@ -137,7 +138,7 @@ def parse_arguments(arguments):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    network, meaning = load_network(settings.model, settings.trust_model)
+    network, meaning = load_network(settings.model, settings.trust_model, settings.architecture)
     if meaning is None:
         raise UserError(f"{settings.model} names no classes and no input; expected a file of train_cam_4class.py")
     if settings.size:
@@ -149,7 +150,7 @@ def main(arguments=None):
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
-         "model": str(settings.model), "model_sha256": file_sha256(settings.model), "size": meaning.height},
+         "model": str(settings.model), **identity_of(settings.model, settings.architecture), "size": meaning.height},
         CONVENTIONS,
         class_names,
         settings.overwrite,
