@@ -301,12 +301,13 @@ def main(arguments=None):
         name: getattr(settings, name)
         for name in ("maps", "only", "sample", "steps", "fill", "dtype", "preprocess", "size")
     }
+    identities = {subject.name: identity_of(subject.path)["model_sha256"] for subject in subjects}
     claim_folder(
         settings.output,
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
          "annotations": str(settings.annotations and settings.annotations.resolve()),
          "class_names": settings.class_names and [subject.class_names for subject in subjects],
-         "items": len(items), "networks": {subject.name: identity_of(subject.path) for subject in subjects}} | decisive,
+         "items": len(items), "networks": identities} | decisive,
         CONVENTIONS,
         settings.overwrite,
         lambda output: (output / RESULTS_FILE).unlink(missing_ok=True),

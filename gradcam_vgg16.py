@@ -246,6 +246,8 @@ def parse_arguments(arguments):
         help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications (ResNet50V2), "
         "or a .h5 or .keras file",
     )
+    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
+                        help="of weights alone: what model.to_json() wrote")  # fmt: skip
     parser.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
                         "network; default: the last that computes features with a spatial output")  # fmt: skip
     parser.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
@@ -266,13 +268,16 @@ def parse_arguments(arguments):
         parser.error(
             f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
         )
+    if settings.architecture and settings.weights in ("4class", "imagenet"):
+        parser.error(f"--weights {settings.weights} needs no --architecture; expected a file of weights alone")
     return settings
 
 
 def load(settings):
     """The network to explain, its Meaning or None, and what identifies it in run.json."""
     source = VGG_NETWORK if settings.weights == "4class" else settings.weights
-    return *load_network(source, settings.trust_model), identity_of(source)
+    network, meaning = load_network(source, settings.trust_model, settings.architecture)
+    return network, meaning, identity_of(source, settings.architecture)
 
 
 def announce(settings, subject):
@@ -300,7 +305,7 @@ def main(arguments=None):
     run = MapRun(
         settings.output,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
-         "weights": settings.weights, "model_sha256": identity, "layer": subject.layer, "classes": settings.classes,
+         "weights": settings.weights, **identity, "layer": subject.layer, "classes": settings.classes,
          "method": settings.method, "signed": method.signed, "counterfactual": settings.counterfactual,
          "guided": not settings.no_guided, "head": subject.plan.port.head,
          "region": settings.region and file_sha256(settings.region),

@@ -170,6 +170,8 @@ def parse_arguments(arguments):
                         help="default: the demo set's val and both")  # fmt: skip
     parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE|NAME",
                         help="the network: .h5, .keras, or one of keras.applications (DenseNet121)")  # fmt: skip
+    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
+                        help="of weights alone: what model.to_json() wrote")  # fmt: skip
     add_network_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos per forward pass")
@@ -181,7 +183,7 @@ def parse_arguments(arguments):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    network, meaning = load_network(settings.model, settings.trust_model)
+    network, meaning = load_network(settings.model, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, settings.model, None, settings.preprocess, settings.class_names, settings.size,
                       settings.dtype)  # fmt: skip
     maps_of, meaning = cam_of_subject(subject), subject.meaning
@@ -190,7 +192,7 @@ def main(arguments=None):
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
-         "model": str(settings.model), "model_sha256": identity_of(settings.model),
+         "model": str(settings.model), **identity_of(settings.model, settings.architecture),
          "size": meaning.height if meaning.height == meaning.width else size_name(meaning.height, meaning.width),
          "preprocess": settings.preprocess, "dtype": settings.dtype},
         CONVENTIONS,
