@@ -39,7 +39,7 @@ from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
 from camlib.ports import add_port_options, port_of
 from camlib.runs import MapRun
-from camlib.subject import Subject, add_network_options, announce_guided, check_guided, why_zero
+from camlib.subject import Subject, add_network_options, announce_guided, check_guided, zero_maps_of
 from camlib.watching import guided_rule
 
 # ---------------------------------------------------------------- settings
@@ -239,15 +239,9 @@ def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
-    parser.add_argument(
-        "--weights",
-        default="4class",
-        metavar="4class|imagenet|NAME|FILE",
-        help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications (ResNet50V2), "
-        "or a .h5 or .keras file",
-    )
-    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
-                        help="of weights alone: what model.to_json() wrote")  # fmt: skip
+    parser.add_argument("--weights", default="4class", metavar="4class|imagenet|NAME|FILE",
+                        help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications "
+                        "(ResNet50V2), or a .h5 or .keras file")  # fmt: skip
     parser.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
                         "network; default: the last that computes features with a spatial output")  # fmt: skip
     parser.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
@@ -273,39 +267,25 @@ def parse_arguments(arguments):
     return settings
 
 
-def load(settings):
-    """The network to explain, its Meaning or None, and what identifies it in run.json."""
-    source = VGG_NETWORK if settings.weights == "4class" else settings.weights
-    network, meaning = load_network(source, settings.trust_model, settings.architecture)
-    return network, meaning, identity_of(source, settings.architecture)
-
-
-def announce(settings, subject):
-    """Say what is about to be computed of what."""
-    plan, layer = subject.plan, subject.layer
-    print(f"network {settings.weights}: {subject.meaning.preprocessing}, {subject.whose}; the score is {plan.score}")
-    shared = f", the last of its {plan.runs[layer]} runs" if plan.runs[layer] > 1 else ""
-    print(f"{settings.method} of layer {layer}, {'x'.join(map(str, plan.sizes[layer]))}{shared}")
-    if not settings.no_guided:
-        if not settings.guided_anyway:
-            check_guided(plan, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
-        announce_guided(plan)
-
-
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    network, meaning, identity = load(settings)
+    source = VGG_NETWORK if settings.weights == "4class" else settings.weights
+    network, meaning = load_network(source, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, settings.weights, settings.layer, settings.preprocess, settings.class_names,
                       settings.size, settings.dtype, port_of(network, settings), settings.image_input)  # fmt: skip
     meaning, method = subject.meaning, METHODS[settings.method]
     chosen = subject.chosen_classes(settings.classes)
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
-    announce(settings, subject)
+    print(*subject.sentences(settings.weights, settings.method), sep="\n")
+    if not settings.no_guided:
+        if not settings.guided_anyway:
+            check_guided(subject.plan, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
+        announce_guided(subject.plan)
     run = MapRun(
         settings.output,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
-         "weights": settings.weights, **identity, "layer": subject.layer, "classes": settings.classes,
+         "weights": settings.weights, **identity_of(source, settings.architecture), "layer": subject.layer, "classes": settings.classes,
          "method": settings.method, "signed": method.signed, "counterfactual": settings.counterfactual,
          "guided": not settings.no_guided, "head": subject.plan.port.head,
          "region": settings.region and file_sha256(settings.region),
@@ -320,7 +300,7 @@ def main(arguments=None):
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
         with_guided=not settings.no_guided, groups=list(subject.groups.values()),
     )  # fmt: skip
-    zero_maps = []  # (photo's name, class name, why)
+    zero_maps = []  # which, and why
 
     def explain_photos(images, count):
         found = subject.ask(explain_batch, images, chosen, count)
@@ -328,12 +308,7 @@ def main(arguments=None):
         def write(index, photo, folder, picture):
             maps = maps_of_photo(found, index, subject.class_names)
             write_explanations(folder, picture, maps, method.title, method.signed)
-            for kind in ("gradcam", "guided_backprop"):
-                for row, (name, values) in enumerate(maps.get(kind, {}).items()):
-                    if not values.any():
-                        strength = None if found.strengths is None else found.strengths[row, index]
-                        why = why_zero(method, settings.counterfactual, found.features[index], strength)
-                        zero_maps.append((photo.name, name, kind, why[kind]))
+            zero_maps.extend(zero_maps_of(photo, maps, found, index, method, settings.counterfactual))
 
         return found.logits, subject.probabilities_of(found.logits), write
 
@@ -342,8 +317,7 @@ def main(arguments=None):
     batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
     code = run.make(photos, meaning, batch_size, explain_photos, f"python show_heatmaps.py {run.output}")
     if zero_maps:
-        photo, name, kind, why = zero_maps[0]
-        print(f"{len(zero_maps):,} maps are zero everywhere, the first {kind}_for_{name} of {photo}: {why}")
+        print(f"{len(zero_maps):,} maps are zero everywhere, the first {zero_maps[0]}")
     return code
 
 

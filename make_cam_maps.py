@@ -170,8 +170,6 @@ def parse_arguments(arguments):
                         help="default: the demo set's val and both")  # fmt: skip
     parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE|NAME",
                         help="the network: .h5, .keras, or one of keras.applications (DenseNet121)")  # fmt: skip
-    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
-                        help="of weights alone: what model.to_json() wrote")  # fmt: skip
     add_network_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos per forward pass")

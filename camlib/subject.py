@@ -38,6 +38,8 @@ def add_network_options(parser):
     parser.add_argument("--size", type=parse_size, metavar="N|HxW",
                         help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
     parser.add_argument("--dtype", default="float32", choices=FLOAT_TYPES, help="what the network computes in")
+    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
+                        help="of a file of weights alone: what model.to_json() wrote")  # fmt: skip
     parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
 
 
@@ -150,6 +152,15 @@ class Subject:
         if self.meaning.bgr and found.guided is not None:
             found = found._replace(guided=found.guided[..., ::-1], products=found.products[..., ::-1])
         return found
+
+    def sentences(self, source, method):
+        """What is about to be computed of what, for the user: list of str."""
+        plan, layer = self.plan, self.layer
+        shared = f", the last of its {plan.runs[layer]} runs" if plan.runs[layer] > 1 else ""
+        return [
+            f"network {source}: {self.meaning.preprocessing}, {self.whose}; the score is {plan.score}",
+            f"{method} of layer {layer}, {'x'.join(map(str, plan.sizes[layer]))}{shared}",
+        ]
 
     @property
     def has_probabilities(self):
@@ -367,6 +378,27 @@ def check_outputs(outputs, logits, ending):
             "the network's outputs are probabilities, but no softmax was found that makes them, so that its "
             "logits cannot be told; expected a network that ends in softmax, sigmoid or neither"
         )
+
+
+def zero_maps_of(photo, maps, found, index, method, counterfactual):
+    """Which of a photo's maps are zero everywhere, and why: list of str.
+
+    Args:
+        photo: Photo.
+        maps: dict of kind -> dict of class name -> array, in the order of the classes explained.
+        found: Explanation of its batch, NumPy arrays.
+        index: int, of the photo in the batch.
+        method: Method.
+        counterfactual: bool.
+    """
+    zero = []
+    for kind in ("gradcam", "guided_backprop"):
+        for row, (name, values) in enumerate(maps.get(kind, {}).items()):
+            if not values.any():
+                strength = None if found.strengths is None else found.strengths[row, index]
+                why = why_zero(method, counterfactual, found.features[index], strength)[kind]
+                zero.append(f"{kind}_for_{name} of {photo.name}: {why}")
+    return zero
 
 
 def why_zero(method, counterfactual, features, strength):

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from UNKNOWN_camlib.demo import scenes
 
 from camlib.console import UserError
+from camlib.demo import scenes
 from camlib.demo.scenes import CLASSES, PAIRS, draw_demo, draw_scene
 
 pytestmark = pytest.mark.any_backend
