@@ -285,7 +285,8 @@ def main(arguments=None):
     run = MapRun(
         settings.output,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
-         "weights": settings.weights, **identity_of(source, settings.architecture), "layer": subject.layer, "classes": settings.classes,
+         "weights": settings.weights, **identity_of(source, settings.architecture), "layer": subject.layer,
+         "classes": settings.classes,
          "method": settings.method, "signed": method.signed, "counterfactual": settings.counterfactual,
          "guided": not settings.no_guided, "head": subject.plan.port.head,
          "region": settings.region and file_sha256(settings.region),
