@@ -156,7 +156,7 @@ def evaluate_fast(subject, items, settings, results, failed, with_baselines):
         for chosen, pictures, pixels in batches(subject, left, settings.batch_size, failed):
             labels = fill_up(subject.labels_of(chosen), len(pixels))
             others = (labels + 1) % subject.plan.class_count
-            outputs, maps = subject.fast_maps(subject.meaning.prepare(pixels), np.stack((labels, others)))
+            outputs, maps = subject.fast_maps(subject.prepare(pixels), np.stack((labels, others)))
             for index, (item, picture) in enumerate(zip(chosen, pictures, strict=True)):
                 right = bool(subject.targets[labels[index], outputs[index].argmax()])
                 with listed(item, failed):
@@ -180,7 +180,7 @@ def evaluate_sample(subject, sample, settings, results, failed):
     left = results.left(subject.name, "sample", sample)
     with Progress(f"{subject.name}: perturbed photos", len(left)) as progress:
         for (item,), (picture,), pixels in batches(subject, left, 1, failed):
-            prepared, labels = subject.meaning.prepare(pixels), subject.labels_of([item])
+            prepared, labels = subject.prepare(pixels), subject.labels_of([item])
             other = (labels + 1) % subject.plan.class_count
             _, fast = subject.fast_maps(prepared, labels[None])
             slow = subject.slow_maps(prepared, np.stack((labels, other)))
@@ -208,7 +208,7 @@ def evaluate_sanity(subject, sample, settings, results, failed):
     if not found:
         return
     print(f"{subject.name}: randomising its layers", flush=True)
-    images = subject.meaning.prepare(np.stack([pixels for _, pixels in found]))
+    images = subject.prepare(np.stack([pixels for _, pixels in found]))
     stages, scores = cascade(subject, images, subject.labels_of([item for item, _ in found]))
     for (item, _), of_item in zip(found, scores, strict=True):
         results.add(subject.name, "sanity", item, stages=stages, maps=of_item)
@@ -286,9 +286,8 @@ def main(arguments=None):
     if "localisation" in settings.only and not any(item.annotation for item in items):
         print("no annotations: localisation and sharpness are left out; --annotations names them")
     decisive = {
-        name: getattr(settings, name)
-        for name in ("maps", "only", "sample", "steps", "fill", "dtype", "preprocess", "size")
-    }
+        name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
+    } | {"dtype": ", ".join(dict.fromkeys(subject.dtype for subject in subjects))}
     claim_folder(
         settings.output,
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],

@@ -21,7 +21,7 @@ PREDICTED = -1  # stands for "the class the network predicts" among class indice
 
 
 class Explanation(NamedTuple):
-    """What an explainer returns, for R classes of each of N photos.
+    """What an explainer returns, for R classes of each of N photos; float64 for float32 where the network computes so.
 
     Attributes:
         logits: float32 (N, C).
@@ -40,6 +40,11 @@ class Explanation(NamedTuple):
     cams: object
     guided: object
     products: object
+
+
+def widened(values):
+    """A tensor in float32 at least: half precision is widened, float64 stays what it is."""
+    return ops.cast(values, "float64" if keras.backend.standardize_dtype(values.dtype) == "float64" else "float32")
 
 
 def as_arrays(found):
@@ -75,7 +80,7 @@ def maps_of_photo(found, index, names):
 
 
 class ForwardPass:
-    """What one forward pass shows, and the gradients that can be had of it, all in float32.
+    """What one forward pass shows, and the gradients that can be had of it, in float32, or float64 as the network.
 
     Attributes:
         logits: float32 (N, C).
@@ -89,8 +94,8 @@ class ForwardPass:
 
     def __init__(self, run, images):
         logits, outputs, features, self.pull_to_features, self.pull_to_images = differentiate(run, images)
-        self.logits, self.outputs = ops.cast(logits, "float32"), ops.cast(outputs, "float32")
-        self.features = {layer: ops.cast(values, "float32") for layer, values in features.items()}
+        self.logits, self.outputs = widened(logits), widened(outputs)
+        self.features = {layer: widened(values) for layer, values in features.items()}
         self.dtype = keras.backend.standardize_dtype(logits.dtype)
         # in float16 small gradients would vanish; they are linear in u, so that it may be large
         self.scale = FLOAT16_SCALE if self.dtype == "float16" else 1.0
@@ -98,11 +103,11 @@ class ForwardPass:
     def gradients_at_features(self, u):
         """u^T dlogits/dA for u float32 (N, C): dict of layer's path -> float32 (N, h, w, K)."""
         found = self.pull_to_features(ops.cast(u * self.scale, self.dtype))
-        return {layer: ops.cast(values, "float32") / self.scale for layer, values in found.items()}
+        return {layer: widened(values) / self.scale for layer, values in found.items()}
 
     def gradients_at_images(self, u):
         """u^T dlogits/dimages for u float32 (N, C): float32 (N, H, W, channels)."""
-        return ops.cast(self.pull_to_images(ops.cast(u * self.scale, self.dtype)), "float32") / self.scale
+        return widened(self.pull_to_images(ops.cast(u * self.scale, self.dtype))) / self.scale
 
 
 def runner(network, plan, layers):
@@ -235,7 +240,7 @@ def logits_without_features(logits_behind, image, features):
     images = ops.repeat(image[None], CHUNK, axis=0)
 
     def logits_without(chosen):
-        kept = 1 - ops.one_hot(chosen, channels)[:, None, None]  # (CHUNK, 1, 1, K)
+        kept = 1 - ops.one_hot(chosen, channels, dtype=features.dtype)[:, None, None]  # (CHUNK, 1, 1, K)
         return logits_behind(images, features * kept)
 
     return in_chunks(logits_without, channels)
@@ -244,7 +249,7 @@ def logits_without_features(logits_behind, image, features):
 def in_chunks(function, count):
     """Apply function((CHUNK,) indices) -> (CHUNK, C) to 0 .. count - 1: float32 (count, C)."""
     chosen = [np.minimum(np.arange(start, start + CHUNK), count - 1) for start in range(0, count, CHUNK)]
-    return ops.cast(ops.concatenate([function(indices) for indices in chosen])[:count], "float32")
+    return widened(ops.concatenate([function(indices) for indices in chosen])[:count])
 
 
 def explained_with_changes(explain_at_once, maps, network, run, targets, map_of_scores):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from camlib.applications import IMAGENET, application_named, application_of_file, load_application, unknown_network
+from camlib.backend import usual_settings
 from camlib.class_folders import ORIGINAL_CLASSES
 from camlib.console import UserError, first_line
 from camlib.files import file_sha256
@@ -83,6 +84,7 @@ def identity_of(source):
     return f"keras {IMAGENET if name == 'VGG16' else name}" if name else file_sha256(source)
 
 
+@usual_settings()
 def load_network(source, trust=False):
     """Rebuild a network from a file: ours, any .keras or .h5, the original's of TensorFlow 2.0 or its weights only.
 
@@ -198,7 +200,7 @@ def network_from_config(config, path, open_size):
 
 def functional(stack):
     """A Sequential network as a functional one, so that each layer knows its one input and output."""
-    image = x = keras.Input(stack.input_shape[1:])
+    image = x = keras.Input(stack.input_shape[1:], dtype=stack.inputs[0].dtype)
     for layer in stack.layers:
         x = type(layer).from_config(layer.get_config())(x)
     return keras.Model(image, x, name=stack.name)

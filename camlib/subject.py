@@ -1,12 +1,16 @@
 """A network ready to be asked: what it is made of, what its numbers mean, and what may be asked of it."""
 
+import contextlib
+import math
 import re
 from collections import Counter
 from pathlib import Path
 
+import keras
 import numpy as np
 from keras import layers, ops
 
+from camlib.backend import has_float64
 from camlib.console import UserError
 from camlib.explaining import PREDICTED, as_arrays
 from camlib.meaning import (
@@ -22,7 +26,7 @@ from camlib.meaning import (
 )
 from camlib.watching import survey
 
-FLOAT_TYPES = ("float32", "bfloat16", "float16")  # what a network may compute in
+FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 
 
 def add_network_options(parser):
@@ -34,7 +38,8 @@ def add_network_options(parser):
                         help="one class a line; default: what the file says")  # fmt: skip
     parser.add_argument("--size", type=parse_size, metavar="N|HxW",
                         help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
-    parser.add_argument("--dtype", default="float32", choices=FLOAT_TYPES, help="what the network computes in")
+    parser.add_argument("--dtype", choices=FLOAT_TYPES,
+                        help="what the network computes in; default: what its weights are kept in")  # fmt: skip
     parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
 
 
@@ -64,6 +69,7 @@ class Subject:
     Attributes:
         network: keras.Model; it computes in `dtype` from now on.
         plan: Survey of the network.
+        dtype: one of FLOAT_TYPES.
         layer: str, path of the layer whose output is mapped.
         meaning: Meaning of its input and output.
         whose: str, where `meaning` has it from what becomes of a pixel.
@@ -78,18 +84,16 @@ class Subject:
         preprocess: str, as after --preprocess, or None for what the file says.
         class_names: Path of a file of names, or None for what the file says.
         size: (height, width) of the network's input where it is open, or None for what the file says.
-        dtype: one of FLOAT_TYPES.
+        dtype: one of FLOAT_TYPES, or None for what its weights are kept in.
 
     Raises:
         UserError: the network does not take photos, nobody says what it makes of a pixel, or what was asked for does
             not fit it.
     """
 
-    def __init__(
-        self, network, meaning, source, layer=None, preprocess=None, class_names=None, size=None, dtype="float32"
-    ):
-        self.network = network
-        set_dtype(network, dtype)
+    def __init__(self, network, meaning, source, layer=None, preprocess=None, class_names=None, size=None, dtype=None):
+        self.network, self.dtype = network, dtype or own_dtype(network)
+        set_dtype(network, self.dtype)
         shape = input_shape_of(network, meaning, size)
         self.plan = survey(network, shape)
         check_layer(self.plan, layer)
@@ -101,6 +105,10 @@ class Subject:
     def chosen_classes(self, wanted):
         """Class indices for names, indices or words as after --classes, see `chosen_classes`."""
         return chosen_classes(wanted, self.meaning.class_names, self.groups)
+
+    def prepare(self, images):
+        """Turn uint8 (N, H, W, channels), of the network's input size, into its input: float64 if it computes so."""
+        return self.meaning.prepare(images, np.float64 if self.dtype == "float64" else np.float32)
 
     def check_outputs(self, outputs, logits):
         """See `check_outputs`."""
@@ -119,7 +127,7 @@ class Subject:
             Explanation of NumPy arrays, guided gradients in RGB whatever the network's order of channels.
         """
         classes = np.repeat(np.array(chosen, np.int32)[:, None], len(images), axis=1)  # (R, N)
-        inputs = ops.convert_to_tensor(self.meaning.prepare(images))
+        inputs = ops.convert_to_tensor(self.prepare(images))
         found = as_arrays(explain_batch(inputs, ops.convert_to_tensor(classes), count))
         self.check_outputs(found.outputs, found.logits)
         if self.meaning.bgr and found.guided is not None:
@@ -159,17 +167,64 @@ def input_shape_of(network, meaning, size=None):
     return height, width, shape[3]
 
 
+def own_dtype(network):
+    """What most of a network's numbers are kept in, one of FLOAT_TYPES.
+
+    Mixed precision keeps them in float32 and is for training: such a network is computed in float32.
+    """
+    counts = Counter()
+    for weight in network.weights:
+        counts[keras.backend.standardize_dtype(weight.dtype)] += math.prod(weight.shape)
+    return max(FLOAT_TYPES, key=lambda dtype: counts[dtype])
+
+
 def set_dtype(network, dtype):
-    """Let a network compute in another dtype; its weights stay float32.
+    """Let a network compute in another dtype; its weights stay what they are.
 
     Args:
         network: keras.Model.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: one of FLOAT_TYPES.
+
+    Raises:
+        UserError: the backend takes float64 for float32.
     """
-    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
-    for layer in [network, *network._flatten_layers(include_self=False)]:
+    if dtype == "float64" and not has_float64():
+        raise UserError(
+            f"the network {network.name!r} is to be computed in float64, which Keras does on TensorFlow only; expected "
+            "KERAS_BACKEND=tensorflow, or --dtype float32"
+        )
+    for layer in layers_of(network):
         if not isinstance(layer, layers.Softmax):  # in half precision it would lose small probabilities
+            kept = next((keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights), dtype)
+            layer.dtype_policy = dtype if kept == dtype else ComputedIn(dtype, kept)
+
+
+class ComputedIn(keras.DTypePolicy):
+    """Weights that are kept in one dtype are cast to another for computing."""
+
+    def __init__(self, dtype, kept):
+        super().__init__(dtype)
+        self.kept = kept
+
+    @property
+    def variable_dtype(self):
+        return self.kept
+
+
+@contextlib.contextmanager
+def kept_precision(network):
+    """Let a network compute at the end in what it computed in before."""
+    before = [(layer, layer.dtype_policy) for layer in layers_of(network)]
+    try:
+        yield
+    finally:
+        for layer, policy in before:
             layer.dtype_policy = policy
+
+
+def layers_of(network):
+    """A network and all layers and networks in it."""
+    return [network, *network._flatten_layers(include_self=False)]
 
 
 def check_layer(plan, name):
