@@ -162,7 +162,7 @@ def evaluate_fast(subject, items, settings, results, failed, with_baselines):
         for chosen, pictures, pixels in batches(subject, left, settings.batch_size, failed):
             labels = fill_up(subject.labels_of(chosen), len(pixels))
             others = (labels + 1) % subject.plan.class_count
-            outputs, maps = subject.fast_maps(subject.meaning.prepare(pixels), np.stack((labels, others)))
+            outputs, maps = subject.fast_maps(subject.prepare(pixels), np.stack((labels, others)))
             for index, (item, picture) in enumerate(zip(chosen, pictures, strict=True)):
                 with listed(item, failed):
                     check_finite(outputs[index])
@@ -187,7 +187,7 @@ def evaluate_sample(subject, sample, settings, results, failed):
     left = results.left(subject.name, "sample", sample)
     with Progress(f"{subject.name}: perturbed photos", len(left)) as progress:
         for (item,), (picture,), pixels in batches(subject, left, 1, failed):
-            prepared, labels = subject.meaning.prepare(pixels), subject.labels_of([item])
+            prepared, labels = subject.prepare(pixels), subject.labels_of([item])
             other = (labels + 1) % subject.plan.class_count
             outputs, fast = subject.fast_maps(prepared, labels[None])
             slow = subject.slow_maps(prepared, np.stack((labels, other)))
@@ -216,7 +216,7 @@ def evaluate_sanity(subject, sample, settings, results, failed):
     if not found:
         return
     print(f"{subject.name}: randomising its layers", flush=True)
-    images = subject.meaning.prepare(np.stack([pixels for _, pixels in found]))
+    images = subject.prepare(np.stack([pixels for _, pixels in found]))
     labels = subject.labels_of([item for item, _ in found])
     outputs, _ = subject.fast_maps(images, labels[None])
     stages, scores = cascade(subject, images, labels)
@@ -298,9 +298,8 @@ def main(arguments=None):
     if "localisation" in settings.only and not any(item.annotation for item in items):
         print("no annotations: localisation and sharpness are left out; --annotations names them")
     decisive = {
-        name: getattr(settings, name)
-        for name in ("maps", "only", "sample", "steps", "fill", "dtype", "preprocess", "size")
-    }
+        name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
+    } | {"dtype": ", ".join(dict.fromkeys(subject.dtype for subject in subjects))}
     identities = {subject.name: identity_of(subject.path)["model_sha256"] for subject in subjects}
     claim_folder(
         settings.output,

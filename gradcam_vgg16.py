@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.cam_family import METHODS
+from camlib.cam_family import METHODS, enlarged
 from camlib.console import ArgumentParser, run_script
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import (
@@ -39,7 +39,7 @@ from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
 from camlib.ports import add_port_options, port_of
 from camlib.runs import MapRun
-from camlib.subject import Subject, add_network_options, announce_guided, check_guided, zero_maps_of
+from camlib.subject import Subject, add_network_options, announce_guided, check_guided, kept_precision, zero_maps_of
 from camlib.watching import guided_rule
 
 # ---------------------------------------------------------------- settings
@@ -50,7 +50,7 @@ CONVENTIONS = (
     "grad-cam is ReLU(sum_k alpha_k A_k), alpha_k = mean of dY_c/dA_k. guided_backprop_for_<class>.npy: float32 "
     "(H, W, 3), signed gradient of Y_c with respect to the network's input, RGB. guided_gradcam_for_<class>.npy: the "
     "latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value among the "
-    "photo's classes."
+    "photo's classes. Of a network that computes in float64 all are float64."
 )
 
 # ---------------------------------------------------------------- mathematics
@@ -116,8 +116,7 @@ def guided_backpropagation(seen, u):
 
 def guided_grad_cam(guided_gradients, cam):
     """Multiply guided gradients (N, H, W, C) by the map (N, h, w), enlarged bilinearly with half-pixel centres."""
-    size = tuple(guided_gradients.shape[1:3])
-    return guided_gradients * ops.image.resize(cam[..., None], size, interpolation="bilinear")
+    return guided_gradients * enlarged(cam[..., None], *guided_gradients.shape[1:3])
 
 
 def score_map(method, features, changed, logits, targets):
@@ -223,13 +222,14 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
         source, meaning = f"the network {network.name!r}", None
     else:
         source, (network, meaning) = network, load_network(network)
-    subject = Subject(network, meaning, source, layer, preprocess, size=size)
-    if guided:
-        check_guided(subject.plan, "guided=False leaves it out")
-    chosen = subject.chosen_classes([str(name) for name in classes or ["predicted"]])
-    groups = list(subject.groups.values())
-    explain_batch = explainer(network, subject.plan, subject.layer, method, with_guided=guided, groups=groups)
-    return subject.ask(explain_batch, np.stack([network_input(image, subject.meaning) for image in images]), chosen)
+    with kept_precision(network):  # the network may be in training
+        subject = Subject(network, meaning, source, layer, preprocess, size=size)
+        if guided:
+            check_guided(subject.plan, "guided=False leaves it out")
+        chosen = subject.chosen_classes([str(name) for name in classes or ["predicted"]])
+        groups = list(subject.groups.values())
+        explain_batch = explainer(network, subject.plan, subject.layer, method, with_guided=guided, groups=groups)
+        return subject.ask(explain_batch, np.stack([network_input(image, subject.meaning) for image in images]), chosen)
 
 
 # ---------------------------------------------------------------- the script
@@ -291,7 +291,7 @@ def main(arguments=None):
          "guided": not settings.no_guided, "head": subject.plan.port.head,
          "region": settings.region and file_sha256(settings.region),
          "other_inputs": settings.other_inputs and file_sha256(settings.other_inputs),
-         "preprocessing": meaning.preprocessing, "dtype": settings.dtype},
+         "preprocessing": meaning.preprocessing, "dtype": subject.dtype},
         CONVENTIONS,
         meaning.class_names,
         settings.overwrite,

@@ -22,6 +22,7 @@ from keras import activations, layers, ops
 from camlib.axes import check_axes
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.demo.scenes import demo_folder
+from camlib.explaining import widened
 from camlib.maps import write_map, write_superposition
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
@@ -56,14 +57,15 @@ def class_activation_maps(features, class_weights):
         class_weights: float (K, C), kernel of the Dense layer behind global average pooling.
 
     Returns:
-        float32 (N, C, H, W), logit units.
+        float (N, C, H, W), logit units; float32, or float64 as the features.
 
     Raises:
         ValueError: the two K differ; the message gives both shapes.
     """
     if features.shape[-1] != class_weights.shape[0]:
         raise ValueError(f"features {tuple(features.shape)} and weights {tuple(class_weights.shape)} differ in K")
-    features, class_weights = ops.cast(features, "float32"), ops.cast(class_weights, "float32")
+    features = widened(features)
+    class_weights = ops.cast(class_weights, features.dtype)
     return ops.einsum("nhwk,kc->nchw", features, class_weights)
 
 
@@ -200,7 +202,7 @@ def main(arguments=None):
     )  # fmt: skip
 
     def explain(images, count):
-        maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(meaning.prepare(images)))
+        maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(subject.prepare(images)))
         logits = subject.checked_logits(outputs, logits)
 
         def write(index, photo, folder, picture):

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from camlib.backend import all_devices, device_name
+from camlib.backend import all_devices, device_name, usual_settings
 
 # isort: split
 import keras
@@ -308,6 +308,7 @@ def load_photos(parts, meaning, cache):
     return photos, failed
 
 
+@usual_settings()
 def main(arguments=None):
     settings = parse_arguments(arguments)
     recipe, output = recipe_of(settings), settings.output

@@ -1,9 +1,13 @@
 """The only file that knows whether Keras runs on TensorFlow or JAX: gradients, compiled functions, devices."""
 
 import contextlib
+import functools
 import logging
 import os
+import sys
 from pathlib import Path
+
+from camlib.console import EXIT_BAD_USAGE, first_line
 
 
 @contextlib.contextmanager
@@ -27,20 +31,81 @@ def quiet_start():
         del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
 
-with quiet_start():
-    import keras
-
-    BACKEND = keras.backend.backend()
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
-    elif BACKEND == "jax":
-        import jax
+def refuse_to_start(error):
+    """End a script with one line where Keras cannot start; whoever imports this file gets an ImportError."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow"):
+        message = f"{error.name} is not installed; expected what pip install -r requirements.txt installs"
     else:
-        raise ImportError(f"KERAS_BACKEND={BACKEND} is not supported; expected tensorflow or jax")
+        settings = Path(os.environ.get("KERAS_HOME", Path("~", ".keras").expanduser()), "keras.json")
+        message = (
+            f"Keras cannot start ({first_line(error)}); expected the backend tensorflow or jax in KERAS_BACKEND or "
+            f"{settings}, and in that file what Keras knows"
+        )
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None or Path(script).resolve().parent != Path(__file__).resolve().parents[1]:
+        raise ImportError(message) from error
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_BAD_USAGE)
+
+
+try:
+    with quiet_start():
+        import keras
+
+        BACKEND = keras.backend.backend()
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        elif BACKEND == "jax":
+            import jax
+        else:
+            raise ImportError(f"the backend {BACKEND} has no gradients here")
+except (
+    Exception
+) as error:  # a backend that is not installed or unknown, a damaged keras.json: Keras raises various ones
+    refuse_to_start(error)
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Keras warns at each .h5 that it saves
+
+
+# ---------------------------------------------------------------- the user's settings of Keras
+
+
+@contextlib.contextmanager
+def usual_settings():
+    """Keras's own defaults in this context, whatever keras.json or the user's code say; networks are built in it.
+
+    Keras reads them where a layer is made, and a file need not hold them.
+    """
+    config = keras.config
+    before = config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy()
+    settings = (config.set_image_data_format, config.set_floatx, config.set_epsilon, config.set_dtype_policy)
+    try:
+        for setting, value in zip(settings, ("channels_last", "float32", 1e-7, "float32"), strict=True):
+            setting(value)
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting(value)
+
+
+def with_channels_last(function):
+    """The function, run with channels last: some of Keras's layers (Rescaling) ask the user's settings at each call."""
+
+    @functools.wraps(function)
+    def run(*arguments):
+        before = keras.config.image_data_format()
+        keras.config.set_image_data_format("channels_last")
+        try:
+            return function(*arguments)
+        finally:
+            keras.config.set_image_data_format(before)
+
+    return run
+
+
+# ---------------------------------------------------------------- programs and gradients
 
 
 def compiled(function, network):
@@ -49,6 +114,7 @@ def compiled(function, network):
     The network's weights are read at each call. XLA is left to JAX: on the CPU it is slower than TensorFlow's own
     kernels.
     """
+    function = with_channels_last(function)
     if BACKEND == "tensorflow":
         return tf.function(function)
 
@@ -158,6 +224,7 @@ def inlined_functions():
 
 def traced(function, shape):
     """Trace a function of a float32 tensor of that shape, without running it."""
+    function = with_channels_last(function)
     if BACKEND == "tensorflow":
         return tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
     return jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, "float32")).jaxpr
@@ -296,6 +363,11 @@ def all_devices():
             yield
         finally:
             keras.distribution.set_distribution(before)
+
+
+def has_float64():
+    """Whether Keras computes in float64: on JAX its operations make float32 of it, whatever JAX is told."""
+    return BACKEND == "tensorflow"
 
 
 def fast_half_precision():

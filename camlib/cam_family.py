@@ -1,15 +1,17 @@
-"""The CAM family: one map (N, h, w) from a layer's features A and what is known of the score Y_c, in float32.
+"""The CAM family: one map (N, h, w) from a layer's features A and what is known of the score Y_c.
 
 All weigh the features, A_k, and add them up over k. They differ in the weights: gradients g = dY_c/dA, how the score
 rises when the photo is seen through one feature alone (Score-CAM), or falls without it (Ablation-CAM). `METHODS` lists
 them by the name that --method takes.
 
-Shapes: features and gradients float (N, h, w, K); scores float (N, K); every map float32 (N, h, w). Y_c is the logit.
+Shapes: features and gradients float (N, h, w, K); scores float (N, K); every map (N, h, w) of the features' dtype,
+float32 or float64. Y_c is the logit.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from keras import ops
 
 # ---------------------------------------------------------------- from gradients
@@ -117,15 +119,30 @@ def eigen_cam(features):
 # ---------------------------------------------------------------- from the scores of changed photos or features
 
 
+def enlarged(maps, height, width):
+    """Maps (N, h, w, K) as (N, height, width, K): bilinear, half-pixel centres (cv2.INTER_LINEAR), in their own dtype.
+
+    `keras.ops.image.resize` computes in float32, and along axes that the user's settings choose.
+    """
+    for axis, size in ((1, height), (2, width)):
+        side = maps.shape[axis]
+        places = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+        lower = np.floor(places).astype(np.int32)
+        before, after = (ops.take(maps, rows, axis=axis) for rows in (lower, np.minimum(lower + 1, side - 1)))
+        share = ops.cast((places - lower).reshape((-1, 1, 1) if axis == 1 else (-1, 1)), maps.dtype)
+        maps = before + share * (after - before)
+    return maps
+
+
 def score_cam_masks(features, height, width):
     """Each feature as a mask over the photo: enlarged bilinearly, then from 0 at its least to 1 at its largest value.
 
     A feature that is the same everywhere gives a mask of zeros.
 
     Returns:
-        float32 (N, height, width, K).
+        float (N, height, width, K).
     """
-    masks = ops.image.resize(features, (height, width), interpolation="bilinear")
+    masks = enlarged(features, height, width)
     least, largest = ops.min(masks, axis=(1, 2), keepdims=True), ops.max(masks, axis=(1, 2), keepdims=True)
     spread = largest - least
     return (masks - least) / ops.where(spread == 0, ops.ones_like(spread), spread)

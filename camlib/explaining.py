@@ -21,7 +21,7 @@ PREDICTED = -1  # stands for "the class the network predicts" among class indice
 
 
 class Explanation(NamedTuple):
-    """What an explainer returns, for R classes of each of N photos.
+    """What an explainer returns, for R classes of each of N photos; float64 for float32 where the network computes so.
 
     Attributes:
         logits: float32 (N, C).
@@ -42,6 +42,11 @@ class Explanation(NamedTuple):
     strengths: object
     guided: object
     products: object
+
+
+def widened(values):
+    """A tensor in float32 at least: half precision is widened, float64 stays what it is."""
+    return ops.cast(values, "float64" if keras.backend.standardize_dtype(values.dtype) == "float64" else "float32")
 
 
 def as_arrays(found):
@@ -77,7 +82,7 @@ def maps_of_photo(found, index, names):
 
 
 class ForwardPass:
-    """What one forward pass shows, and the gradients that can be had of it, all in float32.
+    """What one forward pass shows, and the gradients that can be had of it, in float32, or float64 as the network.
 
     Attributes:
         logits: float32 (N, C).
@@ -93,7 +98,7 @@ class ForwardPass:
     def __init__(self, run, plan, images):
         self.plan = plan
         logits, outputs, features, self.pull_to_features, self.pull_to_images = differentiate(run, images)
-        self.logits, self.outputs = ops.cast(logits, "float32"), ops.cast(outputs, "float32")
+        self.logits, self.outputs = widened(logits), widened(outputs)
         self.features = self.pictures(features)
         self.dtype = keras.backend.standardize_dtype(logits.dtype)
         # in float16 small gradients would vanish; they are linear in u, so that it may be large
@@ -106,11 +111,11 @@ class ForwardPass:
 
     def gradients_at_images(self, u):
         """u^T dlogits/dimages for u float32 (N, C): float32 (N, H, W, channels)."""
-        return ops.cast(self.pull_to_images(ops.cast(u * self.scale, self.dtype)), "float32") / self.scale
+        return widened(self.pull_to_images(ops.cast(u * self.scale, self.dtype))) / self.scale
 
     def pictures(self, found):
-        """What layers put out, or gradients like it, as float32 (N, h, w, K)."""
-        return {layer: self.plan.as_picture(layer, ops.cast(values, "float32")) for layer, values in found.items()}
+        """What layers put out, or gradients like it, as (N, h, w, K)."""
+        return {layer: self.plan.as_picture(layer, widened(values)) for layer, values in found.items()}
 
 
 def runner(network, plan, layers):
@@ -255,7 +260,7 @@ def logits_without_features(logits_behind, image, features):
     images, features = ops.repeat(image[None], CHUNK, axis=0), features[None]
 
     def logits_without(chosen):
-        kept = 1 - ops.one_hot(chosen, channels)[:, None, None]  # (CHUNK, 1, 1, K)
+        kept = 1 - ops.one_hot(chosen, channels, dtype=features.dtype)[:, None, None]  # (CHUNK, 1, 1, K)
         return logits_behind(images, features, kept)
 
     return in_chunks(logits_without, channels)
@@ -264,7 +269,7 @@ def logits_without_features(logits_behind, image, features):
 def in_chunks(function, count):
     """Apply function((CHUNK,) indices) -> (CHUNK, C) to 0 .. count - 1: float32 (count, C)."""
     chosen = [np.minimum(np.arange(start, start + CHUNK), count - 1) for start in range(0, count, CHUNK)]
-    return ops.cast(ops.concatenate([function(indices) for indices in chosen])[:count], "float32")
+    return widened(ops.concatenate([function(indices) for indices in chosen])[:count])
 
 
 def explained_with_changes(explain_at_once, maps, network, plan, run, targets, map_of_scores):

@@ -205,7 +205,7 @@ def find_maps(saved):
 
 
 def read_map(path):
-    """Read a saved map: float32 (H, W) or (H, W, 3).
+    """Read a saved map: float32 (H, W), or (H, W, 3) for gradients of RGB. Those of grey photos, (H, W, 1), are (H, W).
 
     Raises:
         MapError: the file is missing, damaged, or holds something else.
@@ -214,10 +214,12 @@ def read_map(path):
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise MapError(f"{path.name} cannot be read ({first_line(error)})") from error
-    of_maps_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
+    of_maps_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
     if not of_maps_shape or not values.size or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise MapError(f"{path.name} holds {values.dtype} {values.shape}; expected finite numbers (H, W) or (H, W, 3)")
-    return values.astype(np.float32)
+        raise MapError(
+            f"{path.name} holds {values.dtype} {values.shape}; expected finite numbers (H, W), (H, W, 1) or (H, W, 3)"
+        )
+    return (values[..., 0] if values.shape[2:] == (1,) else values).astype(np.float32)
 
 
 def attempt(read, path):

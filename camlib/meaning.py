@@ -52,10 +52,10 @@ class Meaning:
             if not isinstance(name, str) or not name or set(name) & set("/\\\0"):
                 raise ValueError(f"class name {name!r}; expected text without slashes")
 
-    def prepare(self, images):
-        """Turn uint8 (N, H, W, C), RGB or grey, into the network's float32 input."""
+    def prepare(self, images, dtype=np.float32):
+        """Turn uint8 (N, H, W, C), RGB or grey, into the network's input, float32 or float64."""
         images = images[..., ::-1] if self.bgr else images
-        return images.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+        return images.astype(dtype) * np.asarray(self.scale, dtype) + np.asarray(self.offset, dtype)
 
     @property
     def preprocessing(self):

@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from camlib.applications import IMAGENET, application_named, application_of_file, load_application, unknown_network
+from camlib.backend import usual_settings
 from camlib.class_folders import ORIGINAL_CLASSES
 from camlib.console import UserError, first_line
 from camlib.file_kinds import ARCHIVE, kind_of, shown
@@ -102,6 +103,7 @@ class Description(NamedTuple):
     keras: int | None
 
 
+@usual_settings()
 def load_network(source, trust=False, architecture=None):
     """Rebuild a network from a file: ours, any .keras or .h5 of Keras 2 or 3, or weights alone with an architecture.
 
@@ -286,7 +288,7 @@ def rebuilt(description, path, trust, open_size):
 
 def functional(stack):
     """A Sequential network as a functional one, so that each layer knows its one input and output."""
-    image = x = keras.Input(stack.input_shape[1:])
+    image = x = keras.Input(stack.input_shape[1:], dtype=stack.inputs[0].dtype)
     for layer in stack.layers:
         x = type(layer).from_config(layer.get_config())(x)
     return keras.Model(image, x, name=stack.name)

@@ -103,7 +103,7 @@ def picture_of(values, scale, height, width):
     """Draw a map for display.
 
     Args:
-        values: float (h, w), or (h, w, 3) for gradients of RGB, which are shown as colours around mid-grey.
+        values: float (h, w) or (h, w, 1), or (h, w, 3) for gradients of RGB, shown as colours around mid-grey.
         scale: Scale.
         height, width: int, of the picture.
 
@@ -157,7 +157,7 @@ def write_panel(path, photo, maps):
         title += "" if values.any() else " (all zero)"
         pen.text((left, MARGIN // 4), title, "black", font=title_font)
         sheet.paste(Image.fromarray(picture_of(values, scale, height, width)), (left, MARGIN))
-        bar, ticks = colour_bar(scale, values.ndim == 3, height)
+        bar, ticks = colour_bar(scale, values.shape[2:] == (3,), height)
         sheet.paste(Image.fromarray(bar), (left + width + 6, MARGIN))
         for text, y in ticks:
             pen.text((left + width + 10 + BAR, MARGIN + y), text, "black", font=tick_font, anchor="lm")

@@ -175,7 +175,7 @@ def faithfulness(subject, pixels, maps, label, settings):
     Returns:
         dict of name -> dict of score -> number or list.
     """
-    prepare, size, target = subject.meaning.prepare, pixels.shape[:2], subject.targets[label]
+    prepare, size, target = subject.prepare, pixels.shape[:2], subject.targets[label]
     image, black = prepare(pixels[None])[0], prepare(np.zeros_like(pixels)[None])[0]
     fills = {name: prepare(fill[None])[0] for name, fill in fills_of(pixels, settings.fill).items()}
     large = {name: resize_map(values, *size) for name, values in maps.items()}

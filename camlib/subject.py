@@ -1,14 +1,18 @@
 """A network ready to be asked: what it is made of, what its numbers mean, and what may be asked of it."""
 
+import contextlib
+import math
 import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 from keras import layers, ops
 
 from camlib.axes import check_axes, some_of
+from camlib.backend import has_float64
 from camlib.console import UserError
 from camlib.explaining import PREDICTED, as_arrays
 from camlib.meaning import (
@@ -24,7 +28,7 @@ from camlib.meaning import (
 )
 from camlib.surveying import survey
 
-FLOAT_TYPES = ("float32", "bfloat16", "float16")  # what a network may compute in
+FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 A_FEW_UNITS = 20  # how far from zero pixels that a network has rescaled may lie
 
 
@@ -37,7 +41,8 @@ def add_network_options(parser):
                         help="one class a line; default: what the file says")  # fmt: skip
     parser.add_argument("--size", type=parse_size, metavar="N|HxW",
                         help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
-    parser.add_argument("--dtype", default="float32", choices=FLOAT_TYPES, help="what the network computes in")
+    parser.add_argument("--dtype", choices=FLOAT_TYPES,
+                        help="what the network computes in; default: what its weights are kept in")  # fmt: skip
     parser.add_argument("--architecture", type=Path, metavar="FILE.json",
                         help="of a file of weights alone: what model.to_json() wrote")  # fmt: skip
     parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
@@ -69,6 +74,7 @@ class Subject:
     Attributes:
         network: keras.Model; it computes in `dtype` from now on.
         plan: Survey of the network.
+        dtype: one of FLOAT_TYPES.
         layer: str, path of the layer whose output is mapped.
         meaning: Meaning of its input and output.
         whose: str, where `meaning` has it from what becomes of a pixel.
@@ -83,7 +89,7 @@ class Subject:
         preprocess: str, as after --preprocess, or None for what the file says.
         class_names: Path of a file of names, or None for what the file says.
         size: (height, width) of the network's input where it is open, or None for what the file says.
-        dtype: one of FLOAT_TYPES.
+        dtype: one of FLOAT_TYPES, or None for what its weights are kept in.
         port: Port, how the network is fed and which of its outputs is explained; default: its only ones.
         image_input: str, name of the input that takes photos, of a network with several.
 
@@ -93,11 +99,11 @@ class Subject:
     """
 
     def __init__(
-        self, network, meaning, source, layer=None, preprocess=None, class_names=None, size=None, dtype="float32",
+        self, network, meaning, source, layer=None, preprocess=None, class_names=None, size=None, dtype=None,
         port=None, image_input=None,
     ):  # fmt: skip
-        self.network = network
-        set_dtype(network, dtype)
+        self.network, self.dtype = network, dtype or own_dtype(network)
+        set_dtype(network, self.dtype)
         shape = input_shape_of(network, meaning, size, image_input)
         plan = survey(network, shape, port)
         check_layer(plan, layer)
@@ -114,6 +120,10 @@ class Subject:
     def chosen_classes(self, wanted):
         """Class indices for names, indices or words as after --classes, see `chosen_classes`."""
         return chosen_classes(wanted, self.meaning.class_names, self.groups)
+
+    def prepare(self, images):
+        """Turn uint8 (N, H, W, channels), of the network's input size, into its input: float64 if it computes so."""
+        return self.meaning.prepare(images, np.float64 if self.dtype == "float64" else np.float32)
 
     def checked_logits(self, outputs, logits, *maps):
         """The logits float (N, C) after `check_outputs`; NaN of photos of which any number is not finite.
@@ -146,7 +156,7 @@ class Subject:
             are NaN of photos of which any number is not finite.
         """
         classes = np.repeat(np.array(chosen, np.int32)[:, None], len(images), axis=1)  # (R, N)
-        inputs = ops.convert_to_tensor(self.meaning.prepare(images))
+        inputs = ops.convert_to_tensor(self.prepare(images))
         found = as_arrays(explain_batch(inputs, ops.convert_to_tensor(classes), count))
         found = found._replace(logits=self.checked_logits(found.outputs, found.logits, found.cams, found.guided))
         if self.meaning.bgr and found.guided is not None:
@@ -214,17 +224,64 @@ def input_shape_of(network, meaning, size=None, image_input=None):
     return height, width, shape[3]
 
 
+def own_dtype(network):
+    """What most of a network's numbers are kept in, one of FLOAT_TYPES.
+
+    Mixed precision keeps them in float32 and is for training: such a network is computed in float32.
+    """
+    counts = Counter()
+    for weight in network.weights:
+        counts[keras.backend.standardize_dtype(weight.dtype)] += math.prod(weight.shape)
+    return max(FLOAT_TYPES, key=lambda dtype: counts[dtype])
+
+
 def set_dtype(network, dtype):
-    """Let a network compute in another dtype; its weights stay float32.
+    """Let a network compute in another dtype; its weights stay what they are.
 
     Args:
         network: keras.Model.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: one of FLOAT_TYPES.
+
+    Raises:
+        UserError: the backend takes float64 for float32.
     """
-    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
-    for layer in [network, *network._flatten_layers(include_self=False)]:
+    if dtype == "float64" and not has_float64():
+        raise UserError(
+            f"the network {network.name!r} is to be computed in float64, which Keras does on TensorFlow only; expected "
+            "KERAS_BACKEND=tensorflow, or --dtype float32"
+        )
+    for layer in layers_of(network):
         if not isinstance(layer, layers.Softmax):  # in half precision it would lose small probabilities
+            kept = next((keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights), dtype)
+            layer.dtype_policy = dtype if kept == dtype else ComputedIn(dtype, kept)
+
+
+class ComputedIn(keras.DTypePolicy):
+    """Weights that are kept in one dtype are cast to another for computing."""
+
+    def __init__(self, dtype, kept):
+        super().__init__(dtype)
+        self.kept = kept
+
+    @property
+    def variable_dtype(self):
+        return self.kept
+
+
+@contextlib.contextmanager
+def kept_precision(network):
+    """Let a network compute at the end in what it computed in before."""
+    before = [(layer, layer.dtype_policy) for layer in layers_of(network)]
+    try:
+        yield
+    finally:
+        for layer, policy in before:
             layer.dtype_policy = policy
+
+
+def layers_of(network):
+    """A network and all layers and networks in it."""
+    return [network, *network._flatten_layers(include_self=False)]
 
 
 def check_layer(plan, name):

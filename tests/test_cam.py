@@ -17,6 +17,7 @@ from conftest import ROOT, SHARED
 from keras import layers
 from PIL import Image
 
+from camlib.backend import usual_settings
 from camlib.console import UserError
 from camlib.meaning import Meaning
 from camlib.model_files import VGG_NETWORK, load_network, save_network
@@ -157,6 +158,23 @@ def test_any_file_that_ends_in_pooling_and_dense(photo_folder, tmp_path, capsys,
         saved = np.load(tmp_path / "m" / "a" / f"heatmap_for_{name}.npy")
         np.testing.assert_allclose(saved, expected[0, index], atol=1e-5 * np.abs(expected).max())
         assert float(row[f"logit_{name}"]) == pytest.approx(expected[0, index].mean() + bias[index], abs=1e-4)
+
+
+@pytest.mark.any_backend
+def test_maps_of_a_float64_network_are_float64(photo_folder, tmp_path):
+    with usual_settings():
+        keras.config.set_floatx("float64")
+        keras.config.set_dtype_policy("float64")
+        network = pooled_inside()
+        network.save(tmp_path / "net.keras")
+    photos = photo_folder({"a.png": (200, 100, 50)}, size=(32, 24))
+    model = ["--model", str(tmp_path / "net.keras"), "--preprocess", "0.01,-1", "--output", str(tmp_path / "m")]
+    assert main([str(photos), *model]) == 0
+    expected, _ = numpy_maps(network, np.asarray(Image.open(photos / "a.png"))[None] * 0.01 - 1)
+    for index in range(3):
+        saved = np.load(tmp_path / "m" / "a" / f"heatmap_for_class_{index}.npy")
+        assert saved.dtype == np.float64
+        np.testing.assert_allclose(saved, expected[0, index], atol=1e-12 * np.abs(expected).max())
 
 
 def test_a_single_unit_stands_for_two_classes(photo_folder, tmp_path):

@@ -2,17 +2,20 @@
 
 import keras
 import numpy as np
+import oracle
 import pytest
 from keras import layers, ops
-from small_networks import GENERATOR, IMAGES, SHAPE, explained, functional, with_weights
+from small_networks import GENERATOR, IMAGES, SHAPE, explained, functional, steps, with_weights
 
 import gradcam_vgg16
 from camlib import explaining
+from camlib.backend import has_float64, usual_settings
+from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import CLASSES_AT_ONCE
 from camlib.model_files import VGG_NETWORK, load_network
 from camlib.photos import find_photos, read_batches
-from camlib.subject import set_dtype
+from camlib.subject import Subject, set_dtype
 from camlib.surveying import survey
 from gradcam_vgg16 import explainer
 
@@ -59,6 +62,82 @@ def test_small_gradients_survive_float16():
         assert full.any()
         assert np.corrcoef(full.ravel(), half.ravel())[0, 1] > 0.999  # some ReLUs change sides
         assert np.abs(half).max() == pytest.approx(np.abs(full).max(), rel=0.05)
+
+
+@pytest.fixture
+def kept_in(request):
+    """The oracle's network, built and kept in another dtype by the user's settings of Keras."""
+    with usual_settings():
+        if request.param in ("float16", "float64"):
+            keras.config.set_floatx(request.param)
+        keras.config.set_dtype_policy(request.param)
+        yield with_weights(functional())
+
+
+PIXELS = GENERATOR.integers(0, 256, (2, *SHAPE), np.uint8)
+SCALED = 0.01, -1.0  # what becomes of a pixel
+
+
+def float64_enlarged(cam, height, width):
+    """Bilinear, half-pixel centres, in float64 NumPy."""
+    for axis, size in ((0, height), (1, width)):
+        places = (np.arange(size) + 0.5) * cam.shape[axis] / size - 0.5
+        cam = np.apply_along_axis(lambda row, at=places: np.interp(at, np.arange(len(row)), row), axis, cam)
+    return cam
+
+
+@pytest.mark.parametrize("kept_in", ["float64"], indirect=True)
+@pytest.mark.parametrize("kind", ["keras", "h5", "model"])
+def test_a_float64_network_is_explained_in_float64(kept_in, tmp_path, kind):
+    """Against float64 NumPy, to 1e-10 of the largest value: what single precision cannot."""
+    source = kept_in if kind == "model" else tmp_path / f"net.{kind}"
+    if kind != "model":
+        kept_in.save(source)
+    arguments = {"classes": list(range(4)), "preprocess": "0.01,-1"}
+    if not has_float64():
+        with pytest.raises(UserError, match="computed in float64, which Keras does on TensorFlow only"):
+            gradcam_vgg16.explain(source, PIXELS, **arguments)
+        return
+    found = gradcam_vgg16.explain(source, PIXELS, **arguments)
+    hires = gradcam_vgg16.explain(source, PIXELS, method="hires-cam", guided=False, **arguments)
+    ablation = gradcam_vgg16.explain(source, PIXELS, method="ablation-cam", guided=False, **arguments)
+    for photo, index in np.ndindex(2, 4):
+        network, image = steps(), PIXELS[photo] * SCALED[0] + SCALED[1]
+        logits, cam, guided = oracle.maps(network, image, index, target=3)
+        product = guided * float64_enlarged(cam, *SHAPE[:2])[..., None]
+        features, gradients = oracle.run(network, image)[4], oracle.gradients(network, np.eye(4)[index])[4]
+        without = np.array([oracle.run(network[4:], features * (np.arange(5) != k))[-1][index] for k in range(5)])
+        weights = (logits[index] - without) / np.abs(logits[index])
+        for ours, expected in (
+            (found.logits[photo], logits), (found.cams[index, photo], cam), (found.guided[index, photo], guided),
+            (found.products[index, photo], product), (hires.cams[index, photo], (features * gradients).sum(-1)),
+            (ablation.cams[index, photo], np.maximum(features @ weights, 0)),
+        ):  # fmt: skip
+            assert ours.dtype == np.float64
+            np.testing.assert_allclose(ours, expected, atol=1e-10 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("kept_in", ["float16"], indirect=True)
+def test_a_float16_network_is_explained_in_float16(kept_in):
+    """Its features are numbers that float16 holds; asked for float32, they are not."""
+    for dtype, is_half in ((None, True), ("float32", False)):
+        subject = Subject(kept_in, None, "net", preprocess="0.01,-1", dtype=dtype)
+        assert subject.dtype == (dtype or "float16")
+        found = subject.ask(explainer(kept_in, subject.plan), PIXELS, [0, 1])
+        assert found.features.dtype == found.cams.dtype == np.float32
+        assert np.array_equal(found.features, found.features.astype(np.float16)) == is_half
+        _, cam, guided = oracle.maps(steps(), PIXELS[0] * SCALED[0] + SCALED[1], 0, target=3)
+        np.testing.assert_allclose(found.cams[0, 0], cam, atol=0.02 * cam.max())
+
+
+@pytest.mark.parametrize("kept_in", ["mixed_float16"], indirect=True)
+def test_mixed_precision_is_for_training(kept_in):
+    """The weights are float32, and so are the maps; afterwards training goes on as it was."""
+    found = gradcam_vgg16.explain(kept_in, PIXELS, [0], preprocess="0.01,-1")
+    _, cam, _ = oracle.maps(steps(), PIXELS[0] * SCALED[0] + SCALED[1], 0, target=3)
+    np.testing.assert_allclose(found.cams[0, 0], cam, atol=1e-5 * cam.max())
+    assert {layer.dtype_policy.name for layer in kept_in._flatten_layers()} == {"mixed_float16"}
+    assert keras.backend.standardize_dtype(kept_in(PIXELS / 255).dtype) == "float16"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

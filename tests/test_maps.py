@@ -5,9 +5,8 @@ import json
 import os
 
 import pytest
-from conftest import make_run
+from conftest import CLASSES, make_run
 
-from camlib.demo.scenes import CLASSES
 from camlib.maps import find_maps, find_saved
 
 pytestmark = pytest.mark.any_backend

@@ -83,3 +83,12 @@ def test_panel_keeps_red_red_and_the_photos_shape(tmp_path):
     rows, columns = np.nonzero(red)
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert abs(width - 256) < 4 and abs(height - 128) < 4
+
+
+def test_a_panel_of_grey_gradients_is_one_of_a_map(tmp_path):
+    """Gradients of a grey photo, (H, W, 1), are drawn in the colours that their bar has."""
+    values = np.linspace(-1, 1, 48).reshape(6, 8).astype(np.float32)
+    photo, scale = np.zeros((30, 40, 3), np.uint8), Scale(1.0, signed=True)
+    for name, shape in (("map", (6, 8)), ("gradients", (6, 8, 1))):
+        write_panel(tmp_path / f"{name}.jpg", photo, [("title", values.reshape(shape), scale)])
+    assert (tmp_path / "map.jpg").read_bytes() == (tmp_path / "gradients.jpg").read_bytes()

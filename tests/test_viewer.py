@@ -5,11 +5,10 @@ import os
 
 import numpy as np
 import pytest
-from conftest import make_run
+from conftest import CLASSES, make_run
 from matplotlib.backend_bases import KeyEvent
 from matplotlib.figure import Figure
 
-from camlib.demo.scenes import CLASSES
 from camlib.maps import find_maps, find_saved
 from camlib.viewer import Controls, Viewer
 

@@ -7,14 +7,18 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from matplotlib.figure import Figure
 from PIL import Image
 
 import gradcam_vgg16
+import show_heatmaps
 from camlib import explaining
 from camlib.backend import BACKEND
 from camlib.console import UserError
+from camlib.maps import find_saved
 from camlib.model_files import load_network
 from camlib.surveying import survey
+from camlib.viewer import Viewer
 
 SHAPE = (24, 32, 3)
 
@@ -140,6 +144,25 @@ def test_mean_is_for_as_many_channels_as_there_are(explain):
     assert "24x32 grey, pixel * 0.0156863 + -2" in printed
 
 
+def test_maps_of_grey_photos_are_shown(explain, tmp_path):
+    """Their gradients, (H, W, 1), in a figure, on a page, and alone."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((24, 32, 1))
+    x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(image))
+    network = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    output, _ = explain(network, "--classes", "all")
+    guided = output / "wide" / "guided_backprop_for_class_0.npy"
+    assert np.load(guided).shape == (24, 32, 1)
+    viewer = Viewer(Figure(), find_saved(output))
+    shown = [axes.images[0] for axes in viewer.panels]
+    assert len(shown) == 8 and viewer.grid == (2, 3) and shown[3].norm.vmin == -shown[3].norm.vmax < 0
+    np.testing.assert_array_equal(np.asarray(shown[3].get_array()), np.load(guided)[..., 0])
+    assert show_heatmaps.main([str(output), "--html", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.count('"guided backpropagation"') == page.count('"guided Grad-CAM"') == 2  # of both photos
+    assert show_heatmaps.main([str(guided), "--save", str(tmp_path / "one.png")]) == 0
+
+
 def test_other_activations(explain):
     keras.utils.set_random_seed(0)
     smooth = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1.0), trunk(activation="gelu"),
@@ -174,9 +197,6 @@ def test_bad_arguments(explain, capsys):
 def test_a_thousand_classes_can_be_asked_for_dog(explain):
     output, _ = explain(nested(1000), "--classes", "dog", "sorrel")
     assert (output / "wide" / "gradcam_for_dog.npy").exists() and (output / "wide" / "gradcam_for_sorrel.npy").exists()
-
-
-# ---------------------------------------------------------------- half precision, memory, tracing
 
 
 # ---------------------------------------------------------------- honest pictures
