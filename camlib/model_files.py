@@ -325,7 +325,10 @@ def fill(network, path, archive):
         UserError: they do not fit.
     """
     try:
-        with weights_of_archive(path) if archive else contextlib.nullcontext(path) as weights:
+        with (
+            warnings.catch_warnings(action="ignore"),  # about places in which no layer of photos keeps anything
+            weights_of_archive(path) if archive else contextlib.nullcontext(path) as weights,
+        ):
             load_weights(network, weights)
     except Exception as error:  # Keras and h5py raise various classes for arrays that are missing or of another shape
         raise UserError(f"{shown(path)}: its weights do not fit its network ({first_line(error)})") from error
@@ -357,7 +360,8 @@ def refuse_unsafe(entry, path):
     """
     if isinstance(entry, dict) and "class_name" in entry and entry["class_name"] not in DATA:
         name, module = str(entry["class_name"]), str(entry.get("module"))
-        own = module.split(".")[0] == "keras" and ">" not in (entry.get("registered_name") or "")
+        # Keras joins module and name before it looks them up: with a dot the name may be of another module's class
+        own = module.split(".")[0] == "keras" and ">" not in (entry.get("registered_name") or "") and "." not in name
         where = f"{shown(path)} holds the layer or function {name[:40]!r} ({module[:40]})"
         if not own or name == "function" or is_lambda_of_keras_2(entry):
             raise UserError(
