@@ -29,11 +29,12 @@ from camlib.model_files import identity_of, load_network
 from camlib.perturbation import FILLS, deletion_insertion_function, probability_function
 from camlib.pictures import encode_photo
 from camlib.report import NO_NETWORK, report
-from camlib.runs import FAILED_FILE, Results, claim_folder, write_failed
+from camlib.runs import FAILED_FILE, Results, claim_folder, say_failed, write_failed
 from camlib.scoring import (
     GUIDED,
     batches,
     cascade,
+    check_finite,
     faithfulness,
     fill_up,
     listed,
@@ -45,7 +46,7 @@ from camlib.scoring import (
 )
 from camlib.subject import Subject, add_network_options, check_guided, check_layer
 from gradcam_vgg16 import joint_explainer
-from make_cam_maps import cam_function
+from make_cam_maps import cam_of_subject
 
 # ---------------------------------------------------------------- settings
 
@@ -76,9 +77,14 @@ class ScoredNetwork(Subject):
     def __init__(self, path, kinds, settings):
         self.path, self.name, self.kinds = path, path.stem, kinds
         self.signed = {kind.name: kind.is_signed for kind in kinds}
-        network, meaning = load_network(path, settings.trust_model)
+        network, meaning = load_network(path, settings.trust_model, settings.architecture)
         super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, settings.size,
                          settings.dtype)  # fmt: skip
+        if not self.has_probabilities:
+            raise UserError(
+                f"{path} gives scores without probabilities, which an evaluation needs; expected a classifier (a "
+                "single linear unit is one with two --class-names)"
+            )
         groups, plan = list(self.groups.values()), self.plan
         self.targets = targets_of(plan.class_count, groups)  # (classes and groups, C)
         for kind in kinds:
@@ -88,7 +94,7 @@ class ScoredNetwork(Subject):
         if self.guided:
             check_guided(plan, f"leave {' and '.join(GUIDED)} of {path} out of --maps")
         self.pairs = list(dict.fromkeys(map(self.pair_of, self.with_explainer(slow=False))))
-        self.explain_cam = cam_function(network) if any(kind.method == "cam" for kind in kinds) else None
+        self.explain_cam = cam_of_subject(self) if any(kind.method == "cam" for kind in kinds) else None
         self.explain_fast = (
             joint_explainer(network, plan, self.pairs, with_guided=self.guided, groups=groups)
             if self.pairs or not self.explain_cam  # the network's answers are needed in any case
@@ -119,19 +125,19 @@ class ScoredNetwork(Subject):
             labels: int32 (R, N), the classes to explain.
 
         Returns:
-            (probabilities float (N, C), dict of name -> float32 (R, N, h, w)).
+            (probabilities float (N, C), NaN where the network's numbers are not finite, dict of name -> float32
+            (R, N, h, w)).
         """
         maps, photos = {}, np.arange(len(images))
         if self.explain_cam:
             of_classes, logits, outputs = map(ops.convert_to_numpy, self.explain_cam(ops.convert_to_tensor(images)))
-            self.check_outputs(outputs, logits)
+            logits = self.checked_logits(outputs, logits)
             for kind in self.kinds:
                 if kind.method == "cam":
                     maps[kind.name] = np.stack([of_classes[photos, chosen] for chosen in labels])
         if self.explain_fast:
             found = self.explain_fast(ops.convert_to_tensor(images), ops.convert_to_tensor(labels))
-            outputs, logits = ops.convert_to_numpy(found.outputs), ops.convert_to_numpy(found.logits)
-            self.check_outputs(outputs, logits)
+            logits = self.checked_logits(ops.convert_to_numpy(found.outputs), ops.convert_to_numpy(found.logits))
             guided = ops.convert_to_numpy(found.guided) if self.guided else None
             for kind in self.with_explainer(slow=False):
                 cam = ops.convert_to_numpy(found.cams[self.pairs.index(self.pair_of(kind))])
@@ -158,8 +164,9 @@ def evaluate_fast(subject, items, settings, results, failed, with_baselines):
             others = (labels + 1) % subject.plan.class_count
             outputs, maps = subject.fast_maps(subject.prepare(pixels), np.stack((labels, others)))
             for index, (item, picture) in enumerate(zip(chosen, pictures, strict=True)):
-                right = bool(subject.targets[labels[index], outputs[index].argmax()])
                 with listed(item, failed):
+                    check_finite(outputs[index])
+                    right = bool(subject.targets[labels[index], outputs[index].argmax()])
                     truth = truth_of(item, picture.shape[:2])
                     of_item = {
                         name: scores_of_map(values[0, index], values[1, index], truth, picture, subject.signed[name])
@@ -182,9 +189,10 @@ def evaluate_sample(subject, sample, settings, results, failed):
         for (item,), (picture,), pixels in batches(subject, left, 1, failed):
             prepared, labels = subject.prepare(pixels), subject.labels_of([item])
             other = (labels + 1) % subject.plan.class_count
-            _, fast = subject.fast_maps(prepared, labels[None])
+            outputs, fast = subject.fast_maps(prepared, labels[None])
             slow = subject.slow_maps(prepared, np.stack((labels, other)))
             with listed(item, failed):
+                check_finite(outputs[0])
                 truth = truth_of(item, picture.shape[:2])
                 scores = {
                     name: scores_of_map(values[0, 0], values[1, 0], truth, picture, subject.signed[name])
@@ -209,9 +217,13 @@ def evaluate_sanity(subject, sample, settings, results, failed):
         return
     print(f"{subject.name}: randomising its layers", flush=True)
     images = subject.prepare(np.stack([pixels for _, pixels in found]))
-    stages, scores = cascade(subject, images, subject.labels_of([item for item, _ in found]))
-    for (item, _), of_item in zip(found, scores, strict=True):
-        results.add(subject.name, "sanity", item, stages=stages, maps=of_item)
+    labels = subject.labels_of([item for item, _ in found])
+    outputs, _ = subject.fast_maps(images, labels[None])
+    stages, scores = cascade(subject, images, labels)
+    for (item, _), of_item, numbers in zip(found, scores, outputs, strict=True):
+        with listed(item, failed):
+            check_finite(numbers)
+            results.add(subject.name, "sanity", item, stages=stages, maps=of_item)
 
 
 # ---------------------------------------------------------------- the script
@@ -288,12 +300,13 @@ def main(arguments=None):
     decisive = {
         name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
     } | {"dtype": ", ".join(dict.fromkeys(subject.dtype for subject in subjects))}
+    identities = {subject.name: identity_of(subject.path)["model_sha256"] for subject in subjects}
     claim_folder(
         settings.output,
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
          "annotations": str(settings.annotations and settings.annotations.resolve()),
          "class_names": settings.class_names and [subject.class_names for subject in subjects],
-         "items": len(items), "networks": {subject.name: identity_of(subject.path) for subject in subjects}} | decisive,
+         "items": len(items), "networks": identities} | decisive,
         CONVENTIONS,
         settings.overwrite,
         lambda output: (output / RESULTS_FILE).unlink(missing_ok=True),
@@ -310,7 +323,7 @@ def main(arguments=None):
     write_failed(settings.output / FAILED_FILE, list(failed.items()))
     print(f"wrote tables, figures and {settings.html or settings.output / 'report.html'}")
     if failed:
-        print(f"{len(failed):,} photos could not be read: see {settings.output / FAILED_FILE}")
+        say_failed(list(failed.items()), settings.output / FAILED_FILE)
     return EXIT_SOME_FAILED if failed else 0
 
 

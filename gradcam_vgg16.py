@@ -9,7 +9,8 @@
 For each photo and class it writes, below the output folder, gradcam_for_<class>, guided_backprop_for_<class> and
 guided_gradcam_for_<class> as .npy, unscaled, and as .jpg, panel_for_<class>.jpg with the photo and all three, and a
 row of predictions.csv. The same command again does only what is missing. A file of weights may hold any network of
-Keras's own layers: Sequential, functional or nested, ending in softmax, sigmoid or neither.
+Keras's own layers: Sequential, functional or nested, ending in softmax, sigmoid or neither, a vision transformer, or a
+segmentation.
 """
 
 from pathlib import Path
@@ -32,11 +33,13 @@ from camlib.explaining import (
     runner,
     targets_of,
 )
-from camlib.maps import photo_folder, write_explanations
+from camlib.files import file_sha256
+from camlib.maps import write_explanations
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
+from camlib.ports import add_port_options, port_of
 from camlib.runs import MapRun
-from camlib.subject import Subject, add_network_options, announce_guided, check_guided, kept_precision, why_zero
+from camlib.subject import Subject, add_network_options, announce_guided, check_guided, kept_precision, zero_maps_of
 from camlib.watching import guided_rule
 
 # ---------------------------------------------------------------- settings
@@ -83,18 +86,22 @@ def gradient_maps(seen, u, maps, counterfactual=False):
         counterfactual: bool, map what speaks against the class.
 
     Returns:
-        list of float32 (N, h, w), None for methods that take the scores of changed photos.
+        (list of maps float32 (N, h, w), None for methods that take the scores of changed photos; list of float32 (N,),
+        the largest magnitude of each one's gradients, None for methods without).
     """
     sign = -1.0 if counterfactual else 1.0
     gradients = seen.gradients_at_features(u) if any(method.needs == "gradients" for _, method in maps) else {}
-    found = []
+    cams, strengths = [], []
     for layer, method in maps:
-        features = seen.features[layer]  # A (N, h, w, K)
+        features, strength = seen.features[layer], None  # A (N, h, w, K)
         if method.needs == "gradients":
-            found.append(method.function(features, sign * gradients[layer]))  # (N, h, w)
+            cam = method.function(features, sign * gradients[layer])  # (N, h, w)
+            strength = ops.max(ops.abs(gradients[layer]), axis=(1, 2, 3))  # (N,)
         else:
-            found.append(method.function(features) if method.needs == "nothing" else None)
-    return found
+            cam = method.function(features) if method.needs == "nothing" else None
+        cams.append(cam)
+        strengths.append(strength)
+    return cams, strengths
 
 
 def guided_backpropagation(seen, u):
@@ -157,10 +164,10 @@ def joint_explainer(network, plan, maps, counterfactual=False, with_guided=True,
     def maps_of_class(seen, chosen):
         _, u = score_of_targets(seen.logits, ops.take(targets, chosen, axis=0))  # (N, C)
         guided = guided_backpropagation(seen, u) if with_guided else None
-        return gradient_maps(seen, u, maps, counterfactual), guided
+        return *gradient_maps(seen, u, maps, counterfactual), guided
 
-    explain_at_once = explained_at_once(network, run, maps_of_class)
-    return explained_with_changes(explain_at_once, maps, network, run, targets, score_map)
+    explain_at_once = explained_at_once(network, plan, run, maps_of_class)
+    return explained_with_changes(explain_at_once, maps, network, plan, run, targets, score_map)
 
 
 def explainer(network, plan, layer=None, method="grad-cam", **settings):
@@ -174,8 +181,8 @@ def explainer(network, plan, layer=None, method="grad-cam", **settings):
         settings: as for `joint_explainer`.
 
     Returns:
-        as `joint_explainer`, of an Explanation whose `features` and `cams` are those of the one map, and `products`
-        its guided Grad-CAM.
+        as `joint_explainer`, of an Explanation whose `features`, `cams` and `strengths` are those of the one map, and
+        `products` its guided Grad-CAM.
     """
     layer = layer or plan.target
     explain_all = joint_explainer(network, plan, [(layer, method)], **settings)
@@ -185,7 +192,9 @@ def explainer(network, plan, layer=None, method="grad-cam", **settings):
         cams, products = found.cams[0], None
         if found.guided is not None:
             products = ops.stack([guided_grad_cam(*pair) for pair in zip(found.guided, cams, strict=True)])
-        return found._replace(features=found.features[layer], cams=cams, products=products)
+        return found._replace(
+            features=found.features[layer], cams=cams, strengths=found.strengths[0], products=products
+        )
 
     return explain
 
@@ -230,15 +239,11 @@ def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
-    parser.add_argument(
-        "--weights",
-        default="4class",
-        metavar="4class|imagenet|NAME|FILE",
-        help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications (ResNet50V2), "
-        "or a .h5 or .keras file",
-    )
+    parser.add_argument("--weights", default="4class", metavar="4class|imagenet|NAME|FILE",
+                        help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications "
+                        "(ResNet50V2), or a .h5 or .keras file")  # fmt: skip
     parser.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
-                        "network; default: the last with a spatial output, pooling aside")  # fmt: skip
+                        "network; default: the last that computes features with a spatial output")  # fmt: skip
     parser.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
                         help="which classes to explain; with ImageNet's also dog, cat, bird, horse")  # fmt: skip
     parser.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
@@ -247,6 +252,7 @@ def parse_arguments(arguments):
     parser.add_argument("--guided-anyway", action="store_true",
                         help="use the true gradient at activations that are no ReLU")  # fmt: skip
     add_network_options(parser)
+    add_port_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
@@ -256,75 +262,63 @@ def parse_arguments(arguments):
         parser.error(
             f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
         )
+    if settings.architecture and settings.weights in ("4class", "imagenet"):
+        parser.error(f"--weights {settings.weights} needs no --architecture; expected a file of weights alone")
     return settings
-
-
-def load(settings):
-    """The network to explain, its Meaning or None, and what identifies it in run.json."""
-    source = VGG_NETWORK if settings.weights == "4class" else settings.weights
-    return *load_network(source, settings.trust_model), identity_of(source)
-
-
-def announce(settings, subject):
-    """Say what is about to be computed of what."""
-    plan, layer = subject.plan, subject.layer
-    score = "its output" if plan.ending == "linear" else f"the input of its last {plan.ending}"
-    print(f"network {settings.weights}: {subject.meaning.preprocessing}, {subject.whose}; the score is {score}")
-    shared = f", the last of its {plan.runs[layer]} runs" if plan.runs[layer] > 1 else ""
-    print(f"{settings.method} of layer {layer}, {'x'.join(map(str, plan.spatial[layer]))}{shared}")
-    if not settings.no_guided:
-        if not settings.guided_anyway:
-            check_guided(plan, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
-        announce_guided(plan)
 
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    network, meaning, identity = load(settings)
+    source = VGG_NETWORK if settings.weights == "4class" else settings.weights
+    network, meaning = load_network(source, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, settings.weights, settings.layer, settings.preprocess, settings.class_names,
-                      settings.size, settings.dtype)  # fmt: skip
+                      settings.size, settings.dtype, port_of(network, settings), settings.image_input)  # fmt: skip
     meaning, method = subject.meaning, METHODS[settings.method]
     chosen = subject.chosen_classes(settings.classes)
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
-    announce(settings, subject)
+    print(*subject.sentences(settings.weights, settings.method), sep="\n")
+    if not settings.no_guided:
+        if not settings.guided_anyway:
+            check_guided(subject.plan, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
+        announce_guided(subject.plan)
     run = MapRun(
         settings.output,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
-         "weights": settings.weights, "model_sha256": identity, "layer": subject.layer, "classes": settings.classes,
+         "weights": settings.weights, **identity_of(source, settings.architecture), "layer": subject.layer,
+         "classes": settings.classes,
          "method": settings.method, "signed": method.signed, "counterfactual": settings.counterfactual,
-         "guided": not settings.no_guided,
+         "guided": not settings.no_guided, "head": subject.plan.port.head,
+         "region": settings.region and file_sha256(settings.region),
+         "other_inputs": settings.other_inputs and file_sha256(settings.other_inputs),
          "preprocessing": meaning.preprocessing, "dtype": subject.dtype},
         CONVENTIONS,
         meaning.class_names,
         settings.overwrite,
+        with_probabilities=subject.has_probabilities,
     )  # fmt: skip
     explain_batch = explainer(
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
         with_guided=not settings.no_guided, groups=list(subject.groups.values()),
     )  # fmt: skip
-    zero_maps = []  # (photo's name, class name, why)
+    zero_maps = []  # which, and why
 
-    def explain_photos(images, done):
-        found = subject.ask(explain_batch, images, chosen, len(done))
-        for index, (photo, picture) in enumerate(done):
+    def explain_photos(images, count):
+        found = subject.ask(explain_batch, images, chosen, count)
+
+        def write(index, photo, folder, picture):
             maps = maps_of_photo(found, index, subject.class_names)
-            write_explanations(photo_folder(run.output, photo), picture, maps, method.title, method.signed)
-            zero_maps.extend(
-                (photo.name, name, kind, why_zero(method, settings.counterfactual, found.features[index]))
-                for kind in ("gradcam", "guided_backprop")
-                for name, values in maps.get(kind, {}).items()
-                if not values.any()
-            )
-        return found.logits, subject.probabilities_of(found.logits)
+            write_explanations(folder, picture, maps, method.title, method.signed)
+            zero_maps.extend(zero_maps_of(photo, maps, found, index, method, settings.counterfactual))
+
+        return found.logits, subject.probabilities_of(found.logits), write
 
     print(f"{len(photos):,} photos on {device_name()}")
     # of many classes the maps of a batch would fill the memory
     batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
     code = run.make(photos, meaning, batch_size, explain_photos, f"python show_heatmaps.py {run.output}")
     if zero_maps:
-        photo, name, kind, why = zero_maps[0]
-        print(f"{len(zero_maps):,} maps are zero everywhere, the first {kind}_for_{name} of {photo}: {why[kind]}")
+        print(f"{len(zero_maps):,} maps are zero everywhere, the first {zero_maps[0]}")
     return code
 
 

@@ -19,16 +19,18 @@ from camlib.backend import compiled, device_name, traced
 # isort: split
 from keras import activations, layers, ops
 
+from camlib.axes import check_axes
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import widened
-from camlib.maps import photo_folder, write_map, write_superposition
+from camlib.maps import write_map, write_superposition
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import scale_of
 from camlib.runs import MapRun
 from camlib.subject import Subject, add_network_options, size_name
-from camlib.watching import both_sides, watched
+from camlib.surveying import both_sides
+from camlib.watching import watched
 
 # ---------------------------------------------------------------- settings
 
@@ -74,7 +76,7 @@ def pooled_classifier(network):
         network: keras.Model.
 
     Returns:
-        (pooling, dense): keras layers.
+        (pooling, dense, place): keras layers, and the path of what the first pools; None where no layer made that.
 
     Raises:
         UserError: there are none, so that CAM does not apply.
@@ -87,14 +89,14 @@ def pooled_classifier(network):
 
     height, width, channels = network.input_shape[1:]
     traced(look, (1, height or ANY_SIDE, width or ANY_SIDE, channels))
-    _, pooling, dense, before = seen[-1]
+    _, pooling, dense, before, place = seen[-1]
     if pooling is None:
         where = f"layer {dense.path!r} makes them from {before!r}" if dense else "no Dense layer makes them"
         raise UserError(
             f"the network {network.name!r} has no Dense layer right behind global average pooling that makes its "
             f"scores ({where}), so CAM does not apply; use python gradcam_vgg16.py"
         )
-    return pooling.layer, dense.layer
+    return pooling.layer, dense.layer, place
 
 
 def pooled_scores(network, images):
@@ -105,43 +107,60 @@ def pooled_scores(network, images):
         images: float32 (N, H, W, channels).
 
     Returns:
-        (outputs, pooling, dense, before): the network's own output (N, C), the Run of the global average pooling whose
-        means the scores are made from, that of the Dense layer which does so, and the path of the layer in front of it.
-        Dropout or Flatten, which compute nothing, may stand between the two. What is missing is None.
+        (outputs, pooling, dense, before, place): the network's own output (N, C), the Run of the global average pooling
+        whose means the scores are made from, that of the Dense layer which does so, the path of the layer in front of
+        it, and of that in front of the pooling. Dropout or Flatten, which compute nothing, may stand between the two.
+        What is missing is None.
     """
     with watched() as record:
         outputs = network(images, training=False)
     ending = record.ending_of(outputs)
-    scores = [ending.input, outputs] if ending else [outputs]  # behind Dense(activation="softmax") there is one only
+    # behind Dense(activation="softmax") there is one of the two only
+    scores = [ending.activations[0].input, outputs] if ending and len(ending.activations) == 1 else [outputs]
     dense = next(filter(None, (record.maker_of(tensor, layers.Dense) for tensor in scores)), None)
     if dense is None or dense.layer.activation not in ENDINGS:
-        return outputs, None, None, None
+        return outputs, None, None, None, None
     before = next((run.path for run in record.runs if run.output is dense.input), "the photo")
-    return outputs, record.maker_of(dense.input, layers.GlobalAveragePooling2D), dense, before
+    pooling = record.maker_of(dense.input, layers.GlobalAveragePooling2D)
+    place = pooling and next((run.path for run in record.runs if run.output is pooling.input), None)
+    return outputs, pooling, dense, before, place
 
 
-def cam_function(network):
+def cam_function(network, two_sided=False):
     """Compile one forward pass that gives every class's map.
 
     Args:
         network: keras.Model whose scores come from global average pooling and one Dense layer.
+        two_sided: bool, its single unit stands for two classes, as for `both_sides`.
 
     Returns:
         function of float32 (N, H, W, channels) -> (maps (N, C, H, W), logits (N, C), outputs), where outputs are the
-        network's own, to be checked against the logits. A single unit stands for two classes, as for `both_sides`.
+        network's own, to be checked against the logits.
 
     Raises:
         UserError: CAM does not apply.
     """
     pooled_classifier(network)
+    sides = both_sides if two_sided else lambda weights: weights
 
     def maps_of(images):
-        outputs, pooling, dense, _ = pooled_scores(network, images)
-        maps = class_activation_maps(pooling.input, both_sides(dense.layer.kernel))
+        outputs, pooling, dense, *_ = pooled_scores(network, images)
+        maps = class_activation_maps(pooling.input, sides(dense.layer.kernel))
         logits = ops.mean(maps, axis=(2, 3))  # (N, C)
-        return maps, logits + both_sides(dense.layer.bias) if dense.layer.use_bias else logits, outputs
+        return maps, logits + sides(dense.layer.bias) if dense.layer.use_bias else logits, outputs
 
     return compiled(maps_of, network)
+
+
+def cam_of_subject(subject):
+    """The `cam_function` of a Subject, whose last features have to lie on the photo's own axes.
+
+    Raises:
+        UserError: CAM does not apply, or the axes are others.
+    """
+    _, _, place = pooled_classifier(subject.network)
+    check_axes(subject.network, subject.plan, place, subject.meaning, asked=False)
+    return cam_function(subject.network, subject.plan.two_sided)
 
 
 # ---------------------------------------------------------------- the script
@@ -164,32 +183,35 @@ def parse_arguments(arguments):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    network, meaning = load_network(settings.model, settings.trust_model)
+    network, meaning = load_network(settings.model, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, settings.model, None, settings.preprocess, settings.class_names, settings.size,
                       settings.dtype)  # fmt: skip
-    maps_of, meaning = cam_function(network), subject.meaning
+    maps_of, meaning = cam_of_subject(subject), subject.meaning
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
-         "model": str(settings.model), "model_sha256": identity_of(settings.model),
+         "model": str(settings.model), **identity_of(settings.model, settings.architecture),
          "size": meaning.height if meaning.height == meaning.width else size_name(meaning.height, meaning.width),
          "preprocess": settings.preprocess, "dtype": settings.dtype},
         CONVENTIONS,
         meaning.class_names,
         settings.overwrite,
+        with_probabilities=subject.has_probabilities,
     )  # fmt: skip
 
-    def explain(images, done):
+    def explain(images, count):
         maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(subject.prepare(images)))
-        subject.check_outputs(outputs, logits)
-        for (photo, picture), photo_maps in zip(done, maps, strict=False):  # the batch may end in filling
-            folder, scale = photo_folder(run.output, photo), scale_of(True, photo_maps)
-            for name, values in zip(meaning.class_names, photo_maps, strict=True):
+        logits = subject.checked_logits(outputs, logits)
+
+        def write(index, photo, folder, picture):
+            scale = scale_of(True, maps[index])
+            for name, values in zip(meaning.class_names, maps[index], strict=True):
                 write_map(folder, "heatmap", name, values, picture, scale)
                 write_superposition(folder, name, values, picture, scale)
-        return logits, subject.probabilities_of(logits)
+
+        return logits, subject.probabilities_of(logits), write
 
     print(f"network {settings.model}: {meaning.preprocessing}, {subject.whose}")
     print(f"{len(photos):,} photos on {device_name()}")

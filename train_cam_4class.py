@@ -4,9 +4,11 @@
     python train_cam_4class.py --data my_photos --output outputs/training/mine.h5
     python train_cam_4class.py --recipe original --data my_photos --output outputs/training/original.h5
     python train_cam_4class.py --recipe vgg16 --weights imagenet --learning-rate 1e-4 --output outputs/training/vgg.h5
+    python train_cam_4class.py --teacher models/vgg16_4class.h5 --output outputs/training/taught.h5
 
-A data folder holds train/ and val/ with one folder per class, or the class folders alone. Recipes: `modern`, the
-default; `original`, the class project of 2019; `vgg16`, the network that gradcam_vgg16.py explains.
+A data folder holds train/ and val/ with one folder per class, or the class folders alone; beside others, train/ alone
+is trained on and nothing more. --teacher learns from another network's answers too. Recipes: `modern`, the default;
+`original`, the class project of 2019; `vgg16`, the network that gradcam_vgg16.py explains.
 Writes the network (.h5), its weights alone (.weights.h5), and beside them history, curves and confusion matrix; ends
 with the top-1 accuracy of each class. Stopped at any time, the same command with --resume goes on from the last epoch
 and, on a CPU, ends with the very same weights.
@@ -31,13 +33,22 @@ from camlib.figures import draw_confusion_matrix, draw_history
 from camlib.files import write_json
 from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.model_files import load_network, save_network
-from camlib.networks import fold, modern_network, original_network, start_from, vgg16_network
+from camlib.model_files import load_known_network, save_network
+from camlib.networks import fold, modern_network, original_network, per_cell, start_from, vgg16_network
 from camlib.runs import run_record, write_failed
+from camlib.teaching import (
+    add_teacher_options,
+    check_teacher_options,
+    decisive_for_teaching,
+    label_metrics,
+    load_teacher,
+    prepare_lesson,
+)
 from camlib.training_state import (
     TrainingState,
     check_not_lost,
     check_same,
+    check_state,
     decisive_settings,
     settings_of_finished,
     write_history,
@@ -134,23 +145,13 @@ STATISTICS_PHOTOS = 64  # about as many tell the statistics of the features of a
 # ---------------------------------------------------------------- training that can be resumed
 
 
-def per_cell(network, cell):
-    """The same layers, asked for the class of each cell: (N, g * cell, g * cell, channels) -> (N, g, g, classes)."""
-    features = network.get_layer("gap").input
-    grid = keras.Model(network.inputs[0], features).compute_output_shape((1, cell, cell, network.input_shape[-1]))
-    x = keras.layers.AveragePooling2D(grid[1:3])(features)  # (N, g, g, K)
-    for name in ("class_bn", "class", "probability"):
-        x = network.get_layer(name)(x)
-    return keras.Model(network.inputs[0], x)
-
-
 def build(recipe, class_count):
     """The network in the form that is trained."""
     form = {"for_training": True} if recipe.training_form else {}
     return recipe.network(class_count, recipe.channels, **form)
 
 
-def train(photos, meaning, recipe, state_path, settings, resume, source=None):
+def train(photos, meaning, recipe, state_path, settings, resume, source=None, lesson=None):
     """Train one network.
 
     Args:
@@ -162,6 +163,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None):
             dtype (Keras's policy), and whatever else must be the same when training is resumed.
         resume: bool, go on from `state_path` if it exists.
         source: keras.Model to start from, or None.
+        lesson: Lesson, of a teacher, or None.
 
     Returns:
         (network, history): keras.Model in float32 with the weights of the lowest val_loss, and a list of dicts, one
@@ -170,18 +172,17 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None):
     seed, epochs = settings["seed"], settings["epochs"]
     keras.utils.set_random_seed(seed)
     class_count = len(meaning.class_names)
-    batches = Batches(photos["train"], meaning, recipe, seed)
+    batches = Batches(photos["train"], meaning, recipe, seed, lesson)
     keras.config.set_dtype_policy(settings["dtype"])
     with all_devices():
         network = build(recipe, class_count)
         if source:
             images = photos["train"].images
             start_from(network, source, meaning.prepare(images[:: -(-len(images) // STATISTICS_PHOTOS)]))
-        trained = per_cell(network, recipe.cut) if recipe.mosaic else network
-        for model in (network, trained):
-            metrics = [keras.metrics.CategoricalAccuracy("top1"), keras.metrics.BinaryAccuracy("binary_accuracy")]
+        trained = per_cell(network, recipe.cut) if recipe.mosaic else keras.Model(network.inputs, network.outputs)
+        for model, loss in ((network, recipe.loss), (trained, lesson.loss if lesson else recipe.loss)):
             optimizer = recipe.optimizer(recipe.learning_rate, epochs * len(batches))
-            model.compile(optimizer, recipe.loss, weighted_metrics=[], metrics=metrics)
+            model.compile(optimizer, loss, weighted_metrics=[], metrics=label_metrics(class_count))
         validation = meaning.prepare(photos["val"].images), np.eye(class_count)[photos["val"].labels]
         state = TrainingState(state_path, network, batches, validation, recipe.patience, settings)
         done = state.restore(trained) if resume else 0
@@ -246,6 +247,7 @@ def parse_arguments(arguments):
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                         help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
     parser.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
+    add_teacher_options(parser)
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
     earlier.add_argument("--overwrite", action="store_true", help="train anew over an earlier result")
@@ -259,6 +261,7 @@ def parse_arguments(arguments):
         parser.error(f"--batch-size {settings.batch_size}: expected a multiple of 4, since four photos make a mosaic")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
         parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
+    check_teacher_options(parser, settings, recipe.loss)
     return settings
 
 
@@ -268,51 +271,41 @@ def recipe_of(settings):
     return replace(RECIPES[settings.recipe], **{name: value for name, value in asked.items() if value is not None})
 
 
-def load_source(weights):
-    """(network, meaning) to start from, or (None, None).
-
-    Raises:
-        UserError: there is no such network, or the file does not say what it makes of a pixel, which is not guessed.
-    """
-    if weights is None:
-        return None, None
-    network, meaning = load_network(weights)
-    if meaning is None:
-        raise UserError(
-            f"{weights} does not say what it makes of a pixel; expected a .h5 file that train_cam_4class.py wrote, the "
-            "original's, Keras's file of VGG-16, or imagenet"
-        )
-    return network, meaning
-
-
-def load_photos(settings, recipe, source_meaning):
-    """Find and decode the photos.
-
-    Args:
-        source_meaning: Meaning of the network to start from, which says what becomes of a pixel; None: the recipe does.
-
-    Returns:
-        (photos, meaning, failed): {"train": LabelledPhotos, "val": LabelledPhotos}, the Meaning of a network for them,
-        and a list of (path, reason) of unreadable photos.
-    """
-    class_names, train_photos, val_photos = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
+def meaning_of(recipe, class_names, source_meaning):
+    """The Meaning of a network to be; the network to start from says what becomes of a pixel, else the recipe does."""
     meaning = Meaning(
         class_names, recipe.size, recipe.size, recipe.channels, recipe.scale, interpolation=recipe.interpolation
     )
     if source_meaning:
         kept = {name: getattr(source_meaning, name) for name in ("channels", "scale", "offset", "bgr")}
         meaning = replace(meaning, **kept)
-    parts = {"train": train_photos, "val": val_photos}
-    photos, failed = load_labelled_photos(parts, meaning, sibling(settings.output, "photos.h5"))
+    return meaning
+
+
+def load_photos(parts, meaning, cache):
+    """Decode the photos, or read them from the cache, and say how many there are.
+
+    Args:
+        parts: {"train": list of (Photo, label), "val": the same}.
+        meaning: Meaning of the network to be.
+        cache: Path.
+
+    Returns:
+        (photos, failed): {"train": LabelledPhotos, "val": LabelledPhotos} and a list of (path, reason) of unreadable
+        photos.
+    """
+    photos, failed = load_labelled_photos(parts, meaning, cache)
     for part in parts:
-        counts = np.bincount(photos[part].labels, minlength=len(class_names))
+        counts = np.bincount(photos[part].labels, minlength=len(meaning.class_names))
         if not counts.all():
             reason = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
             raise UserError(
-                f"no photo of {class_names[counts.argmin()]} for {part} could be read; expected at least one{reason}"
+                f"no photo of {meaning.class_names[counts.argmin()]} for {part} could be read; expected at least "
+                f"one{reason}"
             )
-        print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in zip(class_names, counts, strict=True)))
-    return photos, meaning, failed
+        named = zip(meaning.class_names, counts, strict=True)
+        print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in named))
+    return photos, failed
 
 
 @usual_settings()
@@ -323,15 +316,21 @@ def main(arguments=None):
     check_not_lost(output, state_path, settings)
     record_path, finished = sibling(output, "run.json"), output.exists() and not state_path.exists()
     earlier = settings_of_finished(record_path, output) if settings.resume and finished else None
-    source, source_meaning = load_source(settings.weights)
-    photos, meaning, failed = load_photos(settings, recipe, source_meaning)
-    fixed = decisive_settings(settings, recipe, meaning, photos)
+    source, source_meaning = load_known_network(settings.weights) if settings.weights else (None, None)
+    class_names, *found = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
+    teacher = load_teacher(settings, class_names)
+    meaning, parts = meaning_of(recipe, class_names, source_meaning), dict(zip(("train", "val"), found, strict=True))
+    photos, failed = load_photos(parts, meaning, sibling(output, "photos.h5"))
+    fixed = decisive_settings(settings, recipe, meaning, photos) | decisive_for_teaching(settings, teacher)
     if earlier:
         check_same(output, earlier, fixed)
         print(f"{output} is finished; to train it anew use --overwrite")
         return 0
+    if settings.resume and state_path.exists():
+        check_state(state_path, fixed)  # before a teacher is asked for an hour
     print(f"training {settings.recipe} on {device_name()}, {fixed['dtype']}", flush=True)
-    network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source)
+    lesson = prepare_lesson(settings, teacher, recipe, meaning, parts["train"], failed) if teacher else None
+    network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source, lesson)
     save_network(network, output, meaning, half=settings.half)
     save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)
     write_json(record_path, run_record(vars(settings) | fixed, "classes in the order of class_names"))

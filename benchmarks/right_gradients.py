@@ -23,7 +23,7 @@ import tensorflow as tf  # noqa: E402
 from keras import layers, ops  # noqa: E402
 from small_networks import IMAGES, SHAPE, convolutions, functional, head, nested, sequential, steps, with_weights  # noqa: E402
 
-from camlib.watching import survey  # noqa: E402
+from camlib.surveying import survey  # noqa: E402
 from gradcam_vgg16 import explainer  # noqa: E402
 
 # ---------------------------------------------------------------- networks

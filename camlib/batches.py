@@ -52,12 +52,13 @@ class Batches(keras.utils.PyDataset):
     """Training batches that depend on (seed, epoch, number) alone, so that a resumed run sees the same ones.
 
     Each is (images (N, H, W, channels), one-hot labels, weights), the last two (N, C) and (N,), or (N, g, g, C) and
-    (N, g, g) for a recipe with mosaics, g cells a side.
+    (N, g, g) for a recipe with mosaics, g cells a side. With a `camlib.teaching.Lesson` the teacher's answers follow
+    the labels, (..., 2 C); each cell has the answer of its own photo.
     """
 
-    def __init__(self, photos, meaning, recipe, seed):
+    def __init__(self, photos, meaning, recipe, seed, lesson=None):
         super().__init__()
-        self.photos, self.meaning, self.recipe, self.seed = photos, meaning, recipe, seed
+        self.photos, self.meaning, self.recipe, self.seed, self.lesson = photos, meaning, recipe, seed, lesson
         class_count = len(meaning.class_names)
         self.one_hot = np.eye(class_count, dtype=np.float32)
         weights = class_weights(photos.labels, class_count) if recipe.balanced else np.ones(class_count)
@@ -75,8 +76,12 @@ class Batches(keras.utils.PyDataset):
         if self.recipe.cut:
             generator = np.random.default_rng([self.seed, self.epoch, number])
             images = np.stack([augment(image, self.recipe.cut, generator) for image in images])
+        targets, weights = self.one_hot[labels], self.weights[labels]  # (N, C), (N,)
+        if self.lesson:
+            targets = np.concatenate((targets, self.lesson.answers(chosen, images)), axis=1)  # (N, 2 C)
         if self.recipe.mosaic:
             side = 2 if number % 2 == 0 and len(chosen) % 4 == 0 else 1
             images = mosaics(images) if side == 2 else images
-            labels = labels.reshape(-1, side, side)
-        return self.meaning.prepare(images), self.one_hot[labels], self.weights[labels]
+            targets = targets.reshape(-1, side, side, targets.shape[1])  # (N, g, g, C or 2 C)
+            weights = weights.reshape(-1, side, side)
+        return self.meaning.prepare(images), targets, weights

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from camlib.console import Progress, UserError
-from camlib.photos import PhotoError, find_photos, in_parallel, read_network_input
+from camlib.photos import PhotoError, find_photos, in_parallel, is_photo, read_network_input
 
 ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
 
@@ -39,11 +39,54 @@ def subfolders(folder):
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def parts_in(folder):
+    """How a data folder is laid out: ("train", "val"), ("train",), or () for class folders alone.
+
+    train/ and val/ are parts of a split where both are there, or where they hold folders only; a class may have either
+    name.
+
+    Raises:
+        UserError: there is no such folder, no folder in it, val/ without train/, or train/ beside folders that may be
+            classes or another part.
+    """
+    expected = "expected train/ and val/ in it, or one folder of photos per class"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; {expected}")
+    names = subfolders(folder)
+    if not names:
+        raise UserError(f"0 class folders in {folder}; {expected}")
+    if {"train", "val"} <= set(names):
+        return "train", "val"
+    found = [name for name in names if name in ("train", "val") and holds_folders_only(folder / name)]
+    if found and len(names) > 1:
+        others = shortened(name for name in names if name not in found)
+        raise UserError(
+            f"{folder} holds {found[0]}/ with folders in it, beside {others}; expected train/ and val/, train/ alone "
+            "with photos to train on only, or one folder of photos per class"
+        )
+    if found == ["val"]:
+        raise UserError(f"{folder} holds val/ without train/, photos to validate on only; {expected}")
+    return tuple(found)
+
+
+def holds_folders_only(folder):
+    """Whether there are folders in `folder` and no photos beside them."""
+    return bool(subfolders(folder)) and not any(is_photo(path) for path in folder.iterdir() if path.is_file())
+
+
+def shortened(names, most=5):
+    """Names for a message: "a, b, c", or the first few and how many more."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def find_labelled_photos(data, seed=0, validation_share=0.15):
     """Find class folders, and split them where the user did not.
 
-    A data folder holds either train/ and val/, each with one folder per class, or the class folders themselves;
-    then `validation_share` of each class is set aside, drawn with `seed`.
+    A data folder holds train/ and val/, each with one folder per class; or train/ alone, whose photos are trained on
+    and nothing more; or the class folders themselves: then `validation_share` of each class is set aside, drawn with
+    `seed`.
 
     Args:
         data: list of Path; classes of the same name are joined.
@@ -54,27 +97,30 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
         (class_names, train, val): list of str and two lists of (Photo, label).
 
     Raises:
-        UserError: a folder is missing, there are fewer than two classes, or a class has no photo.
+        UserError: a folder is missing or without classes, there is nothing to validate on, there are fewer than two
+            classes, a class has no photo, or is in one part only.
     """
-    folders = {"train": {}, "val": {}}  # part -> class name -> folders
-    for folder in data:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder; expected train/ and val/ in it, or one folder per class")
-        split = {"train", "val"} <= set(subfolders(folder))
-        for part in folders:
-            inside = folder / part if split else folder
+    folders = {"train": {}, "val": {}}  # part -> class name -> [(folder, whether the user split it)]
+    layouts = [parts_in(folder) for folder in data]
+    for folder, parts in zip(data, layouts, strict=True):
+        for part in parts or folders:
+            inside = folder / part if parts else folder
             for name in subfolders(inside):
-                folders[part].setdefault(name, []).append((inside / name, split))
-    class_names = class_names_of(folders["train"])
-    where = ", ".join(map(str, data))
-    if len(class_names) < 2:
+                folders[part].setdefault(name, []).append((inside / name, bool(parts)))
+    where = shortened(data)
+    if all(parts == ("train",) for parts in layouts):
         raise UserError(
-            f"{len(class_names)} class folder{'s' * (len(class_names) != 1)} in {where}; expected one folder of photos "
-            "for each of two classes or more"
+            f"{where}: train/ alone, so that there is nothing to validate on; expected val/ beside it, or the class "
+            "folders without train/, of which a part is set aside"
         )
-    if set(class_names) != set(folders["val"]):
-        one_sided = sorted(set(class_names) ^ set(folders["val"]))
-        raise UserError(f"{where}: {', '.join(one_sided)} not in both train/ and val/; expected the same class folders")
+    class_names = class_names_of(folders["train"])
+    if len(class_names) < 2:
+        found = f" ({class_names[0]})" if class_names else ""
+        raise UserError(
+            f"{len(class_names)} class folder{'s' * (len(class_names) != 1)} in {where}{found}; expected one folder of "
+            "photos for each of two classes or more"
+        )
+    check_both_parts(folders)
     labelled = {"train": [], "val": []}
     for label, name in enumerate(class_names):
         for part, index in (("train", 0), ("val", 1)):
@@ -83,6 +129,17 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
                 chosen = photos if split else split_photos(photos, seed, validation_share)[index]
                 labelled[part] += [(photo, label) for photo in chosen]
     return class_names, labelled["train"], labelled["val"]
+
+
+def check_both_parts(folders):
+    """Raise UserError, with the class folders, unless train and val have the same classes."""
+    one_sided = sorted(set(folders["train"]) ^ set(folders["val"]))
+    if one_sided:
+        places = [folders["train" if name in folders["train"] else "val"][name][0][0] for name in one_sided]
+        raise UserError(
+            f"{shortened(places, 3)}: in one of train/ and val/ only; expected the same class folders in both, in one "
+            "data folder or another"
+        )
 
 
 def split_photos(photos, seed, validation_share):

@@ -22,9 +22,18 @@ class UserError(Exception):
     """Something the user can mend; the message says what was found, what was expected and what to do."""
 
 
+LONGEST_REASON = 120  # characters of another library's words in a message of our own
+
+
 def first_line(error):
-    """An exception's message as part of a UserError's, which is one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The innermost reason in an exception's message, as part of a UserError's, which is one line.
+
+    Keras repeats a message at each level that it passes through, behind the whole configuration of a layer.
+    """
+    text = str(error).strip() or type(error).__name__
+    reason = re.split(r"Exception encountered:|Example error message for object .*:", text)[-1]
+    line = (reason.strip() or text).splitlines()[0]
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ from keras import ops
 
 from camlib.backend import compiled, differentiate
 from camlib.cam_family import score_cam_masks
-from camlib.watching import both_sides, watched
+from camlib.watching import watched
 
 CHUNK = 32  # changed photos per forward pass of Score-CAM and Ablation-CAM
 CLASSES_AT_ONCE = 8  # per forward pass: each takes its own part of the compiled program
@@ -29,6 +29,7 @@ class Explanation(NamedTuple):
         chosen: int32 (R, N), the classes explained.
         features: float32 (N, h, w, K), the layer's output A.
         cams: float32 (R, N, h, w).
+        strengths: float32 (R, N), the largest magnitude of dY/dA; None for methods that take no gradients.
         guided: float32 (R, N, H, W, channels), guided gradients of the score with respect to the network's input.
         products: float32 like guided, guided Grad-CAM. Both None where they are not asked for.
     """
@@ -38,6 +39,7 @@ class Explanation(NamedTuple):
     chosen: object
     features: object
     cams: object
+    strengths: object
     guided: object
     products: object
 
@@ -89,13 +91,15 @@ class ForwardPass:
 
     Args:
         run: as `runner` makes it.
+        plan: Survey of the network.
         images: float32 (N, H, W, channels).
     """
 
-    def __init__(self, run, images):
+    def __init__(self, run, plan, images):
+        self.plan = plan
         logits, outputs, features, self.pull_to_features, self.pull_to_images = differentiate(run, images)
         self.logits, self.outputs = widened(logits), widened(outputs)
-        self.features = {layer: widened(values) for layer, values in features.items()}
+        self.features = self.pictures(features)
         self.dtype = keras.backend.standardize_dtype(logits.dtype)
         # in float16 small gradients would vanish; they are linear in u, so that it may be large
         self.scale = FLOAT16_SCALE if self.dtype == "float16" else 1.0
@@ -103,11 +107,15 @@ class ForwardPass:
     def gradients_at_features(self, u):
         """u^T dlogits/dA for u float32 (N, C): dict of layer's path -> float32 (N, h, w, K)."""
         found = self.pull_to_features(ops.cast(u * self.scale, self.dtype))
-        return {layer: widened(values) / self.scale for layer, values in found.items()}
+        return {layer: values / self.scale for layer, values in self.pictures(found).items()}
 
     def gradients_at_images(self, u):
         """u^T dlogits/dimages for u float32 (N, C): float32 (N, H, W, channels)."""
         return widened(self.pull_to_images(ops.cast(u * self.scale, self.dtype))) / self.scale
+
+    def pictures(self, found):
+        """What layers put out, or gradients like it, as (N, h, w, K)."""
+        return {layer: self.plan.as_picture(layer, widened(values)) for layer, values in found.items()}
 
 
 def runner(network, plan, layers):
@@ -126,38 +134,40 @@ def runner(network, plan, layers):
             return output
 
         with watched(tap_last_run) as record:
-            outputs = network(images, training=False)
-        return both_sides(record.logits_of(outputs)), outputs
+            outputs = plan.port.run(network, images)
+        return plan.scores_of(record, outputs)
 
     return run
 
 
-def explained_at_once(network, run, maps_of_class):
+def explained_at_once(network, plan, run, maps_of_class):
     """Compile one forward pass, and the maps of one class after the other from it.
 
     Args:
         network: keras.Model.
+        plan: Survey of the network.
         run: as `runner` makes it.
-        maps_of_class: function of (ForwardPass, chosen int32 (N,)) -> (list of maps (N, h, w) or None, guided
-            gradients (N, H, W, channels) or None).
+        maps_of_class: function of (ForwardPass, chosen int32 (N,)) -> (list of maps (N, h, w) or None, list of
+            strengths (N,) or None, guided gradients (N, H, W, channels) or None).
 
     Returns:
         function of (images float32 (N, H, W, channels), classes int32 (R, N), PREDICTED where the network is to choose)
-        -> Explanation without products, its `features` a dict by layer, its `cams` a list. There is one forward pass
-        for every CLASSES_AT_ONCE classes.
+        -> Explanation without products, its `features` a dict by layer, its `cams` and `strengths` lists. There is one
+        forward pass for every CLASSES_AT_ONCE classes.
     """
 
     def explain(images, classes):
-        seen = ForwardPass(run, images)
+        seen = ForwardPass(run, plan, images)
         predicted = ops.cast(ops.argmax(seen.logits, axis=1), "int32")
         found = []
         for wanted in ops.unstack(classes, axis=0):
             chosen = ops.where(wanted == PREDICTED, predicted, wanted)  # (N,)
-            cams, guided = maps_of_class(seen, chosen)
-            found.append((chosen, guided, *cams))
+            cams, strengths, guided = maps_of_class(seen, chosen)
+            found.append((chosen, guided, *cams, *strengths))
         parts = [None if part[0] is None else ops.stack(part) for part in zip(*found, strict=True)]
-        chosen, guided, *cams = parts
-        return Explanation(seen.logits, seen.outputs, chosen, seen.features, cams, guided, None)
+        chosen, guided, *maps = parts
+        cams, strengths = maps[: len(maps) // 2], maps[len(maps) // 2 :]
+        return Explanation(seen.logits, seen.outputs, chosen, seen.features, cams, strengths, guided, None)
 
     explain_some = compiled(explain, network)
 
@@ -186,23 +196,33 @@ def joined(parts, rows):
     def join(values):
         return None if values[0] is None else ops.concatenate(values)[:rows]
 
-    cams = [join(values) for values in zip(*(part.cams for part in parts), strict=True)]
+    cams, strengths = (
+        [join(values) for values in zip(*(getattr(part, name) for part in parts), strict=True)]
+        for name in ("cams", "strengths")
+    )
     chosen, guided = join([part.chosen for part in parts]), join([part.guided for part in parts])
-    return parts[0]._replace(chosen=chosen, cams=cams, guided=guided)
+    return parts[0]._replace(chosen=chosen, cams=cams, strengths=strengths, guided=guided)
 
 
 # ---------------------------------------------------------------- photos and features that are changed
 
 
-def changer_of(method, layer, network, run):
+def changer_of(method, layer, network, plan, run):
     """What gives the logits (K, C) of a photo changed feature by feature, or None where a method does without."""
     if method.needs == "masked scores":
         logits_of = compiled(lambda images: run(images, lambda path, a: a)[0], network)
         return lambda image, features: logits_through_masks(logits_of, image, features)
     if method.needs == "ablated scores":
 
-        def logits_behind(images, features):
-            return run(images, lambda path, a: ops.cast(features, a.dtype) if path == layer else a)[0]
+        def logits_behind(images, features, kept):
+            def without(path, a):
+                if path != layer:
+                    return a
+                if path in plan.tokens:  # whose class token is no part of the features
+                    return a * ops.cast(kept[:, 0], a.dtype)
+                return ops.cast(features * kept, a.dtype)
+
+            return run(images, without)[0]
 
         logits_behind = compiled(logits_behind, network)
         return lambda image, features: logits_without_features(logits_behind, image, features)
@@ -229,7 +249,7 @@ def logits_without_features(logits_behind, image, features):
     """The logits of a photo with one feature set to zero at a time, for Ablation-CAM.
 
     Args:
-        logits_behind: function of (images (N, H, W, channels), features (N, h, w, K)) -> (N, C).
+        logits_behind: function of (images (N, H, W, channels), features (1, h, w, K), kept (N, 1, 1, K)) -> (N, C).
         image: float32 (H, W, channels), the network's input.
         features: float32 (h, w, K).
 
@@ -237,11 +257,11 @@ def logits_without_features(logits_behind, image, features):
         float32 (K, C).
     """
     channels = features.shape[-1]
-    images = ops.repeat(image[None], CHUNK, axis=0)
+    images, features = ops.repeat(image[None], CHUNK, axis=0), features[None]
 
     def logits_without(chosen):
         kept = 1 - ops.one_hot(chosen, channels, dtype=features.dtype)[:, None, None]  # (CHUNK, 1, 1, K)
-        return logits_behind(images, features * kept)
+        return logits_behind(images, features, kept)
 
     return in_chunks(logits_without, channels)
 
@@ -252,13 +272,14 @@ def in_chunks(function, count):
     return widened(ops.concatenate([function(indices) for indices in chosen])[:count])
 
 
-def explained_with_changes(explain_at_once, maps, network, run, targets, map_of_scores):
+def explained_with_changes(explain_at_once, maps, network, plan, run, targets, map_of_scores):
     """Add the maps of methods that take the scores of changed photos to those of one forward pass.
 
     Args:
         explain_at_once: as `explained_at_once` makes it.
         maps: list of (layer, Method).
         network: keras.Model.
+        plan: Survey of the network.
         run: as `runner` makes it.
         targets: bool (classes and groups, C), as `targets_of` makes them.
         map_of_scores: function of (Method, features (N, h, w, K), logits of changed photos (N, K, C), logits (N, C),
@@ -268,7 +289,7 @@ def explained_with_changes(explain_at_once, maps, network, run, targets, map_of_
         function of (images, classes, count: how many of the images matter, default all) -> Explanation; maps of changed
         photos are zero for images that do not matter, since they take long.
     """
-    changers = [changer_of(method, layer, network, run) for layer, method in maps]
+    changers = [changer_of(method, layer, network, plan, run) for layer, method in maps]
 
     def explain(images, classes, count=None):
         count = len(images) if count is None else count

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from camlib.console import UserError
 
@@ -176,6 +177,6 @@ def probabilities_of(logits, ending="softmax"):
         ending: "softmax" or "sigmoid"; "linear" where the network leaves it to us: softmax, or sigmoid of one output.
     """
     if ending == "sigmoid" or (ending == "linear" and logits.shape[1] == 1):
-        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return expit(logits.astype(np.float64))
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)

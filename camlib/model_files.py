@@ -1,21 +1,31 @@
 """Model files: saving a network together with what it means, and loading one as data from a stranger."""
 
+import contextlib
 import json
 import os
+import shutil
+import tempfile
+import warnings
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import keras
 import numpy as np
+from keras import ops
 
 from camlib.applications import IMAGENET, application_named, application_of_file, load_application, unknown_network
 from camlib.backend import usual_settings
 from camlib.class_folders import ORIGINAL_CLASSES
 from camlib.console import UserError, first_line
+from camlib.file_kinds import ARCHIVE, kind_of, shown
 from camlib.files import file_sha256
 from camlib.meaning import Meaning
 from camlib.networks import original_network
+from camlib.old_configurations import network_inputs, up_to_date
+from camlib.old_operations import IN_PYTHON, CannotRepair
+from camlib.old_weights import load_weights
 
 MODELS = Path(__file__).parent.parent / "models"
 GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5"  # the networks shipped
@@ -24,7 +34,10 @@ GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5" 
 ORIGINAL_MEANING = Meaning(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
 MEANING_ATTRIBUTE = "meaning"
 # Layers of Keras that run code or open files named in the configuration.
-UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "function"}
+UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__"}
+# What an entry of a configuration can be besides a layer or function: plain data
+DATA = {"__keras_tensor__", "__tensor__", "__numpy__", "__slice__", "__ellipsis__", "__bytes__"}
+LARGEST_UNPACKED = 1 << 30  # bytes of weights that may be packed any tighter than weights can be
 
 
 # ---------------------------------------------------------------- saving
@@ -78,99 +91,148 @@ def copy_as_float16(path):
 # ---------------------------------------------------------------- loading, as data from a stranger
 
 
-def identity_of(source):
-    """What tells a network from others in run.json: its file's SHA-256, or its name in Keras."""
-    name = application_named(str(source))
-    return f"keras {IMAGENET if name == 'VGG16' else name}" if name else file_sha256(source)
+class Description(NamedTuple):
+    """What a file says of its network.
+
+    Attributes:
+        config: dict, as its version of Keras wrote it.
+        keras: int or None, the first number of that version, None where the file does not say.
+    """
+
+    config: dict
+    keras: int | None
 
 
 @usual_settings()
-def load_network(source, trust=False):
-    """Rebuild a network from a file: ours, any .keras or .h5, the original's of TensorFlow 2.0 or its weights only.
+def load_network(source, trust=False, architecture=None):
+    """Rebuild a network from a file: ours, any .keras or .h5 of Keras 2 or 3, or weights alone with an architecture.
 
-    A name of keras.applications is that network with Keras's weights of ImageNet. A file is treated as data from a
-    stranger: only Keras's own layer classes are rebuilt and no code in it is run.
-    The spatial input size is left open where the network allows it.
+    A name of keras.applications is that network with Keras's weights of ImageNet. The content decides what a file is,
+    not its name. It is treated as data from a stranger: only Keras's own layer classes are rebuilt and no code in it is
+    run. What earlier versions wrote otherwise is brought up to date, see `camlib.old_configurations`; the file is not
+    changed. The spatial input size is left open where the file says which size it was trained with and the network
+    allows it.
 
     Args:
-        source: Path of an HDF5 or .keras file, or a name of keras.applications; "imagenet" is VGG-16.
-        trust: bool, hand the file to `keras.models.load_model` with its safety off.
+        source: Path of a file, or a name of keras.applications; "imagenet" is VGG-16.
+        trust: bool, let the file run code: rebuild layers that hold some.
+        architecture: Path of what `model.to_json()` wrote, for a file of weights alone, or None.
 
     Returns:
         (keras.Model, Meaning or None): None for a file that does not say what it means.
 
     Raises:
-        UserError: the file is missing, of another kind, holds layers that run code, or does not describe a network.
+        UserError: the file is missing, of another kind, holds layers that run code, or does not describe a network of
+            photos.
     """
     if name := application_named(str(source)):
         return load_application(name)
     path = Path(source)
-    if not path.is_file():
+    if not path.exists():
         raise unknown_network(path)
-    if zipfile.is_zipfile(path):
-        return load_keras_archive(path, trust), None
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{path} is neither an HDF5 nor a .keras file; expected one, as train_cam_4class.py writes it")
-    with h5py.File(path, "r") as file:
-        try:
-            config = json.loads(file.attrs.get("model_config", "null"))
-            meaning = json.loads(file.attrs.get(MEANING_ATTRIBUTE, "null"))
-            meaning = meaning and Meaning(**meaning)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: its description of the network cannot be read ({error})") from error
-        shapes, names = weight_shapes(file), list(file)
-    if trust and config is not None:
-        return rebuilt_by_keras(path, safe=False), meaning
-    if config is None and (name := application_of_file(path, names)):
+    archive = kind_of(path) == ARCHIVE
+    description, meaning, shapes, names = (read_archive if archive else read_hdf5)(path)
+    if description and architecture:
+        raise UserError(f"{shown(path)} describes its network itself; expected no --architecture")
+    if description is None and not architecture and (name := application_of_file(path, names)):
         return load_application(name, path)
     is_original = shapes == sorted(tuple(weight.shape) for weight in original_network(4).weights)
+    if architecture:
+        description = read_architecture(architecture)
+    elif description is None and not is_original:
+        raise UserError(
+            f"{shown(path)} holds weights alone, of a network unknown here; expected the network too: --architecture "
+            "FILE, which model.to_json() writes. Or in Python: build it, model.load_weights, model.save('x.keras')"
+        )
     meaning = meaning or (ORIGINAL_MEANING if is_original else None)
     # a file that does not say which size it was trained with keeps the size that its network has
-    network = (
-        original_network(4) if config is None else network_from_config(config, path, open_size=meaning is not None)
-    )
-    if config is None and not is_original:
-        raise UserError(
-            f"{path} holds weights alone, of a network unknown here; expected the original's, a file by the name that "
-            "Keras gives it (resnet50v2_weights_tf_dim_ordering_tf_kernels.h5), or one with its network's configuration"
-        )
-    try:
-        network.load_weights(path)
-    except Exception as error:  # Keras raises various classes for arrays that are missing or of another shape
-        raise UserError(f"{path}: its weights do not fit its network ({first_line(error)})") from error
+    open_size = meaning is not None
+    network = rebuilt(description, architecture or path, trust, open_size) if description else original_network(4)
+    fill(network, path, archive)
     if meaning and len(meaning.class_names) != network.output_shape[-1]:
         raise UserError(
-            f"{path} names {len(meaning.class_names)} classes for {network.output_shape[-1]} outputs; expected one each"
+            f"{shown(path)} names {len(meaning.class_names)} classes for {network.output_shape[-1]} outputs; expected "
+            "one each"
         )
     return network, meaning
 
 
-def rebuilt_by_keras(path, safe):
-    """The network of a file as Keras's own loader makes it; unsafe, it may run code from the file.
+def load_known_network(path):
+    """As `load_network`, of a file that says what its network makes of a pixel, which is not guessed.
+
+    Args:
+        path: Path, or "imagenet" for Keras's VGG-16.
+
+    Returns:
+        (keras.Model, Meaning).
 
     Raises:
-        UserError: Keras does not know a layer, or the weights do not fit.
+        UserError: there is no such network, or the file does not say it.
     """
+    network, meaning = load_network(path)
+    if meaning is None:
+        raise UserError(
+            f"{path} does not say what it makes of a pixel; expected a .h5 file that train_cam_4class.py wrote, the "
+            "original's, Keras's file of VGG-16, or imagenet"
+        )
+    return network, meaning
+
+
+def read_hdf5(path):
+    """What an HDF5 file holds: (Description or None, Meaning or None, sorted shapes of weights, names of groups)."""
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=safe)
-    except Exception as error:  # Keras raises various classes
-        raise UserError(f"{path}: Keras cannot rebuild its network ({first_line(error)})") from error
+        with h5py.File(path, "r") as file:
+            config = json.loads(file.attrs.get("model_config", "null"))
+            meaning = json.loads(file.attrs.get(MEANING_ATTRIBUTE, "null"))
+            meaning = meaning and Meaning(**meaning)
+            description = config and Description(config, first_number(file.attrs.get("keras_version")))
+            return description, meaning, weight_shapes(file), list(file)
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{shown(path)}: its description of the network cannot be read ({first_line(error)}); expected a whole file"
+        ) from error
 
 
-def load_keras_archive(path, trust):
-    """The network of a .keras file, a zip of its configuration and its weights.
-
-    Raises:
-        UserError: as `load_network`.
-    """
+def read_archive(path):
+    """What a .keras file holds, as `read_hdf5`."""
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is an archive without a network ({error}); expected a .h5 or .keras file") from error
-    if not trust:
-        refuse_unsafe(config, path)
-    return rebuilt_by_keras(path, safe=not trust)
+            about = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
+    except (KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{shown(path)} is an archive without a network ({first_line(error)}); expected a .h5 or .keras file"
+        ) from error
+    return Description(config, first_number(about.get("keras_version"))), None, [], []
+
+
+def read_architecture(path):
+    """The Description in what `model.to_json()` wrote.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        config = json.loads(path.read_text("utf-8-sig"))
+        return Description(config, first_number(config.get("keras_version")))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"--architecture {shown(path)} cannot be read ({first_line(error)}); expected what model.to_json() wrote"
+        ) from error
+
+
+def identity_of(source, architecture=None):
+    """What tells a network from others in run.json: its file's SHA-256 and its architecture's, or its name in Keras."""
+    architectures = {"architecture_sha256": file_sha256(architecture)} if architecture else {}
+    name = application_named(str(source))
+    identity = f"keras {IMAGENET if name == 'VGG16' else name}" if name else file_sha256(source)
+    return {"model_sha256": identity, **architectures}
+
+
+def first_number(version):
+    """2 of "2.15.0", None of what is no version."""
+    start = str(version.decode() if isinstance(version, bytes) else version).split(".")[0]
+    return int(start) if start.isdecimal() else None
 
 
 def weight_shapes(file):
@@ -185,17 +247,43 @@ def weight_shapes(file):
     return sorted(shapes)
 
 
-def network_from_config(config, path, open_size):
-    """Build the network that a file describes, after checking that this runs none of the file's code."""
-    refuse_unsafe(config, path)
+# ---------------------------------------------------------------- rebuilding
+
+
+def rebuilt(description, path, trust, open_size):
+    """The network that a file describes, without its weights, after checking that this runs none of the file's code.
+
+    Args:
+        description: Description.
+        path: Path of what describes it, for messages.
+        trust: bool, skip that check.
+        open_size: bool, let the network take photos of any size where it can.
+
+    Raises:
+        UserError: as `load_network`.
+    """
     try:
-        config = with_input_layer(without_training_entries(config))
-        config = open_input_size(config) if open_size else config
-        if config["class_name"] != "Sequential":
-            return keras.Model.from_config(config["config"])
-        return functional(keras.Sequential.from_config(config["config"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: Keras cannot rebuild its network ({first_line(error)})") from error
+        config = up_to_date(description.config)
+        inputs = network_inputs(config)
+    except CannotRepair as error:
+        raise UserError(f"{shown(path)}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise UserError(
+            f"{shown(path)}: its description of the network cannot be read ({first_line(error)})"
+        ) from error
+    if not trust:
+        refuse_unsafe(config, path)
+    refuse_other_inputs(inputs, path)
+    config = open_input_size(config) if open_size else config
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about arguments, to whoever built the network
+            network = keras.saving.deserialize_keras_object(config, safe_mode=not trust)
+            network = functional(network) if isinstance(network, keras.Sequential) and not trust else network
+    except Exception as error:  # Keras raises various classes
+        raise UserError(f"{shown(path)}: Keras cannot rebuild its network ({first_line(error)})") from error
+    if description.keras is not None and description.keras < 3:
+        restore_activations(network)
+    return network
 
 
 def functional(stack):
@@ -206,39 +294,17 @@ def functional(stack):
     return keras.Model(image, x, name=stack.name)
 
 
-def refuse_unsafe(entry, path):
-    """Raise UserError for any class in a configuration that is not Keras's own, or that runs code (CVE-2025-9905)."""
-    if isinstance(entry, dict):
-        name, module = entry.get("class_name"), str(entry.get("module") or "keras")
-        if name in UNSAFE_LAYERS or module.split(".")[0] != "keras" or ">" in (entry.get("registered_name") or ""):
-            raise UserError(
-                f"{path} holds the layer or function {name!r} ({module}), which may run code; expected Keras's own "
-                "layers only. If you trust whoever made the file, use --trust-model"
-            )
-    for value in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
-        refuse_unsafe(value, path)
+def hard_sigmoid_of_keras_2(x):
+    """0.2 x + 0.5, at least 0 and at most 1; that of Keras 3 rises by a sixth."""
+    return ops.clip(0.2 * x + 0.5, 0, 1)
 
 
-def without_training_entries(entry):
-    """A configuration without initializers, regularizers and constraints.
-
-    They matter to training only, and those of TensorFlow 2.0 are what current Keras cannot read.
-    """
-    if isinstance(entry, dict):
-        endings = ("_initializer", "_regularizer", "_constraint")
-        return {key: without_training_entries(value) for key, value in entry.items() if not key.endswith(endings)}
-    return [without_training_entries(value) for value in entry] if isinstance(entry, list) else entry
-
-
-def with_input_layer(config):
-    """Give a Sequential network of Keras 2 the input layer that Keras 3 expects instead of `batch_input_shape`."""
-    stack = config["config"]["layers"]
-    shape = stack[0]["config"].pop("batch_input_shape", None)
-    if shape and stack[0]["class_name"] == "InputLayer":
-        stack[0]["config"]["batch_shape"] = shape
-    elif shape:
-        stack.insert(0, {"class_name": "InputLayer", "config": {"batch_shape": shape, "name": "image"}})
-    return config
+def restore_activations(network):
+    """Give a network of Keras 2 the activations that Keras 3 has under the same name, but computes otherwise."""
+    for layer in network._flatten_layers():
+        for name in ("activation", "recurrent_activation"):
+            if getattr(layer, name, None) is keras.activations.hard_sigmoid:
+                setattr(layer, name, hard_sigmoid_of_keras_2)
 
 
 def open_input_size(config):
@@ -250,3 +316,87 @@ def open_input_size(config):
             if layer["class_name"] == "InputLayer" and len(layer["config"]["batch_shape"]) == 4:
                 layer["config"]["batch_shape"][1:3] = [None, None]
     return config
+
+
+def fill(network, path, archive):
+    """Give a network the weights of a file.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    try:
+        with weights_of_archive(path) if archive else contextlib.nullcontext(path) as weights:
+            load_weights(network, weights)
+    except Exception as error:  # Keras and h5py raise various classes for arrays that are missing or of another shape
+        raise UserError(f"{shown(path)}: its weights do not fit its network ({first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def weights_of_archive(path):
+    """The weights in a .keras file as a file of their own, for a while."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        if any(name.startswith("assets/") for name in archive.namelist()):
+            raise ValueError("they are files of layers of text; expected a network of photos")
+        weights = archive.getinfo("model.weights.h5")
+        if weights.file_size > LARGEST_UNPACKED and weights.file_size > 100 * weights.compress_size:
+            raise ValueError(f"they would take {weights.file_size:,} bytes unpacked")
+        with archive.open(weights) as source, open(Path(folder) / "model.weights.h5", "wb") as target:
+            shutil.copyfileobj(source, target)
+        yield Path(target.name)
+
+
+# ---------------------------------------------------------------- refusing
+
+
+def refuse_unsafe(entry, path):
+    """Raise UserError for any class in a configuration that is not Keras's own, or that runs code (CVE-2025-9905).
+
+    Args:
+        entry: the configuration in the form of Keras 3, where Keras's own classes have its modules, or a part of it.
+        path: Path of the file, for the message.
+    """
+    if isinstance(entry, dict) and "class_name" in entry and entry["class_name"] not in DATA:
+        name, module = str(entry["class_name"]), str(entry.get("module"))
+        own = module.split(".")[0] == "keras" and ">" not in (entry.get("registered_name") or "")
+        where = f"{shown(path)} holds the layer or function {name[:40]!r} ({module[:40]})"
+        if not own or name == "function" or is_lambda_of_keras_2(entry):
+            raise UserError(
+                f"{where}, which is none of Keras's own layers; expected those only. In Python, {IN_PYTHON}"
+            )
+        if name in UNSAFE_LAYERS:
+            raise UserError(
+                f"{where}, which may run code; expected Keras's own layers only. If you trust whoever made the file, "
+                "use --trust-model"
+            )
+    for value in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+        refuse_unsafe(value, path)
+
+
+def is_lambda_of_keras_2(entry):
+    """Whether an entry holds the bytecode of another Python, which none but that one runs."""
+    return entry["class_name"] == "Lambda" and not isinstance(entry["config"].get("function"), dict)
+
+
+def refuse_other_inputs(inputs, path):
+    """Raise UserError unless a network takes photos; what else it takes, `camlib.ports` asks for.
+
+    Args:
+        inputs: dict of name -> shape, as `network_inputs` reads them from the configuration.
+        path: Path of the file, for the message.
+    """
+    expected = "expected one input of photos, (N, H, W, 1 or 3)"
+    shapes = {name: tuple(shape) for name, shape in inputs.items() if shape}
+    if len(shapes) > 1:
+        if any(len(shape) == 4 and shape[3] in (1, 3) for shape in shapes.values()):
+            return
+        named = ", ".join(f"{name[:20]} {shape}" for name, shape in list(shapes.items())[:3])
+        raise UserError(
+            f"{shown(path)}: its network takes {len(shapes)} inputs ({named}), none of them photos; {expected}"
+        )
+    for shape in shapes.values():
+        if len(shape) != 4 or shape[3] not in (1, 3):
+            kind = {2: "numbers", 3: "sequences", 5: "volumes or films"}.get(len(shape), "images of other channels")
+            raise UserError(
+                f"{shown(path)}: its network takes {shape}; {expected}, not {kind}. In Python, cut out the part that "
+                "takes photos with keras.Model and call explain of gradcam_vgg16.py"
+            )

@@ -122,6 +122,16 @@ def vgg16_network(class_count, channels=3, for_training=False):
     return keras.Model(image, layers.Softmax(dtype="float32", name="probability")(x), name="vgg16")
 
 
+def per_cell(network, cell):
+    """The same layers, asked for the class of each cell: (N, g * cell, g * cell, channels) -> (N, g, g, classes)."""
+    features = network.get_layer("gap").input
+    grid = keras.Model(network.inputs[0], features).compute_output_shape((1, cell, cell, network.input_shape[-1]))
+    x = layers.AveragePooling2D(grid[1:3])(features)  # (N, g, g, K)
+    for name in ("class_bn", "class", "probability"):
+        x = network.get_layer(name)(x)
+    return keras.Model(network.inputs[0], x)
+
+
 # ---------------------------------------------------------------- from one network's weights to another's
 
 

@@ -17,6 +17,9 @@ from camlib.photos import RUN_FILE, read_batches
 from camlib.pictures import write_jpeg
 
 FAILED_FILE = "failed.csv"
+NOT_FINITE = (
+    "the network's numbers for it are not finite; if for all photos, try another --preprocess or --dtype float32"
+)
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "pillow", "h5py", "matplotlib")
 
 
@@ -74,6 +77,20 @@ def write_failed(path, failed):
         csv.writer(file).writerows([("path", "reason"), *failed])
 
 
+def say_failed(failed, path):
+    """Say how many photos failed and where the list is.
+
+    Args:
+        failed: list of (path, reason).
+        path: Path of the list.
+    """
+    not_finite = sum(reason == NOT_FINITE for _, reason in failed)
+    if not_finite:
+        print(f"{not_finite:,} photos are left out, since the network's numbers for them are not finite: see {path}")
+    if len(failed) > not_finite:
+        print(f"{len(failed) - not_finite:,} photos could not be read: see {path}")
+
+
 def remove_maps(output):
     """Remove what a run wrote, by the names it writes, and the folders that this leaves empty; nothing else."""
     (output / PREDICTIONS_FILE).unlink(missing_ok=True)
@@ -102,14 +119,16 @@ class MapRun:
         conventions: str for run.json.
         class_names: list of str.
         overwrite: bool, replace an earlier run's maps.
+        with_probabilities: bool, the network's scores have probabilities.
 
     Raises:
         UserError: the folder holds another run's maps, or other files of the user's.
     """
 
-    def __init__(self, output, settings, conventions, class_names, overwrite=False):
+    def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True):
         self.output, self.class_names = output, class_names
-        numbers = [f"{number}_{name}" for number in ("logit", "probability") for name in class_names]
+        kinds = ("logit", "probability") if with_probabilities else ("logit",)
+        numbers = [f"{kind}_{name}" for kind in kinds for name in class_names]
         self.columns = ["path", "predicted", *numbers]
         settings = settings | {"class_names": class_names}
         claim_folder(output, settings, conventions, overwrite, remove_maps)
@@ -139,9 +158,9 @@ class MapRun:
         return left
 
     def add_rows(self, photos, logits, probabilities):
-        """Append the rows of finished photos; logits and probabilities are float (N, C)."""
+        """Append the rows of finished photos; logits and probabilities, if there are any, are float (N, C)."""
         predicted = [self.class_names[index] for index in logits.argmax(axis=1)]
-        numbers = np.concatenate((logits, probabilities), axis=1)  # (N, 2 C)
+        numbers = logits if probabilities is None else np.concatenate((logits, probabilities), axis=1)  # (N, 2 C)
         with open_csv(self.output / PREDICTIONS_FILE, "a") as file:
             for photo, name, row in zip(photos, predicted, numbers, strict=True):
                 csv.writer(file).writerow([photo.name, name, *row])
@@ -153,8 +172,9 @@ class MapRun:
             photos: list of Photo.
             meaning: Meaning of the network's input.
             batch_size: int.
-            explain: function of (images uint8 (batch_size, H, W, C), list of (Photo, display photo)) that writes each
-                photo's files and returns logits and probabilities, float (batch_size, C); the batch may end in filling.
+            explain: function of (images uint8 (batch_size, H, W, C), how many of them matter) -> (logits,
+                probabilities or None, write): float (batch_size, C), NaN where the network's numbers are not finite,
+                and a function of (index, Photo, folder, display photo) that writes the files of one photo.
             next_command: str, what to run next.
 
         Returns:
@@ -167,18 +187,27 @@ class MapRun:
         with Progress("photos", len(left)) as progress:
             for done, images, unreadable in read_batches(left, meaning, batch_size):
                 if done:
-                    numbers = explain(images, done)
-                    for photo, picture in done:  # last: it marks the photo as done
-                        write_jpeg(photo_folder(self.output, photo) / PHOTO_FILE, picture)
-                    self.add_rows([photo for photo, _ in done], *(part[: len(done)] for part in numbers))
+                    failed += self.write_batch(done, *explain(images, len(done)))
                 failed += unreadable
                 progress.advance(len(done) + len(unreadable))
         write_failed(self.output / FAILED_FILE, failed)
         print(f"wrote the maps of {len(left) - len(failed):,} photos to {self.output}")
         print(f"next: {next_command}")
         if failed:
-            print(f"{len(failed):,} photos could not be read: see {self.output / FAILED_FILE}")
+            say_failed(failed, self.output / FAILED_FILE)
         return EXIT_SOME_FAILED if failed else 0
+
+    def write_batch(self, done, logits, probabilities, write):
+        """Write the files and rows of a batch; returns (path, reason) of the photos whose numbers are not finite."""
+        finite = np.flatnonzero(np.isfinite(logits[: len(done)]).all(axis=1))
+        for index in finite:
+            photo, picture = done[index]
+            folder = photo_folder(self.output, photo)
+            write(index, photo, folder, picture)
+            write_jpeg(folder / PHOTO_FILE, picture)  # last: it marks the photo as done
+        some = None if probabilities is None else probabilities[finite]
+        self.add_rows([done[index][0] for index in finite], logits[finite], some)
+        return [(str(photo.path), NOT_FINITE) for index, (photo, _) in enumerate(done) if index not in finite]
 
 
 # ---------------------------------------------------------------- a file of scores

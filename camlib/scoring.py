@@ -15,6 +15,7 @@ from camlib.console import UserError
 from camlib.model_files import GAP_NETWORK, VGG_NETWORK
 from camlib.photos import PhotoError, read_batches
 from camlib.pictures import capped_scale_of, encode_overlay, resize_map
+from camlib.runs import NOT_FINITE
 
 GUIDED = ("guided-backprop", "guided-grad-cam")
 MOST_STAGES = 15  # of the cascading randomisation; networks with more layers change several at a time
@@ -305,6 +306,12 @@ def listed(item, failed):
         yield
     except PhotoError as error:
         failed[str(item.path)] = str(error)
+
+
+def check_finite(numbers):
+    """Raise PhotoError where a network's numbers for a photo, float (C,), are not finite."""
+    if not np.isfinite(numbers).all():
+        raise PhotoError(NOT_FINITE)
 
 
 def fill_up(labels, batch_size):

@@ -4,12 +4,14 @@ import contextlib
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from camlib.axes import check_axes, some_of
 from camlib.backend import has_float64
 from camlib.console import UserError
 from camlib.explaining import PREDICTED, as_arrays
@@ -24,9 +26,10 @@ from camlib.meaning import (
     probabilities_of,
     read_class_names,
 )
-from camlib.watching import survey
+from camlib.surveying import survey
 
 FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
+A_FEW_UNITS = 20  # how far from zero pixels that a network has rescaled may lie
 
 
 def add_network_options(parser):
@@ -40,6 +43,8 @@ def add_network_options(parser):
                         help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
     parser.add_argument("--dtype", choices=FLOAT_TYPES,
                         help="what the network computes in; default: what its weights are kept in")  # fmt: skip
+    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
+                        help="of a file of weights alone: what model.to_json() wrote")  # fmt: skip
     parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
 
 
@@ -85,20 +90,30 @@ class Subject:
         class_names: Path of a file of names, or None for what the file says.
         size: (height, width) of the network's input where it is open, or None for what the file says.
         dtype: one of FLOAT_TYPES, or None for what its weights are kept in.
+        port: Port, how the network is fed and which of its outputs is explained; default: its only ones.
+        image_input: str, name of the input that takes photos, of a network with several.
 
     Raises:
         UserError: the network does not take photos, nobody says what it makes of a pixel, or what was asked for does
             not fit it.
     """
 
-    def __init__(self, network, meaning, source, layer=None, preprocess=None, class_names=None, size=None, dtype=None):
+    def __init__(
+        self, network, meaning, source, layer=None, preprocess=None, class_names=None, size=None, dtype=None,
+        port=None, image_input=None,
+    ):  # fmt: skip
         self.network, self.dtype = network, dtype or own_dtype(network)
         set_dtype(network, self.dtype)
-        shape = input_shape_of(network, meaning, size)
-        self.plan = survey(network, shape)
-        check_layer(self.plan, layer)
-        self.layer = layer or self.plan.target
-        self.meaning, self.whose = complete_meaning(meaning, source, preprocess, class_names, self.plan, shape)
+        shape = input_shape_of(network, meaning, size, image_input)
+        plan = survey(network, shape, port)
+        check_layer(plan, layer)
+        self.layer = layer or plan.target
+        names = read_class_names(class_names) if class_names else meaning.class_names if meaning else None
+        if plan.units == 1 and plan.ending == "linear" and names and len(names) == 2:
+            plan = replace(plan, two_sided=True)
+        self.plan = plan
+        self.meaning, self.whose = complete_meaning(meaning, source, preprocess, names, plan, shape)
+        check_axes(network, plan, self.layer, self.meaning, asked=layer is not None)
         self.groups = IMAGENET_GROUPS if self.meaning.class_names == imagenet_names() else {}
         self.class_names = [*self.meaning.class_names, *self.groups]
 
@@ -110,12 +125,25 @@ class Subject:
         """Turn uint8 (N, H, W, channels), of the network's input size, into its input: float64 if it computes so."""
         return self.meaning.prepare(images, np.float64 if self.dtype == "float64" else np.float32)
 
-    def check_outputs(self, outputs, logits):
-        """See `check_outputs`."""
-        check_outputs(outputs, logits, self.plan.ending)
+    def checked_logits(self, outputs, logits, *maps):
+        """The logits float (N, C) after `check_outputs`; NaN of photos of which any number is not finite.
+
+        The outputs of a segmentation, means over pixels, are no function of its scores and are not compared.
+
+        Args:
+            outputs, logits: float (N, C).
+            maps: float (R, N, ...) or None, what was made of the photos.
+        """
+        known = np.isfinite(outputs).all(axis=1) & np.isfinite(logits).all(axis=1)
+        for values in maps:
+            if values is not None:
+                known &= np.isfinite(values).all(axis=tuple(axis for axis in range(values.ndim) if axis != 1))
+        if known.any() and not self.plan.segments:
+            check_outputs(outputs[known], logits[known], self.plan.ending)
+        return np.where(known[:, None], logits, np.nan)
 
     def ask(self, explain_batch, images, chosen, count=None):
-        """Explain photos, and make sure that their logits are the network's.
+        """Explain photos, and make sure that their logits are the network's, where they are finite numbers.
 
         Args:
             explain_batch: a compiled explainer of the network.
@@ -124,36 +152,65 @@ class Subject:
             count: int, how many of the images matter; default: all.
 
         Returns:
-            Explanation of NumPy arrays, guided gradients in RGB whatever the network's order of channels.
+            Explanation of NumPy arrays, guided gradients in RGB whatever the network's order of channels; the logits
+            are NaN of photos of which any number is not finite.
         """
         classes = np.repeat(np.array(chosen, np.int32)[:, None], len(images), axis=1)  # (R, N)
         inputs = ops.convert_to_tensor(self.prepare(images))
         found = as_arrays(explain_batch(inputs, ops.convert_to_tensor(classes), count))
-        self.check_outputs(found.outputs, found.logits)
+        found = found._replace(logits=self.checked_logits(found.outputs, found.logits, found.cams, found.guided))
         if self.meaning.bgr and found.guided is not None:
             found = found._replace(guided=found.guided[..., ::-1], products=found.products[..., ::-1])
         return found
 
+    def sentences(self, source, method):
+        """What is about to be computed of what, for the user: list of str."""
+        plan, layer = self.plan, self.layer
+        shared = f", the last of its {plan.runs[layer]} runs" if plan.runs[layer] > 1 else ""
+        return [
+            f"network {source}: {self.meaning.preprocessing}, {self.whose}; the score is {plan.score}",
+            f"{method} of layer {layer}, {'x'.join(map(str, plan.sizes[layer]))}{shared}",
+        ]
+
+    @property
+    def has_probabilities(self):
+        """Whether a score has a probability: a single linear unit has none, a segmentation one for each pixel."""
+        return not self.plan.segments and self.plan.class_count > 1
+
     def probabilities_of(self, logits):
-        """float (N, C) -> (N, C): what the network makes of its logits, or what is left to us."""
-        return probabilities_of(logits, "sigmoid" if self.plan.units == 1 else self.plan.ending)
+        """float (N, C) -> (N, C): what the network makes of its logits, or what is left to us.
+
+        None where there are no probabilities, see `has_probabilities`.
+        """
+        if not self.has_probabilities:
+            return None
+        return probabilities_of(logits, "sigmoid" if self.plan.two_sided else self.plan.ending)
 
 
 # ---------------------------------------------------------------- what a network may be asked
 
 
-def input_shape_of(network, meaning, size=None):
+def input_shape_of(network, meaning, size=None, image_input=None):
     """(H, W, channels) of the photos to feed a network.
 
     Args:
-        network: keras.Model with one input.
+        network: keras.Model.
         meaning: Meaning or None.
         size: (height, width) that the user asked for, or None.
+        image_input: str, name of the input that takes photos, of a network with several.
 
     Raises:
         UserError: the network takes no photos, its size is open and nobody names one, or is not the one asked for.
     """
-    shape = getattr(network, "input_shape", None)
+    inputs = {tensor.name: tuple(tensor.shape) for tensor in getattr(network, "inputs", None) or []}
+    shape = inputs[image_input] if image_input in inputs else getattr(network, "input_shape", None)
+    if shape is None and meaning:  # a network of its own code does not say what it takes
+        shape = (None, meaning.height, meaning.width, meaning.channels)
+    if shape is None:
+        raise UserError(
+            f"the network {network.name!r} does not say what it takes; expected a functional one around it: image = "
+            "keras.Input((height, width, 3)); keras.Model(image, network(image))"
+        )
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (1, 3):
         raise UserError(f"the network {network.name!r} takes {shape}; expected one input of photos, (N, H, W, 1 or 3)")
     own = size or ((meaning.height, meaning.width) if meaning else (None, None))
@@ -228,12 +285,16 @@ def layers_of(network):
 
 
 def check_layer(plan, name):
-    """Raise UserError, with the names to choose from, unless the layer exists and its output is (N, h, w, K)."""
-    if name is not None and name not in plan.spatial:
-        names = ", ".join(plan.spatial)
-        raise UserError(f"--layer {name} is not a layer with a spatial output; expected one of {names}")
+    """Raise UserError, with the names to choose from, unless the layer exists and its output can be mapped."""
+    if name is not None and name not in plan.sizes:
+        raise UserError(f"--layer {name} is not a layer with a spatial output; expected one of {some_of(plan.sizes)}")
     if name is None and plan.target is None:
-        raise UserError("the network has no layer with a spatial output, so it has nothing to map")
+        if not plan.sizes:
+            raise UserError("the network has no layer with a spatial output, so it has nothing to map")
+        raise UserError(
+            "no layer of the network computes features with a spatial output, so that none is the default; expected "
+            f"--layer with one of {some_of(plan.sizes)}"
+        )
 
 
 def check_guided(plan, way_out):
@@ -284,12 +345,13 @@ def chosen_classes(wanted, class_names, groups=()):
     return list(dict.fromkeys(chosen))
 
 
-def complete_meaning(meaning, source, preprocess, class_names, plan, shape):
+def complete_meaning(meaning, source, preprocess, names, plan, shape):
     """The Meaning of a network's input and output, and where it has what becomes of a pixel from, in words.
 
     Args:
         meaning: Meaning, what the file says, or None.
-        source, preprocess, class_names: as for `Subject`.
+        source, preprocess: as for `Subject`.
+        names: list of str, the class names that the user or the file gives, or None.
         plan: Survey of the network.
         shape: (H, W, channels) of its input.
 
@@ -297,11 +359,12 @@ def complete_meaning(meaning, source, preprocess, class_names, plan, shape):
         UserError: nobody says what the network makes of a pixel, or the class names are not as many as its outputs.
     """
     if preprocess:
-        preprocessing, whose = parse_preprocessing(preprocess), f"--preprocess {preprocess}"
+        preprocessing, whose = parse_preprocessing(preprocess), f"--preprocess {preprocess}{rescaled(plan, preprocess)}"
     elif meaning:
         preprocessing = {name: getattr(meaning, name) for name in ("scale", "offset", "bgr")}
         whose = "as it was trained"
     elif plan.rescaling:
+        check_rescaling(plan)
         preprocessing, whose = PREPROCESSING["none"], f"since its layer {plan.rescaling!r} rescales"
     else:
         raise UserError(
@@ -312,11 +375,9 @@ def complete_meaning(meaning, source, preprocess, class_names, plan, shape):
         if isinstance(values, list) and len(values) != shape[2] or preprocessing["bgr"] and shape[2] != 3:
             raise UserError(f"what becomes of a pixel, {whose}, is for RGB; the network takes {shape[2]} channel(s)")
     count = plan.class_count
-    if class_names:
-        names = read_class_names(class_names)
-    elif meaning:
-        names = meaning.class_names
-    else:
+    if names is None and count == 1:
+        names = ["output"]
+    elif names is None:
         names = imagenet_names() if count == 1000 else [f"class_{index}" for index in range(count)]
     if len(names) != count:
         raise UserError(f"{len(names):,} class names for {count:,} outputs of the network; expected one each")
@@ -324,17 +385,42 @@ def complete_meaning(meaning, source, preprocess, class_names, plan, shape):
     return Meaning(names, *shape, **preprocessing, interpolation=interpolation), whose
 
 
-def check_outputs(outputs, logits, ending):
-    """Make sure that the logits found in the network are those behind its outputs.
+def pixel_range(plan, preprocessing):
+    """(lowest, highest) of what the layers that rescale at a network's beginning make of pixels of 0..255."""
+    scale, offset = plan.pixels
+    ends = np.multiply.outer([0.0, 255.0], np.asarray(preprocessing["scale"])) + np.asarray(preprocessing["offset"])
+    found = np.reshape(ends, (2, -1)) * scale + offset  # (2, C)
+    return found.min(), found.max()
+
+
+def check_rescaling(plan):
+    """Make sure that a network which rescales pixels at its beginning does so from 0..255.
 
     Raises:
-        UserError: they are not, or the numbers are not finite.
+        UserError: pixels of 0..255 come out of its layers far from zero, so that it was trained on another range.
     """
-    if not np.isfinite(outputs).all() or not np.isfinite(logits).all():
+    lowest, highest = pixel_range(plan, PREPROCESSING["none"])
+    if max(-lowest, highest) > A_FEW_UNITS:
         raise UserError(
-            "the network's outputs are not finite numbers; expected another --preprocess, or --dtype float32 if it was "
-            "float16"
+            f"the network's layer {plan.rescaling!r} turns pixels of 0..255 into {lowest:.4g}..{highest:.4g}, as if it "
+            "was trained on others; expected --preprocess 0.00392157,0 if on 0..1, or --preprocess none if on 0..255"
         )
+
+
+def rescaled(plan, preprocess):
+    """Words for what a network's own layers make of pixels that --preprocess has changed already."""
+    if not plan.rescaling:
+        return ""
+    lowest, highest = pixel_range(plan, parse_preprocessing(preprocess))
+    return f", and its layer {plan.rescaling!r} rescales after that: 0..255 becomes {lowest:.4g}..{highest:.4g}"
+
+
+def check_outputs(outputs, logits, ending):
+    """Make sure that the logits found in the network are those behind its outputs, both finite numbers.
+
+    Raises:
+        UserError: they are not.
+    """
     expected = logits if ending == "linear" else probabilities_of(logits, ending)
     # of a single unit the logits are those of both sides
     if not np.allclose(outputs, expected[:, -outputs.shape[1] :], atol=1e-4, rtol=2e-2):  # as half precision keeps it
@@ -351,9 +437,39 @@ def check_outputs(outputs, logits, ending):
         )
 
 
-def why_zero(method, counterfactual, features):
-    """Why a map of a method, and why guided gradients may be zero everywhere: dict of kind -> a sentence's end."""
-    if not features.any():
+def zero_maps_of(photo, maps, found, index, method, counterfactual):
+    """Which of a photo's maps are zero everywhere, and why: list of str.
+
+    Args:
+        photo: Photo.
+        maps: dict of kind -> dict of class name -> array, in the order of the classes explained.
+        found: Explanation of its batch, NumPy arrays.
+        index: int, of the photo in the batch.
+        method: Method.
+        counterfactual: bool.
+    """
+    zero = []
+    for kind in ("gradcam", "guided_backprop"):
+        for row, (name, values) in enumerate(maps.get(kind, {}).items()):
+            if not values.any():
+                strength = None if found.strengths is None else found.strengths[row, index]
+                why = why_zero(method, counterfactual, found.features[index], strength)[kind]
+                zero.append(f"{kind}_for_{name} of {photo.name}: {why}")
+    return zero
+
+
+def why_zero(method, counterfactual, features, strength):
+    """Why a map of a method, and why guided gradients may be zero everywhere: dict of kind -> a sentence's end.
+
+    Args:
+        method: Method.
+        counterfactual: bool.
+        features: float32 (h, w, K).
+        strength: float, the largest magnitude of the score's gradients there, or None where none were taken.
+    """
+    if strength == 0:
+        cut = "its score's gradients are all zero there: it does not depend on the layer, or an activation is saturated"
+    elif not features.any():
         cut = "the layer's features are zero there"
     elif method.signed or method.needs == "nothing":
         cut = "the class's score does not depend on the layer there"

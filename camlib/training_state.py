@@ -72,8 +72,8 @@ class TrainingState(keras.callbacks.Callback):
         """Bring model and callback to where the file says; returns the epochs done, 0 without a file."""
         if not self.path.exists():
             return 0
+        check_state(self.path, self.settings)
         with h5py.File(self.path, "r") as file:
-            check_same(self.path, json.loads(file.attrs["settings"]), self.settings)
             self.history = json.loads(file.attrs["history"])
             self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
             self.best_weights = [array[()] for array in file["best_weights"].values()]
@@ -92,6 +92,13 @@ def check_not_lost(output, state_path, settings):
     earlier = next((path for path in (output, state_path) if path.exists()), None)
     if earlier and not settings.resume and not settings.overwrite:
         raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
+
+
+def check_state(state_path, fixed):
+    """Refuse to go on from a state of other settings than `fixed`."""
+    with h5py.File(state_path, "r") as file:
+        saved = json.loads(file.attrs["settings"])
+    check_same(state_path, saved, fixed)
 
 
 def check_same(path, saved, fixed):

@@ -7,8 +7,6 @@ are exchanged for watched ones for as long as a network is watched; of the netwo
 
 import contextlib
 import threading
-from collections import Counter
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
@@ -16,17 +14,8 @@ from keras import layers, ops
 from keras.src import backend as keras_backend
 from keras.src.activations.activations import ReLU
 
-from camlib.backend import (
-    activation_operations,
-    activations_of_backend,
-    differentiate,
-    inlined_functions,
-    named,
-    relus_of_backend,
-    traced,
-    with_gradient,
-)
-from camlib.console import UserError, first_line
+from camlib.backend import activations_of_backend, inlined_functions, named, relus_of_backend, with_gradient
+from camlib.console import UserError
 
 # Keras's other activations
 OTHER_ACTIVATIONS = (
@@ -36,7 +25,6 @@ OTHER_ACTIVATIONS = (
 )  # fmt: skip
 # No activations: they mix their inputs, and end networks or weigh attention
 SOFTMAXES = ("softmax", "log_softmax")
-POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
 # Layers whose inner outputs are no pictures although they have four dimensions
 ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention, layers.AdditiveAttention)
 WATCHED = "watched_activation"  # scope of the operations that are known
@@ -111,12 +99,38 @@ class Run(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """One run of an activation that is no ReLU, softmax among them."""
+    """One run of an activation that is no ReLU, softmax among them; `order` is the number of runs ended before it."""
 
     path: str
     kind: str
     output: object
     input: object
+    order: int
+
+
+class Ending(NamedTuple):
+    """What a network ends in.
+
+    Attributes:
+        kind: "softmax" or "sigmoid".
+        activations: list of Activation, one, or one for each head that is joined in the outputs.
+        shapes: list of tuples, of what each made of the outputs, without the batch.
+    """
+
+    kind: str
+    activations: list
+    shapes: list
+
+    @property
+    def logits(self):
+        """What the activations were made of, in the outputs' shape (N, ..., C)."""
+        parts = [
+            activation.input
+            if tuple(activation.input.shape[1:]) == shape
+            else ops.reshape(activation.input, (-1, *shape))
+            for activation, shape in zip(self.activations, self.shapes, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
 
 class Record:
@@ -142,12 +156,21 @@ class Record:
         return "/".join(layer.name for layer in self.running[1:])
 
     def ending_of(self, outputs):
-        """The softmax or sigmoid that made `outputs`, shape and precision aside, or None."""
+        """The Ending that made `outputs`, shape, precision and joining aside, or None.
+
+        Raises:
+            UserError: the outputs join heads that end in different ways.
+        """
+        shape = tuple(outputs.shape[1:])
         while True:
             for activation in self.activations:
                 if activation.output is outputs and activation.kind in ("softmax", "sigmoid"):
-                    return activation
-            before = [run.input for run in self.runs if run.output is outputs and passes_on(run.layer)]
+                    return Ending(activation.kind, [activation], [shape])
+            made_by = [run for run in self.runs if run.output is outputs]
+            joined = next((run for run in made_by if is_joining(run)), None)
+            if joined:
+                return self.joined_ending(joined)
+            before = [run.input for run in made_by if passes_on(run.layer)]
             if not before or before[-1] is outputs:
                 return None
             outputs = before[-1]
@@ -164,13 +187,40 @@ class Record:
                 return None
             tensor = before[-1]
 
-    def logits_of(self, outputs):
-        """The input (N, C) of the softmax or sigmoid that made `outputs` (N, C), else themselves."""
-        ending = self.ending_of(outputs)
-        if ending is None:
-            return outputs
-        same = tuple(ending.input.shape) == tuple(outputs.shape)
-        return ending.input if same else ops.reshape(ending.input, (-1, outputs.shape[-1]))
+    def joined_ending(self, run):
+        """The Ending of outputs that join several."""
+        endings = [self.ending_of(part) for part in run.input]
+        kinds = {ending.kind if ending else "neither" for ending in endings}
+        if kinds == {"neither"}:
+            return None
+        if kinds != {"sigmoid"}:
+            raise UserError(
+                f"the network joins {len(endings)} heads in {run.path!r} that end in {' and '.join(sorted(kinds))}; "
+                "expected heads of sigmoids alone, or one of them, cut out with keras.Model(network.input, head)"
+            )
+        activations = [activation for ending in endings for activation in ending.activations]
+        return Ending("sigmoid", activations, [shape for ending in endings for shape in ending.shapes])
+
+    def behind_weights(self, activation):
+        """Whether nothing that has weights of its own ran after an activation, so that the outputs are made from it."""
+        owners = [
+            (index, run.path)
+            for index, run in enumerate(self.runs)
+            if getattr(run.layer, "weights", None)
+            and not any(inner.weights for inner in run.layer._flatten_layers(include_self=False))
+        ]
+        if not owners:
+            return True
+        last, path = owners[-1]
+        inside = activation.path == path or activation.path.startswith(f"{path}/")
+        return activation.order > last or (activation.order == last and inside)
+
+
+def is_joining(run):
+    """Whether a run joins several outputs along their last axis."""
+    if type(run.layer).__name__ != "Concatenate" or not isinstance(run.input, (list, tuple)):
+        return False
+    return run.layer.axis in (-1, len(run.output.shape) - 1)
 
 
 def passes_on(layer):
@@ -246,7 +296,7 @@ def watched(tap=None):
             # a hard sigmoid is made of a ReLU6, which is not to be guided
             with exchanged(originals), named(WATCHED):
                 output = function(x, *arguments, **keywords)
-            record.activations.append(Activation(record.path, kind, output, x))
+            record.activations.append(Activation(record.path, kind, output, x, len(record.runs)))
             return output
 
         return run
@@ -254,6 +304,7 @@ def watched(tap=None):
     nn = keras_backend.nn
     of_backend = relus_of_backend(relu) | activations_of_backend(other)
     exchanges = of_backend | {(nn, name): other(name, getattr(nn, name)) for name in (*SOFTMAXES, *OTHER_ACTIVATIONS)}
+    exchanges |= {(keras_backend.numpy, "tanh"): other("tanh", keras_backend.numpy.tanh)}
     originals = {(owner, name): vars(owner)[name] for owner, name in exchanges}
     exchanges |= {
         (keras.Operation, "__call__"): run_layer,
@@ -262,156 +313,3 @@ def watched(tap=None):
     }
     with _exchanging, exchanged(exchanges), inlined_functions():
         yield record
-
-
-# ---------------------------------------------------------------- what a network is made of
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What a network is made of, as far as maps are concerned.
-
-    Attributes:
-        spatial: dict of path -> (h, w, K), what has more than one pixel, in the order of the last runs.
-        target: path of the last of them that computes anything new, pooling aside: VGG-16's block5_conv3.
-        runs: dict of path -> int, how often each of them runs; it is more than 1 for a shared layer.
-        rescaling: path of the Rescaling or Normalization layer that the network begins with, or None.
-        relus: list of (path, kind).
-        others: list of (path, kind), activations through which guided backpropagation is not defined or not to be had;
-            the network's last softmax or sigmoid is none of them.
-        ending: "softmax", "sigmoid" or "linear".
-        units: int, of the output; one unit stands for two classes, see `both_sides`.
-    """
-
-    spatial: dict
-    target: str | None
-    runs: dict
-    rescaling: str | None
-    relus: list
-    others: list
-    ending: str
-    units: int
-
-    @property
-    def class_count(self):
-        return max(2, self.units)
-
-
-def both_sides(logits):
-    """Logits (N, C) as they are; of a single unit, z, those of both classes, (-z, z): their sigmoids add up to 1."""
-    return ops.concatenate((-logits, logits), axis=-1) if logits.shape[-1] == 1 else logits
-
-
-def survey(network, shape):
-    """Trace a network, without running it.
-
-    Args:
-        network: keras.Model.
-        shape: (H, W, channels) of its input.
-
-    Raises:
-        UserError: the network does not take such photos, has more than one output, or one that is not (N, classes), or
-            one from which no logits can be had.
-    """
-    seen = []  # (Record, outputs) of each trace
-
-    def logits_of(images):
-        with watched() as record:
-            outputs = network(images, training=False)
-        seen.append((record, outputs))
-        return record.logits_of(outputs) if is_scores(outputs) else images
-
-    def take_guided_gradient(images):
-        logits, _, _, _, pull_to_images = differentiate(lambda x, tap: (logits_of(x), ()), images)
-        u = ops.ones_like(logits)
-        pull_to_images(u)  # first, as for maps: some operations keep the gradient that was taken first
-        with guided_rule():
-            return pull_to_images(u)
-
-    try:
-        batch = (2, *shape)  # of one photo, loops over photos would be another program
-        operations = activation_operations(logits_of, batch, WATCHED)
-        if is_scores(seen[-1][1]):
-            traced(take_guided_gradient, batch)
-    except Exception as error:  # whatever a network's own code, Keras or the backend raises
-        size = "x".join(map(str, shape))
-        raise UserError(
-            f"the network {network.name!r} does not run on photos of {size} ({first_line(error)})"
-        ) from error
-    record, outputs = seen[-1]
-    if not is_scores(outputs):
-        raise UserError(
-            f"the network {network.name!r} returns {describe(outputs)}; expected scores of shape (N, classes)"
-        )
-    ending = record.ending_of(outputs)
-    refuse_hidden_softmax(network, record, outputs, ending)
-    spatial, runs, target = spatial_outputs(network, record)
-    others = [
-        (activation.path, activation.kind)
-        for activation in record.activations
-        if activation is not ending and activation.kind not in SOFTMAXES
-    ]
-    others += operations
-    others += [
-        (path, f"{kind} whose gradient is out of reach")
-        for index, (path, kind) in enumerate(record.relus)
-        if index not in record.guided
-    ]
-    kind = ending.kind if ending else "linear"
-    return Survey(spatial, target, runs, rescaling_of(record), record.relus, others, kind, outputs.shape[-1])
-
-
-def is_scores(outputs):
-    return not isinstance(outputs, (dict, list, tuple)) and len(getattr(outputs, "shape", ())) == 2
-
-
-def refuse_hidden_softmax(network, record, outputs, ending):
-    """Raise UserError where the outputs are made from a softmax over the classes, but not by it alone."""
-    for activation in record.activations:
-        over_classes = len(activation.output.shape) == 2 and activation.output.shape[-1] == outputs.shape[-1]
-        if ending is None and activation.kind in SOFTMAXES and over_classes:
-            raise UserError(
-                f"the network {network.name!r} makes its output from a {activation.kind} in "
-                f"{activation.path or 'its own code'}, so that its logits cannot be told; expected a network that ends "
-                "in softmax, sigmoid or neither"
-            )
-
-
-def spatial_outputs(network, record):
-    """(sizes, numbers of runs, target) for Survey.
-
-    Raises:
-        UserError: a layer's output is (N, K, h, w).
-    """
-    spatial, runs, seen, target = {}, Counter(), set(), None
-    for path, layer, _, output in record.runs:
-        size = tuple(getattr(output, "shape", ()))[1:]
-        if len(size) == 3 and size[0] * size[1] > 1:
-            if getattr(layer, "data_format", None) == "channels_first":
-                raise UserError(
-                    f"layer {path!r} of the network {network.name!r} has its channels first; expected (N, h, w, K)"
-                )
-            spatial.pop(path, None)
-            spatial[path] = size
-            runs[path] += 1
-            if id(output) not in seen and not isinstance(layer, POOLING):  # a nested network repeats its last layer
-                target = path
-        seen.add(id(output))
-    return spatial, dict(runs), target
-
-
-def rescaling_of(record):
-    """Path of the first layer, augmentation aside, if that rescales pixels; what comes behind weights does not."""
-    for path, layer, *_ in record.runs:
-        if isinstance(layer, (layers.Rescaling, layers.Normalization)):
-            return path
-        if getattr(layer, "weights", None):  # an operation of a functional network has none
-            return None
-    return None
-
-
-def describe(outputs):
-    """The shapes of a network's outputs, for a message."""
-    shapes = ", ".join(str(tuple(output.shape)) for output in keras.tree.flatten(outputs))
-    kind = type(outputs).__name__
-    return f"a {kind} of shapes {shapes}" if isinstance(outputs, (dict, list, tuple)) else f"shape {shapes}"

@@ -197,3 +197,12 @@ def explained(network, plan, **settings):
     return found._replace(
         **{name: ops.convert_to_numpy(part) for name, part in found._asdict().items() if part is not None}
     )
+
+
+def with_random_weights(network):
+    """Random weights everywhere, with positive variances."""
+    generator = np.random.default_rng(0)
+    for weight in network.weights:
+        values = generator.normal(size=weight.shape) * 0.1
+        weight.assign(np.abs(values) + 0.5 if "variance" in weight.path else values + weight.numpy())
+    return network

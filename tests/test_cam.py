@@ -68,7 +68,7 @@ def test_maps_name_both_shapes_when_channels_differ():
 def test_mean_of_map_plus_bias_is_the_networks_own_logit(build):
     keras.utils.set_random_seed(3)
     network = build(4, 3)
-    _, dense = pooled_classifier(network)
+    _, dense, _ = pooled_classifier(network)
     dense.bias.assign([0.5, -1.0, 2.0, 0.1])
     images = np.random.default_rng(0).random((3, 20, 28, 3), np.float32)
     maps, logits, probabilities = (keras.ops.convert_to_numpy(part) for part in cam_function(network)(images))

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from camlib.cam_family import METHODS, score_cam_masks
 from camlib.explaining import CHUNK
-from camlib.watching import survey
+from camlib.surveying import survey
 from gradcam_vgg16 import explainer
 
 N, H, W, K = 2, 3, 4, 5

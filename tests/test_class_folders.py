@@ -9,12 +9,17 @@ from PIL import Image
 
 from camlib.class_folders import find_labelled_photos, load_labelled_photos
 from camlib.console import UserError
-from camlib.figures import save
 
 pytestmark = pytest.mark.any_backend
 
 GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area")
 RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area")
+
+
+def save(path, picture=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.full((8, 8, 3), 90, np.uint8) if picture is None else picture
+    Image.fromarray(picture).save(path)
 
 
 def class_folders(root, counts, suffix=".png"):
@@ -73,6 +78,70 @@ def test_bad_class_folders(tmp_path, folders, words):
     for name in folders:
         save(tmp_path / name)
     with pytest.raises(UserError, match=words):
+        find_labelled_photos([tmp_path])
+
+
+def test_train_alone_beside_both_parts_is_trained_on_and_nothing_more(tmp_path):
+    class_folders(tmp_path / "a" / "train", {"dog": 3, "cat": 3, "horse": 2})
+    class_folders(tmp_path / "a" / "val", {"dog": 2, "cat": 1, "horse": 1})
+    class_folders(tmp_path / "more" / "train", {"dog": 7, "cat": 4})  # no horses
+    for data in (["a", "more"], ["more", "a"]):
+        names, train, val = find_labelled_photos([tmp_path / name for name in data])
+        assert names == ["cat", "dog", "horse"]
+        assert [[label for _, label in part].count(1) for part in (train, val)] == [10, 2]
+        assert (len(train), len(val)) == (8 + 11, 4)
+        assert not any(photo.path.is_relative_to(tmp_path / "more") for photo, _ in val)
+
+
+def test_train_alone_beside_class_folders(tmp_path):
+    class_folders(tmp_path / "a", {"dog": 10, "cat": 10})
+    class_folders(tmp_path / "more" / "train", {"dog": 5})
+    _, train, val = find_labelled_photos([tmp_path / "a", tmp_path / "more"])
+    assert (len(train), len(val)) == (16 + 5, 4)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    class_folders(tmp_path, {"train": 10, "bus": 10})
+    names, train, val = find_labelled_photos([tmp_path])
+    assert names == ["bus", "train"] and (len(train), len(val)) == (16, 4)
+
+
+@pytest.mark.parametrize(
+    ("folders", "data", "message"),
+    [
+        (["more/train/dog", "more/train/cat"], ["more"], "{0}/more: train/ alone, so that there is nothing to"),
+        (["a/val/dog", "a/val/cat"], ["a"], "{0}/a holds val/ without train/, photos to validate on only"),
+        (
+            ["a/train/dog", "a/train/cat", "a/val/dog", "a/val/cat", "more/train/dog", "more/train/fish"],
+            ["a", "more"],
+            "{0}/more/train/fish: in one of train/ and val/ only; expected the same class folders in both",
+        ),
+        (
+            ["a/train/dog", "a/train/cat", "a/val/dog", "a/val/cat", "a/val/ant"],
+            ["a"],
+            "{0}/a/val/ant: in one of train/ and val/ only; expected the same class folders in both",
+        ),
+        (["a/dog", "a/cat", "b/.hidden/dog"], ["a", "b"], "0 class folders in {0}/b; expected train/ and val/ in it"),
+        (["a/train/dog", "a/train/cat", "a/test/dog"], ["a"], "{0}/a holds train/ with folders in it, beside test;"),
+        (["a/val/dog", "a/val/cat", "a/training/dog"], ["a"], "{0}/a holds val/ with folders in it, beside training;"),
+        (["a/dog"], ["a"], "1 class folder in {0}/a (dog); expected one folder of photos for each of two classes"),
+    ],
+)  # fmt: skip
+def test_data_folders_that_do_not_fit_together(tmp_path, folders, data, message):
+    for name in folders:
+        class_folders(tmp_path, {name: 2})
+    with pytest.raises(UserError) as error:
+        find_labelled_photos([tmp_path / name for name in data])
+    said = str(error.value)
+    assert (
+        said.startswith(message.format(tmp_path)) and "\n" not in said and len(said.replace(str(tmp_path), "")) <= 300
+    )
+
+
+def test_a_message_names_a_few_of_many_folders(tmp_path):
+    class_folders(tmp_path / "train", {f"class_{number}": 1 for number in range(9)})
+    class_folders(tmp_path / "val", {"class_0": 1})
+    with pytest.raises(UserError, match="train/class_1, .*train/class_3 and 5 more: in one of train/ and val/ only"):
         find_labelled_photos([tmp_path])
 
 

@@ -383,3 +383,13 @@ def test_script_is_one_command(run_script, photos, files, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "9 photos, 10 objects" in result.stdout and "gap cam" in result.stdout
     assert result.stdout.splitlines()[-1] == f"wrote tables, figures and {tmp_path / 'out' / 'report.html'}"
+
+
+@pytest.mark.any_backend
+def test_scores_without_probabilities_are_not_evaluated(tmp_path, photos):
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(image))
+    keras.Model(image, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(x))).save(tmp_path / "one.keras")
+    arguments = ["--annotations", str(photos), "--maps", f"{tmp_path / 'one.keras'}:grad-cam"]
+    with pytest.raises(UserError, match="one.keras gives scores without probabilities"):
+        evaluate_maps.main([*arguments, "--output", str(tmp_path / "out")])

@@ -16,7 +16,7 @@ from camlib.explaining import CLASSES_AT_ONCE
 from camlib.model_files import VGG_NETWORK, load_network
 from camlib.photos import find_photos, read_batches
 from camlib.subject import Subject, set_dtype
-from camlib.watching import survey
+from camlib.surveying import survey
 from gradcam_vgg16 import explainer
 
 

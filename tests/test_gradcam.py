@@ -17,7 +17,8 @@ from camlib.model_files import save_network
 from camlib.networks import modern_network, vgg16_network
 from camlib.photos import read_photo
 from camlib.subject import chosen_classes
-from camlib.watching import guided_rule, rectify, survey
+from camlib.surveying import survey
+from camlib.watching import guided_rule, rectify
 from gradcam_vgg16 import explain, explainer, guided_grad_cam, main
 from make_cam_maps import cam_function
 

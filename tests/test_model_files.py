@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from keras import layers
+from small_networks import with_random_weights
 
 from camlib.console import UserError
 from camlib.meaning import Meaning
@@ -18,19 +19,10 @@ from camlib.networks import modern_network, original_network
 MEANING = Meaning(["a", "ü", "c"], 32, 48, 3, 0.5, -1.0)
 
 
-def randomise(network):
-    """Random weights everywhere, with positive variances."""
-    generator = np.random.default_rng(0)
-    for weight in network.weights:
-        values = generator.normal(size=weight.shape) * 0.1
-        weight.assign(np.abs(values) + 0.5 if "variance" in weight.path else values + weight.numpy())
-    return network
-
-
 @pytest.mark.parametrize("name", ["network.h5", "network.weights.h5"])
 @pytest.mark.parametrize("half", [False, True])
 def test_saved_network_comes_back_with_its_meaning(tmp_path, name, half):
-    network = randomise(modern_network(3))
+    network = with_random_weights(modern_network(3))
     save_network(network, tmp_path / "new folder" / name, MEANING, half)
     loaded, meaning = load_network(tmp_path / "new folder" / name)
     assert meaning == MEANING
@@ -41,7 +33,7 @@ def test_saved_network_comes_back_with_its_meaning(tmp_path, name, half):
 
 
 def test_keras_itself_reads_our_files(tmp_path):
-    network = randomise(modern_network(3))
+    network = with_random_weights(modern_network(3))
     save_network(network, tmp_path / "network.h5", MEANING)
     images = np.random.default_rng(1).random((1, 16, 16, 3), np.float32)
     loaded = keras.models.load_model(tmp_path / "network.h5", compile=False)

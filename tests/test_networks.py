@@ -1,16 +1,16 @@
-"""Network files: what they carry, what is refused, and networks that compute what they should."""
+"""Networks compute what they should: folded, trained at every fourth pixel, started from earlier weights."""
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from small_networks import with_random_weights
 
 from camlib.networks import fold, modern_network, start_from, vgg16_network
-from camlib.scoring import randomise
 
 
 def test_folded_vgg16_computes_the_same():
-    network = randomise(vgg16_network(4, for_training=True))
+    network = with_random_weights(vgg16_network(4, for_training=True))
     plain = fold(network, vgg16_network(4))
     assert not any(isinstance(layer, layers.BatchNormalization) for layer in plain.layers)
     images = np.random.default_rng(1).random((2, 40, 64, 3), np.float32)
@@ -23,7 +23,7 @@ def test_folded_vgg16_computes_the_same():
 
 @pytest.mark.parametrize(("height", "width", "first"), [(24, 32, (3, 3)), (25, 33, (0, 0)), (26, 32, (1, 3))])
 def test_training_form_is_the_plain_network_at_every_fourth_pixel(height, width, first):
-    network = randomise(modern_network(4, for_training=True))
+    network = with_random_weights(modern_network(4, for_training=True))
     plain = fold(network, modern_network(4))
     images = np.random.default_rng(1).random((2, height, width, 3), np.float32)
     on_grid, everywhere = (
@@ -57,7 +57,7 @@ def test_smoothing_across_grids_against_float64_numpy():
 
 
 def test_folded_head_is_normalisation_and_dense_layer():
-    network = randomise(modern_network(4, for_training=True))
+    network = with_random_weights(modern_network(4, for_training=True))
     plain = fold(network, modern_network(4))
     pooled = np.random.default_rng(2).random((5, 96)).astype(np.float64)
     gamma, beta, mean, variance = network.get_layer("class_bn").get_weights()

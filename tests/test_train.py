@@ -22,11 +22,11 @@ from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError
 from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.model_files import load_network
-from camlib.networks import modern_network, original_network
+from camlib.model_files import load_known_network, load_network
+from camlib.networks import modern_network, original_network, per_cell
 from camlib.photos import find_photos, read_network_input
 from camlib.training_state import TrainingState, decisive_settings, settings_of_finished
-from train_cam_4class import RECIPES, load_source, main, parse_arguments, per_cell, recipe_of
+from train_cam_4class import RECIPES, main, parse_arguments, recipe_of
 
 COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
 
@@ -111,8 +111,9 @@ def test_original_recipe_and_its_files(run_script, colour_photos, tmp_path):
     lines = result.stdout.splitlines()
     assert lines[-1] == f"next: python make_cam_maps.py --model {output}"
     top1 = next(line for line in lines if line.startswith("top-1 accuracy on the"))
-    counts = [line.split() for line in lines if line.startswith("  ")]
-    right, total = (sum(int(row[column]) for row in counts) for column in (1, 3))
+    counts = [line.split() for line in lines if line.split(" ")[0] in COLOURS]
+    assert len(counts) == 4
+    right, total = (sum(int(row[column]) for row in counts) for column in (1, 2))
     assert top1.endswith(f"{right / total:.3f}")
     assert any("what Keras called accuracy" in line for line in lines)
 
@@ -132,17 +133,20 @@ def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
 @pytest.mark.any_backend
 @pytest.mark.parametrize("recipe", ["modern", "original"])
 def test_training_on_jax_does_without_tensorflow(run_script, colour_photos, tmp_path, recipe):
-    """As on a machine where it is not installed: importing it fails."""
+    """As on a machine where it is not installed: importing it fails. The modern one has a teacher."""
     pytest.importorskip("jax")
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "tensorflow.py").write_text('raise ImportError("TensorFlow is absent")')
+    taught = ("--teacher", ROOT / "models" / "cam_4class.h5", "--teacher-sees", "views", "--teacher-size", 32)
     output = tmp_path / "jax" / "net.h5"
     result = run_script(
         "train_cam_4class.py", "--data", colour_photos, "--recipe", recipe, "--epochs", 1, "--output", output,
+        *(taught if recipe == "modern" else ()),
         environment={"KERAS_BACKEND": "jax", "PYTHONPATH": str(tmp_path / "absent")},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert output.exists() and "top-1 accuracy on the" in result.stdout
+    assert ("the teacher answers each of the 28 views of an epoch" in result.stdout) == (recipe == "modern")
 
 
 @pytest.mark.any_backend
@@ -267,7 +271,7 @@ def test_a_start_from_imagenets_file(run_script, colour_photos, tmp_path, imagen
 def test_what_a_pixel_becomes_is_not_guessed(tmp_path):
     modern_network(4).save(tmp_path / "net.keras")
     with pytest.raises(UserError, match="net.keras does not say what it makes of a pixel; expected a .h5 file"):
-        load_source(tmp_path / "net.keras")
+        load_known_network(tmp_path / "net.keras")
 
 
 def test_a_loss_that_is_no_number_ends_training(tmp_path):
@@ -294,7 +298,7 @@ def test_ctrl_c_says_how_training_goes_on(monkeypatch, capsys, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("camlib.photos.find_labelled_photos", interrupted)
+    monkeypatch.setattr("camlib.class_folders.find_labelled_photos", interrupted)
     monkeypatch.setattr(sys, "argv", ["train_cam_4class.py", "--output", str(tmp_path / "n.h5")])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "train_cam_4class.py"), run_name="__main__")

@@ -1,6 +1,7 @@
 """Grad-CAM and guided backpropagation of every kind of Keras network against the float64 oracle."""
 
 import threading
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -30,7 +31,8 @@ from small_networks import (
 from camlib.backend import activations_of_backend, relus_of_backend
 from camlib.console import UserError
 from camlib.subject import check_outputs
-from camlib.watching import survey, watched
+from camlib.surveying import survey
+from camlib.watching import watched
 from gradcam_vgg16 import explainer
 
 
@@ -251,7 +253,7 @@ def test_outputs_that_only_look_like_probabilities():
 
 @pytest.mark.parametrize("ending", ["sigmoid", None])
 def test_one_unit_stands_for_two_classes(ending):
-    """Its logit z speaks for the second class, -z for the first."""
+    """Its logit z speaks for the second class, -z for the first; of a linear unit where two classes are named."""
     image = keras.Input(SHAPE)
     first, second = convolutions(("relu", "relu"))
     x = layers.GlobalAveragePooling2D()(second(first(image)))
@@ -259,7 +261,9 @@ def test_one_unit_stands_for_two_classes(ending):
     kernel, bias = DENSE[0][:, :1], DENSE[1][:1]
     network.get_layer("unit").set_weights([kernel, bias])
     plan = survey(network, SHAPE)
-    assert plan.units == 1 and plan.class_count == 2 and plan.ending == (ending or "linear")
+    assert plan.units == 1 and plan.two_sided == (ending == "sigmoid") and plan.ending == (ending or "linear")
+    plan = replace(plan, two_sided=True)
+    assert plan.class_count == 2
     classes = np.repeat(np.arange(2, dtype=np.int32)[:, None], len(IMAGES), axis=1)
     found = explainer(network, plan)(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(classes))
     for side, sign in enumerate((-1, 1)):
@@ -422,10 +426,9 @@ def test_errors_inside_a_network_leave_nothing_exchanged():
     assert state() == before
 
 
-@pytest.mark.parametrize("count", [2, 1])
-def test_other_outputs_are_refused(count):
+@pytest.mark.parametrize("shape", [(-1, 2), (1, 5, 7, 2)])
+def test_other_outputs_are_refused(shape):
     image = keras.Input(SHAPE)
-    outputs = [layers.Conv2D(2, 3)(image) for _ in range(count)]
-    network = keras.Model(image, outputs if count > 1 else outputs[0])
-    with pytest.raises(UserError, match=r"returns .*; expected scores of shape \(N, classes\)"):
+    network = keras.Model(image, layers.Reshape(shape)(layers.Conv2D(2, 3)(image)))
+    with pytest.raises(UserError, match=r"returns .*; expected scores of shape \(N, classes\), or \(N, h"):
         survey(network, SHAPE)

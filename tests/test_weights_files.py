@@ -17,8 +17,8 @@ from camlib.backend import BACKEND
 from camlib.console import UserError
 from camlib.maps import find_saved
 from camlib.model_files import load_network
+from camlib.surveying import survey
 from camlib.viewer import Viewer
-from camlib.watching import survey
 
 SHAPE = (24, 32, 3)
 

@@ -1,0 +1,228 @@
+"""TensorFlow's operations in configurations of Keras 2, and the operations of Keras 3 that compute the same.
+
+In Keras 2 `tf.nn.relu(x)` or `x / 127.5` became a layer, TFOpLambda, that names a function of TensorFlow. Nothing is
+looked up by that name but a line of the table below.
+"""
+
+from typing import NamedTuple
+
+
+class CannotRepair(Exception):
+    """Something in a configuration has no counterpart in Keras 3; the message is part of a UserError's."""
+
+
+IN_PYTHON = "build the network in Python and call explain of gradcam_vgg16.py with it"
+# Of no effect: what TensorFlow calls an operation, an unchecked promise about shapes
+WITHOUT_EFFECT = {"name", "validate_indices"}
+
+
+class Counterpart(NamedTuple):
+    """An operation of Keras 3.
+
+    Attributes:
+        module: str, below keras.src.ops.
+        class_name: str.
+        tensors: tuple of str, TensorFlow's names of the arguments that are tensors or constants, in Keras's order.
+        options: dict of TensorFlow's name of an argument -> Keras's.
+        defaults: dict of Keras's name -> value, TensorFlow's defaults where Keras has others.
+        only: dict of TensorFlow's name -> values that Keras computes likewise without the argument.
+    """
+
+    module: str
+    class_name: str
+    tensors: tuple
+    options: dict = {}
+    defaults: dict = {}
+    only: dict = {}
+
+
+def of_two(class_name):
+    return Counterpart("numpy", class_name, ("x", "y"))
+
+
+def of_one(class_name, argument="x", module="numpy"):
+    return Counterpart(module, class_name, (argument,))
+
+
+def over_axes(class_name):
+    return Counterpart("numpy", class_name, ("input_tensor",), {"axis": "axis", "keepdims": "keepdims"})
+
+
+COUNTERPARTS = {
+    # activations
+    "nn.relu": of_one("Relu", "features", "nn"),
+    "nn.relu6": of_one("Relu6", "features", "nn"),
+    "nn.leaky_relu": Counterpart("nn", "LeakyRelu", ("features",), {"alpha": "negative_slope"}),
+    "nn.elu": of_one("Elu", "features", "nn"),
+    "nn.selu": of_one("Selu", "features", "nn"),
+    "nn.silu": Counterpart("nn", "Silu", ("features",), only={"beta": (1, 1.0)}),
+    "nn.gelu": Counterpart("nn", "Gelu", ("features",), {"approximate": "approximate"}, {"approximate": False}),
+    "nn.softplus": of_one("Softplus", "features", "nn"),
+    "nn.softmax": Counterpart("nn", "Softmax", ("logits",), {"axis": "axis"}),
+    "nn.log_softmax": Counterpart("nn", "LogSoftmax", ("logits",), {"axis": "axis"}),
+    "math.sigmoid": of_one("Sigmoid", module="nn"),
+    "math.tanh": of_one("Tanh"),
+    # arithmetic
+    "math.add": of_two("Add"),
+    "math.subtract": of_two("Subtract"),
+    "math.multiply": of_two("Multiply"),
+    "math.truediv": of_two("TrueDivide"),
+    "math.divide": of_two("TrueDivide"),
+    "math.maximum": of_two("Maximum"),
+    "math.minimum": of_two("Minimum"),
+    "math.pow": of_two("Power"),
+    "math.negative": of_one("Negative"),
+    "math.abs": of_one("Absolute"),
+    "math.square": of_one("Square"),
+    "math.sqrt": of_one("Sqrt"),
+    "math.rsqrt": of_one("Rsqrt", module="math"),
+    "math.exp": of_one("Exp"),
+    "math.log": of_one("Log"),
+    "nn.bias_add": Counterpart("numpy", "Add", ("value", "bias"), only={"data_format": (None, "NHWC", "N...C")}),
+    "clip_by_value": Counterpart("numpy", "Clip", ("t",), {"clip_value_min": "x_min", "clip_value_max": "x_max"}),
+    "linalg.matmul": Counterpart("numpy", "Matmul", ("a", "b")),
+    # reductions
+    "math.reduce_mean": over_axes("Mean"),
+    "math.reduce_sum": over_axes("Sum"),
+    "math.reduce_max": over_axes("Max"),
+    "math.reduce_min": over_axes("Min"),
+    # shapes
+    "concat": Counterpart("numpy", "Concatenate", ("values",), {"axis": "axis"}),
+    "reshape": Counterpart("numpy", "Reshape", ("tensor",), {"shape": "newshape"}),
+    "transpose": Counterpart("numpy", "Transpose", ("a",), {"perm": "axes"}, only={"conjugate": (False,)}),
+    "expand_dims": Counterpart("numpy", "ExpandDims", ("input",), {"axis": "axis"}),
+    "squeeze": Counterpart("numpy", "Squeeze", ("input",), {"axis": "axis"}),
+    "cast": Counterpart("core", "Cast", ("x",), {"dtype": "dtype"}),
+    "stop_gradient": Counterpart("core", "StopGradient", ("input",)),
+    "image.resize": Counterpart(
+        "image", "Resize", ("images",), {"size": "size", "method": "interpolation", "antialias": "antialias"},
+        only={"preserve_aspect_ratio": (False,)},
+    ),
+    "__operators__.getitem": Counterpart("numpy", "GetItem", ("input", "slice_spec")),
+}  # fmt: skip
+# The names of the same functions before they had those of above
+ALIASES = {
+    "__operators__.add": "math.add", "add": "math.add", "subtract": "math.subtract", "multiply": "math.multiply",
+    "divide": "math.divide", "truediv": "math.truediv", "maximum": "math.maximum", "minimum": "math.minimum",
+    "pow": "math.pow", "negative": "math.negative", "abs": "math.abs", "square": "math.square", "sqrt": "math.sqrt",
+    "exp": "math.exp", "sigmoid": "math.sigmoid", "nn.sigmoid": "math.sigmoid", "tanh": "math.tanh",
+    "nn.tanh": "math.tanh", "nn.swish": "nn.silu", "reduce_mean": "math.reduce_mean", "reduce_sum": "math.reduce_sum",
+    "reduce_max": "math.reduce_max", "reduce_min": "math.reduce_min", "matmul": "linalg.matmul",
+    "compat.v1.transpose": "transpose", "image.resize_images": "image.resize",
+}  # fmt: skip
+# The operations of a TensorFlow graph, which Keras 2.1 to 2.3 of TensorFlow kept instead of the functions
+OF_GRAPH = {
+    "Add": "math.add", "AddV2": "math.add", "Sub": "math.subtract", "Mul": "math.multiply", "RealDiv": "math.truediv",
+    "Maximum": "math.maximum", "Minimum": "math.minimum", "Pow": "math.pow", "Neg": "math.negative",
+    "Abs": "math.abs", "Square": "math.square", "Sqrt": "math.sqrt", "Rsqrt": "math.rsqrt", "Exp": "math.exp",
+    "Log": "math.log", "Sigmoid": "math.sigmoid", "Tanh": "math.tanh", "Relu": "nn.relu", "Relu6": "nn.relu6",
+    "Elu": "nn.elu", "Selu": "nn.selu", "Softplus": "nn.softplus", "Softmax": "nn.softmax", "BiasAdd": "nn.bias_add",
+}  # fmt: skip
+
+
+def operation_of_tensorflow(entry):
+    """A layer that calls a function of TensorFlow as Keras 3's operation.
+
+    Args:
+        entry: dict, with nodes as Keras 3 writes them.
+
+    Raises:
+        CannotRepair: no counterpart is known, of the function or of one of its arguments.
+    """
+    if entry["class_name"] == "TensorFlowOpLayer":
+        entry = with_constants(entry)
+    if entry["class_name"] not in ("TFOpLambda", "SlicingOpLambda"):
+        return entry
+    function = entry["config"].get("function")
+    counterpart = COUNTERPARTS.get(ALIASES.get(function, function))
+    if counterpart is None:
+        raise CannotRepair(
+            f"its layer {entry['config'].get('name')!r} calls TensorFlow's {str(function)[:60]}, for which no "
+            f"operation of Keras 3 is known here; {IN_PYTHON}"
+        )
+    nodes = [translated(node, counterpart, function) for node in entry["inbound_nodes"]]
+    if any(options != nodes[0][1] for _, options in nodes):
+        raise CannotRepair(f"its layer {entry['config'].get('name')!r} is called in two ways; {IN_PYTHON}")
+    return {
+        "module": f"keras.src.ops.{counterpart.module}",
+        "class_name": counterpart.class_name,
+        "registered_name": counterpart.class_name,
+        "config": {"name": entry["name"], **nodes[0][1]},
+        "name": entry["name"],
+        "inbound_nodes": [{"args": arguments, "kwargs": {}} for arguments, _ in nodes],
+    }
+
+
+def translated(node, counterpart, function):
+    """The arguments of a call of TensorFlow's function, as (arguments of Keras's operation, its options)."""
+    rest = {key: value for key, value in node["kwargs"].items() if key not in WITHOUT_EFFECT}
+    others = counterpart.tensors[1:]
+    tensors = [node["args"][0], *(rest.pop(name, None) for name in others)]
+    if any(tensor is None for tensor in tensors):
+        raise CannotRepair(f"its call of TensorFlow's {function} lacks {' or '.join(others)}; {IN_PYTHON}")
+    options = dict(counterpart.defaults)
+    for name, value in rest.items():
+        allowed = counterpart.only.get(name, ())
+        if name in counterpart.options and not has_entries(value):
+            options |= {} if value is None else {counterpart.options[name]: value}
+        elif not (value is None or value is False or value in allowed):
+            raise CannotRepair(f"its call of TensorFlow's {function} has {name}={str(value)[:60]}; {IN_PYTHON}")
+    if counterpart.class_name == "GetItem":
+        return [tensors[0], [slice_of(part) for part in listed(tensors[1])]], options
+    return [constant(tensor) for tensor in tensors], options
+
+
+def has_entries(value):
+    """Whether a tensor, which has an entry of its own, is among the parts of a value."""
+    return isinstance(value, dict) or isinstance(value, list) and any(map(has_entries, value))
+
+
+def listed(value):
+    return value if isinstance(value, list) else [value]
+
+
+def constant(value):
+    """A list of numbers as the array that it stands for; anything else as it is."""
+    if isinstance(value, list) and not has_entries(value):
+        return {"class_name": "__numpy__", "config": {"value": value, "dtype": "float32"}}
+    return value
+
+
+def slice_of(part):
+    """One part of x[...] as Keras 3 writes it."""
+    if isinstance(part, dict) and {"start", "stop", "step"} <= set(part):
+        return {"class_name": "__slice__", "config": {name: part[name] for name in ("start", "stop", "step")}}
+    if isinstance(part, dict) and part.get("class_name") == "__ellipsis__":
+        return {"class_name": "__ellipsis__", "config": {}}
+    if isinstance(part, int) or part is None:
+        return part
+    raise CannotRepair(f"its slice {str(part)[:60]} is none of plain numbers; {IN_PYTHON}")
+
+
+def with_constants(entry):
+    """An operation of a TensorFlow graph as a call of the function that makes it.
+
+    Args:
+        entry: dict; node_def names the operation and its inputs, constants holds those inputs that are no tensors.
+    """
+    definition, constants = entry["config"].get("node_def"), entry["config"].get("constants") or {}
+    kind = definition.get("op") if isinstance(definition, dict) else definition
+    function = OF_GRAPH.get(kind) if isinstance(kind, str) else None
+    if function is None:
+        raise CannotRepair(
+            f"its layer {entry['config'].get('name')!r} is TensorFlow's operation {str(kind)[:60]}, for which none of "
+            f"Keras 3 is known here; {IN_PYTHON}"
+        )
+    nodes = []
+    for node in entry["inbound_nodes"]:
+        tensors = list(listed(node["args"][0]))
+        for index in sorted(constants, key=int):
+            tensors.insert(int(index), constants[index])
+        names = COUNTERPARTS[function].tensors
+        nodes.append({"args": tensors[:1], "kwargs": dict(zip(names[1:], tensors[1:], strict=True))})
+    return {
+        "class_name": "TFOpLambda",
+        "config": {"name": entry["name"], "function": function},
+        "name": entry["name"],
+        "inbound_nodes": nodes,
+    }

@@ -1,0 +1,189 @@
+"""How a network with several inputs or outputs, or with a score for each pixel, is asked."""
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+from keras import ops
+
+from camlib.console import UserError, first_line
+from camlib.photos import PhotoError, read_photo
+
+
+@dataclass(frozen=True)
+class Port:
+    """How a network is asked: what it is fed with, and which of its outputs is explained.
+
+    Attributes:
+        feed: function of images (N, H, W, channels) -> the network's inputs.
+        head: name or index of the output, or None for the only one.
+        region: bool (h, w), the pixels of a segmentation whose scores are added up, at the size of its output once
+            surveyed; or None for those that the network gives to the class.
+    """
+
+    feed: Callable = staticmethod(lambda images: images)
+    head: str | int | None = None
+    region: object = None
+
+    def run(self, network, images):
+        """The output asked for."""
+        outputs = network(self.feed(images), training=False)
+        named = heads_of(network, outputs)
+        if named is None:
+            return outputs
+        return named.get(self.head, outputs)
+
+
+def heads_of(network, outputs):
+    """The outputs of a network that has several: dict of name -> tensor; None of one that has a single one."""
+    if not isinstance(outputs, (dict, list, tuple)):
+        return None
+    flat = keras.tree.flatten(outputs)
+    if isinstance(outputs, dict):
+        names = list(outputs) if len(outputs) == len(flat) else range(len(flat))
+        return dict(zip(map(str, names), keras.tree.flatten([outputs[name] for name in outputs]), strict=True))
+    names = getattr(network, "output_names", None) or []
+    if len(set(names)) != len(flat):
+        names = [f"output_{index}" for index in range(len(flat))]
+    return dict(zip(names, flat, strict=True))
+
+
+def head_named(network, outputs, wanted):
+    """The name of the output that the user asked for by name or index.
+
+    Raises:
+        UserError: the network has several outputs and none was asked for, or there is no such output.
+    """
+    heads = heads_of(network, outputs)
+    if heads is None:
+        if wanted is not None:
+            raise UserError(f"--head {wanted}: the network {network.name!r} has one output only")
+        return None
+    known = ", ".join(f"{name} {tuple(output.shape)}" for name, output in heads.items())
+    if wanted is None and len(heads) == 1:
+        return next(iter(heads))
+    if wanted is None:
+        raise UserError(f"the network {network.name!r} has {len(heads)} outputs; expected --head with one of {known}")
+    if wanted in heads:
+        return wanted
+    if str(wanted).isdecimal() and int(wanted) < len(heads):
+        return list(heads)[int(wanted)]
+    raise UserError(f"--head {wanted} is no output of the network {network.name!r}; expected one of {known}")
+
+
+def region_at(region, network, outputs):
+    """A region, bool (H, W), at the size of a segmentation's outputs (N, h, w, C).
+
+    Raises:
+        UserError: the network has no score for each pixel, or nothing of the region is left.
+    """
+    if len(outputs.shape) != 4:
+        raise UserError(
+            f"--region: the network {network.name!r} has no score for each pixel, so that it has no regions"
+        )
+    height, width = outputs.shape[1:3]
+    found = cv2.resize(region.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    if not found.any():
+        raise UserError(f"--region: nothing of it is left at the network's {height}x{width}; expected a larger one")
+    return found
+
+
+def add_port_options(parser):
+    """Add the options that say how a network is fed and which of its outputs is explained."""
+    parser.add_argument("--head", metavar="NAME|INDEX", help="the output to explain, of a network with several")
+    parser.add_argument("--region", type=Path, metavar="MASK",
+                        help="a picture, bright where the scores of a segmentation are added up; default: the pixels "
+                        "that the network gives to the class")  # fmt: skip
+    parser.add_argument("--image-input", metavar="NAME", help="the input that takes photos, of a network with several")
+    parser.add_argument("--other-inputs", type=Path, metavar="FILE.npz",
+                        help="the values of the others, an array for each by its name")  # fmt: skip
+
+
+def port_of(network, settings):
+    """The Port for what the user asked for.
+
+    Raises:
+        UserError: a file cannot be read, or an input is not as the network has it.
+    """
+    region = None
+    if settings.region:
+        try:
+            region = cv2.cvtColor(read_photo(settings.region), cv2.COLOR_RGB2GRAY) > 127
+        except PhotoError as error:
+            raise UserError(f"--region {settings.region}: {error}; expected a picture, bright on the region") from error
+    return Port(feed_of(network, settings.image_input, settings.other_inputs), settings.head, region)
+
+
+def feed_of(network, image_input, other_inputs):
+    """The function images -> the network's inputs.
+
+    Args:
+        network: keras.Model.
+        image_input: str, name of the input that takes photos, or None.
+        other_inputs: Path of a .npz with the others, or None.
+
+    Raises:
+        UserError: the network has several inputs and not all are given, or they do not fit.
+    """
+    inputs = {tensor.name: tuple(tensor.shape) for tensor in getattr(network, "inputs", None) or []}
+    if len(inputs) < 2:
+        if image_input or other_inputs:
+            raise UserError(f"--image-input and --other-inputs: the network {network.name!r} has one input only")
+        return Port().feed
+    known = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
+    if image_input not in inputs:
+        found = f"--image-input {image_input} is none of them" if image_input else "one of them takes the photos"
+        raise UserError(
+            f"the network {network.name!r} has several inputs, {found}; expected --image-input with one of {known}"
+        )
+    others = {name: shape for name, shape in inputs.items() if name != image_input}
+    values = read_other_inputs(other_inputs, others)
+
+    def feed(images):
+        count = ops.shape(images)[0]
+        flat = [
+            images if name == image_input else ops.broadcast_to(values[name], (count, *values[name].shape[1:]))
+            for name in inputs
+        ]
+        return keras.tree.pack_sequence_as(network.input, flat)
+
+    return feed
+
+
+def read_other_inputs(path, shapes):
+    """Arrays (1, ...) by the names of a network's inputs.
+
+    Args:
+        path: Path of a .npz, or None.
+        shapes: dict of name -> shape with the batch.
+
+    Raises:
+        UserError: the file cannot be read, or lacks an input of that shape.
+    """
+    wanted = ", ".join(f"{name} {shape[1:]}" for name, shape in shapes.items())
+    if path is None:
+        raise UserError(
+            f"the network takes {wanted} beside the photos; expected --other-inputs FILE.npz with these arrays"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values = {name: file[name] for name in shapes if name in file}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"--other-inputs {path} cannot be read ({first_line(error)}); expected a .npz file") from error
+    for name, shape in shapes.items():
+        value = values.get(name)
+        if value is not None and value.ndim == len(shape) - 1:
+            value = value[None]
+        if (
+            value is None
+            or len(value) != 1
+            or any(a not in (None, b) for a, b in zip(shape[1:], value.shape[1:], strict=True))
+        ):
+            found = "nothing" if value is None else f"shape {value.shape[1:]}"
+            raise UserError(f"--other-inputs {path} has {found} for {name}; expected {wanted}")
+        values[name] = value
+    return values
