@@ -111,12 +111,13 @@ def with_channels_last(function):
 def compiled(function, network):
     """Compile a function of tensors that runs a network; it is traced once for each new shape of its arguments.
 
-    The network's weights are read at each call. XLA is left to JAX: on the CPU it is slower than TensorFlow's own
-    kernels.
+    The network's weights are read at each call. XLA is left to JAX, since on the CPU it is slower than TensorFlow's own
+    kernels, except for networks with grouped convolutions, whose gradients those kernels lack.
     """
     function = with_channels_last(function)
     if BACKEND == "tensorflow":
-        return tf.function(function)
+        convolutions = (layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.Conv2D))
+        return tf.function(function, jit_compile=any(layer.groups > 1 for layer in convolutions) or None)
 
     @jax.jit
     def run(values, *arguments):  # values as arguments: as constants they would be compiled into the program

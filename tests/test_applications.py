@@ -1,7 +1,10 @@
 """keras.applications: every network by its name and from Keras's own file, and what is said where there is none."""
 
 import csv
+import os
+import re
 import urllib.request
+from collections import Counter
 
 import keras
 import numpy as np
@@ -13,10 +16,12 @@ from PIL import Image
 import evaluate_maps
 import gradcam_vgg16
 import make_cam_maps
-from camlib.applications import APPLICATIONS, application_of_file, preprocessing_of
+from camlib.applications import APPLICATIONS, OPEN_SIZE, application_of_file, preprocessing_of
 from camlib.console import UserError
 from camlib.meaning import PREPROCESSING, Meaning, imagenet_names
 from camlib.model_files import load_network
+from camlib.subject import Subject, check_guided
+from gradcam_vgg16 import explainer
 
 pytestmark = pytest.mark.any_backend
 
@@ -151,6 +156,71 @@ def test_a_file_of_another_network_is_one_line(mobilenet, tmp_path):
 def test_cam_does_not_apply_to_a_convolution_of_the_means(mobilenet):
     with pytest.raises(UserError, match="no Dense layer makes them.*use python gradcam_vgg16.py"):
         make_cam_maps.pooled_classifier(mobilenet[1])
+
+
+# ---------------------------------------------------------------- every architecture
+
+
+def guided_or_why_not(plan):
+    """(whether guided backpropagation is defined, what to say of it)."""
+    try:
+        check_guided(plan, "")
+    except UserError as refused:
+        layer, kind = re.match(r"(?:layer '(.*?)'|the network's own code) \((.*?)\)", str(refused)).groups()
+        return False, f"no: {kind} in {layer or 'its own code'}, and {len(plan.others) - 1} more"
+    kinds = Counter(kind for _, kind in plan.relus)
+    return True, ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def cam_applies(network):
+    try:
+        return bool(make_cam_maps.pooled_classifier(network))
+    except UserError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(APPLICATIONS))
+def test_every_architecture_is_explained(name, capsys):
+    """With random weights at its own size; APPLICATIONS_REPORT names a file that gets a line of a table for each."""
+    keras.utils.set_random_seed(0)
+    network = APPLICATIONS[name](weights=None)
+    size = tuple(side or OPEN_SIZE for side in network.input_shape[1:3])
+    meaning = Meaning(imagenet_names(), *size, 3, **PREPROCESSING[preprocessing_of(name)])
+    subject = Subject(network, meaning, name)
+    with_guided, guided = guided_or_why_not(subject.plan)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    explain = explainer(network, subject.plan, method="hires-cam", with_guided=with_guided)
+    found = subject.ask(explain, pixels, [7, 207])
+    map_size = subject.plan.spatial[subject.layer]
+    assert subject.plan.ending == "softmax" and found.cams.shape == (2, 1, *map_size[:2])
+    assert np.isfinite(found.cams).all() and found.cams.any()
+    if with_guided:
+        assert found.guided.shape == (2, 1, *size, 3) and found.guided.any() and np.isfinite(found.guided).all()
+    cam = cam_applies(network)
+    if cam:  # all biases are 0 here: HiResCAM adds up to the logit, and CAM is HiResCAM times the number of pixels
+        logits = found.logits[0, [7, 207]]
+        np.testing.assert_allclose(found.cams.sum(axis=(2, 3))[:, 0], logits, rtol=1e-3)
+        maps = keras.ops.convert_to_numpy(make_cam_maps.cam_function(network)(subject.prepare(pixels))[0])
+        expected = found.cams[:, 0] * map_size[0] * map_size[1]
+        np.testing.assert_allclose(maps[0, [7, 207]], expected, atol=1e-3 * np.abs(expected).max())
+    kind = preprocessing_of(name)
+    row = (
+        name,
+        f"{size[0]}x{size[1]}",
+        kind,
+        subject.layer,
+        "x".join(map(str, map_size)),
+        guided,
+        "yes" if cam else "no",
+    )
+    line = f"| {' | '.join(row)} |\n"
+    with capsys.disabled():
+        print(f"\n{line}", end="")
+    if "APPLICATIONS_REPORT" in os.environ:
+        with open(os.environ["APPLICATIONS_REPORT"], "a") as file:
+            file.write(line)
+    keras.backend.clear_session()
 
 
 # ---------------------------------------------------------------- networks by their names
