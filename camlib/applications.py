@@ -110,12 +110,12 @@ def load_application(name, path=None):
             warnings.filterwarnings("ignore", ".*Weights for input shape")  # the size is OPEN_SIZE below
             network = APPLICATIONS[name](weights="imagenet")
     except Exception as error:  # a refused connection, a proxy's page, a checksum: urllib and Keras raise various ones
-        reason = first_line(error)
+        file_name, origin = wanted[-1] if wanted else ("its file", "its file")
+        reason = first_line(str(error).replace(origin, file_name))
         if path:
             raise UserError(f"{path}: its weights do not fit Keras's {name} ({reason})") from error
-        file_name, origin = wanted[-1] if wanted else ("its file", "its file")
         raise UserError(
-            f"the ImageNet weights could not be had ({reason.replace(origin, file_name)}); bring that file to "
+            f"the ImageNet weights could not be had ({reason}); bring that file to "
             f"{Path(keras_home(), 'models')}, where Keras looks for it, or give it as --weights FILE"
         ) from error
     height, width = (side or OPEN_SIZE for side in network.input_shape[1:3])
