@@ -68,6 +68,9 @@ def what_else(start, suffix):
     return what or "is neither an HDF5 nor a .keras file; expected one, as train_cam_4class.py writes it"
 
 
+LONGEST_PATH = 70  # characters of it in a message
+
+
 def shown(path):
-    """A path for a message of one line: all of it, or its end."""
-    return str(path) if len(str(path)) <= 100 else f".../{Path(path).name[-90:]}"
+    """A path for a message of one line: all of it, or the end of its name."""
+    return str(path) if len(str(path)) <= LONGEST_PATH else f".../{Path(path).name[4 - LONGEST_PATH :]}"

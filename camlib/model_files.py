@@ -24,7 +24,7 @@ from camlib.files import file_sha256
 from camlib.meaning import Meaning
 from camlib.networks import original_network
 from camlib.old_configurations import network_inputs, up_to_date
-from camlib.old_operations import IN_PYTHON, CannotRepair
+from camlib.old_operations import BUILD_IT, CannotRepair
 from camlib.old_weights import load_weights
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -199,11 +199,11 @@ def read_archive(path):
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
             about = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
-    except (KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+            return Description(config, first_number(about.get("keras_version"))), None, [], []
+    except Exception as error:  # zipfile raises various classes for what is damaged, packed otherwise or locked
         raise UserError(
             f"{shown(path)} is an archive without a network ({first_line(error)}); expected a .h5 or .keras file"
         ) from error
-    return Description(config, first_number(about.get("keras_version"))), None, [], []
 
 
 def read_architecture(path):
@@ -264,23 +264,23 @@ def rebuilt(description, path, trust, open_size):
     """
     try:
         config = up_to_date(description.config)
-        inputs = network_inputs(config)
+        if not trust:
+            refuse_unsafe(config, path)
+        refuse_other_inputs(network_inputs(config), path)
+        config = open_input_size(config) if open_size else config
     except CannotRepair as error:
         raise UserError(f"{shown(path)}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-        raise UserError(
-            f"{shown(path)}: its description of the network cannot be read ({first_line(error)})"
-        ) from error
-    if not trust:
-        refuse_unsafe(config, path)
-    refuse_other_inputs(inputs, path)
-    config = open_input_size(config) if open_size else config
+        reason = first_line(error)
+        raise UserError(f"{shown(path)}: its description of the network cannot be read ({reason})") from error
     try:
         with warnings.catch_warnings(action="ignore"):  # about arguments, to whoever built the network
             network = keras.saving.deserialize_keras_object(config, safe_mode=not trust)
             network = functional(network) if isinstance(network, keras.Sequential) and not trust else network
     except Exception as error:  # Keras raises various classes
         raise UserError(f"{shown(path)}: Keras cannot rebuild its network ({first_line(error)})") from error
+    if not isinstance(network, keras.Model):
+        raise UserError(f"{shown(path)} describes a {type(network).__name__}; expected a network")
     if description.keras is not None and description.keras < 3:
         restore_activations(network)
     return network
@@ -362,10 +362,13 @@ def refuse_unsafe(entry, path):
         name, module = str(entry["class_name"]), str(entry.get("module"))
         # Keras joins module and name before it looks them up: with a dot the name may be of another module's class
         own = module.split(".")[0] == "keras" and ">" not in (entry.get("registered_name") or "") and "." not in name
-        where = f"{shown(path)} holds the layer or function {name[:40]!r} ({module[:40]})"
-        if not own or name == "function" or is_lambda_of_keras_2(entry):
+        where = f"{shown(path)} holds the layer or function {name[:30]!r} ({module[:30]})"
+        if is_lambda_of_keras_2(entry):
+            raise UserError(f"{where}, code of another Python; expected Keras's own layers only. Or {BUILD_IT}")
+        if not own or name == "function":
             raise UserError(
-                f"{where}, which is none of Keras's own layers; expected those only. In Python, {IN_PYTHON}"
+                f"{where}, which is none of Keras's own; expected those only. Or load it in Python with that and call "
+                "explain of gradcam_vgg16.py"
             )
         if name in UNSAFE_LAYERS:
             raise UserError(
@@ -393,9 +396,9 @@ def refuse_other_inputs(inputs, path):
     if len(shapes) > 1:
         if any(len(shape) == 4 and shape[3] in (1, 3) for shape in shapes.values()):
             return
-        named = ", ".join(f"{name[:20]} {shape}" for name, shape in list(shapes.items())[:3])
+        some = ", ".join(f"{name[:12]} {shape}" for name, shape in list(shapes.items())[:2])
         raise UserError(
-            f"{shown(path)}: its network takes {len(shapes)} inputs ({named}), none of them photos; {expected}"
+            f"{shown(path)}: its network takes {len(shapes)} inputs ({some}), none of them photos; {expected}"
         )
     for shape in shapes.values():
         if len(shape) != 4 or shape[3] not in (1, 3):

@@ -53,7 +53,7 @@ def arguments_of(entry):
 
 def described(entry):
     """A layer for a message."""
-    return f"{str(arguments_of(entry).get('name'))[:60]!r} ({entry['class_name'][:40]})"
+    return f"{str(arguments_of(entry).get('name'))[:40]!r} ({entry['class_name'][:30]})"
 
 
 def without_training_entries(entry):

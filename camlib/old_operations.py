@@ -11,7 +11,7 @@ class CannotRepair(Exception):
     """Something in a configuration has no counterpart in Keras 3; the message is part of a UserError's."""
 
 
-IN_PYTHON = "build the network in Python and call explain of gradcam_vgg16.py with it"
+BUILD_IT = "build it in Python and call explain of gradcam_vgg16.py"
 # Of no effect: what TensorFlow calls an operation, an unchecked promise about shapes
 WITHOUT_EFFECT = {"name", "validate_indices"}
 
@@ -137,12 +137,12 @@ def operation_of_tensorflow(entry):
     counterpart = COUNTERPARTS.get(ALIASES.get(function, function))
     if counterpart is None:
         raise CannotRepair(
-            f"its layer {entry['config'].get('name')!r} calls TensorFlow's {str(function)[:60]}, for which no "
-            f"operation of Keras 3 is known here; {IN_PYTHON}"
+            f"its layer {name_of(entry)} calls TensorFlow's {str(function)[:40]}, for which no operation of Keras 3 is "
+            f"known here; {BUILD_IT}"
         )
     nodes = [translated(node, counterpart, function) for node in entry["inbound_nodes"]]
     if any(options != nodes[0][1] for _, options in nodes):
-        raise CannotRepair(f"its layer {entry['config'].get('name')!r} is called in two ways; {IN_PYTHON}")
+        raise CannotRepair(f"its layer {name_of(entry)} is called in two ways; {BUILD_IT}")
     return {
         "module": f"keras.src.ops.{counterpart.module}",
         "class_name": counterpart.class_name,
@@ -153,20 +153,25 @@ def operation_of_tensorflow(entry):
     }
 
 
+def name_of(entry):
+    """A layer's name for a message."""
+    return repr(str(entry["config"].get("name"))[:40])
+
+
 def translated(node, counterpart, function):
     """The arguments of a call of TensorFlow's function, as (arguments of Keras's operation, its options)."""
     rest = {key: value for key, value in node["kwargs"].items() if key not in WITHOUT_EFFECT}
     others = counterpart.tensors[1:]
     tensors = [node["args"][0], *(rest.pop(name, None) for name in others)]
     if any(tensor is None for tensor in tensors):
-        raise CannotRepair(f"its call of TensorFlow's {function} lacks {' or '.join(others)}; {IN_PYTHON}")
+        raise CannotRepair(f"its call of TensorFlow's {function} lacks {' or '.join(others)}; {BUILD_IT}")
     options = dict(counterpart.defaults)
     for name, value in rest.items():
         allowed = counterpart.only.get(name, ())
         if name in counterpart.options and not has_entries(value):
             options |= {} if value is None else {counterpart.options[name]: value}
         elif not (value is None or value is False or value in allowed):
-            raise CannotRepair(f"its call of TensorFlow's {function} has {name}={str(value)[:60]}; {IN_PYTHON}")
+            raise CannotRepair(f"its call of TensorFlow's {function} has {name}={str(value)[:60]}; {BUILD_IT}")
     if counterpart.class_name == "GetItem":
         return [tensors[0], [slice_of(part) for part in listed(tensors[1])]], options
     return [constant(tensor) for tensor in tensors], options
@@ -196,7 +201,7 @@ def slice_of(part):
         return {"class_name": "__ellipsis__", "config": {}}
     if isinstance(part, int) or part is None:
         return part
-    raise CannotRepair(f"its slice {str(part)[:60]} is none of plain numbers; {IN_PYTHON}")
+    raise CannotRepair(f"its slice {str(part)[:60]} is none of plain numbers; {BUILD_IT}")
 
 
 def with_constants(entry):
@@ -210,8 +215,8 @@ def with_constants(entry):
     function = OF_GRAPH.get(kind) if isinstance(kind, str) else None
     if function is None:
         raise CannotRepair(
-            f"its layer {entry['config'].get('name')!r} is TensorFlow's operation {str(kind)[:60]}, for which none of "
-            f"Keras 3 is known here; {IN_PYTHON}"
+            f"its layer {name_of(entry)} is TensorFlow's operation {str(kind)[:40]}, for which none of Keras 3 is "
+            f"known here; {BUILD_IT}"
         )
     nodes = []
     for node in entry["inbound_nodes"]:
