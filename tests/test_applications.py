@@ -18,6 +18,7 @@ import gradcam_vgg16
 import make_cam_maps
 from camlib.applications import APPLICATIONS, OPEN_SIZE, application_of_file, preprocessing_of
 from camlib.console import UserError
+from camlib.demo.scenes import demo_folder
 from camlib.meaning import PREPROCESSING, Meaning, imagenet_names
 from camlib.model_files import load_network
 from camlib.subject import Subject, check_guided
@@ -248,6 +249,7 @@ def offline(monkeypatch, tmp_path):
     ],
 )
 def test_without_a_connection_it_says_which_file_to_bring_where(offline, tmp_path, main, arguments):
+    demo_folder()  # what evaluate_maps.py looks at
     with pytest.raises(UserError) as refused:
         main([*arguments, "--output", str(tmp_path / "out")])
     message = str(refused.value)
