@@ -606,7 +606,7 @@ def test_layers_of_ones_own_in_archives(tmp_path):
          "not images of other channels"),
         (lambda: keras.Model([first := keras.Input((8, 3), name="track"), other := keras.Input((4,), name="age")],
                              layers.Dense(2)(layers.Concatenate()([layers.Flatten()(first), other]))),
-         r"takes 2 inputs \(track \(None, 8, 3\), age \(None, 4\)\), none of them photos; expected one input of photos"),
+         r"takes 2 inputs \(track \(None, 8, 3\), age \(None, 4\)\), none of them photos; expected one input"),
     ],
 )  # fmt: skip
 def test_inputs_that_are_no_photos_are_told_before_anything_is_rebuilt(tmp_path, monkeypatch, build, message):
