@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 from PIL import Image
 
+from camlib.backend import BACKEND
 from camlib.console import UserError
 from camlib.meaning import PREPROCESSING, Meaning
 from camlib.ports import Port, feed_of
@@ -117,21 +118,39 @@ def segmenting():
     return keras.Model(image, layers.Conv2D(3, 1, activation="softmax", name="pixels")(x))
 
 
+def gradient_of(score, x):
+    """The gradient of a function of one tensor, by the backend alone: float64."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = score(x)
+        return tape.gradient(y, x).numpy().astype(np.float64)
+    import jax
+
+    return np.asarray(jax.grad(score)(x), np.float64)
+
+
 def seg_grad_cam(network, photo, index, inside):
     """Seg-Grad-CAM by plain gradients: the score is the sum of the class's logits over `inside`."""
-    tf = pytest.importorskip("tensorflow")
     layer = network.get_layer("pixels")
     trunk = keras.Model(network.inputs[0], [network.get_layer("bottom").output, network.get_layer("left").output])
     bottom, left = trunk(photo[None].astype(np.float32))
-    with tf.GradientTape() as tape:
-        tape.watch(bottom)
-        x = ops.concatenate([layers.UpSampling2D()(bottom), left], axis=-1)
-        logits = ops.einsum("nhwk,kc->nhwc", x, layer.kernel[0, 0]) + layer.bias
-        predicted = np.argmax(logits.numpy()[0], axis=-1)
-        inside = predicted == index if inside is None else inside
-        score = ops.sum(logits[0, ..., index] * inside.astype(np.float32))
-    gradients = tape.gradient(score, bottom).numpy()[0].astype(np.float64)
-    return score.numpy(), np.maximum(bottom.numpy()[0] @ gradients.mean(axis=(0, 1)), 0)
+    enlarge = layers.UpSampling2D()
+
+    def logits_of(bottom):
+        x = ops.concatenate([enlarge(bottom), left], axis=-1)
+        return ops.einsum("nhwk,kc->nhwc", x, layer.kernel[0, 0]) + layer.bias
+
+    predicted = np.argmax(ops.convert_to_numpy(logits_of(bottom))[0], axis=-1)
+    inside = (predicted == index if inside is None else inside).astype(np.float32)
+
+    def score(bottom):
+        return ops.sum(logits_of(bottom)[0, ..., index] * inside)
+
+    gradients, features = gradient_of(score, bottom)[0], ops.convert_to_numpy(bottom)[0]
+    return ops.convert_to_numpy(score(bottom)), np.maximum(features @ gradients.mean(axis=(0, 1)), 0)
 
 
 @pytest.mark.parametrize("with_region", [False, True])
@@ -218,7 +237,6 @@ def behind_norm1(network, class_token, tokens, x):
 @pytest.mark.parametrize("class_token", [False, True])
 @pytest.mark.parametrize("method", ["grad-cam", "hires-cam", "layer-cam"])
 def test_tokens_become_maps(class_token, method):
-    tf = pytest.importorskip("tensorflow")
     network = transformer(class_token)
     subject = Subject(network, None, "net")
     assert subject.layer == "norm1_1" and subject.plan.tokens["norm1_1"] == (6, 8, 8)
@@ -227,17 +245,18 @@ def test_tokens_become_maps(class_token, method):
     seen = keras.Model(network.inputs[0], [norm1.output, norm1.input])
     tokens, x = seen(PHOTOS.astype(np.float32))
     for index in range(3):
-        with tf.GradientTape() as tape:
-            tape.watch(tokens)
-            score = behind_norm1(network, class_token, tokens, x)[:, index]
-        g = tape.gradient(score, tokens).numpy().astype(np.float64)[:, class_token:].reshape(2, 6, 8, 8)
-        a = tokens.numpy().astype(np.float64)[:, class_token:].reshape(2, 6, 8, 8)
+
+        def scores(tokens, index=index):
+            return behind_norm1(network, class_token, tokens, x)[:, index]
+
+        g = gradient_of(lambda tokens: ops.sum(scores(tokens)), tokens)[:, class_token:].reshape(2, 6, 8, 8)
+        a = ops.convert_to_numpy(tokens).astype(np.float64)[:, class_token:].reshape(2, 6, 8, 8)
         expected = {
             "grad-cam": np.maximum((a * g.mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0),
             "hires-cam": (a * g).sum(axis=-1),
             "layer-cam": np.maximum((a * np.maximum(g, 0)).sum(axis=-1), 0),
         }[method]
-        np.testing.assert_allclose(found.logits[:, index], score.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.logits[:, index], ops.convert_to_numpy(scores(tokens)), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.cams[index], expected, atol=2e-5 * np.abs(expected).max())
 
 
