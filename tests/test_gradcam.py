@@ -175,7 +175,7 @@ def test_vgg16_against_float64_numpy():
     assert plan.target == "block5_conv3" and len(plan.relus) == 14 and plan.ending == "softmax"
     classes = ops.convert_to_tensor(np.array([[1, 2], [PREDICTED, PREDICTED]], np.int32))
     found = explainer(network, plan)(ops.convert_to_tensor(images), classes)
-    logits, _, chosen, _, cams, guided, products = numpy(found)
+    logits, _, chosen, _, cams, _, guided, products = numpy(found)
     np.testing.assert_array_equal(chosen, [[1, 2], logits.argmax(1)])
     assert cams.shape == (2, 2, 2, 4) and guided.shape == products.shape == (2, 2, 32, 64, 3)
     for r, n in np.ndindex(2, 2):

@@ -515,7 +515,7 @@ def test_scripts_take_an_architecture(tmp_path, photo_folder, end_of):
     assert code == 2 and "--weights 4class needs no --architecture" in said
     model = ["--model", tmp_path / "weights.h5", "--architecture", tmp_path / "model.json"]
     code, said = end_of(make_cam_maps.main, [folder, *model])
-    assert code == 2 and "weights.h5 names no classes and no input" in said
+    assert code == 2 and "weights.h5 makes of a pixel; expected --preprocess" in said
 
 
 # ---------------------------------------------------------------- what is refused

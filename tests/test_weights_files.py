@@ -165,7 +165,7 @@ def test_maps_of_grey_photos_are_shown(explain, tmp_path):
 
 def test_other_activations(explain):
     keras.utils.set_random_seed(0)
-    smooth = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1.0), trunk(activation="gelu"),
+    smooth = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1 / 255), trunk(activation="gelu"),
                                layers.GlobalAveragePooling2D(), layers.Dense(3)])  # fmt: skip
     message = r"layer 'trunk/first' \(gelu\) and 1 more activations are no ReLU.*--no-guided.*--guided-anyway"
     with pytest.raises(UserError, match=message):
