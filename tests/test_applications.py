@@ -1,6 +1,7 @@
 """keras.applications: every network by its name and from Keras's own file, and what is said where there is none."""
 
 import csv
+import gc
 import os
 import re
 import urllib.request
@@ -180,48 +181,52 @@ def cam_applies(network):
         return False
 
 
+def random_subject(name, side=None):
+    """The Subject of an architecture with random weights, at its own size or another, and what is fed to it."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    network = APPLICATIONS[name](weights=None, input_shape=side and (side, side, 3))
+    size = tuple(side or OPEN_SIZE for side in network.input_shape[1:3])
+    meaning = Meaning(imagenet_names(), *size, 3, **PREPROCESSING[preprocessing_of(name)])
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    return Subject(network, meaning, name), pixels
+
+
+MOST_SIDE, SMALLER = 300, 128  # pixels: beyond the former, gradients of the largest networks fill 20 GB
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(APPLICATIONS))
 def test_every_architecture_is_explained(name, capsys):
-    """With random weights at its own size; APPLICATIONS_REPORT names a file that gets a line of a table for each."""
-    keras.utils.set_random_seed(0)
-    network = APPLICATIONS[name](weights=None)
-    size = tuple(side or OPEN_SIZE for side in network.input_shape[1:3])
-    meaning = Meaning(imagenet_names(), *size, 3, **PREPROCESSING[preprocessing_of(name)])
-    subject = Subject(network, meaning, name)
-    with_guided, guided = guided_or_why_not(subject.plan)
-    pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
-    explain = explainer(network, subject.plan, method="hires-cam", with_guided=with_guided)
+    """Surveyed at its own size. APPLICATIONS_REPORT names a file that gets a line of a table for each."""
+    gc.collect()
+    subject, pixels = random_subject(name)
+    plan, layer, height = subject.plan, subject.layer, subject.meaning.height
+    with_guided, guided = guided_or_why_not(plan)
+    map_size, cam = "x".join(map(str, plan.spatial[layer])), cam_applies(subject.network)
+    if height > MOST_SIDE:
+        subject, pixels = random_subject(name, SMALLER)
+        assert subject.layer == layer
+    explain = explainer(subject.network, subject.plan, method="hires-cam", with_guided=with_guided)
     found = subject.ask(explain, pixels, [7, 207])
-    map_size = subject.plan.spatial[subject.layer]
-    assert subject.plan.ending == "softmax" and found.cams.shape == (2, 1, *map_size[:2])
+    h, w, _ = subject.plan.spatial[layer]
+    assert plan.ending == "softmax" and found.cams.shape == (2, 1, h, w)
     assert np.isfinite(found.cams).all() and found.cams.any()
     if with_guided:
-        assert found.guided.shape == (2, 1, *size, 3) and found.guided.any() and np.isfinite(found.guided).all()
-    cam = cam_applies(network)
+        assert found.guided.shape == (2, *pixels.shape)
+        assert found.guided.any() and np.isfinite(found.guided).all()
     if cam:  # all biases are 0 here: HiResCAM adds up to the logit, and CAM is HiResCAM times the number of pixels
-        logits = found.logits[0, [7, 207]]
-        np.testing.assert_allclose(found.cams.sum(axis=(2, 3))[:, 0], logits, rtol=1e-3)
-        maps = keras.ops.convert_to_numpy(make_cam_maps.cam_function(network)(subject.prepare(pixels))[0])
-        expected = found.cams[:, 0] * map_size[0] * map_size[1]
-        np.testing.assert_allclose(maps[0, [7, 207]], expected, atol=1e-3 * np.abs(expected).max())
-    kind = preprocessing_of(name)
-    row = (
-        name,
-        f"{size[0]}x{size[1]}",
-        kind,
-        subject.layer,
-        "x".join(map(str, map_size)),
-        guided,
-        "yes" if cam else "no",
-    )
-    line = f"| {' | '.join(row)} |\n"
+        np.testing.assert_allclose(found.cams.sum(axis=(2, 3))[:, 0], found.logits[0, [7, 207]], rtol=1e-3)
+        maps = make_cam_maps.cam_function(subject.network)(subject.prepare(pixels))[0]
+        expected = found.cams[:, 0] * h * w
+        atol = 1e-3 * np.abs(expected).max()
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(maps)[0, [7, 207]], expected, atol=atol)
+    row = (name, f"{height}x{height}", preprocessing_of(name), layer, map_size, guided, "yes" if cam else "no")
     with capsys.disabled():
-        print(f"\n{line}", end="")
+        print(f"\n| {' | '.join(row)} |")
     if "APPLICATIONS_REPORT" in os.environ:
         with open(os.environ["APPLICATIONS_REPORT"], "a") as file:
-            file.write(line)
-    keras.backend.clear_session()
+            file.write(f"| {' | '.join(row)} |\n")
 
 
 # ---------------------------------------------------------------- networks by their names
