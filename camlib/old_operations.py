@@ -90,6 +90,9 @@ COUNTERPARTS = {
     "concat": Counterpart("numpy", "Concatenate", ("values",), {"axis": "axis"}),
     "reshape": Counterpart("numpy", "Reshape", ("tensor",), {"shape": "newshape"}),
     "transpose": Counterpart("numpy", "Transpose", ("a",), {"perm": "axes"}, only={"conjugate": (False,)}),
+    "pad": Counterpart(
+        "numpy", "Pad", ("tensor",), {"paddings": "pad_width"}, only={"mode": ("CONSTANT",), "constant_values": (0,)}
+    ),
     "expand_dims": Counterpart("numpy", "ExpandDims", ("input",), {"axis": "axis"}),
     "squeeze": Counterpart("numpy", "Squeeze", ("input",), {"axis": "axis"}),
     "cast": Counterpart("core", "Cast", ("x",), {"dtype": "dtype"}),
@@ -108,7 +111,7 @@ ALIASES = {
     "exp": "math.exp", "sigmoid": "math.sigmoid", "nn.sigmoid": "math.sigmoid", "tanh": "math.tanh",
     "nn.tanh": "math.tanh", "nn.swish": "nn.silu", "reduce_mean": "math.reduce_mean", "reduce_sum": "math.reduce_sum",
     "reduce_max": "math.reduce_max", "reduce_min": "math.reduce_min", "matmul": "linalg.matmul",
-    "compat.v1.transpose": "transpose", "image.resize_images": "image.resize",
+    "compat.v1.transpose": "transpose", "compat.v1.pad": "pad", "image.resize_images": "image.resize",
 }  # fmt: skip
 # The operations of a TensorFlow graph, which Keras 2.1 to 2.3 of TensorFlow kept instead of the functions
 OF_GRAPH = {

@@ -81,7 +81,7 @@ def paired(layer, labels):
         for part in reversed(layer._flatten_layers())
         for variable in part._trainable_variables + part._non_trainable_variables
     }
-    own = [(owners[id(variable)], variable.name) for variable in variables]
+    own = [(owners.get(id(variable), layer.name), variable.name) for variable in variables]
     for depth in (None, 1):  # a label names the layer, or all of those that it is nested in
         names = [label_parts(label, depth) for label in labels]
         if len(set(names)) == len(names) and set(names) == set(own):

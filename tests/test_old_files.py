@@ -18,9 +18,11 @@ from old_files import old_config, photos, write_archive, write_h5
 import gradcam_vgg16
 import make_cam_maps
 from camlib import old_configurations
+from camlib.backend import BACKEND
 from camlib.console import LONGEST_REASON, UserError, first_line
 from camlib.model_files import load_network
 from camlib.old_configurations import REPAIRS, network_inputs, up_to_date
+from camlib.old_operations import COUNTERPARTS, operation_of_tensorflow
 
 SHAPE = (12, 12, 3)
 LONGEST = 300  # characters of a refusal
@@ -432,6 +434,52 @@ def test_hard_sigmoid_is_that_of_the_version(tmp_path):
     expected = np.clip(0.2 * sums + 0.5, 0, 1).mean((1, 2))
     np.testing.assert_allclose(predictions(load_network(tmp_path / "old.h5")[0]), expected, atol=1e-6)
     assert np.abs(new - expected).max() > 0.01
+
+
+# Arguments of TensorFlow's functions behind the first, as a configuration holds them
+CALLS = {
+    "nn.leaky_relu": {"alpha": 0.3}, "nn.gelu": {}, "nn.softmax": {"axis": 1}, "nn.log_softmax": {"axis": -1},
+    "math.add": {"y": [0.5, -1.0, 2.0]}, "math.subtract": {"y": 0.3}, "math.multiply": {"y": -2.0},
+    "math.truediv": {"y": 127.5}, "math.divide": {"y": [0.2, 0.3, 0.4]}, "math.maximum": {"y": 0.1},
+    "math.minimum": {"y": 0.1}, "math.pow": {"y": 2.0}, "nn.bias_add": {"bias": [1.0, 2.0, 3.0]},
+    "clip_by_value": {"clip_value_min": -0.3, "clip_value_max": 0.2}, "linalg.matmul": {"b": [[1.0, 2.0, 3.0]] * 3},
+    "math.reduce_mean": {"axis": [1, 2]}, "math.reduce_sum": {"axis": -1, "keepdims": True},
+    "math.reduce_max": {"axis": [1, 2]}, "math.reduce_min": {}, "concat": {"axis": -1}, "reshape": {"shape": [-1, 9]},
+    "transpose": {"perm": [0, 2, 1, 3]}, "expand_dims": {"axis": 1}, "cast": {"dtype": "float16"},
+    "pad": {"paddings": [[0, 0], [1, 2], [0, 1], [0, 0]]}, "squeeze": {"axis": None},
+    "image.resize": {"size": [7, 5], "method": "bilinear"},
+    "__operators__.getitem": {"slice_spec": [{"class_name": "__ellipsis__"}, {"start": None, "stop": 0, "step": -1}]},
+}  # fmt: skip
+POSITIVE = ("math.sqrt", "math.rsqrt", "math.log", "math.pow")
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="compares with TensorFlow's functions")
+@pytest.mark.parametrize("function", COUNTERPARTS)
+def test_operations_compute_what_tensorflows_functions_do(function):
+    import tensorflow as tf
+
+    keywords = CALLS.get(function, {})
+    values = np.random.default_rng(0).normal(size=(2, 3, 3, 3)).astype(np.float32)
+    values = np.abs(values) + 0.1 if function in POSITIVE else values
+    tensors, inputs = ({"tensor": 1}, values) if function != "concat" else ([{"tensor": 1}] * 2, [values] * 2)
+    node = {"args": [tensors], "kwargs": keywords | {"name": None}}
+    config = {"name": "old", "function": function}
+    entry = operation_of_tensorflow(
+        {"class_name": "TFOpLambda", "config": config, "name": "old", "inbound_nodes": [node]}
+    )
+    operation = keras.saving.deserialize_keras_object(json.loads(json.dumps(entry)))
+    others = keras.saving.deserialize_keras_object(entry["inbound_nodes"][0]["args"][1:])
+    found = operation(*[ops.convert_to_tensor(inputs) if function != "concat" else inputs, *others])
+    if function == "__operators__.getitem":
+        expected = values[..., :0:-1]
+    else:
+        of_tensorflow = tf
+        for part in function.split("."):
+            of_tensorflow = getattr(of_tensorflow, part)
+        expected = of_tensorflow(inputs, **keywords).numpy()
+    found = ops.convert_to_numpy(found)
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.skipif(not (SHARED / "cases" / "old_keras_files.py").exists(), reason="development data is not here")
