@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from camlib.backend import compiled
 from camlib.console import UserError
 from camlib.explaining import runner
 
@@ -80,11 +81,12 @@ def axes_moved(network, plan, layer, meaning):
 
 def features_of(network, plan, layer, inputs):
     """What a layer puts out in its last run, as (N, h, w, K): a NumPy array."""
-    kept = {}
+    run = runner(network, plan, [layer])
 
-    def keep(path, output):
-        kept[path] = output
-        return output
+    def features(inputs):
+        kept = {}
+        run(inputs, lambda path, output: kept.setdefault(path, output))
+        return plan.as_picture(layer, kept[layer])
 
-    runner(network, plan, [layer])(ops.convert_to_tensor(inputs), keep)
-    return ops.convert_to_numpy(plan.as_picture(layer, kept[layer]))
+    # compiled, since what every layer puts out at once would fill the memory
+    return ops.convert_to_numpy(compiled(features, network)(ops.convert_to_tensor(inputs)))

@@ -284,7 +284,9 @@ def spatial_outputs(network, record):
     transforms = any(isinstance(run.layer, ATTENTION) for run in record.runs)
     for path, layer, _, output in record.runs:
         size = tuple(getattr(output, "shape", ()))[1:]
-        doubt = doubt or rearranges(layer) or is_own_code(layer)
+        # one number per channel has no place: squeeze-and-excitation reshapes such
+        moved = rearranges(layer) and any(side != 1 for side in size[:-1])
+        doubt = doubt or moved or is_own_code(layer)
         if len(size) == 3 and size[0] * size[1] > 1:
             if getattr(layer, "data_format", None) == "channels_first":
                 raise UserError(

@@ -60,6 +60,18 @@ def test_what_computes_nothing_new_is_no_default(behind):
     assert plan.target == "second" and "second" not in plan.in_doubt
 
 
+def squeeze_and_excitation(x):
+    """As in EfficientNet: the means of the channels, reshaped to one pixel, weigh them."""
+    gate = layers.Reshape((1, 1, x.shape[-1]))(layers.Flatten()(layers.GlobalAveragePooling2D()(x)))
+    return layers.Multiply()([x, layers.Dense(x.shape[-1], activation="sigmoid")(gate)])
+
+
+def test_a_gate_of_the_channels_moves_nothing_about():
+    network = network_of(squeeze_and_excitation, conv(4, "behind"))
+    assert survey(network, SHAPE).in_doubt == set()
+    assert Subject(network, None, "net").layer == "behind"
+
+
 def test_a_convolution_of_swapped_axes_is_refused_and_one_in_place_is_not():
     turned = network_of(layers.Permute((2, 1, 3), name="turn"), conv(4, "turned"))
     with pytest.raises(UserError, match="layer 'turned' are not the photo's.*--layer with one of .*second"):
