@@ -23,7 +23,6 @@ from camlib.model_files import load_known_network
 from camlib.photos import PhotoError, in_parallel, network_input, read_photo
 from camlib.subject import check_outputs, input_shape_of, set_dtype
 from camlib.surveying import survey
-from camlib.training_state import dtype_policy
 from camlib.watching import watched
 
 # What the teacher sees of a photo: (top, left, side, mirrored) of a cut-out, as shares of the photo's height and width
@@ -84,6 +83,7 @@ def decisive_for_teaching(settings, teacher):
     decisive = {
         "teacher_sha256": teacher and teacher.sha256,
         "teacher_size": teacher and [teacher.meaning.height, teacher.meaning.width],
+        "teacher_dtype": teacher and teacher.dtype,
     }
     return decisive | {name: teacher and getattr(settings, name) for name in TEACHING}
 
@@ -161,7 +161,8 @@ def load_teacher(settings, class_names):
     """The Teacher that the user asked for, or None."""
     if settings.teacher is None:
         return None
-    dtype = dtype_policy(settings.dtype).removeprefix("mixed_")
+    # float32 by default: bfloat16 halves the time of VGG-16 on a CPU, but doubles that of depthwise convolutions
+    dtype = "float32" if settings.dtype == "auto" else settings.dtype
     return Teacher(settings.teacher, class_names, settings.teacher_size, dtype)
 
 
