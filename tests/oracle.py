@@ -1,9 +1,12 @@
 """An independent oracle: small networks, their gradients and guided gradients, written out in float64 NumPy.
 
-A network is a list of steps; a step knows its output and how a gradient passes back through it.
+A network is a list of steps; a step knows its output and how a gradient passes back through it. `gradient_of` is for
+networks that are too large to write out: the gradient by the backend alone, without anything of ours.
 """
 
 import numpy as np
+
+from camlib.backend import BACKEND
 
 
 class Convolution:
@@ -104,3 +107,26 @@ def maps(steps, x, class_index, target):
     features, pulled = outputs[target + 1], gradients(steps, u)[target + 1]
     cam = np.maximum(features @ pulled.mean((0, 1)), 0)
     return outputs[-1], cam, gradients(steps, u, guided=True)[0]
+
+
+def gradient_of(score, x):
+    """The gradient of a function of one tensor, by the backend alone: float64."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = score(x)
+        return tape.gradient(y, x).numpy().astype(np.float64)
+    import jax
+
+    return np.asarray(jax.grad(score)(x), np.float64)
+
+
+def cam_of(method, a, g):
+    """The map (N, h, w) of a method from a layer's output and the gradient of a score, both float64 (N, h, w, K)."""
+    return {
+        "grad-cam": lambda: np.maximum((a * g.mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0),
+        "hires-cam": lambda: (a * g).sum(axis=-1),
+        "layer-cam": lambda: np.maximum((a * np.maximum(g, 0)).sum(axis=-1), 0),
+    }[method]()

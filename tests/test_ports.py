@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from oracle import cam_of, gradient_of
 from PIL import Image
 
-from camlib.backend import BACKEND
 from camlib.console import UserError
 from camlib.meaning import PREPROCESSING, Meaning
 from camlib.ports import Port, feed_of
@@ -116,20 +116,6 @@ def segmenting():
     x = layers.Conv2D(8, 3, padding="same", activation="relu", name="bottom")(layers.MaxPooling2D()(left))
     x = layers.Concatenate()([layers.UpSampling2D()(x), left])
     return keras.Model(image, layers.Conv2D(3, 1, activation="softmax", name="pixels")(x))
-
-
-def gradient_of(score, x):
-    """The gradient of a function of one tensor, by the backend alone: float64."""
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = score(x)
-        return tape.gradient(y, x).numpy().astype(np.float64)
-    import jax
-
-    return np.asarray(jax.grad(score)(x), np.float64)
 
 
 def seg_grad_cam(network, photo, index, inside):
@@ -251,11 +237,7 @@ def test_tokens_become_maps(class_token, method):
 
         g = gradient_of(lambda tokens: ops.sum(scores(tokens)), tokens)[:, class_token:].reshape(2, 6, 8, 8)
         a = ops.convert_to_numpy(tokens).astype(np.float64)[:, class_token:].reshape(2, 6, 8, 8)
-        expected = {
-            "grad-cam": np.maximum((a * g.mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0),
-            "hires-cam": (a * g).sum(axis=-1),
-            "layer-cam": np.maximum((a * np.maximum(g, 0)).sum(axis=-1), 0),
-        }[method]
+        expected = cam_of(method, a, g)
         np.testing.assert_allclose(found.logits[:, index], ops.convert_to_numpy(scores(tokens)), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.cams[index], expected, atol=2e-5 * np.abs(expected).max())
 
