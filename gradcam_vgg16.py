@@ -7,10 +7,10 @@
     python gradcam_vgg16.py my_photos --weights resnet.keras --preprocess tf --method layer-cam
 
 For each photo and class it writes, below the output folder, gradcam_for_<class>, guided_backprop_for_<class> and
-guided_gradcam_for_<class> as .npy, unscaled, and as .jpg, panel_for_<class>.jpg with the photo and all three, and a
-row of predictions.csv. The same command again does only what is missing. A file of weights may hold any network of
-Keras's own layers: Sequential, functional or nested, ending in softmax, sigmoid or neither, a vision transformer, or a
-segmentation.
+guided_gradcam_for_<class> as .npy, unscaled, and as .jpg, spp_for_<class>.jpg (superposition: the map over the photo),
+panel_for_<class>.jpg with all of them, and a row of predictions.csv. The same command again does only what is missing.
+A file of weights may hold any network of Keras's own layers: Sequential, functional or nested, ending in softmax,
+sigmoid or neither, a vision transformer, or a segmentation.
 """
 
 from pathlib import Path
@@ -37,6 +37,7 @@ from camlib.files import file_sha256
 from camlib.maps import write_explanations
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
+from camlib.pictures import add_style_options, style_of, style_settings
 from camlib.ports import add_port_options, port_of
 from camlib.runs import MapRun
 from camlib.subject import Subject, add_network_options, announce_guided, check_guided, kept_precision, zero_maps_of
@@ -50,7 +51,7 @@ CONVENTIONS = (
     "grad-cam is ReLU(sum_k alpha_k A_k), alpha_k = mean of dY_c/dA_k. guided_backprop_for_<class>.npy: float32 "
     "(H, W, 3), signed gradient of Y_c with respect to the network's input, RGB. guided_gradcam_for_<class>.npy: the "
     "latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value among the "
-    "photo's classes. Of a network that computes in float64 all are float64."
+    "photo's classes, gradients to the 99.5th percentile. Of a network that computes in float64 all are float64."
 )
 
 # ---------------------------------------------------------------- mathematics
@@ -253,6 +254,7 @@ def parse_arguments(arguments):
                         help="use the true gradient at activations that are no ReLU")  # fmt: skip
     add_network_options(parser)
     add_port_options(parser)
+    add_style_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
@@ -269,6 +271,7 @@ def parse_arguments(arguments):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
+    style = style_of(settings)
     source = VGG_NETWORK if settings.weights == "4class" else settings.weights
     network, meaning = load_network(source, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, settings.weights, settings.layer, settings.preprocess, settings.class_names,
@@ -291,7 +294,7 @@ def main(arguments=None):
          "guided": not settings.no_guided, "head": subject.plan.port.head,
          "region": settings.region and file_sha256(settings.region),
          "other_inputs": settings.other_inputs and file_sha256(settings.other_inputs),
-         "preprocessing": meaning.preprocessing, "dtype": subject.dtype},
+         "preprocessing": meaning.preprocessing, "dtype": subject.dtype, **style_settings(settings)},
         CONVENTIONS,
         meaning.class_names,
         settings.overwrite,
@@ -301,22 +304,31 @@ def main(arguments=None):
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
         with_guided=not settings.no_guided, groups=list(subject.groups.values()),
     )  # fmt: skip
+    against = "against the class, " if settings.counterfactual else ""
+    made = f"{method.title} {against}of layer {subject.layer}, {Path(settings.weights).name}"
     zero_maps = []  # which, and why
 
     def explain_photos(images, count):
         found = subject.ask(explain_batch, images, chosen, count)
+        probabilities = subject.probabilities_of(found.logits)
 
         def write(index, photo, folder, picture):
             maps = maps_of_photo(found, index, subject.class_names)
-            write_explanations(folder, picture, maps, method.title, method.signed)
+            shares = subject.by_name(probabilities, index)
+            headings = {
+                name: [f"{photo.name}: {name}" + (f" {shares[name]:.3f}" if name in shares else ""), made]
+                for name in maps["gradcam"]
+            }
+            write_explanations(folder, picture, maps, headings, method.title, method.signed, style)
             zero_maps.extend(zero_maps_of(photo, maps, found, index, method, settings.counterfactual))
 
-        return found.logits, subject.probabilities_of(found.logits), write
+        return found.logits, probabilities, write
 
     print(f"{len(photos):,} photos on {device_name()}")
     # of many classes the maps of a batch would fill the memory
     batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
-    code = run.make(photos, meaning, batch_size, explain_photos, f"python show_heatmaps.py {run.output}")
+    next_command = f"python show_heatmaps.py {run.output}"
+    code = run.make(photos, meaning, batch_size, explain_photos, next_command, settings.full_size)
     if zero_maps:
         print(f"{len(zero_maps):,} maps are zero everywhere, the first {zero_maps[0]}")
     return code

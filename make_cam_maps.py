@@ -23,10 +23,10 @@ from camlib.axes import check_axes
 from camlib.console import ArgumentParser, UserError, run_script
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import widened
-from camlib.maps import write_map, write_superposition
+from camlib.maps import write_maps
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
-from camlib.pictures import scale_of
+from camlib.pictures import add_style_options, style_of, style_settings
 from camlib.runs import MapRun
 from camlib.subject import Subject, add_network_options, size_name
 from camlib.surveying import both_sides
@@ -38,7 +38,7 @@ OUTPUT = Path("outputs/cam")
 CONVENTIONS = (
     "heatmap_for_<class>.npy: float32 (H, W) of the last features, M_c(y, x) = sum_k w_kc f_k(y, x), signed, in logit "
     "units: its mean plus the class's bias is logit_<class>. Pictures: one colour scale per photo, blue below zero, "
-    "red above."
+    "black at zero, red to yellow above; over the photo its end is the photo's largest positive value."
 )
 
 ENDINGS = (activations.linear, activations.softmax, activations.sigmoid)  # of the Dense layer
@@ -173,6 +173,7 @@ def parse_arguments(arguments):
     parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE|NAME",
                         help="the network: .h5, .keras, or one of keras.applications (DenseNet121)")  # fmt: skip
     add_network_options(parser)
+    add_style_options(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos per forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
@@ -183,6 +184,7 @@ def parse_arguments(arguments):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
+    style = style_of(settings)
     network, meaning = load_network(settings.model, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, settings.model, None, settings.preprocess, settings.class_names, settings.size,
                       settings.dtype)  # fmt: skip
@@ -194,7 +196,7 @@ def main(arguments=None):
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
          "model": str(settings.model), **identity_of(settings.model, settings.architecture),
          "size": meaning.height if meaning.height == meaning.width else size_name(meaning.height, meaning.width),
-         "preprocess": settings.preprocess, "dtype": settings.dtype},
+         "preprocess": settings.preprocess, "dtype": settings.dtype, **style_settings(settings)},
         CONVENTIONS,
         meaning.class_names,
         settings.overwrite,
@@ -206,16 +208,15 @@ def main(arguments=None):
         logits = subject.checked_logits(outputs, logits)
 
         def write(index, photo, folder, picture):
-            scale = scale_of(True, maps[index])
-            for name, values in zip(meaning.class_names, maps[index], strict=True):
-                write_map(folder, "heatmap", name, values, picture, scale)
-                write_superposition(folder, name, values, picture, scale)
+            of_classes = dict(zip(meaning.class_names, maps[index], strict=True))
+            write_maps(folder, "heatmap", of_classes, True, picture, style, over_photo=True)
 
         return logits, subject.probabilities_of(logits), write
 
     print(f"network {settings.model}: {meaning.preprocessing}, {subject.whose}")
     print(f"{len(photos):,} photos on {device_name()}")
-    return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}")
+    return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}",
+                    settings.full_size)  # fmt: skip
 
 
 if __name__ == "__main__":

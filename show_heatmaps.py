@@ -21,8 +21,8 @@ from camlib.files import write_whole
 from camlib.maps import PHOTO_FILE, MapError, attempt, find_maps, find_saved, read_map
 from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix, read_photo
-from camlib.pictures import PANEL_TITLES, encode_overlay, encode_photo, scale_of
-from camlib.viewer import FREED_KEYS, OPACITY, Controls, Viewer
+from camlib.pictures import PANEL_TITLES, add_style_options, encode_overlay, encode_photo, scale_of, style_of
+from camlib.viewer import FREED_KEYS, Controls, Viewer
 
 # ---------------------------------------------------------------- settings
 
@@ -49,7 +49,7 @@ def open_window(photos, index, settings):
             f"{matplotlib.get_backend()}); expected a display and tkinter or PySide6, or --save FILE"
         )
     figure.canvas.manager.set_window_title(f"maps in {settings.place}")
-    controls = Controls(Viewer(figure, photos, index, settings.class_name, settings.opacity))
+    controls = Controls(Viewer(figure, photos, index, settings.class_name, settings.style))
     print(f"{len(photos):,} photos in {settings.place}; h lists the keys, q closes the window", flush=True)
     plt.show()
     return controls and 0  # kept until here: Matplotlib holds its widgets weakly
@@ -61,7 +61,7 @@ def save_figure(photos, index, settings):
     kinds, kind = figure.canvas.get_supported_filetypes(), settings.save.suffix.lower().removeprefix(".")
     if kind not in kinds:
         raise UserError(f"--save {settings.save}: expected a name that ends in one of {', '.join(kinds)}")
-    Viewer(figure, photos, index, settings.class_name, settings.opacity)
+    Viewer(figure, photos, index, settings.class_name, settings.style)
     settings.save.parent.mkdir(parents=True, exist_ok=True)
     write_whole(settings.save, lambda file: figure.savefig(file, format=kind, dpi=150))
     print(f"wrote {settings.save}")
@@ -130,10 +130,12 @@ def parse_arguments(arguments):
     parser.add_argument("--html", type=Path, metavar="FILE", help="write all photos as one HTML page; no window")
     parser.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="overlay; default: the class predicted")
-    parser.add_argument("--opacity", type=float, default=OPACITY, metavar="0..1", help="of the overlay")
+    parser.add_argument("--opacity", type=float, default=1.0, metavar="0..1", help="of the overlay")
+    add_style_options(parser, writes=False)
     settings = parser.parse_args(arguments)
     if not 0 <= settings.opacity <= 1:
         parser.error(f"--opacity {settings.opacity}: expected a number from 0 to 1")
+    settings.style = style_of(settings, settings.opacity)
     return settings
 
 

@@ -181,9 +181,9 @@ def picture_of(uri):
 
 
 def laid_over(photo, overlay):
-    """Two pictures given as data: addresses in one."""
+    """A map over its photo, which is grey so that the map stands out; both given as data: addresses."""
     photo, overlay = picture_of(photo), picture_of(overlay)
-    return Image.alpha_composite(photo.convert("RGBA"), overlay.convert("RGBA").resize(photo.size))
+    return Image.alpha_composite(photo.convert("L").convert("RGBA"), overlay.convert("RGBA").resize(photo.size))
 
 
 def draw_history(path, history):

@@ -17,10 +17,9 @@ from camlib.photos import RUN_FILE, PhotoError, name_without_suffix
 from camlib.pictures import (
     PANEL_TITLES,
     picture_of,
-    resize_map,
     scale_of,
-    scaled,
-    superposition,
+    superposition_of,
+    superposition_scale_of,
     write_jpeg,
     write_panel,
 )
@@ -46,38 +45,51 @@ def photo_folder(output, photo):
     return folder
 
 
-def write_map(folder, kind, class_name, values, photo, scale):
-    """Write a map as <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape."""
-    write_array(folder / f"{kind}_for_{class_name}.npy", values)
-    write_jpeg(folder / f"{kind}_for_{class_name}.jpg", picture_of(values, scale, *photo.shape[:2]))
+def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False):
+    """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
+
+    Args:
+        folder: Path.
+        kind: str, a key of SIGNED.
+        of_classes: dict of class name -> float (h, w) or (H, W, 3).
+        signed: bool, whether maps of this kind have two signs.
+        photo: uint8 (H, W, 3), for display.
+        style: Style.
+        over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
+
+    Returns:
+        (the Scale that all classes share, that of the superpositions).
+    """
+    scale, whole = scale_of(signed, of_classes.values()), superposition_scale_of(signed, of_classes.values())
+    for name, values in of_classes.items():
+        write_array(folder / f"{kind}_for_{name}.npy", values)
+        write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style))
+        if over_photo:
+            write_jpeg(folder / f"spp_for_{name}.jpg", superposition_of(photo, values, whole, style))
+    return scale, whole
 
 
-def write_superposition(folder, class_name, values, photo, scale):
-    """Write spp_for_<class>.jpg: the map (h, w) over the photo (H, W, 3)."""
-    values = resize_map(scaled(values, scale.limit), *photo.shape[:2])
-    write_jpeg(folder / f"spp_for_{class_name}.jpg", superposition(photo, values, scale.signed))
-
-
-def write_explanations(folder, photo, maps, title, signed):
-    """Write one photo's maps and panels.
+def write_explanations(folder, photo, maps, headings, title, signed, style):
+    """Write one photo's maps, superpositions and panels.
 
     Args:
         folder: Path.
         photo: uint8 (H, W, 3), for display.
         maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
+        headings: dict of class name -> list of str, the lines above its panel.
         title: str, the method's name.
         signed: bool, whether the method's maps have two signs.
+        style: Style.
     """
     scales = {
-        kind: scale_of(SIGNED[kind] or (kind == "gradcam" and signed), of_classes.values())
+        kind: write_maps(folder, kind, of_classes, signed if kind == "gradcam" else SIGNED[kind], photo, style,
+                         over_photo=kind == "gradcam")
         for kind, of_classes in maps.items()
-    }
-    for name in maps["gradcam"]:
-        for kind, of_classes in maps.items():
-            write_map(folder, kind, name, of_classes[name], photo, scales[kind])
-        titles = PANEL_TITLES | {"gradcam": title}
-        panels = [(titles[kind], of_classes[name], scales[kind]) for kind, of_classes in maps.items()]
-        write_panel(folder / f"panel_for_{name}.jpg", photo, panels)
+    }  # fmt: skip
+    titles = PANEL_TITLES | {"gradcam": title}
+    for name, heading in headings.items():
+        panels = [(titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
+        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, scales["gradcam"][1])
 
 
 # ---------------------------------------------------------------- finding and reading saved maps

@@ -289,7 +289,7 @@ def in_parallel(function, items, ahead=64):
                 future.cancel()
 
 
-def read_batches(photos, meaning, batch_size):
+def read_batches(photos, meaning, batch_size, full_size=False):
     """Decode photos in parallel and yield them in batches of one size, the last one filled up with zeros.
 
     Equal shapes mean that a compiled network is traced once. At most a few batches are in memory at a time.
@@ -298,6 +298,7 @@ def read_batches(photos, meaning, batch_size):
         photos: list of Photo.
         meaning: object with height, width, channels and interpolation of the network's input.
         batch_size: int.
+        full_size: bool, show photos in their own size.
 
     Yields:
         (done, images, failed): done is a list of (Photo, photo for display uint8 (H, W, 3)), images is uint8
@@ -307,7 +308,9 @@ def read_batches(photos, meaning, batch_size):
     enough = max(network_side, DISPLAY_SIDE) if meaning.interpolation == "area" else None
 
     def read(photo):
-        image = read_photo(photo.path, enough)
+        image = read_photo(photo.path, enough)  # the network's input is the same whatever is shown
+        if full_size:
+            return network_input(image, meaning), read_photo(photo.path)
         return network_input(image, meaning), resize_photo(image, *display_size(*image.shape[:2], network_side))
 
     images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)

@@ -1,49 +1,86 @@
-"""What maps look like: colours, overlays, panels, thumbnails. Imports neither Keras nor TensorFlow."""
+"""What maps look like: colours, superpositions, panels, thumbnails. Imports neither Keras nor TensorFlow."""
 
 import base64
+import difflib
 import io
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image, ImageDraw, ImageFont
 
+from camlib.console import UserError
 from camlib.files import write_whole
 from camlib.photos import resize_photo
 
-# ---------------------------------------------------------------- colours
+# ---------------------------------------------------------------- scales
+
+SHARE_DRAWN_ALIKE = 0.5  # percent of a gradient's values, its largest
 
 
 class Scale(NamedTuple):
     """The common colour scale of all maps of one kind of a photo.
 
     Attributes:
-        limit: float, its upper end, the largest magnitude where nothing is capped.
+        limit: float, its upper end.
         signed: bool, from -limit, else from 0.
+        capped: bool, some values are beyond its ends and are drawn as these.
     """
 
     limit: float
     signed: bool
+    capped: bool = False
 
     @property
     def lowest(self):
         return -self.limit if self.signed else 0.0
 
+    def ticks(self):
+        """list of (value, text) to write beside a colour bar, from the lowest."""
+        beyond = ("≤ ", "≥ ") if self.capped else ("", "")
+        lowest = (self.lowest, (beyond[0] if self.signed else "") + f"{self.lowest:.3g}")
+        middle = [(0.0, "0")] if self.signed and self.limit else []
+        return [lowest, *middle, (self.limit, beyond[1] + f"{self.limit:.3g}")] if self.limit else [(0.0, "0")]
+
 
 def scale_of(signed, maps):
-    """The Scale of maps (arrays of any shapes): signed if maps of their kind are, or any value is negative."""
+    """The Scale of maps (arrays of any shapes) of one kind: signed if the kind is, or any value is negative.
+
+    Its limit is the largest magnitude. Gradients of RGB, (H, W, 3), are stretched further: single pixels of theirs are
+    many times larger than the rest and would leave nothing else to see, so the largest 0.5 % are drawn alike (Smilkov
+    et al. 2017, section 3.1).
+    """
+    maps = list(maps)
+    if any(values.ndim == 3 for values in maps):
+        return capped_scale_of(signed, maps)
     limit = max((float(np.max(np.abs(values))) for values in maps), default=0.0)
     return Scale(limit, signed or any((values < 0).any() for values in maps))
 
 
-def capped_scale_of(signed, values):
-    """The Scale of one map whose largest hundredth is drawn alike (Smilkov et al. 2017, section 3.1).
+def capped_scale_of(signed, maps):
+    """The Scale of maps whose largest 0.5 % of values are drawn alike."""
+    magnitudes = np.concatenate([np.abs(values).ravel() for values in maps])
+    largest, limit = float(magnitudes.max()), float(np.percentile(magnitudes, 100 - SHARE_DRAWN_ALIKE))
+    signed = signed or any((values < 0).any() for values in maps)
+    return Scale(limit, signed, capped=limit < largest) if limit > 0 else Scale(largest, signed)
 
-    Single pixels of a gradient are many times larger than the rest, and would leave nothing else to see.
+
+def superposition_scale_of(signed, maps, capped=False):
+    """The Scale of maps (h, w) that are laid over their photo, all classes of one kind.
+
+    Its limit is the largest *positive* value, so that strong evidence against one class does not fade what speaks for
+    another; stronger evidence against a class is drawn as the scale's end. Where no value is positive it is the largest
+    magnitude. Capped: the largest 0.5 % of values are drawn alike, for maps with single large pixels.
     """
-    scale = scale_of(signed, [values])
-    return scale._replace(limit=float(np.percentile(np.abs(values), 99)) or scale.limit)
+    maps = list(maps)
+    positive = [np.maximum(values, 0) for values in maps]
+    some = any(values.any() for values in positive)
+    limit = (capped_scale_of if capped else scale_of)(signed, positive if some else maps).limit
+    whole = scale_of(signed, maps)
+    return Scale(limit, whole.signed, capped=limit < whole.limit)
 
 
 def scaled(values, limit):
@@ -51,69 +88,202 @@ def scaled(values, limit):
     return values / limit if limit > 0 else values
 
 
-def colour_name(signed):
-    """Matplotlib's name of the colours: diverging around zero for signed maps, sequential for the others."""
-    return "RdBu_r" if signed else "inferno"
+# ---------------------------------------------------------------- colours
+
+# Evidence for a class from black over red to yellow, evidence against it from black over blue to cyan
+FOR = LinearSegmentedColormap.from_list("for", matplotlib.colormaps["hot"](np.linspace(0, 0.85, 256)))
+AGAINST = LinearSegmentedColormap.from_list("against", ["#000000", "#0c2f9e", "#1f6ff0", "#38b0ff", "#8cecff"])
+EVIDENCE = LinearSegmentedColormap.from_list(
+    "evidence", np.concatenate((AGAINST(np.linspace(1, 0, 255, endpoint=False)), FOR(np.linspace(0, 1, 256)))), N=511
+)
+PALEST = 0.3  # where on the way from black the colours over a photo begin: there the opacity makes them weak
+# Those of Matplotlib's colour maps whose middle stands for zero
+DIVERGING = {
+    name + end
+    for name in ("PiYG", "PRGn", "BrBG", "PuOr", "RdGy", "RdBu", "RdYlBu", "RdYlGn", "Spectral", "coolwarm", "bwr",
+                 "seismic", "berlin", "managua", "vanimo")
+    for end in ("", "_r")
+}  # fmt: skip
 
 
-def colours(values, signed):
+class Style(NamedTuple):
+    """How maps are drawn.
+
+    Attributes:
+        colours: str, Matplotlib's name of a colour map; "evidence" for our own.
+        in_colour: bool, the photo below a map keeps its colours, else it is grey.
+        opacity: float, 0 to 1, of a map's largest value over the photo.
+    """
+
+    colours: str = "evidence"
+    in_colour: bool = False
+    opacity: float = 1.0
+
+    def colour_map(self, signed):
+        """Matplotlib's colour map for values from -1 to 1 if signed, else from 0 to 1.
+
+        Signed maps keep our own colours where the user's have no middle for zero.
+        """
+        if self.colours == "evidence" or (signed and self.colours not in DIVERGING):
+            return EVIDENCE if signed else FOR
+        return matplotlib.colormaps[self.colours]
+
+
+USUAL = Style()
+
+
+def add_style_options(group, writes=True):
+    """Add the options of how maps are drawn to a parser or a group of its options.
+
+    Args:
+        group: what has `add_argument`.
+        writes: bool, the script writes the pictures of a run, whose size can be chosen.
+    """
+    group.add_argument("--colours", default=USUAL.colours, metavar="NAME",
+                       help="evidence, red to yellow for a class and blue to cyan against it, or a colour map of "
+                       "Matplotlib (turbo, jet, RdBu_r); one whose middle is not made for zero shows no evidence "
+                       "against a class over the photo")  # fmt: skip
+    group.add_argument("--photo-in-colour", action="store_true", help="below a map; default: grey")
+    if writes:
+        group.add_argument("--full-size", action="store_true",
+                           help="pictures of the photo's own size; default: a longer side of 512 pixels")  # fmt: skip
+
+
+def style_of(settings, opacity=1.0):
+    """The Style that the user asked for.
+
+    Raises:
+        UserError: Matplotlib has no such colour map.
+    """
+    names = ["evidence", *matplotlib.colormaps]
+    if settings.colours not in names:
+        near = difflib.get_close_matches(settings.colours, names, 3)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"--colours {settings.colours}{meant}; expected a colour map of Matplotlib, or evidence")
+    return Style(settings.colours, settings.photo_in_colour, opacity)
+
+
+def style_settings(settings):
+    """What of the user's settings decides how a run's pictures look, for run.json."""
+    return {"colours": settings.colours, "photo_in_colour": settings.photo_in_colour, "full_size": settings.full_size}
+
+
+def colours(values, signed, style=USUAL):
     """Colour a scaled map.
 
     Args:
-        values: float (H, W), in -1..1 if signed, else in 0..1.
+        values: float (H, W), in -1..1 if signed, else in 0..1; what is beyond is drawn as the ends.
         signed: bool.
+        style: Style.
 
     Returns:
-        uint8 (H, W, 3), RGB. Signed: blue below zero, white at zero, red above.
+        uint8 (H, W, 3), RGB.
     """
     position = (values + 1) / 2 if signed else values
-    return matplotlib.colormaps[colour_name(signed)](position, bytes=True)[..., :3]
+    return style.colour_map(signed)(np.clip(position, 0, 1), bytes=True)[..., :3]
 
 
-def resize_map(values, height, width):
-    """Enlarge or shrink a map (h, w) to (height, width): bilinear, half-pixel centres."""
-    return cv2.resize(values.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+def overlay(values, signed, style=USUAL):
+    """What of a scaled map lies over a photo: the more opaque the larger its magnitude, nothing where it is zero.
+
+    Args:
+        values: float (H, W), in -1..1 if signed, else in 0..1; what is beyond is drawn as the ends.
+        signed: bool.
+        style: Style.
+
+    Returns:
+        (colours uint8 (H, W, 3), opacity float (H, W) in 0..1).
+    """
+    values = np.clip(values, -1 if signed else 0, 1)
+    if style.colours == "evidence":
+        away = np.sign(values) * PALEST + (1 - PALEST) * values
+        return colours(away, signed, style), style.opacity * np.abs(values)
+    if signed and style.colours not in DIVERGING:
+        signed, values = False, np.clip(values, 0, 1)
+    return colours(values, signed, style), style.opacity * np.abs(values)
 
 
-def superposition(photo, values, signed, opacity=0.7):
-    """Lay a scaled map over a photo, the more opaque the larger its magnitude; where it is zero the photo stays.
+def grey(photo):
+    """A photo, uint8 (H, W, 3), without its colours."""
+    return cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def superposition(photo, values, signed, style=USUAL):
+    """Lay a scaled map over a photo, see `overlay`.
 
     Args:
         photo: uint8 (H, W, 3), RGB.
         values: float (H, W), in -1..1 if signed, else in 0..1.
         signed: bool.
-        opacity: float, of the largest magnitude.
+        style: Style.
 
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    weight = opacity * np.abs(values)[..., None]  # (H, W, 1)
-    return np.rint(photo * (1 - weight) + overlay_colours(values, signed) * weight).astype(np.uint8)
+    above, weight = overlay(values, signed, style)
+    weight = weight[..., None].astype(np.float32)
+    below = photo if style.in_colour else grey(photo)
+    return np.rint(below * (1 - weight) + above * weight).astype(np.uint8)
 
 
-def overlay_colours(values, signed):
-    """The colours, uint8 (H, W, 3), of a scaled map over a photo, where it is the more opaque the larger its magnitude.
+def superposition_of(photo, values, scale, style=USUAL):
+    """Lay a map (h, w), or gradients (H, W, 3) by their `magnitude`, over a photo (H, W, 3): uint8 (H, W, 3)."""
+    large = enlarged_for_display(scaled(magnitude(values), scale.limit), *photo.shape[:2])
+    return superposition(photo, large, scale.signed and values.shape[2:] != (3,), style)
 
-    The ends of a diverging scale are dark: their hue alone, at full strength, reads better over a photo.
+
+def magnitude(values):
+    """A map (h, w) as it is, (h, w, 1) likewise; of gradients of RGB, (H, W, 3), each pixel's largest magnitude.
+
+    The latter is what Simonyan et al. (2014, section 3.1) call the saliency map.
     """
-    return colours(np.sign(values) * 0.8, signed) if signed else colours(values, signed)
+    values = plane(values)
+    return np.abs(values).max(axis=2) if values.ndim == 3 else values
 
 
-def picture_of(values, scale, height, width):
+def plane(values):
+    """Gradients of a grey photo, (H, W, 1), as (H, W); others as they are."""
+    return values[..., 0] if values.shape[2:] == (1,) else values
+
+
+def resize_map(values, height, width):
+    """Enlarge or shrink a map (h, w) to (height, width): bilinear, half-pixel centres; for computing with it."""
+    return cv2.resize(values.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def enlarged_for_display(values, height, width):
+    """Enlarge a map to be looked at: bicubic, since bilinear leaves diamonds, and never beyond its own values.
+
+    Args:
+        values: float (h, w), or (h, w, 3).
+        height, width: int.
+
+    Returns:
+        float32 (height, width) or (height, width, 3); means of areas where it gets smaller.
+    """
+    larger = height >= values.shape[0] and width >= values.shape[1]
+    method = cv2.INTER_CUBIC if larger else cv2.INTER_AREA
+    return np.clip(
+        cv2.resize(values.astype(np.float32), (width, height), interpolation=method), values.min(), values.max()
+    )
+
+
+def picture_of(values, scale, height, width, style=USUAL):
     """Draw a map for display.
 
     Args:
         values: float (h, w) or (h, w, 1), or (h, w, 3) for gradients of RGB, shown as colours around mid-grey.
         scale: Scale.
         height, width: int, of the picture.
+        style: Style.
 
     Returns:
         uint8 (height, width, 3), RGB.
     """
-    values = resize_map(scaled(values, scale.limit), height, width)
+    values = enlarged_for_display(scaled(plane(values), scale.limit), height, width)
     if values.ndim == 3:
-        return np.rint(127.5 + 127.5 * values).astype(np.uint8)
-    return colours(values, scale.signed)
+        return np.rint(127.5 + 127.5 * np.clip(values, -1, 1)).astype(np.uint8)
+    return colours(values, scale.signed, style)
 
 
 # ---------------------------------------------------------------- panels
@@ -124,44 +294,92 @@ PANEL_TITLES = {
     "guided_backprop": "guided backpropagation",
     "guided_gradcam": "guided Grad-CAM",
 }
-PANEL_SIDE, MARGIN, BAR = 256, 28, 12  # pixels: a picture's longer side, space around it, width of a colour bar
+PANEL_SIDE, MARGIN, BAR = 320, 16, 14  # pixels: a picture's longer side, space around it, width of a colour bar
+HEADING, TITLE, TICK = 18, 15, 13  # pixels: sizes of letters
+LINE = 1.5  # of a letter's size
+# Matplotlib's own font has the letters of more scripts than Pillow's
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
-def colour_bar(scale, of_colours, height):
-    """A colour bar: (uint8 (height, BAR, 3), list of (text, y) to write beside it); grey for maps of three colours."""
+def colour_bar(scale, height, drawn):
+    """A colour bar: (uint8 (height, BAR, 3), list of (text, y) to write beside it).
+
+    Args:
+        scale: Scale.
+        height: int, pixels.
+        drawn: function of values (height, BAR) -> picture.
+    """
     values = np.repeat(np.linspace(scale.limit, scale.lowest, height)[:, None], BAR, axis=1)  # (height, BAR)
-    if of_colours:
-        values = np.repeat(values[..., None], 3, axis=2)
-    ticks = [(f"{scale.limit:.3g}", 0), (f"{scale.lowest:.3g}", height - 1)]
-    return picture_of(values, scale, height, BAR), ticks + ([("0", height // 2)] if scale.signed else [])
+    extent = (scale.limit - scale.lowest) or 1.0
+    ticks = [(text, round((scale.limit - value) / extent * (height - 1))) for value, text in scale.ticks()]
+    return drawn(values), ticks
 
 
-def write_panel(path, photo, maps):
-    """Write the photo and its maps side by side, each under its name and with a colour bar of its values.
+def write_panel(path, heading, photo, maps, style=USUAL, whole=None):
+    """Write the photo, the first map laid over it, and all maps side by side, each with a colour bar of its values.
 
     Args:
         path: Path of a JPEG file.
+        heading: list of str, the lines above.
         photo: uint8 (H, W, 3), RGB.
         maps: list of (title, values, Scale).
+        style: Style.
+        whole: Scale of the superposition; default: that of the first map alone.
     """
     factor = PANEL_SIDE / max(photo.shape[:2])
-    height, width = (max(1, round(side * factor)) for side in photo.shape[:2])
-    step = max(width, 160) + BAR + 3 * MARGIN
-    sheet = Image.new("RGB", (step * (1 + len(maps)), height + 2 * MARGIN), "white")
-    pen = ImageDraw.Draw(sheet)
-    title_font, tick_font = ImageFont.load_default(14), ImageFont.load_default(11)
-    pen.text((MARGIN // 2, MARGIN // 4), "photo", "black", font=title_font)
-    sheet.paste(Image.fromarray(photo).resize((width, height)), (MARGIN // 2, MARGIN))
-    for number, (title, values, scale) in enumerate(maps, start=1):
-        left = number * step + MARGIN // 2
+    size = height, width = [max(1, round(side * factor)) for side in photo.shape[:2]]
+    photo = resize_photo(photo, height, width)
+    title, values, scale = maps[0]
+    whole = whole or superposition_scale_of(scale.signed, [magnitude(values)])
+    shown = [("photo", photo, None), (f"{title} over the photo", superposition_of(photo, values, whole, style),
+             colour_bar(whole, height, lambda bar: superposition_of(mid_grey(bar), bar, whole, style)))]  # fmt: skip
+    for title, values, scale in maps:
+
+        def drawn(bar, scale=scale, of_colours=values.shape[2:] == (3,)):
+            return picture_of(np.repeat(bar[..., None], 3, axis=2) if of_colours else bar, scale, *bar.shape, style)
+
         title += "" if values.any() else " (all zero)"
-        pen.text((left, MARGIN // 4), title, "black", font=title_font)
-        sheet.paste(Image.fromarray(picture_of(values, scale, height, width)), (left, MARGIN))
-        bar, ticks = colour_bar(scale, values.shape[2:] == (3,), height)
-        sheet.paste(Image.fromarray(bar), (left + width + 6, MARGIN))
-        for text, y in ticks:
-            pen.text((left + width + 10 + BAR, MARGIN + y), text, "black", font=tick_font, anchor="lm")
-    write_jpeg(path, np.asarray(sheet))
+        shown.append((title, picture_of(values, scale, *size, style), colour_bar(scale, height, drawn)))
+    write_jpeg(path, sheet_of(heading, shown))
+
+
+def mid_grey(values):
+    """A photo of the shape of a map that is grey everywhere, for the colour bar of a superposition."""
+    return np.full((*values.shape, 3), 128, np.uint8)
+
+
+def sheet_of(heading, shown):
+    """Pictures side by side under a heading: uint8 (H, W, 3).
+
+    Args:
+        heading: list of str, the lines above.
+        shown: list of (title, picture uint8 (h, w, 3), None or (colour bar, its ticks)), pictures of one size.
+    """
+    heading_font, title_font, tick_font = (ImageFont.truetype(FONT, size) for size in (HEADING, TITLE, TICK))
+    widths = []
+    for title, picture, bar in shown:
+        beside = bar and BAR + 10 + max(round(tick_font.getlength(text)) for text, _ in bar[1])
+        widths.append(max(picture.shape[1] + (beside or 0), round(title_font.getlength(title))) + MARGIN)
+    longest = max(round(heading_font.getlength(line)) for line in heading)
+    top = MARGIN + round(LINE * (HEADING * len(heading) + TITLE))  # of the pictures
+    height = max(picture.shape[0] for _, picture, _ in shown)
+    sheet = Image.new("RGB", (MARGIN + max(sum(widths), longest + MARGIN), top + height + MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(heading):
+        pen.text((MARGIN, MARGIN // 2 + round(LINE * HEADING * number)), line, "black", font=heading_font)
+    left = MARGIN
+    for (title, picture, bar), width in zip(shown, widths, strict=True):
+        pen.text((left, top - 6), title, "black", font=title_font, anchor="ls")
+        sheet.paste(Image.fromarray(picture), (left, top))
+        if bar:
+            colours_of_bar, ticks = bar
+            right = left + picture.shape[1]
+            sheet.paste(Image.fromarray(colours_of_bar), (right + 5, top))
+            for text, y in ticks:
+                inside = min(max(y, TICK // 2), picture.shape[0] - TICK // 2)
+                pen.text((right + 10 + BAR, top + inside), text, "black", font=tick_font, anchor="lm")
+        left += width
+    return np.asarray(sheet)
 
 
 # ---------------------------------------------------------------- small pictures for a page
@@ -187,17 +405,16 @@ def encode_photo(photo):
     return data_uri(resize_photo(photo, *thumb_size(*photo.shape[:2])))
 
 
-def encode_overlay(values, scale, shape):
+def encode_overlay(values, scale, shape, style=USUAL):
     """A map to be laid over a photo of that (height, width), as data: address; gradients of RGB hide it.
 
     Values beyond the scale are drawn as its ends.
     """
     size = thumb_size(*shape)
     if values.ndim == 3:
-        return data_uri(picture_of(values, scale, *size))
-    values = np.clip(resize_map(scaled(values, scale.limit), *size), -1, 1)
-    opacity = np.rint(255 * np.abs(values)).astype(np.uint8)
-    return data_uri(np.dstack((overlay_colours(values, scale.signed), opacity)))
+        return data_uri(picture_of(values, scale, *size, style))
+    above, opacity = overlay(enlarged_for_display(scaled(values, scale.limit), *size), scale.signed, style)
+    return data_uri(np.dstack((above, np.rint(255 * opacity).astype(np.uint8))))
 
 
 def write_jpeg(path, image):

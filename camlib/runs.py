@@ -165,7 +165,7 @@ class MapRun:
             for photo, name, row in zip(photos, predicted, numbers, strict=True):
                 csv.writer(file).writerow([photo.name, name, *row])
 
-    def make(self, photos, meaning, batch_size, explain, next_command):
+    def make(self, photos, meaning, batch_size, explain, next_command, full_size=False):
         """Explain the photos that are not done yet, batch by batch, and say what was written.
 
         Args:
@@ -176,6 +176,7 @@ class MapRun:
                 probabilities or None, write): float (batch_size, C), NaN where the network's numbers are not finite,
                 and a function of (index, Photo, folder, display photo) that writes the files of one photo.
             next_command: str, what to run next.
+            full_size: bool, the display photos are in their own size.
 
         Returns:
             int, the exit code.
@@ -185,7 +186,7 @@ class MapRun:
             print(f"{len(photos) - len(left):,} of {len(photos):,} photos are done already")
         failed = []
         with Progress("photos", len(left)) as progress:
-            for done, images, unreadable in read_batches(left, meaning, batch_size):
+            for done, images, unreadable in read_batches(left, meaning, batch_size, full_size):
                 if done:
                     failed += self.write_batch(done, *explain(images, len(done)))
                 failed += unreadable

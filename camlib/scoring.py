@@ -14,7 +14,7 @@ from camlib.cam_family import METHODS
 from camlib.console import UserError
 from camlib.model_files import GAP_NETWORK, VGG_NETWORK
 from camlib.photos import PhotoError, read_batches
-from camlib.pictures import capped_scale_of, encode_overlay, resize_map
+from camlib.pictures import encode_overlay, resize_map, superposition_scale_of
 from camlib.runs import NOT_FINITE
 
 GUIDED = ("guided-backprop", "guided-grad-cam")
@@ -140,7 +140,7 @@ def scores_of_map(values, other, truth, picture, signed):
     return scores | {
         "zero": float(not values.any()),
         "other_class": metrics.rank_correlation(values, other),
-        "picture": encode_overlay(values, capped_scale_of(signed, values), picture.shape[:2]),
+        "picture": encode_overlay(values, superposition_scale_of(signed, [values], capped=True), picture.shape[:2]),
     }
 
 

@@ -177,6 +177,22 @@ class Subject:
         """Whether a score has a probability: a single linear unit has none, a segmentation one for each pixel."""
         return not self.plan.segments and self.plan.class_count > 1
 
+    def by_name(self, probabilities, index):
+        """A photo's probabilities by the name of class or group, a group's being the sum of its classes'.
+
+        Args:
+            probabilities: float (N, C), or None where there are none.
+            index: int, which of the N.
+
+        Returns:
+            dict of name -> float, empty where there are none.
+        """
+        if probabilities is None:
+            return {}
+        row = probabilities[index]
+        groups = {name: float(row[classes].sum()) for name, classes in self.groups.items()}
+        return dict(zip(self.meaning.class_names, map(float, row), strict=True)) | groups
+
     def probabilities_of(self, logits):
         """float (N, C) -> (N, C): what the network makes of its logits, or what is left to us.
 

@@ -10,9 +10,16 @@ from matplotlib.widgets import Slider
 from camlib.maps import PHOTO_FILE, MapError, attempt, find_maps, read_map
 from camlib.page import displayable
 from camlib.photos import read_photo
-from camlib.pictures import PANEL_TITLES, colour_name, resize_map, scale_of, scaled, superposition
+from camlib.pictures import (
+    PANEL_TITLES,
+    USUAL,
+    magnitude,
+    scale_of,
+    scaled,
+    superposition_of,
+    superposition_scale_of,
+)
 
-OPACITY = 0.7  # of the overlay where the map is largest
 KEYS = """\
 left, right           previous, next photo
 page up, page down    ten photos back, on
@@ -37,12 +44,12 @@ class Viewer:
         photos: list of SavedPhoto.
         index: int, the photo to begin with.
         class_name: str, the overlay's class, or None for the class predicted.
-        opacity: float, 0 to 1, of the overlay.
+        style: Style.
     """
 
-    def __init__(self, figure, photos, index=0, class_name=None, opacity=OPACITY):
+    def __init__(self, figure, photos, index=0, class_name=None, style=USUAL):
         self.figure, self.photos, self.index = figure, photos, index
-        self.wanted_class, self.opacity = class_name, opacity
+        self.wanted_class, self.style = class_name, style
         self.panels, self.bars, self.grid = [], [], None
         self.read()
         self.show()
@@ -145,9 +152,11 @@ class Viewer:
         if isinstance(values, np.ndarray) and not values.any():
             title += " (all zero)"
         if isinstance(values, np.ndarray) and values.ndim == 3:
-            values = 0.5 + 0.5 * scaled(values, scale.limit)  # gradients of RGB, as colours around mid-grey
+            values = np.clip(
+                0.5 + 0.5 * scaled(values, scale.limit), 0, 1
+            )  # gradients of RGB, as colours around mid-grey
         self.draw_picture(
-            axes, title, values, cmap=colour_name(scale.signed), norm=self.norm(kind), interpolation="nearest"
+            axes, title, values, cmap=self.style.colour_map(scale.signed), norm=self.norm(kind), interpolation="nearest"
         )
 
     def norm(self, kind):
@@ -158,7 +167,7 @@ class Viewer:
     def draw_colour_bar(self, axes, kind):
         axes.clear()
         gradients = kind in ("guided_backprop", "guided_gradcam")
-        colours = "gray" if gradients else colour_name(self.scales[kind].signed)
+        colours = "gray" if gradients else self.style.colour_map(self.scales[kind].signed)
         norm = self.norm(kind)
         ticks = sorted({norm.vmin, 0.0, norm.vmax})
         bar = self.figure.colorbar(ScalarMappable(norm, colours), cax=axes, orientation="horizontal", ticks=ticks)
@@ -172,8 +181,9 @@ class Viewer:
         values = self.maps[kind].get(name) if kind else MapError("no maps: was the run stopped here?")
         picture = self.photo
         if isinstance(values, np.ndarray) and values.ndim == 2 and isinstance(picture, np.ndarray):
-            limit, signed = self.scales[kind]
-            picture = superposition(picture, resize_map(scaled(values, limit), *self.shape), signed, self.opacity)
+            maps = [magnitude(values) for values in self.maps[kind].values() if isinstance(values, np.ndarray)]
+            whole = superposition_scale_of(self.saved.is_signed(kind), maps)
+            picture = superposition_of(picture, values, whole, self.style)
         elif isinstance(values, Exception):
             picture = values
         self.draw_picture(self.panels[1], f"{name} over the photo", picture)
@@ -190,7 +200,7 @@ class Controls:
             valfmt=f"%d of {count:,}",
         )  # fmt: skip
         self.opacity_slider = Slider(
-            figure.add_axes((0.64, 0.03, 0.2, 0.03)), "opacity", 0, 1, valinit=viewer.opacity, valfmt="%.2f"
+            figure.add_axes((0.64, 0.03, 0.2, 0.03)), "opacity", 0, 1, valinit=viewer.style.opacity, valfmt="%.2f"
         )
         figure.text(0.99, 0.03, "h: keys", ha="right", fontsize=9)
         self.help = figure.text(
@@ -214,7 +224,7 @@ class Controls:
         viewer.figure.canvas.draw_idle()
 
     def set_opacity(self, opacity):
-        self.viewer.opacity = opacity
+        self.viewer.style = self.viewer.style._replace(opacity=opacity)
         self.viewer.show_overlay()
         self.viewer.figure.canvas.draw_idle()
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from camlib import console
-from camlib.maps import write_map, write_superposition
+from camlib.maps import write_maps
 from camlib.meaning import probabilities_of
 from camlib.photos import Photo
-from camlib.pictures import Scale
+from camlib.pictures import Style
 from camlib.runs import MapRun
 
 ENVIRONMENT = dict(os.environ)  # as the user's; the libraries imported later add to it
@@ -127,16 +127,13 @@ def make_run(output, names, kind="heatmap", classes=CLASSES):
     """A run folder as the scripts write it; photo i, class c has the map i + c everywhere, negative for odd c."""
     run = MapRun(output, {}, "", classes)
     run.begin([])
-    scale = Scale(10.0, signed=True)
     for index, name in enumerate(names):
         photo = Photo(output / name, name, name.rpartition(".")[0])
         folder = output / photo.folder
         folder.mkdir(parents=True, exist_ok=True)
         picture = np.full((30, 40, 3), 20 * index, np.uint8)
-        for c, class_name in enumerate(classes):
-            values = np.full((6, 8), (index + c) * (-1) ** c, np.float32)
-            write_map(folder, kind, class_name, values, picture, scale)
-            write_superposition(folder, class_name, values, picture, scale)
+        of_classes = {name: np.full((6, 8), (index + c) * (-1) ** c, np.float32) for c, name in enumerate(classes)}
+        write_maps(folder, kind, of_classes, True, picture, Style(), over_photo=True)
         Image.fromarray(picture).save(folder / "photo.jpg")
         logits = np.zeros((1, len(classes)))
         logits[0, index % len(classes)] = np.log(3)  # of two classes: 0.75 and 0.25

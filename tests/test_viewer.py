@@ -10,6 +10,7 @@ from matplotlib.backend_bases import KeyEvent
 from matplotlib.figure import Figure
 
 from camlib.maps import find_maps, find_saved
+from camlib.pictures import Style
 from camlib.viewer import Controls, Viewer
 
 pytestmark = pytest.mark.any_backend
@@ -43,7 +44,7 @@ def test_overlay_follows_class_and_opacity(run_folder):
         return np.asarray(viewer_of(run_folder, 2, **settings).panels[1].images[0].get_array()).astype(int)
 
     photo = np.asarray(viewer_of(run_folder, 2).panels[0].images[0].get_array()).astype(int)
-    np.testing.assert_array_equal(overlay(opacity=0.0), photo)
+    np.testing.assert_array_equal(overlay(style=Style(opacity=0.0)), photo)
     red, blue = overlay(class_name="dog") - photo, overlay(class_name="cat") - photo
     assert red[..., 0].min() > red[..., 2].max() and blue[..., 2].min() > blue[..., 0].max()
 
@@ -78,7 +79,7 @@ def test_keys_go_through_photos_and_classes(run_folder):
     controls.photo_slider.set_val(1)
     assert viewer.index == 0 and "b/x.jpg   (1 of 3)" in viewer.figure.get_suptitle()
     controls.opacity_slider.set_val(0.2)
-    assert viewer.opacity == 0.2
+    assert viewer.style.opacity == 0.2
 
 
 def test_damaged_maps_are_named_and_the_rest_is_shown(run_folder):
