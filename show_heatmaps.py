@@ -21,7 +21,7 @@ from camlib.files import write_whole
 from camlib.maps import PHOTO_FILE, MapError, attempt, find_maps, find_saved, read_map
 from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix, read_photo
-from camlib.pictures import PANEL_TITLES, add_style_options, encode_overlay, encode_photo, scale_of, style_of
+from camlib.pictures import PANEL_TITLES, USUAL, add_style_options, encode_overlay, encode_photo, scale_of, style_of
 from camlib.viewer import FREED_KEYS, Controls, Viewer
 
 # ---------------------------------------------------------------- settings
@@ -130,7 +130,7 @@ def parse_arguments(arguments):
     parser.add_argument("--html", type=Path, metavar="FILE", help="write all photos as one HTML page; no window")
     parser.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="overlay; default: the class predicted")
-    parser.add_argument("--opacity", type=float, default=1.0, metavar="0..1", help="of the overlay")
+    parser.add_argument("--opacity", type=float, default=USUAL.opacity, metavar="0..1", help="of the overlay")
     add_style_options(parser, writes=False)
     settings = parser.parse_args(arguments)
     if not 0 <= settings.opacity <= 1:

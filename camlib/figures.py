@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from camlib import metrics
+from camlib.pictures import USUAL
 
 MOST_BANDS = 6  # intervals of more maps would hide each other; the tables have them all
 COUNT_OF_EXTREMES = 5  # best and worst photos of each map
@@ -183,7 +184,8 @@ def picture_of(uri):
 def laid_over(photo, overlay):
     """A map over its photo, which is grey so that the map stands out; both given as data: addresses."""
     photo, overlay = picture_of(photo), picture_of(overlay)
-    return Image.alpha_composite(photo.convert("L").convert("RGBA"), overlay.convert("RGBA").resize(photo.size))
+    below, above = photo.convert("L").convert("RGBA"), overlay.convert("RGBA").resize(photo.size)
+    return Image.blend(below, Image.alpha_composite(below, above), USUAL.opacity)
 
 
 def draw_history(path, history):

@@ -89,7 +89,7 @@ PAGE = """<!DOCTYPE html>
 <body><h1>{title}</h1>
 <form><label>map <select id="kind"></select></label>
 <label>class <select id="class"></select></label><label>sort by <select id="order"></select></label>
-<label>opacity <input id="opacity" type="range" min="0" max="1" step="0.05" value="1"></label>
+<label>opacity <input id="opacity" type="range" min="0" max="1" step="0.05" value="0.9"></label>
 <output id="count" aria-live="polite"></output></form>
 <div id="photos"></div>
 {sections}

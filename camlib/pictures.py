@@ -117,7 +117,7 @@ class Style(NamedTuple):
 
     colours: str = "evidence"
     in_colour: bool = False
-    opacity: float = 1.0
+    opacity: float = 0.9  # full would hide the animal below the broad maps of coarse layers
 
     def colour_map(self, signed):
         """Matplotlib's colour map for values from -1 to 1 if signed, else from 0 to 1.
@@ -149,7 +149,7 @@ def add_style_options(group, writes=True):
                            help="pictures of the photo's own size; default: a longer side of 512 pixels")  # fmt: skip
 
 
-def style_of(settings, opacity=1.0):
+def style_of(settings, opacity=USUAL.opacity):
     """The Style that the user asked for.
 
     Raises:
@@ -413,6 +413,7 @@ def encode_overlay(values, scale, shape, style=USUAL):
     size = thumb_size(*shape)
     if values.ndim == 3:
         return data_uri(picture_of(values, scale, *size, style))
+    style = style._replace(opacity=1.0)  # the page has a slider for it
     above, opacity = overlay(enlarged_for_display(scaled(values, scale.limit), *size), scale.signed, style)
     return data_uri(np.dstack((above, np.rint(255 * opacity).astype(np.uint8))))
 

@@ -87,7 +87,7 @@ def test_a_few_large_values_hide_nothing_in_the_page():
 def test_superposition_leaves_the_grey_photo_where_the_map_is_zero():
     photo = np.full((1, 3, 3), (10, 200, 90), np.uint8)
     values = np.array([[-1.0, 0.0, 1.0]])
-    against, nothing, evidence = superposition(photo, values, signed=True)[0].astype(int)
+    against, nothing, evidence = superposition(photo, values, True, Style(opacity=1.0))[0].astype(int)
     luminance = round(0.299 * 10 + 0.587 * 200 + 0.114 * 90)
     np.testing.assert_allclose(nothing, [luminance] * 3, atol=1)
     np.testing.assert_array_equal(evidence, colours(np.array([[1.0]]), signed=True)[0, 0])  # full at the top
@@ -99,7 +99,7 @@ def test_superposition_leaves_the_grey_photo_where_the_map_is_zero():
 
 
 def test_opacity_grows_with_the_magnitude():
-    _, opacity = overlay(np.array([[-2.0, -0.5, 0.0, 0.25, 1.0]]), signed=True)
+    _, opacity = overlay(np.array([[-2.0, -0.5, 0.0, 0.25, 1.0]]), True, Style(opacity=1.0))
     np.testing.assert_allclose(opacity, [[1, 0.5, 0, 0.25, 1]])
     _, opacity = overlay(np.array([[-0.1, 0.25, 3.0]]), signed=False, style=Style(opacity=0.5))
     np.testing.assert_allclose(opacity, [[0, 0.125, 0.5]])
@@ -107,10 +107,10 @@ def test_opacity_grows_with_the_magnitude():
 
 def test_colour_maps_of_matplotlib():
     values = np.array([[-1.0, 0.0, 0.5, 1.0]])
-    above, opacity = overlay(values, True, Style("turbo"))  # no middle: evidence for a class alone
+    above, opacity = overlay(values, True, Style("turbo", opacity=1.0))  # no middle: evidence for a class alone
     np.testing.assert_array_equal(above[0, 1:], matplotlib.colormaps["turbo"]([0.0, 0.5, 1.0], bytes=True)[:, :3])
     np.testing.assert_allclose(opacity, [[0, 0, 0.5, 1]])
-    above, opacity = overlay(values, True, Style("RdBu_r"))
+    above, opacity = overlay(values, True, Style("RdBu_r", opacity=1.0))
     np.testing.assert_array_equal(above[0], matplotlib.colormaps["RdBu_r"]([0, 0.5, 0.75, 1.0], bytes=True)[:, :3])
     np.testing.assert_allclose(opacity, [[1, 0, 0.5, 1]])
     np.testing.assert_array_equal(colours(values, True, Style("turbo")), colours(values, True))

@@ -1,0 +1,161 @@
+"""How well superpositions show where the evidence is: the difference in colour that a map makes over its photo.
+
+    python make_cam_maps.py my_photos --output outputs/mine
+    python benchmarks/legibility.py outputs/mine
+
+Of each photo the map of the class predicted is drawn over it in several styles and saved as JPEG, as the scripts do. In
+CIE Lab the mean colour of the region at or above half of the map's maximum is compared with that of the region below a
+tenth of it (CIE76: the Euclidean distance). A distance of 2 is just seen side by side; the table has the median and the
+tenth percentile over the photos. Ours is the picture that the run wrote. The photo below should stay recognisable, too:
+the second measure is the correlation of lightness between picture and photo over the whole photo.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from camlib.console import ArgumentParser, Progress, UserError, print_table, run_script
+from camlib.maps import PHOTO_FILE, find_maps, find_saved, read_map
+from camlib.photos import read_photo
+from camlib.pictures import (
+    Style,
+    colours,
+    enlarged_for_display,
+    grey,
+    superposition_of,
+    superposition_scale_of,
+)
+
+HIGH, LOW = 0.5, 0.1  # shares of the map's maximum that bound the two regions
+
+
+# ---------------------------------------------------------------- the measures
+
+
+def lab(picture):
+    """CIE Lab, float (H, W, 3), of a picture, uint8 (H, W, 3), sRGB."""
+    return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+
+
+def colour_difference(picture, values):
+    """CIE76 between the mean colours of where a map is high and where it is low.
+
+    Args:
+        picture: uint8 (H, W, 3), sRGB.
+        values: float (H, W), the map at the picture's size.
+
+    Returns:
+        float, or None where the map is nowhere positive, or nowhere low.
+    """
+    high, low = values >= HIGH * values.max(), values < LOW * values.max()
+    if values.max() <= 0 or not low.any():
+        return None
+    coloured = lab(picture)
+    return float(np.linalg.norm(coloured[high].mean(axis=0) - coloured[low].mean(axis=0)))
+
+
+def kept_lightness(picture, photo):
+    """Correlation of the lightness L of a picture and of the photo below; 1 where nothing is hidden."""
+    pair = [lab(one)[..., 0].ravel() for one in (picture, photo)]
+    return float(np.corrcoef(*pair)[0, 1]) if all(np.ptp(one) for one in pair) else None
+
+
+# ---------------------------------------------------------------- the styles compared
+
+
+def translucent(photo, values):
+    """The style before: a diverging scale over the photo in colour, opacity up to 0.7 rising with the magnitude."""
+    weight = 0.7 * np.abs(np.clip(values, -1, 1))[..., None]
+    above = colours(np.sign(values) * 0.8, True, Style("RdBu_r"))
+    return np.rint(photo * (1 - weight) + above * weight).astype(np.uint8)
+
+
+def half_opaque(name):
+    """The usual overlay: a colour map over the photo in colour, at half opacity everywhere."""
+
+    def draw(photo, values):
+        return np.rint(0.5 * photo + 0.5 * colours(values, False, Style(name))).astype(np.uint8)
+
+    return draw
+
+
+def rising(name):
+    """A colour map over the grey photo, its opacity rising with the value."""
+
+    def draw(photo, values):
+        weight = np.clip(values, 0, 1)[..., None]
+        return np.rint(grey(photo) * (1 - weight) + colours(values, False, Style(name)) * weight).astype(np.uint8)
+
+    return draw
+
+
+STYLES = {
+    "translucent red and blue over the photo in colour": translucent,
+    "inferno over the grey photo, opacity rising": rising("inferno"),
+    "jet over the photo in colour, half opaque": half_opaque("jet"),
+    "turbo over the photo in colour, half opaque": half_opaque("turbo"),
+}
+
+
+def as_jpeg(picture):
+    """The picture as it comes back from a JPEG file of the scripts' quality."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=90)
+    return np.asarray(Image.open(file))
+
+
+# ---------------------------------------------------------------- the script
+
+
+def pictures_of(saved):
+    """Yield (style, picture, photo, the map at its size) of a photo's predicted class."""
+    kind, paths = next(iter(find_maps(saved).items()))
+    if saved.predicted not in paths:
+        return
+    photo = read_photo(saved.folder / PHOTO_FILE)
+    maps = {name: read_map(path) for name, path in paths.items()}
+    large = enlarged_for_display(maps[saved.predicted], *photo.shape[:2])
+    scale = superposition_scale_of(saved.is_signed(kind), maps.values())
+    yield "as written: spp_for_<class>.jpg", read_photo(saved.folder / f"spp_for_{saved.predicted}.jpg"), photo, large
+    in_colour = superposition_of(photo, maps[saved.predicted], scale, Style(in_colour=True))
+    yield "the same, --photo-in-colour", as_jpeg(in_colour), photo, large
+    for name, draw in STYLES.items():
+        yield name, as_jpeg(draw(photo, large / max(scale.limit, 1e-30))), photo, large
+
+
+def parse_arguments(arguments):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("place", type=Path, metavar="FOLDER", help="a run of make_cam_maps.py or gradcam_vgg16.py")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    photos, found = find_saved(settings.place), {}
+    with Progress("photos", len(photos)) as progress:
+        for saved in photos:
+            for style, picture, photo, values in pictures_of(saved):
+                numbers = colour_difference(picture, values), kept_lightness(picture, photo)
+                found.setdefault(style, {})[saved.name] = numbers
+            progress.advance()
+    if not found:
+        raise UserError(f"no photo of {settings.place} has a map of the class predicted; expected --classes predicted")
+    rows = []
+    for style, of_photos in found.items():
+        columns = zip(*of_photos.values(), strict=True)
+        differences, kept = ([number for number in column if number is not None] for column in columns)
+        least = f"{np.percentile(differences, 10):.1f}"
+        rows.append([style, str(len(differences)), f"{np.median(differences):.1f}", least, f"{np.median(kept):.2f}"])
+    print_table("difference in colour between evidence and the rest (CIE76)",
+                ["superposition", "photos", "median", "tenth percentile", "lightness kept"], rows)  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,44 @@
+"""The measure of how well superpositions show where the evidence is, against scikit-image and by hand."""
+
+import csv
+
+import numpy as np
+import pytest
+from conftest import make_run
+from skimage.color import rgb2lab
+
+from benchmarks.legibility import colour_difference, kept_lightness, main
+
+pytestmark = pytest.mark.any_backend
+
+
+def test_difference_is_cie76_of_the_two_regions():
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    values = np.full((6, 8), 0.2)
+    values[:3], values[4:] = 1.0, 0.05
+    values[0, 0] = 0.5  # half of the maximum belongs to the region
+    coloured = rgb2lab(picture)
+    expected = np.linalg.norm(coloured[:3].mean(axis=(0, 1)) - coloured[4:].mean(axis=(0, 1)))
+    assert expected > 1
+    np.testing.assert_allclose(colour_difference(picture, values), expected, rtol=5e-3)  # OpenCV rounds the matrix
+    assert colour_difference(picture, np.zeros((6, 8))) is None and colour_difference(picture, np.ones((6, 8))) is None
+
+
+def test_kept_lightness_is_one_for_the_photo_and_minus_one_for_its_negative():
+    photo = np.repeat(np.arange(0, 240, 5, np.uint8)[None, :, None], 3, axis=2)
+    assert kept_lightness(photo, photo) == pytest.approx(1)
+    assert kept_lightness(255 - photo, photo) < -0.95
+    assert kept_lightness(photo, np.zeros_like(photo)) is None
+
+
+def test_the_table_of_a_run(tmp_path, capsys):
+    run = make_run(tmp_path / "run", ["a/x.png", "a/y.png"])
+    values = np.zeros((6, 8), np.float32)
+    values[2:4, 3:6] = 2.0
+    with open(run / "predictions.csv", newline="") as file:
+        predicted = {row["path"]: row["predicted"] for row in csv.DictReader(file)}
+    for name, class_name in predicted.items():
+        np.save(run / name.removesuffix(".png") / f"heatmap_for_{class_name}.npy", values)
+    assert main([str(run)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "half opaque" in line]
+    assert len(lines) == 2 and all(line[-4] == "2" and float(line[-3]) > 20 for line in lines)
