@@ -352,6 +352,7 @@ def test_sanity_without_a_readable_photo(files, tmp_path):
     assert 'b.png,"not a JPEG' in (tmp_path / "out" / "failed.csv").read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 def test_figures_of_the_original_measured_by_independent_code(tmp_path):

@@ -111,6 +111,7 @@ def test_card_names_the_files_and_their_scores(path):
     np.testing.assert_allclose(accuracies(path, demo_folder() / "val"), card_rows()[path.name, "demo val"], atol=0.006)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 @pytest.mark.parametrize("path", [CAM, VGG16], ids=lambda path: path.name)
