@@ -15,6 +15,59 @@ segmentation.
 
 from pathlib import Path
 
+from camlib.cam_family import METHODS
+from camlib.console import ArgumentParser, answer_at_once, counted, run_script
+from camlib.options import add_network_options, add_output_options, add_port_options
+
+# ---------------------------------------------------------------- settings
+
+OUTPUT = Path("outputs/gradcam")
+CONVENTIONS = (
+    "gradcam_for_<class>.npy: float32 (h, w), the map of `method` of the layer at its own size, Y_c the logit; "
+    "grad-cam is ReLU(sum_k alpha_k A_k), alpha_k = mean of dY_c/dA_k. guided_backprop_for_<class>.npy: float32 "
+    "(H, W, 3), signed gradient of Y_c with respect to the network's input, RGB. guided_gradcam_for_<class>.npy: the "
+    "latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value among the "
+    "photo's classes. Of a network that computes in float64 all are float64."
+)
+
+# ---------------------------------------------------------------- options
+
+
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
+                        help="default: the demo set's val and both")  # fmt: skip
+    maps = parser.add_argument_group("maps")
+    maps.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
+    maps.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
+                      help="which classes to explain; with ImageNet's also dog, cat, bird, horse")  # fmt: skip
+    maps.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
+                      "network; default: the last that computes features with a spatial output")  # fmt: skip
+    maps.add_argument("--counterfactual", action="store_true", help="map what speaks against the class")
+    maps.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
+    maps.add_argument("--guided-anyway", action="store_true",
+                      help="use the true gradient at activations that are no ReLU")  # fmt: skip
+    network = parser.add_argument_group("network")
+    network.add_argument("--weights", default="4class", metavar="4class|imagenet|NAME|FILE",
+                         help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications "
+                         "(ResNet50V2), or a .h5 or .keras file")  # fmt: skip
+    add_network_options(network)
+    add_port_options(parser.add_argument_group("networks with several inputs or outputs"))
+    add_output_options(parser.add_argument_group("output"), OUTPUT, "maps", batch_size=8)
+    settings = parser.parse_args(arguments)
+    parser.require(settings, batch_size=1)
+    if settings.counterfactual and METHODS[settings.method].needs != "gradients":
+        parser.error(
+            f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
+        )
+    if settings.architecture and settings.weights in ("4class", "imagenet"):
+        parser.error(f"--weights {settings.weights} needs no --architecture; expected a file of weights alone")
+    return settings
+
+
+if __name__ == "__main__":
+    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+
 from camlib.backend import device_name
 
 # isort: split
@@ -22,8 +75,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.cam_family import METHODS, enlarged
-from camlib.console import ArgumentParser, run_script
+from camlib.cam_family import enlarged
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import (
     CLASSES_AT_ONCE,
@@ -37,21 +89,10 @@ from camlib.files import file_sha256
 from camlib.maps import write_explanations
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
-from camlib.ports import add_port_options, port_of
+from camlib.ports import port_of
 from camlib.runs import MapRun
-from camlib.subject import Subject, add_network_options, announce_guided, check_guided, kept_precision, zero_maps_of
+from camlib.subject import Subject, announce_guided, check_guided, kept_precision, zero_maps_of
 from camlib.watching import guided_rule
-
-# ---------------------------------------------------------------- settings
-
-OUTPUT = Path("outputs/gradcam")
-CONVENTIONS = (
-    "gradcam_for_<class>.npy: float32 (h, w), the map of `method` of the layer at its own size, Y_c the logit; "
-    "grad-cam is ReLU(sum_k alpha_k A_k), alpha_k = mean of dY_c/dA_k. guided_backprop_for_<class>.npy: float32 "
-    "(H, W, 3), signed gradient of Y_c with respect to the network's input, RGB. guided_gradcam_for_<class>.npy: the "
-    "latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value among the "
-    "photo's classes. Of a network that computes in float64 all are float64."
-)
 
 # ---------------------------------------------------------------- mathematics
 
@@ -233,38 +274,6 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
 
 
 # ---------------------------------------------------------------- the script
-
-
-def parse_arguments(arguments):
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
-                        help="default: the demo set's val and both")  # fmt: skip
-    parser.add_argument("--weights", default="4class", metavar="4class|imagenet|NAME|FILE",
-                        help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications "
-                        "(ResNet50V2), or a .h5 or .keras file")  # fmt: skip
-    parser.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
-                        "network; default: the last that computes features with a spatial output")  # fmt: skip
-    parser.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
-                        help="which classes to explain; with ImageNet's also dog, cat, bird, horse")  # fmt: skip
-    parser.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
-    parser.add_argument("--counterfactual", action="store_true", help="map what speaks against the class")
-    parser.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
-    parser.add_argument("--guided-anyway", action="store_true",
-                        help="use the true gradient at activations that are no ReLU")  # fmt: skip
-    add_network_options(parser)
-    add_port_options(parser)
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
-    parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
-    settings = parser.parse_args(arguments)
-    parser.require(settings, batch_size=1)
-    if settings.counterfactual and METHODS[settings.method].needs != "gradients":
-        parser.error(
-            f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
-        )
-    if settings.architecture and settings.weights in ("4class", "imagenet"):
-        parser.error(f"--weights {settings.weights} needs no --architecture; expected a file of weights alone")
-    return settings
 
 
 def main(arguments=None):

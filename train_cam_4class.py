@@ -19,42 +19,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from camlib.backend import all_devices, device_name, usual_settings
-
-# isort: split
-import keras
-import numpy as np
-
-from camlib.batches import Batches
-from camlib.class_folders import find_labelled_photos, load_labelled_photos
-from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, print_table, run_script, whole_number
-from camlib.demo.scenes import demo_folder
-from camlib.figures import draw_confusion_matrix, draw_history
-from camlib.files import write_json
-from camlib.meaning import Meaning
-from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.model_files import load_known_network, save_network
-from camlib.networks import fold, modern_network, original_network, per_cell, start_from, vgg16_network
-from camlib.runs import run_record, write_failed
-from camlib.teaching import (
-    add_teacher_options,
-    check_teacher_options,
-    decisive_for_teaching,
-    label_metrics,
-    load_teacher,
-    prepare_lesson,
+from camlib.console import (
+    EXIT_SOME_FAILED,
+    ArgumentParser,
+    UserError,
+    answer_at_once,
+    counted,
+    print_table,
+    run_script,
+    whole_number,
 )
-from camlib.training_state import (
-    TrainingState,
-    check_not_lost,
-    check_same,
-    check_state,
-    decisive_settings,
-    settings_of_finished,
-    write_history,
-)
+from camlib.later import keras
+from camlib.networks import modern_network, original_network, vgg16_network
+from camlib.options import add_teacher_options, check_teacher_options
 
 # ---------------------------------------------------------------- settings
+
+OUTPUT = Path("outputs/training/cam_4class.h5")
 
 
 def rmsprop(learning_rate, steps):
@@ -141,6 +122,75 @@ RECIPES = {
 
 STATISTICS_PHOTOS = 64  # about as many tell the statistics of the features of a network to start from
 
+# ---------------------------------------------------------------- options
+
+
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
+    data = parser.add_argument_group("photos and network")
+    data.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="class folders; default: the demo set")
+    data.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
+    data.add_argument("--weights", metavar="FILE|imagenet",
+                      help="start from the convolutions of this network; imagenet, for --recipe vgg16: Keras's own; "
+                      "default: from random ones")  # fmt: skip
+    data.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
+    training = parser.add_argument_group("training")
+    training.add_argument("--learning-rate", type=float, metavar="RATE", help="at its highest; default: the recipe's")
+    training.add_argument("--epochs", type=int, metavar="N", help="the most epochs; default: the recipe's")
+    training.add_argument("--batch-size", type=int, metavar="N", help="photos in a step; default: the recipe's")
+    training.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N",
+                          help="of weights, order, augmentation and split")  # fmt: skip
+    training.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+                          help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
+    add_teacher_options(parser.add_argument_group("teacher"))
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.h5", help="the network")
+    output.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
+    earlier = output.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+    earlier.add_argument("--overwrite", action="store_true", help="train anew over an earlier result")
+    settings = parser.parse_args(arguments)
+    if settings.output.suffix != ".h5" or settings.output.name.endswith(".weights.h5"):
+        parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
+    recipe = RECIPES[settings.recipe]
+    fewest = 2 if recipe.training_form else 1  # of a single photo, batch normalisation leaves nothing
+    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest)
+    if recipe.mosaic and (settings.batch_size or recipe.batch_size) % 4:
+        parser.error(f"--batch-size {settings.batch_size}: expected a multiple of 4, since four photos make a mosaic")
+    if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
+        parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
+    check_teacher_options(parser, settings, recipe.loss)
+    return settings
+
+
+if __name__ == "__main__":
+    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+
+from camlib.backend import all_devices, device_name, usual_settings
+
+# isort: split
+import numpy as np
+
+from camlib.batches import Batches
+from camlib.class_folders import find_labelled_photos, load_labelled_photos
+from camlib.demo.scenes import demo_folder
+from camlib.figures import draw_confusion_matrix, draw_history
+from camlib.files import write_json
+from camlib.meaning import Meaning
+from camlib.metrics import binary_accuracy, confusion_matrix
+from camlib.model_files import load_known_network, save_network
+from camlib.networks import fold, per_cell, start_from
+from camlib.runs import run_record, write_failed
+from camlib.teaching import decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
+from camlib.training_state import (
+    TrainingState,
+    check_not_lost,
+    check_same,
+    check_state,
+    decisive_settings,
+    settings_of_finished,
+    write_history,
+)
 
 # ---------------------------------------------------------------- training that can be resumed
 
@@ -225,44 +275,6 @@ def sibling(output, ending):
 
 
 # ---------------------------------------------------------------- the script
-
-
-def parse_arguments(arguments):
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="class folders; default: the demo set")
-    parser.add_argument("--output", type=Path, default=Path("outputs/training/cam_4class.h5"), metavar="FILE.h5",
-                        help="the network")  # fmt: skip
-    parser.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
-    parser.add_argument(
-        "--weights",
-        metavar="FILE|imagenet",
-        help="start from the convolutions of this network; imagenet, for --recipe vgg16: Keras's own",
-    )
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
-    parser.add_argument("--learning-rate", type=float, help="at its highest; default: the recipe's")
-    parser.add_argument("--epochs", type=int, help="the most epochs; default: the recipe's")
-    parser.add_argument("--batch-size", type=int, help="photos in a step; default: the recipe's")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0,
-                        help="of weights, order, augmentation and split")  # fmt: skip
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
-                        help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
-    parser.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
-    add_teacher_options(parser)
-    earlier = parser.add_mutually_exclusive_group()
-    earlier.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
-    earlier.add_argument("--overwrite", action="store_true", help="train anew over an earlier result")
-    settings = parser.parse_args(arguments)
-    if settings.output.suffix != ".h5" or settings.output.name.endswith(".weights.h5"):
-        parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
-    recipe = RECIPES[settings.recipe]
-    fewest = 2 if recipe.training_form else 1  # of a single photo, batch normalisation leaves nothing
-    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest)
-    if recipe.mosaic and (settings.batch_size or recipe.batch_size) % 4:
-        parser.error(f"--batch-size {settings.batch_size}: expected a multiple of 4, since four photos make a mosaic")
-    if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
-        parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
-    check_teacher_options(parser, settings, recipe.loss)
-    return settings
 
 
 def recipe_of(settings):

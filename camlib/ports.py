@@ -3,7 +3,6 @@
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import keras
@@ -90,17 +89,6 @@ def region_at(region, network, outputs):
     if not found.any():
         raise UserError(f"--region: nothing of it is left at the network's {height}x{width}; expected a larger one")
     return found
-
-
-def add_port_options(parser):
-    """Add the options that say how a network is fed and which of its outputs is explained."""
-    parser.add_argument("--head", metavar="NAME|INDEX", help="the output to explain, of a network with several")
-    parser.add_argument("--region", type=Path, metavar="MASK",
-                        help="a picture, bright where the scores of a segmentation are added up; default: the pixels "
-                        "that the network gives to the class")  # fmt: skip
-    parser.add_argument("--image-input", metavar="NAME", help="the input that takes photos, of a network with several")
-    parser.add_argument("--other-inputs", type=Path, metavar="FILE.npz",
-                        help="the values of the others, an array for each by its name")  # fmt: skip
 
 
 def port_of(network, settings):

@@ -2,10 +2,8 @@
 
 import contextlib
 import math
-import re
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,53 +17,16 @@ from camlib.meaning import (
     IMAGENET_GROUPS,
     OWN_PREPROCESSING,
     PREPROCESSING,
-    WHAT_PREPROCESSING_MEANS,
     Meaning,
     imagenet_names,
     parse_preprocessing,
     probabilities_of,
     read_class_names,
 )
+from camlib.options import FLOAT_TYPES, size_name
 from camlib.surveying import survey
 
-FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 A_FEW_UNITS = 20  # how far from zero pixels that a network has rescaled may lie
-
-
-def add_network_options(parser):
-    """Add the options that say what a network's numbers mean and what it computes in."""
-    parser.add_argument("--preprocess", metavar="|".join([*PREPROCESSING, *OWN_PREPROCESSING]),
-                        help="what a pixel of 0..255 becomes; default: what the file says. "
-                        + WHAT_PREPROCESSING_MEANS)  # fmt: skip
-    parser.add_argument("--class-names", type=Path, metavar="FILE",
-                        help="one class a line; default: what the file says")  # fmt: skip
-    parser.add_argument("--size", type=parse_size, metavar="N|HxW",
-                        help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
-    parser.add_argument("--dtype", choices=FLOAT_TYPES,
-                        help="what the network computes in; default: what its weights are kept in")  # fmt: skip
-    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
-                        help="of a file of weights alone: what model.to_json() wrote")  # fmt: skip
-    parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
-
-
-LEAST_SIDE = 8  # pixels of a network's input
-
-
-def parse_size(text):
-    """(height, width) for what the user wrote after --size: "64" or "64x96".
-
-    Raises:
-        UserError: it is something else, or below LEAST_SIDE.
-    """
-    sides = [int(side) if re.fullmatch("[0-9]{1,5}", side) else -1 for side in text.lower().split("x")]
-    if len(sides) > 2 or min(sides) < LEAST_SIDE:
-        raise UserError(f"--size {text}: expected {LEAST_SIDE} or more pixels, N or HEIGHTxWIDTH")
-    return sides[0], sides[-1]
-
-
-def size_name(height, width):
-    """A size as after --size."""
-    return str(height) if height == width else f"{height}x{width}"
 
 
 class Subject:
