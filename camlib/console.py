@@ -218,6 +218,7 @@ def heeding_ctrl_c(go_on):
         yield
     finally:
         sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def stop(go_on):

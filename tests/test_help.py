@@ -134,3 +134,31 @@ def test_ctrl_c_while_keras_is_imported_is_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (130, "\nstopped before it began\n")
+
+
+# Where KeyboardInterrupt does not arrive: in a callback whose exceptions Python ignores, in a library that catches all
+SWALLOWED = {
+    "ignored": "gc.callbacks.append(lambda phase, _: phase == 'start' and signal.raise_signal(signal.SIGINT)); gc.collect()",
+    "caught": """
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException:
+        pass""",
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX signal")
+@pytest.mark.parametrize("how", SWALLOWED)
+def test_ctrl_c_ends_a_script_even_where_libraries_swallow_it(how):
+    program = f"""
+import gc, signal, time
+from camlib import console
+console.SECONDS_TO_STOP = 0.3
+def main():
+    {SWALLOWED[how]}
+    time.sleep(20)
+console.run_script(main)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    expected = "stopped: every file written is whole; the same command goes on from here"
+    assert (result.returncode, result.stderr) == (130, f"\n{expected}\n")
