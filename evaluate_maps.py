@@ -331,7 +331,8 @@ def main(arguments=None):
     )  # fmt: skip
     results, failed = Results(settings.output / RESULTS_FILE), {}
     photos = len({item.name for item in items})
-    print(f"{photos:,} photos, {len(items):,} objects, maps {len(settings.maps)} on {device_name()}")
+    objects, maps = counted(len(items), "object"), counted(len(settings.maps), "kind of map", "kinds of map")
+    print(f"{counted(photos, 'photo')}, {objects}, {maps} on {device_name()}")
     for subject in subjects:
         evaluate(subject, items, settings, results, failed, with_baselines=subject is subjects[0])
     grids, sentences = report(subjects, settings, results)

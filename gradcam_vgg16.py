@@ -16,7 +16,7 @@ segmentation.
 from pathlib import Path
 
 from camlib.cam_family import METHODS
-from camlib.console import ArgumentParser, answer_at_once, counted, run_script
+from camlib.console import ArgumentParser, answer_at_once, command, counted, run_script
 from camlib.options import add_network_options, add_output_options, add_port_options
 
 # ---------------------------------------------------------------- settings
@@ -284,6 +284,7 @@ def main(arguments=None):
                       settings.size, settings.dtype, port_of(network, settings), settings.image_input)  # fmt: skip
     meaning, method = subject.meaning, METHODS[settings.method]
     chosen = subject.chosen_classes(settings.classes)
+    groups = subject.groups_among(chosen)
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
     print(*subject.sentences(settings.weights, settings.method), sep="\n")
@@ -300,11 +301,12 @@ def main(arguments=None):
          "guided": not settings.no_guided, "head": subject.plan.port.head,
          "region": settings.region and file_sha256(settings.region),
          "other_inputs": settings.other_inputs and file_sha256(settings.other_inputs),
-         "preprocessing": meaning.preprocessing, "dtype": subject.dtype},
+         "preprocessing": meaning.preprocessing, "dtype": subject.dtype, "groups": groups or None},
         CONVENTIONS,
         meaning.class_names,
         settings.overwrite,
         with_probabilities=subject.has_probabilities,
+        groups=groups,
     )  # fmt: skip
     explain_batch = explainer(
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
@@ -312,22 +314,27 @@ def main(arguments=None):
     )  # fmt: skip
     zero_maps = []  # which, and why
 
-    def explain_photos(images, count):
-        found = subject.ask(explain_batch, images, chosen, count)
+    def explain_photos(images, count, classes=chosen):
+        found = subject.ask(explain_batch, images, classes, count)
 
         def write(index, photo, folder, picture):
             maps = maps_of_photo(found, index, subject.class_names)
             write_explanations(folder, picture, maps, method.title, method.signed)
             zero_maps.extend(zero_maps_of(photo, maps, found, index, method, settings.counterfactual))
 
-        return found.logits, subject.probabilities_of(found.logits), write
+        return found.logits, subject.with_groups(subject.probabilities_of(found.logits), groups), write
 
-    print(f"{len(photos):,} photos on {device_name()}")
+    print(f"{counted(len(photos), 'photo')} on {device_name()}")
     # of many classes the maps of a batch would fill the memory
     batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
-    code = run.make(photos, meaning, batch_size, explain_photos, f"python show_heatmaps.py {run.output}")
+    if len(chosen) > CLASSES_AT_ONCE:
+        some = chosen[:CLASSES_AT_ONCE]
+        run.announce(photos, meaning, lambda *batch: explain_photos(*batch, some), batch_size, len(some), len(chosen))
+        zero_maps.clear()  # of no photo of the user's
+    code = run.make(photos, meaning, batch_size, explain_photos, command("show_heatmaps.py", run.output))
     if zero_maps:
-        print(f"{len(zero_maps):,} maps are zero everywhere, the first {zero_maps[0]}")
+        zero = f"{counted(len(zero_maps), 'map')} {'is' if len(zero_maps) == 1 else 'are'} zero everywhere"
+        print(f"{zero}, the first {zero_maps[0]}")
     return code
 
 

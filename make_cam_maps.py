@@ -14,7 +14,7 @@ does only what is missing.
 
 from pathlib import Path
 
-from camlib.console import ArgumentParser, UserError, answer_at_once, counted, run_script
+from camlib.console import ArgumentParser, UserError, answer_at_once, command, counted, run_script
 from camlib.options import add_network_options, add_output_options, size_name
 
 # ---------------------------------------------------------------- settings
@@ -223,8 +223,8 @@ def main(arguments=None):
         return logits, subject.probabilities_of(logits), write
 
     print(f"network {source}: {meaning.preprocessing}, {subject.whose}")
-    print(f"{len(photos):,} photos on {device_name()}")
-    return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}")
+    print(f"{counted(len(photos), 'photo')} on {device_name()}")
+    return run.make(photos, meaning, settings.batch_size, explain, command("show_heatmaps.py", run.output))
 
 
 if __name__ == "__main__":

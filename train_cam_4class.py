@@ -14,7 +14,6 @@ with the top-1 accuracy of each class. Stopped at any time, the same command wit
 and, on a CPU, ends with the very same weights.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,8 @@ from pathlib import Path
 from camlib.console import (
     EXIT_SOME_FAILED,
     ArgumentParser,
-    UserError,
     answer_at_once,
+    command,
     counted,
     print_table,
     run_script,
@@ -172,7 +171,7 @@ from camlib.backend import all_devices, device_name, usual_settings
 import numpy as np
 
 from camlib.batches import Batches
-from camlib.class_folders import find_labelled_photos, load_labelled_photos
+from camlib.class_folders import find_labelled_photos, load_photos, validation_folders
 from camlib.demo.scenes import demo_folder
 from camlib.figures import draw_confusion_matrix, draw_history
 from camlib.files import write_json
@@ -180,8 +179,10 @@ from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.model_files import load_known_network, save_network
 from camlib.networks import fold, per_cell, start_from
+from camlib.photos import RUN_FILE
 from camlib.runs import run_record, write_failed
 from camlib.teaching import decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
+from camlib.training_progress import TrainingProgress
 from camlib.training_state import (
     TrainingState,
     check_not_lost,
@@ -237,10 +238,10 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
         state = TrainingState(state_path, network, batches, validation, recipe.patience, settings)
         done = state.restore(trained) if resume else 0
         if done < epochs and not state.finished:
-            trained.fit(
-                batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=[state],
-                verbose=1 if sys.stdout.isatty() else 2,
-            )  # fmt: skip
+            parameters, steps = counted(network.count_params(), "parameter"), counted(len(batches), "step")
+            print(f"{parameters}, {steps} an epoch", flush=True)
+            shown = TrainingProgress(epochs, len(batches), recipe.patience)
+            trained.fit(batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=[state, shown], verbose=0)
     keras.config.set_dtype_policy("float32")
     best = build(recipe, class_count)
     best.set_weights(state.best_weights)
@@ -294,30 +295,14 @@ def meaning_of(recipe, class_names, source_meaning):
     return meaning
 
 
-def load_photos(parts, meaning, cache):
-    """Decode the photos, or read them from the cache, and say how many there are.
-
-    Args:
-        parts: {"train": list of (Photo, label), "val": the same}.
-        meaning: Meaning of the network to be.
-        cache: Path.
-
-    Returns:
-        (photos, failed): {"train": LabelledPhotos, "val": LabelledPhotos} and a list of (path, reason) of unreadable
-        photos.
-    """
-    photos, failed = load_labelled_photos(parts, meaning, cache)
-    for part in parts:
-        counts = np.bincount(photos[part].labels, minlength=len(meaning.class_names))
-        if not counts.all():
-            reason = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
-            raise UserError(
-                f"no photo of {meaning.class_names[counts.argmin()]} for {part} could be read; expected at least "
-                f"one{reason}"
-            )
-        named = zip(meaning.class_names, counts, strict=True)
-        print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in named))
-    return photos, failed
+def next_command(settings):
+    """The command that makes the new network's maps of the photos it was validated on."""
+    of_vgg = settings.recipe == "vgg16"
+    script, option = ("gradcam_vgg16.py", "--weights") if of_vgg else ("make_cam_maps.py", "--model")
+    folder = sibling(settings.output, "maps")
+    anew = ["--overwrite"] if (folder / RUN_FILE).exists() else []  # maps of an earlier network
+    photos = validation_folders(settings.data) if settings.data else []
+    return command(script, *photos, option, settings.output, "--output", folder, *anew)
 
 
 @usual_settings()
@@ -349,11 +334,10 @@ def main(arguments=None):
     write_failed(sibling(output, "failed.csv"), failed)
     report(network, meaning, photos["val"], output, history)
     state_path.unlink()
-    next_script = "gradcam_vgg16.py --weights" if settings.recipe == "vgg16" else "make_cam_maps.py --model"
     print(f"wrote {output}, its weights, history, curves and confusion matrix to {output.parent}")
     if failed:
-        print(f"{len(failed):,} photos could not be read: see {sibling(output, 'failed.csv')}")
-    print(f"next: python {next_script} {output}")
+        print(f"{counted(len(failed), 'photo')} could not be read: see {sibling(output, 'failed.csv')}")
+    print(f"next: {next_command(settings)}")
     return EXIT_SOME_FAILED if failed else 0
 
 

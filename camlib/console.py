@@ -112,8 +112,10 @@ def did_you_mean(text, known):
         known: iterable of str, what there is.
     """
     names = {name.lower(): name for name in known}
-    near = [names[name] for name in difflib.get_close_matches(text.lower(), names, 3, 0.7)]
-    return f"; did you mean {' or '.join(near)}?" if near else ";"
+    alike = {name: difflib.SequenceMatcher(None, text.lower(), name).ratio() for name in names}
+    nearest = max(alike.values(), default=0)
+    near = sorted((name for name in names if alike[name] >= max(0.65, nearest - 0.15)), key=alike.get, reverse=True)
+    return f"; did you mean {' or '.join(names[name] for name in near[:3])}?" if near else ";"
 
 
 # ---------------------------------------------------------------- sentences

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.console import UserError, first_line
+from camlib.console import UserError, did_you_mean, first_line
 from camlib.photos import PhotoError, read_photo
 
 
@@ -71,7 +71,8 @@ def head_named(network, outputs, wanted):
         return wanted
     if str(wanted).isdecimal() and int(wanted) < len(heads):
         return list(heads)[int(wanted)]
-    raise UserError(f"--head {wanted} is no output of the network {network.name!r}; expected one of {known}")
+    near = did_you_mean(str(wanted), heads)
+    raise UserError(f"--head {wanted} is no output of the network {network.name!r}{near} expected one of {known}")
 
 
 def region_at(region, network, outputs):
@@ -125,8 +126,9 @@ def feed_of(network, image_input, other_inputs):
     known = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
     if image_input not in inputs:
         found = f"--image-input {image_input} is none of them" if image_input else "one of them takes the photos"
+        near = did_you_mean(image_input or "", inputs)
         raise UserError(
-            f"the network {network.name!r} has several inputs, {found}; expected --image-input with one of {known}"
+            f"the network {network.name!r} has several inputs, {found}{near} expected --image-input with one of {known}"
         )
     others = {name: shape for name, shape in inputs.items() if name != image_input}
     values = read_other_inputs(other_inputs, others)

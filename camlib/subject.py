@@ -11,7 +11,7 @@ from keras import layers, ops
 
 from camlib.axes import check_axes, some_of
 from camlib.backend import has_float64
-from camlib.console import UserError
+from camlib.console import UserError, did_you_mean
 from camlib.explaining import PREDICTED, as_arrays
 from camlib.meaning import (
     IMAGENET_GROUPS,
@@ -147,6 +147,20 @@ class Subject:
             return None
         return probabilities_of(logits, "sigmoid" if self.plan.two_sided else self.plan.ending)
 
+    def groups_among(self, chosen):
+        """The groups among classes that were chosen which have a probability: a sum of sigmoids is none."""
+        if not self.has_probabilities or self.plan.ending == "sigmoid":
+            return []
+        count = len(self.meaning.class_names)
+        return [self.class_names[index] for index in chosen if index >= count]
+
+    def with_groups(self, probabilities, names):
+        """Append the probability of each of the groups, the sum over its classes: (N, C) -> (N, C + groups)."""
+        if probabilities is None or not names:
+            return probabilities
+        sums = [probabilities[:, self.groups[name]].sum(axis=1) for name in names]
+        return np.column_stack((probabilities, *sums))
+
 
 # ---------------------------------------------------------------- what a network may be asked
 
@@ -248,7 +262,10 @@ def layers_of(network):
 def check_layer(plan, name):
     """Raise UserError, with the names to choose from, unless the layer exists and its output can be mapped."""
     if name is not None and name not in plan.sizes:
-        raise UserError(f"--layer {name} is not a layer with a spatial output; expected one of {some_of(plan.sizes)}")
+        near = did_you_mean(name, plan.sizes)
+        raise UserError(
+            f"--layer {name} is not a layer with a spatial output{near} expected one of {some_of(plan.sizes)}"
+        )
     if name is None and plan.target is None:
         if not plan.sizes:
             raise UserError("the network has no layer with a spatial output, so it has nothing to map")
@@ -299,8 +316,9 @@ def chosen_classes(wanted, class_names, groups=()):
             chosen.append(int(name))
         else:
             some = ", ".join([*groups, *class_names][:10]) + (", ..." if len(known) > 10 else "")
+            near = did_you_mean(name, ["predicted", "all", *known])
             raise UserError(
-                f"--classes {name} is not a class; expected predicted, all, an index below {len(class_names)}, or "
+                f"--classes {name} is not a class{near} expected predicted, all, an index below {len(class_names)}, or "
                 f"one of {some}"
             )
     return list(dict.fromkeys(chosen))

@@ -15,7 +15,7 @@ from keras import ops
 
 from camlib.backend import compiled
 from camlib.class_folders import shortened
-from camlib.console import Progress, UserError, duration
+from camlib.console import Progress, UserError, counted, duration
 from camlib.files import file_sha256, write_whole
 from camlib.meaning import probabilities_of
 from camlib.model_files import load_known_network
@@ -198,7 +198,7 @@ def photo_logits(teacher, paths, folder):
                     saved = time.monotonic()
         finally:  # on Ctrl-C too: an hour's answers are kept
             write_answers(kept_in, key, known)
-    print(f"the teacher's answers to {len(paths):,} photos are in {kept_in}", flush=True)
+    print(f"the teacher's answers to {counted(len(paths), 'photo')} are in {kept_in}", flush=True)
     return np.stack([known[digest] for digest in digests])
 
 
@@ -225,8 +225,12 @@ def announce_photos(teacher, path, left, total):
     start = time.monotonic()
     teacher.logits(views)
     cost = duration((time.monotonic() - start) * left)
-    kept = f", {total - left:,} answers are there already" if left < total else ""
-    print(f"the teacher answers {left:,} photos once, {len(VIEWS)} views each, {cost}{kept}", flush=True)
+    kept = (
+        f", {counted(total - left, 'answer')} {'is' if total - left == 1 else 'are'} there already"
+        if left < total
+        else ""
+    )
+    print(f"the teacher answers {counted(left, 'photo')} once, {len(VIEWS)} views each, {cost}{kept}", flush=True)
 
 
 def read_answers(path, key):
@@ -285,7 +289,7 @@ def announce_views(teacher, view, batch_size, count):
     start = time.monotonic()
     view_logits(teacher, views, batch_size)
     cost = duration((time.monotonic() - start) * math.ceil(count / batch_size))
-    print(f"the teacher answers each of the {count:,} views of an epoch, {cost} an epoch", flush=True)
+    print(f"the teacher answers each of the {counted(count, 'view')} of an epoch, {cost} an epoch", flush=True)
 
 
 # ---------------------------------------------------------------- what is learnt from them

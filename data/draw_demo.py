@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, its own folder alone is searched
 
-from camlib.console import ArgumentParser, run_script, whole_number  # noqa: E402
+from camlib.console import ArgumentParser, command, run_script, whole_number  # noqa: E402
 from camlib.demo.scenes import DEMO_FOLDER, draw_demo  # noqa: E402
 
 
@@ -39,7 +39,10 @@ def main(arguments=None):
         f"wrote {counts['train']} train, {counts['val']} val and {counts['both']} both pictures, "
         f"{counts['masks']} masks and annotations.json to {settings.output}"
     )
-    print("next: python make_cam_maps.py")
+    is_demo = settings.output.resolve() == DEMO_FOLDER.resolve()  # which scripts take where nothing else is named
+    own = ["--output", Path("outputs", f"cam_of_{settings.output.name}")]
+    places = [] if is_demo else [settings.output / "val", *own]
+    print(f"next: {command('make_cam_maps.py', *places)}")
     return 0
 
 

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import ENVIRONMENT, ROOT
 
 from camlib import console
 from camlib.console import ArgumentParser, UserError, command, counted, did_you_mean
+from camlib.scoring import parse_map
+from camlib.subject import check_layer, chosen_classes
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = sorted(
@@ -138,7 +141,9 @@ def test_ctrl_c_while_keras_is_imported_is_one_line(tmp_path):
 
 # Where KeyboardInterrupt does not arrive: in a callback whose exceptions Python ignores, in a library that catches all
 SWALLOWED = {
-    "ignored": "gc.callbacks.append(lambda phase, _: phase == 'start' and signal.raise_signal(signal.SIGINT)); gc.collect()",
+    "ignored": """
+    gc.callbacks.append(lambda phase, _: phase == "start" and signal.raise_signal(signal.SIGINT))
+    gc.collect()""",
     "caught": """
     try:
         signal.raise_signal(signal.SIGINT)
@@ -162,3 +167,16 @@ console.run_script(main)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
     expected = "stopped: every file written is whole; the same command goes on from here"
     assert (result.returncode, result.stderr) == (130, f"\n{expected}\n")
+
+
+def test_names_that_are_near_in_a_network():
+    with pytest.raises(
+        UserError, match="--classes hrose is not a class; did you mean horse[?] expected predicted, all"
+    ):
+        chosen_classes(["hrose"], ["dog", "horse"])
+    with pytest.raises(UserError, match="--classes dgo is not a class; did you mean dog"):  # a group
+        chosen_classes(["dgo"], ["tench"], {"dog": [0]})
+    with pytest.raises(UserError, match="block5_conv3x is not .*; did you mean block5_conv3"):
+        check_layer(SimpleNamespace(sizes={"block5_conv3": None, "add": None}), "block5_conv3x")
+    with pytest.raises(UserError, match="--maps grad-cma: no method 'grad-cma'; did you mean grad-cam"):
+        parse_map("grad-cma")
