@@ -13,40 +13,18 @@ missing.
 from dataclasses import replace
 from pathlib import Path
 
-from camlib.backend import device_name
-
-# isort: split
-import cv2
-import numpy as np
-from keras import ops
-
-from camlib import metrics
-from camlib.annotations import find_items, spread, truth_kind
-from camlib.cam_family import METHODS
-from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, print_table, run_script
-from camlib.explaining import targets_of
-from camlib.model_files import identity_of, load_network
-from camlib.perturbation import FILLS, deletion_insertion_function, probability_function
-from camlib.pictures import encode_photo
-from camlib.report import NO_NETWORK, report
-from camlib.runs import FAILED_FILE, Results, claim_folder, say_failed, write_failed
-from camlib.scoring import (
-    GUIDED,
-    batches,
-    cascade,
-    check_finite,
-    faithfulness,
-    fill_up,
-    listed,
-    localise,
-    of_gradients,
-    parse_map,
-    scores_of_map,
-    truth_of,
+from camlib.cam_family import GUIDED, METHODS
+from camlib.console import (
+    EXIT_SOME_FAILED,
+    ArgumentParser,
+    Progress,
+    UserError,
+    answer_at_once,
+    counted,
+    print_table,
+    run_script,
 )
-from camlib.subject import Subject, add_network_options, check_guided, check_layer
-from gradcam_vgg16 import joint_explainer
-from make_cam_maps import cam_of_subject
+from camlib.options import FILLS, add_network_options, add_output_options
 
 # ---------------------------------------------------------------- settings
 
@@ -61,6 +39,70 @@ CONVENTIONS = (
     "results.jsonl: one line for each photo, class and part of the evaluation; the tables are made from it. Maps are "
     "enlarged bilinearly to the photo. Values below zero are cut for energy, boxes, masks and precision."
 )
+
+# ---------------------------------------------------------------- options
+
+
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
+    photos = parser.add_argument_group("photos")
+    photos.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
+                        help="which photos; default: all annotated ones, or the demo set's val and both")  # fmt: skip
+    photos.add_argument("--annotations", type=Path, metavar="FILE_OR_FOLDER",
+                        help="annotations.json, PASCAL VOC's XML files, or a folder with masks/")  # fmt: skip
+    maps = parser.add_argument_group("maps")
+    maps.add_argument("--maps", nargs="+", default=list(DEFAULT_MAPS), metavar="[FILE:]METHOD[@LAYER]",
+                      help="FILE: .h5, .keras, or a name of keras.applications; "
+                      f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}")  # fmt: skip
+    maps.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the evaluation")
+    maps.add_argument("--sample", type=int, default=8, metavar="N",
+                      help="photos for what is slow: faithfulness, sanity, score-cam and ablation-cam")  # fmt: skip
+    maps.add_argument("--steps", type=int, default=20, metavar="N",
+                      help="steps of the deletion and insertion curves")  # fmt: skip
+    maps.add_argument("--fill", nargs="+", default=["blur"], choices=FILLS, help="what replaces deleted pixels")
+    add_network_options(parser.add_argument_group("network"))
+    output = parser.add_argument_group("output")
+    add_output_options(output, OUTPUT, "results", batch_size=8)
+    output.add_argument("--html", type=Path, metavar="FILE", help="the page; default: report.html among the results")
+    settings = parser.parse_args(arguments)
+    parser.require(settings, sample=1, steps=2, batch_size=1)
+    return settings
+
+
+if __name__ == "__main__":
+    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+
+from camlib.backend import device_name
+
+# isort: split
+import cv2
+import numpy as np
+from keras import ops
+
+from camlib import metrics
+from camlib.annotations import find_items, spread, truth_kind
+from camlib.explaining import targets_of
+from camlib.model_files import identity_of, load_network
+from camlib.perturbation import deletion_insertion_function, probability_function
+from camlib.pictures import encode_photo
+from camlib.report import NO_NETWORK, report
+from camlib.runs import FAILED_FILE, Results, claim_folder, say_failed, write_failed
+from camlib.scoring import (
+    batches,
+    cascade,
+    check_finite,
+    faithfulness,
+    fill_up,
+    listed,
+    localise,
+    of_gradients,
+    parse_map,
+    scores_of_map,
+    truth_of,
+)
+from camlib.subject import Subject, check_guided, check_layer
+from gradcam_vgg16 import joint_explainer
+from make_cam_maps import cam_of_subject
 
 # ---------------------------------------------------------------- what is evaluated
 
@@ -229,30 +271,6 @@ def evaluate_sanity(subject, sample, settings, results, failed):
 # ---------------------------------------------------------------- the script
 
 
-def parse_arguments(arguments):
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
-                        help="which photos; default: all annotated ones, or the demo set's val and both")  # fmt: skip
-    parser.add_argument("--annotations", type=Path, metavar="FILE_OR_FOLDER",
-                        help="annotations.json, PASCAL VOC's XML files, or a folder with masks/")  # fmt: skip
-    parser.add_argument("--maps", nargs="+", default=list(DEFAULT_MAPS), metavar="[FILE:]METHOD[@LAYER]",
-                        help="FILE: .h5, .keras, or a name of keras.applications; "
-                        f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}")  # fmt: skip
-    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the evaluation")
-    parser.add_argument("--sample", type=int, default=8, metavar="N",
-                        help="photos for what is slow: faithfulness, sanity, score-cam and ablation-cam")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="of the deletion and insertion curves")
-    parser.add_argument("--fill", nargs="+", default=["blur"], choices=FILLS, help="what replaces deleted pixels")
-    add_network_options(parser)
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the results go")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="the page; default: report.html among the results")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
-    parser.add_argument("--overwrite", action="store_true", help="replace results obtained with other settings")
-    settings = parser.parse_args(arguments)
-    parser.require(settings, sample=1, steps=2, batch_size=1)
-    return settings
-
-
 def subjects_of(settings):
     """Load each network that --maps names."""
     kinds = [parse_map(text) for text in dict.fromkeys(settings.maps)]
@@ -313,7 +331,8 @@ def main(arguments=None):
     )  # fmt: skip
     results, failed = Results(settings.output / RESULTS_FILE), {}
     photos = len({item.name for item in items})
-    print(f"{photos:,} photos, {len(items):,} objects, maps {len(settings.maps)} on {device_name()}")
+    objects, maps = counted(len(items), "object"), counted(len(settings.maps), "kind of map", "kinds of map")
+    print(f"{counted(photos, 'photo')}, {objects}, {maps} on {device_name()}")
     for subject in subjects:
         evaluate(subject, items, settings, results, failed, with_baselines=subject is subjects[0])
     grids, sentences = report(subjects, settings, results)

@@ -15,6 +15,60 @@ sigmoid or neither, a vision transformer, or a segmentation.
 
 from pathlib import Path
 
+from camlib.cam_family import METHODS
+from camlib.console import ArgumentParser, answer_at_once, command, counted, run_script
+from camlib.options import add_network_options, add_output_options, add_port_options, add_style_options
+
+# ---------------------------------------------------------------- settings
+
+OUTPUT = Path("outputs/gradcam")
+CONVENTIONS = (
+    "gradcam_for_<class>.npy: float32 (h, w), the map of `method` of the layer at its own size, Y_c the logit; "
+    "grad-cam is ReLU(sum_k alpha_k A_k), alpha_k = mean of dY_c/dA_k. guided_backprop_for_<class>.npy: float32 "
+    "(H, W, 3), signed gradient of Y_c with respect to the network's input, RGB. guided_gradcam_for_<class>.npy: the "
+    "latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value among the "
+    "photo's classes, gradients to the 99.5th percentile. Of a network that computes in float64 all are float64."
+)
+
+# ---------------------------------------------------------------- options
+
+
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
+                        help="default: the demo set's val and both")  # fmt: skip
+    maps = parser.add_argument_group("maps")
+    maps.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
+    maps.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
+                      help="which classes to explain; with ImageNet's also dog, cat, bird, horse")  # fmt: skip
+    maps.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
+                      "network; default: the last that computes features with a spatial output")  # fmt: skip
+    maps.add_argument("--counterfactual", action="store_true", help="map what speaks against the class")
+    maps.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
+    maps.add_argument("--guided-anyway", action="store_true",
+                      help="use the true gradient at activations that are no ReLU")  # fmt: skip
+    network = parser.add_argument_group("network")
+    network.add_argument("--weights", default="4class", metavar="4class|imagenet|NAME|FILE",
+                         help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications "
+                         "(ResNet50V2), or a .h5 or .keras file")  # fmt: skip
+    add_network_options(network)
+    add_port_options(parser.add_argument_group("networks with several inputs or outputs"))
+    add_style_options(parser.add_argument_group("pictures"))
+    add_output_options(parser.add_argument_group("output"), OUTPUT, "maps", batch_size=8)
+    settings = parser.parse_args(arguments)
+    parser.require(settings, batch_size=1)
+    if settings.counterfactual and METHODS[settings.method].needs != "gradients":
+        parser.error(
+            f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
+        )
+    if settings.architecture and settings.weights in ("4class", "imagenet"):
+        parser.error(f"--weights {settings.weights} needs no --architecture; expected a file of weights alone")
+    return settings
+
+
+if __name__ == "__main__":
+    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+
 from camlib.backend import device_name
 
 # isort: split
@@ -22,8 +76,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.cam_family import METHODS, enlarged
-from camlib.console import ArgumentParser, run_script
+from camlib.cam_family import enlarged
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import (
     CLASSES_AT_ONCE,
@@ -37,22 +90,11 @@ from camlib.files import file_sha256
 from camlib.maps import write_explanations
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
-from camlib.pictures import add_style_options, style_of, style_settings
-from camlib.ports import add_port_options, port_of
+from camlib.pictures import style_of, style_settings
+from camlib.ports import port_of
 from camlib.runs import MapRun
-from camlib.subject import Subject, add_network_options, announce_guided, check_guided, kept_precision, zero_maps_of
+from camlib.subject import Subject, announce_guided, check_guided, kept_precision, zero_maps_of
 from camlib.watching import guided_rule
-
-# ---------------------------------------------------------------- settings
-
-OUTPUT = Path("outputs/gradcam")
-CONVENTIONS = (
-    "gradcam_for_<class>.npy: float32 (h, w), the map of `method` of the layer at its own size, Y_c the logit; "
-    "grad-cam is ReLU(sum_k alpha_k A_k), alpha_k = mean of dY_c/dA_k. guided_backprop_for_<class>.npy: float32 "
-    "(H, W, 3), signed gradient of Y_c with respect to the network's input, RGB. guided_gradcam_for_<class>.npy: the "
-    "latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value among the "
-    "photo's classes, gradients to the 99.5th percentile. Of a network that computes in float64 all are float64."
-)
 
 # ---------------------------------------------------------------- mathematics
 
@@ -236,39 +278,6 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
 # ---------------------------------------------------------------- the script
 
 
-def parse_arguments(arguments):
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
-                        help="default: the demo set's val and both")  # fmt: skip
-    parser.add_argument("--weights", default="4class", metavar="4class|imagenet|NAME|FILE",
-                        help="the network: the shipped one, Keras's VGG-16 of ImageNet, another of keras.applications "
-                        "(ResNet50V2), or a .h5 or .keras file")  # fmt: skip
-    parser.add_argument("--layer", metavar="NAME", help="whose output the method weighs, nested/layer in a nested "
-                        "network; default: the last that computes features with a spatial output")  # fmt: skip
-    parser.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
-                        help="which classes to explain; with ImageNet's also dog, cat, bird, horse")  # fmt: skip
-    parser.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
-    parser.add_argument("--counterfactual", action="store_true", help="map what speaks against the class")
-    parser.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
-    parser.add_argument("--guided-anyway", action="store_true",
-                        help="use the true gradient at activations that are no ReLU")  # fmt: skip
-    add_network_options(parser)
-    add_port_options(parser)
-    add_style_options(parser)
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
-    parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
-    settings = parser.parse_args(arguments)
-    parser.require(settings, batch_size=1)
-    if settings.counterfactual and METHODS[settings.method].needs != "gradients":
-        parser.error(
-            f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
-        )
-    if settings.architecture and settings.weights in ("4class", "imagenet"):
-        parser.error(f"--weights {settings.weights} needs no --architecture; expected a file of weights alone")
-    return settings
-
-
 def main(arguments=None):
     settings = parse_arguments(arguments)
     style = style_of(settings)
@@ -278,6 +287,7 @@ def main(arguments=None):
                       settings.size, settings.dtype, port_of(network, settings), settings.image_input)  # fmt: skip
     meaning, method = subject.meaning, METHODS[settings.method]
     chosen = subject.chosen_classes(settings.classes)
+    groups = subject.groups_among(chosen)
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
     print(*subject.sentences(settings.weights, settings.method), sep="\n")
@@ -294,11 +304,13 @@ def main(arguments=None):
          "guided": not settings.no_guided, "head": subject.plan.port.head,
          "region": settings.region and file_sha256(settings.region),
          "other_inputs": settings.other_inputs and file_sha256(settings.other_inputs),
-         "preprocessing": meaning.preprocessing, "dtype": subject.dtype, **style_settings(settings)},
+         "preprocessing": meaning.preprocessing, "dtype": subject.dtype, "groups": groups or None,
+         **style_settings(settings)},
         CONVENTIONS,
         meaning.class_names,
         settings.overwrite,
         with_probabilities=subject.has_probabilities,
+        groups=groups,
     )  # fmt: skip
     explain_batch = explainer(
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
@@ -306,15 +318,21 @@ def main(arguments=None):
     )  # fmt: skip
     against = "against the class, " if settings.counterfactual else ""
     made = f"{method.title} {against}of layer {subject.layer}, {Path(settings.weights).name}"
+    against = "against the class, " if settings.counterfactual else ""
+    made = f"{method.title} {against}of layer {subject.layer}, {Path(settings.weights).name}"
     zero_maps = []  # which, and why
 
-    def explain_photos(images, count):
-        found = subject.ask(explain_batch, images, chosen, count)
-        probabilities = subject.probabilities_of(found.logits)
+    def explain_photos(images, count, classes=chosen):
+        found = subject.ask(explain_batch, images, classes, count)
+        probabilities = subject.with_groups(subject.probabilities_of(found.logits), groups)
 
         def write(index, photo, folder, picture):
             maps = maps_of_photo(found, index, subject.class_names)
-            shares = subject.by_name(probabilities, index)
+            shares = (
+                {}
+                if probabilities is None
+                else dict(zip([*meaning.class_names, *groups], probabilities[index], strict=True))
+            )
             headings = {
                 name: [f"{photo.name}: {name}" + (f" {shares[name]:.3f}" if name in shares else ""), made]
                 for name in maps["gradcam"]
@@ -324,13 +342,18 @@ def main(arguments=None):
 
         return found.logits, probabilities, write
 
-    print(f"{len(photos):,} photos on {device_name()}")
+    print(f"{counted(len(photos), 'photo')} on {device_name()}")
     # of many classes the maps of a batch would fill the memory
     batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
-    next_command = f"python show_heatmaps.py {run.output}"
-    code = run.make(photos, meaning, batch_size, explain_photos, next_command, settings.full_size)
+    if len(chosen) > CLASSES_AT_ONCE:
+        some = chosen[:CLASSES_AT_ONCE]
+        run.announce(photos, meaning, lambda *batch: explain_photos(*batch, some), batch_size, len(some), len(chosen))
+        zero_maps.clear()  # of no photo of the user's
+    code = run.make(photos, meaning, batch_size, explain_photos, command("show_heatmaps.py", run.output),
+                    settings.full_size)  # fmt: skip
     if zero_maps:
-        print(f"{len(zero_maps):,} maps are zero everywhere, the first {zero_maps[0]}")
+        zero = f"{counted(len(zero_maps), 'map')} {'is' if len(zero_maps) == 1 else 'are'} zero everywhere"
+        print(f"{zero}, the first {zero_maps[0]}")
     return code
 
 

@@ -14,23 +14,8 @@ does only what is missing.
 
 from pathlib import Path
 
-from camlib.backend import compiled, device_name, traced
-
-# isort: split
-from keras import activations, layers, ops
-
-from camlib.axes import check_axes
-from camlib.console import ArgumentParser, UserError, run_script
-from camlib.demo.scenes import demo_folder
-from camlib.explaining import widened
-from camlib.maps import write_maps
-from camlib.model_files import GAP_NETWORK, identity_of, load_network
-from camlib.photos import find_photos
-from camlib.pictures import add_style_options, style_of, style_settings
-from camlib.runs import MapRun
-from camlib.subject import Subject, add_network_options, size_name
-from camlib.surveying import both_sides
-from camlib.watching import watched
+from camlib.console import ArgumentParser, UserError, answer_at_once, command, counted, run_script
+from camlib.options import add_network_options, add_output_options, add_style_options, size_name
 
 # ---------------------------------------------------------------- settings
 
@@ -41,10 +26,49 @@ CONVENTIONS = (
     "black at zero, red to yellow above; over the photo its end is the photo's largest positive value."
 )
 
-ENDINGS = (activations.linear, activations.softmax, activations.sigmoid)  # of the Dense layer
-ANY_SIDE = 224  # pixels, to look at networks that take every size; nothing is computed then
+# ---------------------------------------------------------------- options
+
+
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
+                        help="default: the demo set's val and both")  # fmt: skip
+    network = parser.add_argument_group("network")
+    network.add_argument("--model", type=Path, metavar="FILE|NAME",
+                         help="the network: .h5, .keras, or one of keras.applications (DenseNet121); default: the "
+                         "shipped models/cam_4class.h5")  # fmt: skip
+    add_network_options(network)
+    add_style_options(parser.add_argument_group("pictures"))
+    add_output_options(parser.add_argument_group("output"), OUTPUT, "maps", batch_size=32)
+    settings = parser.parse_args(arguments)
+    parser.require(settings, batch_size=1)
+    return settings
+
+
+if __name__ == "__main__":
+    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+
+from camlib.backend import compiled, device_name, traced
+
+# isort: split
+from keras import activations, layers, ops
+
+from camlib.axes import check_axes
+from camlib.demo.scenes import demo_folder
+from camlib.explaining import widened
+from camlib.maps import write_maps
+from camlib.model_files import GAP_NETWORK, identity_of, load_network
+from camlib.photos import find_photos
+from camlib.pictures import style_of, style_settings
+from camlib.runs import MapRun
+from camlib.subject import Subject
+from camlib.surveying import both_sides
+from camlib.watching import watched
 
 # ---------------------------------------------------------------- mathematics
+
+ENDINGS = (activations.linear, activations.softmax, activations.sigmoid)  # of the Dense layer
+ANY_SIDE = 224  # pixels, to look at networks that take every size; nothing is computed then
 
 
 def class_activation_maps(features, class_weights):
@@ -166,27 +190,12 @@ def cam_of_subject(subject):
 # ---------------------------------------------------------------- the script
 
 
-def parse_arguments(arguments):
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
-                        help="default: the demo set's val and both")  # fmt: skip
-    parser.add_argument("--model", type=Path, default=GAP_NETWORK, metavar="FILE|NAME",
-                        help="the network: .h5, .keras, or one of keras.applications (DenseNet121)")  # fmt: skip
-    add_network_options(parser)
-    add_style_options(parser)
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="where the maps go")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos per forward pass")
-    parser.add_argument("--overwrite", action="store_true", help="replace maps made with other settings")
-    settings = parser.parse_args(arguments)
-    parser.require(settings, batch_size=1)
-    return settings
-
-
 def main(arguments=None):
     settings = parse_arguments(arguments)
     style = style_of(settings)
-    network, meaning = load_network(settings.model, settings.trust_model, settings.architecture)
-    subject = Subject(network, meaning, settings.model, None, settings.preprocess, settings.class_names, settings.size,
+    source = settings.model or GAP_NETWORK
+    network, meaning = load_network(source, settings.trust_model, settings.architecture)
+    subject = Subject(network, meaning, source, None, settings.preprocess, settings.class_names, settings.size,
                       settings.dtype)  # fmt: skip
     maps_of, meaning = cam_of_subject(subject), subject.meaning
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
@@ -194,7 +203,7 @@ def main(arguments=None):
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
-         "model": str(settings.model), **identity_of(settings.model, settings.architecture),
+         "model": str(source), **identity_of(source, settings.architecture),
          "size": meaning.height if meaning.height == meaning.width else size_name(meaning.height, meaning.width),
          "preprocess": settings.preprocess, "dtype": settings.dtype, **style_settings(settings)},
         CONVENTIONS,
@@ -213,9 +222,9 @@ def main(arguments=None):
 
         return logits, subject.probabilities_of(logits), write
 
-    print(f"network {settings.model}: {meaning.preprocessing}, {subject.whose}")
-    print(f"{len(photos):,} photos on {device_name()}")
-    return run.make(photos, meaning, settings.batch_size, explain, f"python show_heatmaps.py {run.output}",
+    print(f"network {source}: {meaning.preprocessing}, {subject.whose}")
+    print(f"{counted(len(photos), 'photo')} on {device_name()}")
+    return run.make(photos, meaning, settings.batch_size, explain, command("show_heatmaps.py", run.output),
                     settings.full_size)  # fmt: skip
 
 

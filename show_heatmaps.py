@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, first_line, run_script
 from camlib.files import write_whole
 from camlib.maps import PHOTO_FILE, MapError, attempt, find_maps, find_saved, read_map
+from camlib.options import add_style_options
 from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix, read_photo
-from camlib.pictures import PANEL_TITLES, USUAL, add_style_options, encode_overlay, encode_photo, scale_of, style_of
+from camlib.pictures import PANEL_TITLES, USUAL, encode_overlay, encode_photo, scale_of, style_of
 from camlib.viewer import FREED_KEYS, Controls, Viewer
 
 # ---------------------------------------------------------------- settings

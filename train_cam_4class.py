@@ -14,47 +14,27 @@ with the top-1 accuracy of each class. Stopped at any time, the same command wit
 and, on a CPU, ends with the very same weights.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from camlib.backend import all_devices, device_name, usual_settings
-
-# isort: split
-import keras
-import numpy as np
-
-from camlib.batches import Batches
-from camlib.class_folders import find_labelled_photos, load_labelled_photos
-from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, print_table, run_script, whole_number
-from camlib.demo.scenes import demo_folder
-from camlib.figures import draw_confusion_matrix, draw_history
-from camlib.files import write_json
-from camlib.meaning import Meaning
-from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.model_files import load_known_network, save_network
-from camlib.networks import fold, modern_network, original_network, per_cell, start_from, vgg16_network
-from camlib.runs import run_record, write_failed
-from camlib.teaching import (
-    add_teacher_options,
-    check_teacher_options,
-    decisive_for_teaching,
-    label_metrics,
-    load_teacher,
-    prepare_lesson,
+from camlib.console import (
+    EXIT_SOME_FAILED,
+    ArgumentParser,
+    answer_at_once,
+    command,
+    counted,
+    print_table,
+    run_script,
+    whole_number,
 )
-from camlib.training_state import (
-    TrainingState,
-    check_not_lost,
-    check_same,
-    check_state,
-    decisive_settings,
-    settings_of_finished,
-    write_history,
-)
+from camlib.later import keras
+from camlib.networks import modern_network, original_network, vgg16_network
+from camlib.options import add_teacher_options, check_teacher_options
 
 # ---------------------------------------------------------------- settings
+
+OUTPUT = Path("outputs/training/cam_4class.h5")
 
 
 def rmsprop(learning_rate, steps):
@@ -141,6 +121,77 @@ RECIPES = {
 
 STATISTICS_PHOTOS = 64  # about as many tell the statistics of the features of a network to start from
 
+# ---------------------------------------------------------------- options
+
+
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
+    data = parser.add_argument_group("photos and network")
+    data.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="class folders; default: the demo set")
+    data.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
+    data.add_argument("--weights", metavar="FILE|imagenet",
+                      help="start from the convolutions of this network; imagenet, for --recipe vgg16: Keras's own; "
+                      "default: from random ones")  # fmt: skip
+    data.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
+    training = parser.add_argument_group("training")
+    training.add_argument("--learning-rate", type=float, metavar="RATE", help="at its highest; default: the recipe's")
+    training.add_argument("--epochs", type=int, metavar="N", help="the most epochs; default: the recipe's")
+    training.add_argument("--batch-size", type=int, metavar="N", help="photos in a step; default: the recipe's")
+    training.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N",
+                          help="of weights, order, augmentation and split")  # fmt: skip
+    training.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+                          help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
+    add_teacher_options(parser.add_argument_group("teacher"))
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.h5", help="the network")
+    output.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
+    earlier = output.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+    earlier.add_argument("--overwrite", action="store_true", help="train anew over an earlier result")
+    settings = parser.parse_args(arguments)
+    if settings.output.suffix != ".h5" or settings.output.name.endswith(".weights.h5"):
+        parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
+    recipe = RECIPES[settings.recipe]
+    fewest = 2 if recipe.training_form else 1  # of a single photo, batch normalisation leaves nothing
+    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest)
+    if recipe.mosaic and (settings.batch_size or recipe.batch_size) % 4:
+        parser.error(f"--batch-size {settings.batch_size}: expected a multiple of 4, since four photos make a mosaic")
+    if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
+        parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
+    check_teacher_options(parser, settings, recipe.loss)
+    return settings
+
+
+if __name__ == "__main__":
+    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+
+from camlib.backend import all_devices, device_name, usual_settings
+
+# isort: split
+import numpy as np
+
+from camlib.batches import Batches
+from camlib.class_folders import find_labelled_photos, load_photos, validation_folders
+from camlib.demo.scenes import demo_folder
+from camlib.figures import draw_confusion_matrix, draw_history
+from camlib.files import write_json
+from camlib.meaning import Meaning
+from camlib.metrics import binary_accuracy, confusion_matrix
+from camlib.model_files import load_known_network, save_network
+from camlib.networks import fold, per_cell, start_from
+from camlib.photos import RUN_FILE
+from camlib.runs import run_record, write_failed
+from camlib.teaching import decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
+from camlib.training_progress import TrainingProgress
+from camlib.training_state import (
+    TrainingState,
+    check_not_lost,
+    check_same,
+    check_state,
+    decisive_settings,
+    settings_of_finished,
+    write_history,
+)
 
 # ---------------------------------------------------------------- training that can be resumed
 
@@ -187,10 +238,10 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
         state = TrainingState(state_path, network, batches, validation, recipe.patience, settings)
         done = state.restore(trained) if resume else 0
         if done < epochs and not state.finished:
-            trained.fit(
-                batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=[state],
-                verbose=1 if sys.stdout.isatty() else 2,
-            )  # fmt: skip
+            parameters, steps = counted(network.count_params(), "parameter"), counted(len(batches), "step")
+            print(f"{parameters}, {steps} an epoch", flush=True)
+            shown = TrainingProgress(epochs, len(batches), recipe.patience)
+            trained.fit(batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=[state, shown], verbose=0)
     keras.config.set_dtype_policy("float32")
     best = build(recipe, class_count)
     best.set_weights(state.best_weights)
@@ -227,44 +278,6 @@ def sibling(output, ending):
 # ---------------------------------------------------------------- the script
 
 
-def parse_arguments(arguments):
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="class folders; default: the demo set")
-    parser.add_argument("--output", type=Path, default=Path("outputs/training/cam_4class.h5"), metavar="FILE.h5",
-                        help="the network")  # fmt: skip
-    parser.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
-    parser.add_argument(
-        "--weights",
-        metavar="FILE|imagenet",
-        help="start from the convolutions of this network; imagenet, for --recipe vgg16: Keras's own",
-    )
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
-    parser.add_argument("--learning-rate", type=float, help="at its highest; default: the recipe's")
-    parser.add_argument("--epochs", type=int, help="the most epochs; default: the recipe's")
-    parser.add_argument("--batch-size", type=int, help="photos in a step; default: the recipe's")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0,
-                        help="of weights, order, augmentation and split")  # fmt: skip
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
-                        help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
-    parser.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
-    add_teacher_options(parser)
-    earlier = parser.add_mutually_exclusive_group()
-    earlier.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
-    earlier.add_argument("--overwrite", action="store_true", help="train anew over an earlier result")
-    settings = parser.parse_args(arguments)
-    if settings.output.suffix != ".h5" or settings.output.name.endswith(".weights.h5"):
-        parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
-    recipe = RECIPES[settings.recipe]
-    fewest = 2 if recipe.training_form else 1  # of a single photo, batch normalisation leaves nothing
-    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest)
-    if recipe.mosaic and (settings.batch_size or recipe.batch_size) % 4:
-        parser.error(f"--batch-size {settings.batch_size}: expected a multiple of 4, since four photos make a mosaic")
-    if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
-        parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
-    check_teacher_options(parser, settings, recipe.loss)
-    return settings
-
-
 def recipe_of(settings):
     """The recipe with what the user asked to be otherwise."""
     asked = {name: getattr(settings, name) for name in ("size", "learning_rate", "epochs", "batch_size")}
@@ -282,30 +295,14 @@ def meaning_of(recipe, class_names, source_meaning):
     return meaning
 
 
-def load_photos(parts, meaning, cache):
-    """Decode the photos, or read them from the cache, and say how many there are.
-
-    Args:
-        parts: {"train": list of (Photo, label), "val": the same}.
-        meaning: Meaning of the network to be.
-        cache: Path.
-
-    Returns:
-        (photos, failed): {"train": LabelledPhotos, "val": LabelledPhotos} and a list of (path, reason) of unreadable
-        photos.
-    """
-    photos, failed = load_labelled_photos(parts, meaning, cache)
-    for part in parts:
-        counts = np.bincount(photos[part].labels, minlength=len(meaning.class_names))
-        if not counts.all():
-            reason = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
-            raise UserError(
-                f"no photo of {meaning.class_names[counts.argmin()]} for {part} could be read; expected at least "
-                f"one{reason}"
-            )
-        named = zip(meaning.class_names, counts, strict=True)
-        print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in named))
-    return photos, failed
+def next_command(settings):
+    """The command that makes the new network's maps of the photos it was validated on."""
+    of_vgg = settings.recipe == "vgg16"
+    script, option = ("gradcam_vgg16.py", "--weights") if of_vgg else ("make_cam_maps.py", "--model")
+    folder = sibling(settings.output, "maps")
+    anew = ["--overwrite"] if (folder / RUN_FILE).exists() else []  # maps of an earlier network
+    photos = validation_folders(settings.data) if settings.data else []
+    return command(script, *photos, option, settings.output, "--output", folder, *anew)
 
 
 @usual_settings()
@@ -337,11 +334,10 @@ def main(arguments=None):
     write_failed(sibling(output, "failed.csv"), failed)
     report(network, meaning, photos["val"], output, history)
     state_path.unlink()
-    next_script = "gradcam_vgg16.py --weights" if settings.recipe == "vgg16" else "make_cam_maps.py --model"
     print(f"wrote {output}, its weights, history, curves and confusion matrix to {output.parent}")
     if failed:
-        print(f"{len(failed):,} photos could not be read: see {sibling(output, 'failed.csv')}")
-    print(f"next: python {next_script} {output}")
+        print(f"{counted(len(failed), 'photo')} could not be read: see {sibling(output, 'failed.csv')}")
+    print(f"next: {next_command(settings)}")
     return EXIT_SOME_FAILED if failed else 0
 
 

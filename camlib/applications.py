@@ -4,7 +4,6 @@ Everything here is asked of Keras itself: which networks there are, what their m
 take, and which file their weights are in.
 """
 
-import difflib
 import inspect
 import re
 import sys
@@ -16,7 +15,7 @@ import numpy as np
 from keras.src.backend.config import keras_home
 from keras.src.utils import file_utils
 
-from camlib.console import UserError, first_line
+from camlib.console import UserError, did_you_mean, first_line
 from camlib.meaning import PREPROCESSING, Meaning, imagenet_names
 from camlib.watching import exchanged
 
@@ -57,11 +56,9 @@ def application_of_file(path, layer_names):
 
 def unknown_network(text):
     """The UserError for what is neither a file nor a network's name."""
-    known = {name.lower(): name for name in (IMAGENET, *APPLICATIONS)}
-    near = [known[name] for name in difflib.get_close_matches(str(text).lower(), known, 3, 0.75)]
-    meant = f"; did you mean {' or '.join(near)}?" if near else ";"
+    near = did_you_mean(str(text), (IMAGENET, *APPLICATIONS))
     return UserError(
-        f"{text} does not exist{meant} expected a .h5 or .keras file, imagenet, or a network of keras.applications by "
+        f"{text} does not exist{near} expected a .h5 or .keras file, imagenet, or a network of keras.applications by "
         "its name, VGG16, ResNet50V2, EfficientNetB0 ..."
     )
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from keras import ops
+
+from camlib.later import ops
 
 # ---------------------------------------------------------------- from gradients
 
@@ -204,3 +205,4 @@ METHODS = {
     "score-cam": Method(score_cam, "masked scores", False, "Score-CAM"),
     "ablation-cam": Method(ablation_cam, "ablated scores", False, "Ablation-CAM"),
 }
+GUIDED = ("guided-backprop", "guided-grad-cam")  # what evaluate_maps.py knows beside these

@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
 
-from camlib.console import Progress, UserError
-from camlib.photos import PhotoError, find_photos, in_parallel, is_photo, read_network_input
+from camlib.console import Progress, UserError, counted
+from camlib.photos import PhotoError, find_photos, in_parallel, is_photo, read_network_input, walk_photos
 
+FEW_TO_VALIDATE = 10  # photos of a class: each is a tenth of its accuracy then
 ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
 
 
@@ -54,7 +56,9 @@ def parts_in(folder):
         raise UserError(f"{folder} is not a folder; {expected}")
     names = subfolders(folder)
     if not names:
-        raise UserError(f"0 class folders in {folder}; {expected}")
+        loose = sum(map(is_photo, filter(Path.is_file, folder.iterdir())))
+        found = f"{counted(loose, 'photo')} and no class folders" if loose else "0 class folders"
+        raise UserError(f"{found} in {folder}; {expected}")
     if {"train", "val"} <= set(names):
         return "train", "val"
     found = [name for name in names if name in ("train", "val") and holds_folders_only(folder / name)]
@@ -86,7 +90,7 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
 
     A data folder holds train/ and val/, each with one folder per class; or train/ alone, whose photos are trained on
     and nothing more; or the class folders themselves: then `validation_share` of each class is set aside, drawn with
-    `seed`.
+    `seed`. Folders without photos are no classes; says which.
 
     Args:
         data: list of Path; classes of the same name are joined.
@@ -98,15 +102,21 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
 
     Raises:
         UserError: a folder is missing or without classes, there is nothing to validate on, there are fewer than two
-            classes, a class has no photo, or is in one part only.
+            classes, or a class is in one part only.
     """
     folders = {"train": {}, "val": {}}  # part -> class name -> [(folder, whether the user split it)]
+    empty = []
     layouts = [parts_in(folder) for folder in data]
     for folder, parts in zip(data, layouts, strict=True):
         for part in parts or folders:
             inside = folder / part if parts else folder
             for name in subfolders(inside):
-                folders[part].setdefault(name, []).append((inside / name, bool(parts)))
+                if next(walk_photos(inside / name), None):
+                    folders[part].setdefault(name, []).append((inside / name, bool(parts)))
+                elif inside / name not in empty:
+                    empty.append(inside / name)
+    if empty:
+        print(f"no photos in {shortened(empty, 3)}: left out")
     where = shortened(data)
     if all(parts == ("train",) for parts in layouts):
         raise UserError(
@@ -117,8 +127,8 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
     if len(class_names) < 2:
         found = f" ({class_names[0]})" if class_names else ""
         raise UserError(
-            f"{len(class_names)} class folder{'s' * (len(class_names) != 1)} in {where}{found}; expected one folder of "
-            "photos for each of two classes or more"
+            f"{counted(len(class_names), 'class folder')} in {where}{found}; expected one folder of photos for each of "
+            "two classes or more"
         )
     check_both_parts(folders)
     labelled = {"train": [], "val": []}
@@ -129,6 +139,20 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
                 chosen = photos if split else split_photos(photos, seed, validation_share)[index]
                 labelled[part] += [(photo, label) for photo in chosen]
     return class_names, labelled["train"], labelled["val"]
+
+
+def validation_folders(data):
+    """Where the photos to validate on are, among the data folders that `find_labelled_photos` was given.
+
+    Folders of one name are left out but the first, since their photos' maps would share a folder.
+    """
+    found = {}
+    for folder in data:
+        parts = parts_in(folder)
+        if parts != ("train",):
+            place = folder / "val" if parts else folder
+            found.setdefault(place.resolve().name, place)
+    return list(found.values())
 
 
 def check_both_parts(folders):
@@ -152,6 +176,37 @@ def split_photos(photos, seed, validation_share):
 
 
 # ---------------------------------------------------------------- decoded once, kept in one file
+
+
+def load_photos(parts, meaning, cache):
+    """Decode the photos, or read them from the cache, and say how many there are.
+
+    Args:
+        parts: {"train": list of (Photo, label), "val": the same}.
+        meaning: Meaning of the network to be.
+        cache: Path.
+
+    Returns:
+        (photos, failed): {"train": LabelledPhotos, "val": LabelledPhotos} and a list of (path, reason) of unreadable
+        photos.
+    """
+    photos, failed = load_labelled_photos(parts, meaning, cache)
+    for part in parts:
+        counts = np.bincount(photos[part].labels, minlength=len(meaning.class_names))
+        if not counts.all():
+            reason = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
+            raise UserError(
+                f"no photo of {meaning.class_names[counts.argmin()]} for {part} could be read; expected at least "
+                f"one{reason}"
+            )
+        named = list(zip(meaning.class_names, counts, strict=True))
+        print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in named))
+    few = [f"{name} {count}" for name, count in named if count < FEW_TO_VALIDATE]  # of val, the last part
+    if few:
+        print(f"fewer than {FEW_TO_VALIDATE} photos to validate on: {shortened(few)}; their accuracy says little")
+    if failed:
+        print(f"{counted(len(failed), 'photo')} could not be read, the first {failed[0][0]}: {failed[0][1]}")
+    return photos, failed
 
 
 def load_labelled_photos(parts, meaning, cache):

@@ -1,9 +1,17 @@
 """How the scripts speak: one-line errors, exit codes, progress on a terminal and in a log."""
 
 import argparse
+import contextlib
+import difflib
+import os
 import re
+import shlex
+import signal
+import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -16,6 +24,8 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), 
 EXIT_SOME_FAILED = 1
 EXIT_BAD_USAGE = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+SECONDS_TO_STOP = 5  # after Ctrl-C, for what is worth saving
+SHOW_CURSOR = "\x1b[?25h"
 
 
 class UserError(Exception):
@@ -37,13 +47,31 @@ def first_line(error):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with the script's own docstring as help, its defaults shown, and one-line errors."""
+    """argparse with the script's own docstring as help, and one-line errors that name what may have been meant."""
 
     def __init__(self, description):
         super().__init__(description=description, formatter_class=HelpFormatter)
 
+    def parse_args(self, arguments=None, namespace=None):
+        try:
+            settings, unknown = self.parse_known_args(arguments, namespace)
+        except UserError as error:
+            self.exit(EXIT_BAD_USAGE, f"error: {error}\n")
+        if unknown:
+            near = did_you_mean(unknown[0].split("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return settings
+
+    def _check_value(self, action, value):  # argparse has no public place for this before Python 3.14
+        if action.choices is not None and value not in action.choices:
+            near = did_you_mean(str(value), action.choices)
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r}{near} expected {', '.join(map(str, action.choices))}"
+            )
+
     def error(self, message):
-        self.exit(EXIT_BAD_USAGE, f"error: {message}; see python {sys.argv[0]} --help\n")
+        message = message if message.endswith((";", "?")) else f"{message};"
+        self.exit(EXIT_BAD_USAGE, f"error: {message} see {command(sys.argv[0], '--help')}\n")
 
     def require(self, settings, **least):
         """End with an error where a number is below its least, for example `batch_size=1`; None was not given."""
@@ -65,8 +93,85 @@ def whole_number(least, greatest):
     return parse
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the docstring's line breaks and appends each default."""
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the docstring's line breaks, and appends each default that says something and is not in words already."""
+
+    def _get_help_string(self, action):
+        default, words = action.default, action.help or ""
+        if default is None or isinstance(default, bool) or default is argparse.SUPPRESS or "default:" in words:
+            return words
+        text = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        return f"{words}; default: {text.replace('%', '%%')}"
+
+
+def did_you_mean(text, known):
+    """What goes between "is not known" and " expected ...": "; did you mean this or that?", or ";" if nothing is near.
+
+    Args:
+        text: str, what the user wrote.
+        known: iterable of str, what there is.
+    """
+    names = {name.lower(): name for name in known}
+    alike = {name: difflib.SequenceMatcher(None, text.lower(), name).ratio() for name in names}
+    nearest = max(alike.values(), default=0)
+    near = sorted((name for name in names if alike[name] >= max(0.65, nearest - 0.15)), key=alike.get, reverse=True)
+    return f"; did you mean {' or '.join(names[name] for name in near[:3])}?" if near else ";"
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def counted(count, noun, plural=None):
+    """ "1 photo", "2 photos", "1,000 classes"."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def duration(seconds):
+    """In words: "about 40 s", "about 50 min", "about 2.5 h"."""
+    if seconds < 90:
+        return f"about {max(1, seconds):.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} h"
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(script, *arguments):
+    """The command line that runs a script of this repository from the folder the user is in, quoted for the shell.
+
+    Args:
+        script: str, its name, or a path as in sys.argv.
+        arguments: str or Path; one that begins with a dash is a Path or an option's name.
+    """
+    path = ROOT / script if (ROOT / script).exists() else Path(script)
+    with contextlib.suppress(ValueError):  # on another drive of Windows than the user is
+        path = os.path.relpath(path)
+    words = [os.path.join(".", word) if isinstance(word, Path) and str(word)[0] == "-" else word for word in arguments]
+    words = ["python", str(path), *map(str, words)]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+# ---------------------------------------------------------------- beginning and ending
+
+
+def answer_at_once(parse_arguments):
+    """Answer --help and what is wrong in the command, before a script imports Keras, which takes seconds.
+
+    Ctrl-C while that is imported ends the script in one line. A script calls this under its parse_arguments, and has
+    its imports of Keras below.
+
+    Args:
+        parse_arguments: function of the script that ends it where the user's words are wrong.
+    """
+    screen = os.dup(2)  # stderr is elsewhere while the backend starts
+
+    def stop(*_):
+        os.write(screen, b"\nstopped before it began\n")
+        os._exit(EXIT_INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a shell it is ignored
+        signal.signal(signal.SIGINT, stop)
+    parse_arguments()
 
 
 def run_script(main, go_on="the same command goes on from here"):
@@ -77,13 +182,60 @@ def run_script(main, go_on="the same command goes on from here"):
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
-        sys.exit(main())
+        with heeding_ctrl_c(go_on):
+            sys.exit(main())
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_USAGE)
     except KeyboardInterrupt:
-        print(f"\nstopped: every file written is whole; {go_on}", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        stop(go_on)
+
+
+@contextlib.contextmanager
+def heeding_ctrl_c(go_on):
+    """Let Ctrl-C end the script wherever it is met.
+
+    Python raises KeyboardInterrupt in whatever runs just then. In a callback whose exceptions Python prints and ignores
+    (JAX has one for each garbage collection), or in a library that catches everything, the script would go on.
+    """
+    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+
+    def interrupt(*_):
+        last_resort = threading.Timer(SECONDS_TO_STOP, stop, [go_on])
+        last_resort.daemon = True
+        last_resort.start()
+        raise KeyboardInterrupt
+
+    def heed(ignored):
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            stop(go_on)
+        hook(ignored)
+
+    if before in (None, signal.SIG_IGN):  # as in the background of a shell
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = heed
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def stop(go_on):
+    """Say that the script was stopped, and end the process here and now.
+
+    Threads of the backend's may be at work still, and would meet a Python that is being taken apart: a segmentation
+    fault, now and then.
+    """
+    print(f"\nstopped: every file written is whole; {go_on}", file=sys.stderr)
+    if sys.stdout.isatty():
+        print(SHOW_CURSOR, end="")  # which a progress bar hides
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(EXIT_INTERRUPTED)
 
 
 LOG_WIDTH = 160  # characters of a table where there is no terminal
@@ -108,7 +260,8 @@ def print_table(title, header, rows):
     print()
     Console(width=width).print(table)
     if fit < len(header):
-        print(f"({len(header) - fit} more columns do not fit: {', '.join(header[fit:])})")
+        left = counted(len(header) - fit, "more column")
+        print(f"({left} {'does' if len(header) - fit == 1 else 'do'} not fit: {', '.join(header[fit:])})")
 
 
 class Progress:

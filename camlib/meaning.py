@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
 
 from camlib.console import UserError
 
@@ -177,6 +176,6 @@ def probabilities_of(logits, ending="softmax"):
         ending: "softmax" or "sigmoid"; "linear" where the network leaves it to us: softmax, or sigmoid of one output.
     """
     if ending == "sigmoid" or (ending == "linear" and logits.shape[1] == 1):
-        return expit(logits.astype(np.float64))
+        return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))  # 1 / (1 + exp(-logit)), without overflow
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)

@@ -3,11 +3,10 @@
 Network code uses `keras` only, so that it runs on every backend.
 """
 
-import keras
 import numpy as np
-from keras import layers
 
 from camlib.console import UserError
+from camlib.later import keras, layers
 
 # ---------------------------------------------------------------- architectures
 

@@ -7,8 +7,6 @@ from camlib.backend import compiled
 
 CHUNK = 20  # changed photos per forward pass
 
-FILLS = ("blur", "mean")
-
 
 def probabilities_in(outputs, ending):
     """A network's outputs (N, C) as float32 probabilities; if it ends in logits, softmax, or sigmoid of one output."""

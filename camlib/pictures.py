@@ -1,7 +1,6 @@
 """What maps look like: colours, superpositions, panels, thumbnails. Imports neither Keras nor TensorFlow."""
 
 import base64
-import difflib
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image, ImageDraw, ImageFont
 
-from camlib.console import UserError
+from camlib.console import UserError, did_you_mean
 from camlib.files import write_whole
+from camlib.options import OWN_COLOURS
 from camlib.photos import resize_photo
 
 # ---------------------------------------------------------------- scales
@@ -115,7 +115,7 @@ class Style(NamedTuple):
         opacity: float, 0 to 1, of a map's largest value over the photo.
     """
 
-    colours: str = "evidence"
+    colours: str = OWN_COLOURS
     in_colour: bool = False
     opacity: float = 0.9  # full would hide the animal below the broad maps of coarse layers
 
@@ -124,29 +124,12 @@ class Style(NamedTuple):
 
         Signed maps keep our own colours where the user's have no middle for zero.
         """
-        if self.colours == "evidence" or (signed and self.colours not in DIVERGING):
+        if self.colours == OWN_COLOURS or (signed and self.colours not in DIVERGING):
             return EVIDENCE if signed else FOR
         return matplotlib.colormaps[self.colours]
 
 
 USUAL = Style()
-
-
-def add_style_options(group, writes=True):
-    """Add the options of how maps are drawn to a parser or a group of its options.
-
-    Args:
-        group: what has `add_argument`.
-        writes: bool, the script writes the pictures of a run, whose size can be chosen.
-    """
-    group.add_argument("--colours", default=USUAL.colours, metavar="NAME",
-                       help="evidence, red to yellow for a class and blue to cyan against it, or a colour map of "
-                       "Matplotlib (turbo, jet, RdBu_r); one whose middle is not made for zero shows no evidence "
-                       "against a class over the photo")  # fmt: skip
-    group.add_argument("--photo-in-colour", action="store_true", help="below a map; default: grey")
-    if writes:
-        group.add_argument("--full-size", action="store_true",
-                           help="pictures of the photo's own size; default: a longer side of 512 pixels")  # fmt: skip
 
 
 def style_of(settings, opacity=USUAL.opacity):
@@ -155,11 +138,10 @@ def style_of(settings, opacity=USUAL.opacity):
     Raises:
         UserError: Matplotlib has no such colour map.
     """
-    names = ["evidence", *matplotlib.colormaps]
+    names = [OWN_COLOURS, *matplotlib.colormaps]
     if settings.colours not in names:
-        near = difflib.get_close_matches(settings.colours, names, 3)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"--colours {settings.colours}{meant}; expected a colour map of Matplotlib, or evidence")
+        near = did_you_mean(settings.colours, names)
+        raise UserError(f"--colours {settings.colours}{near} expected a colour map of Matplotlib, or evidence")
     return Style(settings.colours, settings.photo_in_colour, opacity)
 
 
@@ -195,7 +177,7 @@ def overlay(values, signed, style=USUAL):
         (colours uint8 (H, W, 3), opacity float (H, W) in 0..1).
     """
     values = np.clip(values, -1 if signed else 0, 1)
-    if style.colours == "evidence":
+    if style.colours == OWN_COLOURS:
         away = np.sign(values) * PALEST + (1 - PALEST) * values
         return colours(away, signed, style), style.opacity * np.abs(values)
     if signed and style.colours not in DIVERGING:

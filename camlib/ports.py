@@ -3,14 +3,13 @@
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import keras
 import numpy as np
 from keras import ops
 
-from camlib.console import UserError, first_line
+from camlib.console import UserError, did_you_mean, first_line
 from camlib.photos import PhotoError, read_photo
 
 
@@ -72,7 +71,8 @@ def head_named(network, outputs, wanted):
         return wanted
     if str(wanted).isdecimal() and int(wanted) < len(heads):
         return list(heads)[int(wanted)]
-    raise UserError(f"--head {wanted} is no output of the network {network.name!r}; expected one of {known}")
+    near = did_you_mean(str(wanted), heads)
+    raise UserError(f"--head {wanted} is no output of the network {network.name!r}{near} expected one of {known}")
 
 
 def region_at(region, network, outputs):
@@ -90,17 +90,6 @@ def region_at(region, network, outputs):
     if not found.any():
         raise UserError(f"--region: nothing of it is left at the network's {height}x{width}; expected a larger one")
     return found
-
-
-def add_port_options(parser):
-    """Add the options that say how a network is fed and which of its outputs is explained."""
-    parser.add_argument("--head", metavar="NAME|INDEX", help="the output to explain, of a network with several")
-    parser.add_argument("--region", type=Path, metavar="MASK",
-                        help="a picture, bright where the scores of a segmentation are added up; default: the pixels "
-                        "that the network gives to the class")  # fmt: skip
-    parser.add_argument("--image-input", metavar="NAME", help="the input that takes photos, of a network with several")
-    parser.add_argument("--other-inputs", type=Path, metavar="FILE.npz",
-                        help="the values of the others, an array for each by its name")  # fmt: skip
 
 
 def port_of(network, settings):
@@ -137,8 +126,9 @@ def feed_of(network, image_input, other_inputs):
     known = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
     if image_input not in inputs:
         found = f"--image-input {image_input} is none of them" if image_input else "one of them takes the photos"
+        near = did_you_mean(image_input or "", inputs)
         raise UserError(
-            f"the network {network.name!r} has several inputs, {found}; expected --image-input with one of {known}"
+            f"the network {network.name!r} has several inputs, {found}{near} expected --image-input with one of {known}"
         )
     others = {name: shape for name, shape in inputs.items() if name != image_input}
     values = read_other_inputs(other_inputs, others)

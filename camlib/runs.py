@@ -6,14 +6,17 @@ import os
 import platform
 import re
 import sys
+import tempfile
+import time
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
-from camlib.console import EXIT_SOME_FAILED, Progress, UserError
+from camlib.console import EXIT_SOME_FAILED, Progress, UserError, counted, duration
 from camlib.files import open_csv, write_json, write_whole
 from camlib.maps import PHOTO_FILE, PREDICTIONS_FILE, SIGNED, photo_folder
-from camlib.photos import RUN_FILE, read_batches
+from camlib.photos import DISPLAY_SIDE, RUN_FILE, Photo, network_input, read_batches
 from camlib.pictures import write_jpeg
 
 FAILED_FILE = "failed.csv"
@@ -86,9 +89,10 @@ def say_failed(failed, path):
     """
     not_finite = sum(reason == NOT_FINITE for _, reason in failed)
     if not_finite:
-        print(f"{not_finite:,} photos are left out, since the network's numbers for them are not finite: see {path}")
+        left_out = f"{counted(not_finite, 'photo')} left out"
+        print(f"{left_out}: the network's numbers for {'it' if not_finite == 1 else 'them'} are not finite: see {path}")
     if len(failed) > not_finite:
-        print(f"{len(failed) - not_finite:,} photos could not be read: see {path}")
+        print(f"{counted(len(failed) - not_finite, 'photo')} could not be read: see {path}")
 
 
 def remove_maps(output):
@@ -120,15 +124,17 @@ class MapRun:
         class_names: list of str.
         overwrite: bool, replace an earlier run's maps.
         with_probabilities: bool, the network's scores have probabilities.
+        groups: list of str, groups of classes whose probability is a column of its own.
 
     Raises:
         UserError: the folder holds another run's maps, or other files of the user's.
     """
 
-    def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True):
+    def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True, groups=()):
         self.output, self.class_names = output, class_names
-        kinds = ("logit", "probability") if with_probabilities else ("logit",)
-        numbers = [f"{kind}_{name}" for kind in kinds for name in class_names]
+        numbers = [f"logit_{name}" for name in class_names]
+        if with_probabilities:
+            numbers += [f"probability_{name}" for name in (*class_names, *groups)]
         self.columns = ["path", "predicted", *numbers]
         settings = settings | {"class_names": class_names}
         claim_folder(output, settings, conventions, overwrite, remove_maps)
@@ -158,12 +164,40 @@ class MapRun:
         return left
 
     def add_rows(self, photos, logits, probabilities):
-        """Append the rows of finished photos; logits and probabilities, if there are any, are float (N, C)."""
+        """Append the rows of finished photos; logits are float (N, C), probabilities, if any, (N, C + groups)."""
         predicted = [self.class_names[index] for index in logits.argmax(axis=1)]
-        numbers = logits if probabilities is None else np.concatenate((logits, probabilities), axis=1)  # (N, 2 C)
+        numbers = (
+            logits if probabilities is None else np.concatenate((logits, probabilities), axis=1)
+        )  # (N, 2 C + groups)
         with open_csv(self.output / PREDICTIONS_FILE, "a") as file:
             for photo, name, row in zip(photos, predicted, numbers, strict=True):
                 csv.writer(file).writerow([photo.name, name, *row])
+
+    def announce(self, photos, meaning, explain, batch_size, some, count):
+        """Say how long the maps of many classes take and how much they fill, from those of some, before they are made.
+
+        Args:
+            photos, meaning, batch_size: as for `make`.
+            explain: as for `make`, of some of the classes; its first call compiles.
+            some, count: int, how many classes it explains, and how many there are.
+        """
+        left = sum(not self.is_done(photo) for photo in photos)
+        if not left:
+            return
+        noise = np.random.default_rng(0).integers(0, 256, (1, DISPLAY_SIDE, DISPLAY_SIDE, 3), np.uint8)
+        images = np.repeat([network_input(noise[0], meaning)], batch_size, axis=0)
+        explain(images, batch_size)
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.monotonic()
+            _, _, write = explain(images, batch_size)
+            asked = time.monotonic()
+            write(0, Photo(Path("noise"), "noise", "noise"), Path(folder), noise[0])
+            written = time.monotonic()
+            size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        times = left * count / some
+        cost = duration(((asked - begin) / batch_size + written - asked) * times)
+        of = f"{counted(count, 'class', 'classes')} of {counted(left, 'photo')}"
+        print(f"{of}: {cost}, {size * times / 1e9:,.1f} GB; --classes with fewer takes less", flush=True)
 
     def make(self, photos, meaning, batch_size, explain, next_command, full_size=False):
         """Explain the photos that are not done yet, batch by batch, and say what was written.
@@ -183,7 +217,7 @@ class MapRun:
         """
         left = self.begin(photos)
         if len(left) < len(photos):
-            print(f"{len(photos) - len(left):,} of {len(photos):,} photos are done already")
+            print(f"{len(photos) - len(left):,} of {counted(len(photos), 'photo')} are done already")
         failed = []
         with Progress("photos", len(left)) as progress:
             for done, images, unreadable in read_batches(left, meaning, batch_size, full_size):
@@ -192,8 +226,9 @@ class MapRun:
                 failed += unreadable
                 progress.advance(len(done) + len(unreadable))
         write_failed(self.output / FAILED_FILE, failed)
-        print(f"wrote the maps of {len(left) - len(failed):,} photos to {self.output}")
-        print(f"next: {next_command}")
+        print(f"wrote the maps of {counted(len(left) - len(failed), 'photo')} to {self.output}")
+        if len(failed) < len(photos):  # with nothing to look at there is nothing to do next
+            print(f"next: {next_command}")
         if failed:
             say_failed(failed, self.output / FAILED_FILE)
         return EXIT_SOME_FAILED if failed else 0

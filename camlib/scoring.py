@@ -10,14 +10,13 @@ import numpy as np
 from keras import ops
 
 from camlib import metrics
-from camlib.cam_family import METHODS
-from camlib.console import UserError
+from camlib.cam_family import GUIDED, METHODS
+from camlib.console import UserError, did_you_mean
 from camlib.model_files import GAP_NETWORK, VGG_NETWORK
 from camlib.photos import PhotoError, read_batches
 from camlib.pictures import encode_overlay, resize_map, superposition_scale_of
 from camlib.runs import NOT_FINITE
 
-GUIDED = ("guided-backprop", "guided-grad-cam")
 MOST_STAGES = 15  # of the cascading randomisation; networks with more layers change several at a time
 
 
@@ -62,7 +61,8 @@ def parse_map(text):
     known = ("cam", *GUIDED, *METHODS)
     if method not in known:
         raise UserError(
-            f"--maps {text}: no method {method!r}; expected [FILE:]METHOD[@LAYER], METHOD {', '.join(known)}"
+            f"--maps {text}: no method {method!r}{did_you_mean(method, known)} expected [FILE:]METHOD[@LAYER], METHOD "
+            f"{', '.join(known)}"
         )
     if layer and method in ("cam", "guided-backprop"):
         raise UserError(f"--maps {text}: {method} has no layer to choose")

@@ -2,10 +2,8 @@
 
 import contextlib
 import math
-import re
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,59 +11,22 @@ from keras import layers, ops
 
 from camlib.axes import check_axes, some_of
 from camlib.backend import has_float64
-from camlib.console import UserError
+from camlib.console import UserError, did_you_mean
 from camlib.explaining import PREDICTED, as_arrays
 from camlib.meaning import (
     IMAGENET_GROUPS,
     OWN_PREPROCESSING,
     PREPROCESSING,
-    WHAT_PREPROCESSING_MEANS,
     Meaning,
     imagenet_names,
     parse_preprocessing,
     probabilities_of,
     read_class_names,
 )
+from camlib.options import FLOAT_TYPES, size_name
 from camlib.surveying import survey
 
-FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 A_FEW_UNITS = 20  # how far from zero pixels that a network has rescaled may lie
-
-
-def add_network_options(parser):
-    """Add the options that say what a network's numbers mean and what it computes in."""
-    parser.add_argument("--preprocess", metavar="|".join([*PREPROCESSING, *OWN_PREPROCESSING]),
-                        help="what a pixel of 0..255 becomes; default: what the file says. "
-                        + WHAT_PREPROCESSING_MEANS)  # fmt: skip
-    parser.add_argument("--class-names", type=Path, metavar="FILE",
-                        help="one class a line; default: what the file says")  # fmt: skip
-    parser.add_argument("--size", type=parse_size, metavar="N|HxW",
-                        help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
-    parser.add_argument("--dtype", choices=FLOAT_TYPES,
-                        help="what the network computes in; default: what its weights are kept in")  # fmt: skip
-    parser.add_argument("--architecture", type=Path, metavar="FILE.json",
-                        help="of a file of weights alone: what model.to_json() wrote")  # fmt: skip
-    parser.add_argument("--trust-model", action="store_true", help="let the model file run code")
-
-
-LEAST_SIDE = 8  # pixels of a network's input
-
-
-def parse_size(text):
-    """(height, width) for what the user wrote after --size: "64" or "64x96".
-
-    Raises:
-        UserError: it is something else, or below LEAST_SIDE.
-    """
-    sides = [int(side) if re.fullmatch("[0-9]{1,5}", side) else -1 for side in text.lower().split("x")]
-    if len(sides) > 2 or min(sides) < LEAST_SIDE:
-        raise UserError(f"--size {text}: expected {LEAST_SIDE} or more pixels, N or HEIGHTxWIDTH")
-    return sides[0], sides[-1]
-
-
-def size_name(height, width):
-    """A size as after --size."""
-    return str(height) if height == width else f"{height}x{width}"
 
 
 class Subject:
@@ -177,22 +138,6 @@ class Subject:
         """Whether a score has a probability: a single linear unit has none, a segmentation one for each pixel."""
         return not self.plan.segments and self.plan.class_count > 1
 
-    def by_name(self, probabilities, index):
-        """A photo's probabilities by the name of class or group, a group's being the sum of its classes'.
-
-        Args:
-            probabilities: float (N, C), or None where there are none.
-            index: int, which of the N.
-
-        Returns:
-            dict of name -> float, empty where there are none.
-        """
-        if probabilities is None:
-            return {}
-        row = probabilities[index]
-        groups = {name: float(row[classes].sum()) for name, classes in self.groups.items()}
-        return dict(zip(self.meaning.class_names, map(float, row), strict=True)) | groups
-
     def probabilities_of(self, logits):
         """float (N, C) -> (N, C): what the network makes of its logits, or what is left to us.
 
@@ -201,6 +146,20 @@ class Subject:
         if not self.has_probabilities:
             return None
         return probabilities_of(logits, "sigmoid" if self.plan.two_sided else self.plan.ending)
+
+    def groups_among(self, chosen):
+        """The groups among classes that were chosen which have a probability: a sum of sigmoids is none."""
+        if not self.has_probabilities or self.plan.ending == "sigmoid":
+            return []
+        count = len(self.meaning.class_names)
+        return [self.class_names[index] for index in chosen if index >= count]
+
+    def with_groups(self, probabilities, names):
+        """Append the probability of each of the groups, the sum over its classes: (N, C) -> (N, C + groups)."""
+        if probabilities is None or not names:
+            return probabilities
+        sums = [probabilities[:, self.groups[name]].sum(axis=1) for name in names]
+        return np.column_stack((probabilities, *sums))
 
 
 # ---------------------------------------------------------------- what a network may be asked
@@ -303,7 +262,10 @@ def layers_of(network):
 def check_layer(plan, name):
     """Raise UserError, with the names to choose from, unless the layer exists and its output can be mapped."""
     if name is not None and name not in plan.sizes:
-        raise UserError(f"--layer {name} is not a layer with a spatial output; expected one of {some_of(plan.sizes)}")
+        near = did_you_mean(name, plan.sizes)
+        raise UserError(
+            f"--layer {name} is not a layer with a spatial output{near} expected one of {some_of(plan.sizes)}"
+        )
     if name is None and plan.target is None:
         if not plan.sizes:
             raise UserError("the network has no layer with a spatial output, so it has nothing to map")
@@ -354,8 +316,9 @@ def chosen_classes(wanted, class_names, groups=()):
             chosen.append(int(name))
         else:
             some = ", ".join([*groups, *class_names][:10]) + (", ..." if len(known) > 10 else "")
+            near = did_you_mean(name, ["predicted", "all", *known])
             raise UserError(
-                f"--classes {name} is not a class; expected predicted, all, an index below {len(class_names)}, or "
+                f"--classes {name} is not a class{near} expected predicted, all, an index below {len(class_names)}, or "
                 f"one of {some}"
             )
     return list(dict.fromkeys(chosen))

@@ -7,7 +7,6 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import keras
@@ -16,10 +15,11 @@ from keras import ops
 
 from camlib.backend import compiled
 from camlib.class_folders import shortened
-from camlib.console import Progress, UserError
+from camlib.console import Progress, UserError, counted, duration
 from camlib.files import file_sha256, write_whole
 from camlib.meaning import probabilities_of
 from camlib.model_files import load_known_network
+from camlib.options import TEACHING
 from camlib.photos import PhotoError, in_parallel, network_input, read_photo
 from camlib.subject import check_outputs, input_shape_of, set_dtype
 from camlib.surveying import survey
@@ -34,43 +34,11 @@ VIEWS = (
     (0.2, 0.0, 0.8, True),
     (0.2, 0.2, 0.8, False),
 )
-TEACHING = ("teacher_sees", "temperature", "label_share")  # settings that decide what is learnt from a teacher
 SECONDS_BETWEEN_SAVES = 60
 SMALLEST = 1e-30  # of a probability: its logarithm and the gradient of that are still numbers
 
 
 # ---------------------------------------------------------------- settings
-
-
-def add_teacher_options(parser):
-    """Add the options of training with a teacher."""
-    parser.add_argument("--teacher", type=Path, metavar="FILE", help="learn from this network's answers too")
-    parser.add_argument("--teacher-sees", choices=("photos", "views"), default="photos",
-                        help="each photo once, or in each epoch the very cut-outs that the network sees")  # fmt: skip
-    parser.add_argument("--teacher-size", type=int, metavar="PIXELS",
-                        help="height and width the teacher sees; default: as its file says")  # fmt: skip
-    parser.add_argument("--temperature", type=float, default=2.0,
-                        help="the logits of both are divided by it, which softens the answers")  # fmt: skip
-    parser.add_argument("--label-share", type=float, default=0.2,
-                        help="share of the true labels in the loss, 0 to 1; the rest is the teacher's")  # fmt: skip
-
-
-def check_teacher_options(parser, settings, loss):
-    """End with an error where the options of teaching do not fit one another or the recipe's loss."""
-    names = ("teacher_size", *TEACHING)
-    given = [name for name in names if getattr(settings, name) != parser.get_default(name)]
-    if settings.teacher is None and given:
-        parser.error(f"--{given[0].replace('_', '-')} without --teacher; expected --teacher FILE with it")
-    if settings.teacher and loss != "categorical_crossentropy":
-        parser.error(
-            f"--teacher softens a softmax, and --recipe {settings.recipe} is trained with {loss}; expected "
-            "--recipe modern or vgg16"
-        )
-    parser.require(settings, teacher_size=1)
-    if not 0 < settings.temperature <= 100:
-        parser.error(f"--temperature {settings.temperature}: expected a number above 0, at most 100")
-    if not 0 <= settings.label_share <= 1:
-        parser.error(f"--label-share {settings.label_share}: expected a number from 0 to 1")
 
 
 def decisive_for_teaching(settings, teacher):
@@ -230,7 +198,7 @@ def photo_logits(teacher, paths, folder):
                     saved = time.monotonic()
         finally:  # on Ctrl-C too: an hour's answers are kept
             write_answers(kept_in, key, known)
-    print(f"the teacher's answers to {len(paths):,} photos are in {kept_in}", flush=True)
+    print(f"the teacher's answers to {counted(len(paths), 'photo')} are in {kept_in}", flush=True)
     return np.stack([known[digest] for digest in digests])
 
 
@@ -257,15 +225,12 @@ def announce_photos(teacher, path, left, total):
     start = time.monotonic()
     teacher.logits(views)
     cost = duration((time.monotonic() - start) * left)
-    kept = f", {total - left:,} answers are there already" if left < total else ""
-    print(f"the teacher answers {left:,} photos once, {len(VIEWS)} views each, {cost}{kept}", flush=True)
-
-
-def duration(seconds):
-    """In words: "about 40 s", "about 50 min", "about 2.5 h"."""
-    if seconds < 90:
-        return f"about {max(1, seconds):.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} h"
+    kept = (
+        f", {counted(total - left, 'answer')} {'is' if total - left == 1 else 'are'} there already"
+        if left < total
+        else ""
+    )
+    print(f"the teacher answers {counted(left, 'photo')} once, {len(VIEWS)} views each, {cost}{kept}", flush=True)
 
 
 def read_answers(path, key):
@@ -324,7 +289,7 @@ def announce_views(teacher, view, batch_size, count):
     start = time.monotonic()
     view_logits(teacher, views, batch_size)
     cost = duration((time.monotonic() - start) * math.ceil(count / batch_size))
-    print(f"the teacher answers each of the {count:,} views of an epoch, {cost} an epoch", flush=True)
+    print(f"the teacher answers each of the {counted(count, 'view')} of an epoch, {cost} an epoch", flush=True)
 
 
 # ---------------------------------------------------------------- what is learnt from them

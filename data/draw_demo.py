@@ -15,14 +15,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, its own folder alone is searched
 
-from camlib.console import ArgumentParser, run_script, whole_number  # noqa: E402
+from camlib.console import ArgumentParser, command, run_script, whole_number  # noqa: E402
 from camlib.demo.scenes import DEMO_FOLDER, draw_demo  # noqa: E402
 
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     some, any_number = whole_number(1, 10000), whole_number(0, 10000)
-    parser.add_argument("--output", type=Path, default=DEMO_FOLDER, metavar="DIR", help="folder to write")
+    parser.add_argument("--output", type=Path, default=DEMO_FOLDER, metavar="DIR",
+                        help="folder to write; default: data/demo")  # fmt: skip
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help="another set for each")
     parser.add_argument("--train", type=some, default=200, metavar="N", help="training pictures per class")
     parser.add_argument("--val", type=some, default=50, metavar="N", help="validation pictures per class")
@@ -38,7 +39,10 @@ def main(arguments=None):
         f"wrote {counts['train']} train, {counts['val']} val and {counts['both']} both pictures, "
         f"{counts['masks']} masks and annotations.json to {settings.output}"
     )
-    print("next: python make_cam_maps.py")
+    is_demo = settings.output.resolve() == DEMO_FOLDER.resolve()  # which scripts take where nothing else is named
+    own = ["--output", Path("outputs", f"cam_of_{settings.output.name}")]
+    places = [] if is_demo else [settings.output / "val", *own]
+    print(f"next: {command('make_cam_maps.py', *places)}")
     return 0
 
 

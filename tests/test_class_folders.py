@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.class_folders import find_labelled_photos, load_labelled_photos
+from camlib.class_folders import find_labelled_photos, load_labelled_photos, load_photos, validation_folders
 from camlib.console import UserError
 
 pytestmark = pytest.mark.any_backend
@@ -176,3 +176,41 @@ def test_cache(tmp_path):
     assert len(load()[0]["train"].labels) == len(photos["train"].labels)
     cache.write_bytes(b"not HDF5 at all")
     assert len(load()[0]["train"].labels) == len(photos["train"].labels)
+
+
+def test_folders_without_photos_are_no_classes_and_are_named(tmp_path, capsys):
+    class_folders(tmp_path, {"dog": 4, "cat": 4})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").write_text("more cats")
+    names, _, _ = find_labelled_photos([tmp_path])
+    assert names == ["cat", "dog"]
+    assert capsys.readouterr().out == f"no photos in {tmp_path / 'notes'}: left out\n"
+
+
+def test_loose_photos_are_told_from_class_folders(tmp_path):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name)
+    with pytest.raises(UserError, match="^2 photos and no class folders in .*; expected train/ and val/ in it, or one"):
+        find_labelled_photos([tmp_path])
+
+
+def test_few_photos_to_validate_on_are_named(tmp_path, capsys):
+    class_folders(tmp_path / "train", {"dog": 3, "cat": 3, "ant": 1})
+    class_folders(tmp_path / "val", {"dog": 9, "cat": 10, "ant": 1})
+    names, *found = find_labelled_photos([tmp_path])
+    meaning = SimpleNamespace(**vars(RGB_INPUT), class_names=names)
+    photos, failed = load_photos(dict(zip(("train", "val"), found, strict=True)), meaning, tmp_path / "cache.h5")
+    assert capsys.readouterr().out.splitlines() == [
+        "train: ant 1, cat 3, dog 3",
+        "val: ant 1, cat 10, dog 9",
+        "fewer than 10 photos to validate on: ant 1, dog 9; their accuracy says little",
+    ]
+    assert len(photos["val"].labels) == 20 and failed == []
+
+
+def test_where_the_photos_to_validate_on_are(tmp_path):
+    class_folders(tmp_path / "a" / "train", {"dog": 1}), class_folders(tmp_path / "a" / "val", {"dog": 1})
+    class_folders(tmp_path / "b" / "train", {"dog": 1}), class_folders(tmp_path / "b" / "val", {"dog": 1})
+    class_folders(tmp_path / "c", {"dog": 2}), class_folders(tmp_path / "more" / "train", {"dog": 2})
+    found = validation_folders([tmp_path / name for name in ("a", "b", "c", "more")])
+    assert found == [tmp_path / "a" / "val", tmp_path / "c"]  # maps of b/val would lie where those of a/val do

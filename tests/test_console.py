@@ -21,4 +21,4 @@ def test_columns_that_do_not_fit_are_named(capsys, monkeypatch):
     console.print_table("narrow", HEADER, ROWS)
     out = capsys.readouterr().out
     assert "10.25" not in out and "0.915" in out
-    assert out.splitlines()[-1] == "(1 more columns do not fit: energy)"
+    assert out.splitlines()[-1] == "(1 more column does not fit: energy)"

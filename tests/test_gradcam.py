@@ -1,17 +1,20 @@
 """Grad-CAM and guided backpropagation against hand-computed values, float64 NumPy, and the CAM identity."""
 
 import csv
+import json
+import re
 
 import keras
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import ROOT, SHARED
 from keras import layers, ops
 from PIL import Image
 
 from camlib.backend import differentiate
 from camlib.console import UserError
 from camlib.explaining import PREDICTED
+from camlib.maps import find_saved
 from camlib.meaning import Meaning
 from camlib.model_files import save_network
 from camlib.networks import modern_network, vgg16_network
@@ -311,3 +314,73 @@ def test_explaining_in_one_call_asks_for_what_nobody_says():
     fixed = keras.Model(image := keras.Input((64, 64, 3)), network(image))
     with pytest.raises(UserError, match="nothing says what the network 'functional.*' makes of a pixel"):
         explain(fixed, [np.zeros((64, 64, 3), np.uint8)])
+
+
+# ---------------------------------------------------------------- groups of classes, and many classes
+
+
+@pytest.fixture(scope="module")
+def of_imagenet(tmp_path_factory):
+    """A small network with ImageNet's 1,000 classes."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((24, 24, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(6, 3, activation="relu")(image))
+    path = tmp_path_factory.mktemp("imagenet") / "net.keras"
+    keras.Model(image, keras.layers.Dense(1000, activation="softmax", kernel_initializer="normal")(x)).save(path)
+    return path
+
+
+def test_a_group_has_the_sum_of_its_classes_probabilities(of_imagenet, photo_folder, tmp_path):
+    photos = photo_folder({"a.png": (200, 100, 50), "b.png": (20, 100, 250)})
+    arguments = [str(photos), "--weights", str(of_imagenet), "--preprocess", "tf", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--classes", "dog", "tench", "bird", "--no-guided"]) == 0
+    names = [line.split(" ", 1)[1] for line in (ROOT / "data" / "imagenet_classes.txt").read_text().splitlines()]
+    birds = [*range(7, 25), *range(80, 101), *range(127, 147)]
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and list(rows[0])[-2:] == ["probability_dog", "probability_bird"]
+    for row in rows:
+        alone = np.array([float(row[f"probability_{name}"]) for name in names])
+        assert alone.sum() == pytest.approx(1, abs=1e-5) and row["predicted"] == names[alone.argmax()]
+        assert float(row["probability_dog"]) == pytest.approx(alone[151:269].sum(), rel=1e-5)
+        assert float(row["probability_bird"]) == pytest.approx(alone[birds].sum(), rel=1e-5)
+    shown = find_saved(tmp_path / "out")[0]
+    assert shown.probabilities["dog"] == float(rows[0]["probability_dog"])
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["groups"] == ["dog", "bird"]
+
+
+@pytest.mark.any_backend
+def test_many_classes_say_how_long_they_take_before_they_are_begun(of_imagenet, photo_folder, tmp_path, capsys):
+    photos = photo_folder({"a.png": (200, 100, 50), "b.png": (20, 100, 250)})
+    arguments = [str(photos), "--weights", str(of_imagenet), "--preprocess", "tf", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--classes", *map(str, range(12))]) == 0
+    said = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(said) if line.startswith("12 classes of 2 photos: about "))
+    assert re.fullmatch(r"12 classes of 2 photos: about \d+ s, \d+\.\d GB; --classes with fewer takes less", said[at])
+    assert at < said.index(f"wrote the maps of 2 photos to {tmp_path / 'out'}")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["a", "b"]
+    assert main([*arguments, "--classes", *map(str, range(12))]) == 0  # all done
+    assert "12 classes" not in capsys.readouterr().out
+
+
+@pytest.mark.any_backend
+def test_with_nothing_written_there_is_no_next_command(of_imagenet, photo_folder, tmp_path, capsys):
+    photos = photo_folder({"good.png": (1, 2, 3)})
+    (photos / "good.png").write_bytes(b"no photo")
+    arguments = [
+        str(photos),
+        "--weights",
+        str(of_imagenet),
+        "--preprocess",
+        "tf",
+        "--output",
+        str(tmp_path / "my maps"),
+    ]
+    assert main([*arguments, "--no-guided"]) == 1
+    said = capsys.readouterr().out
+    assert "next:" not in said and "1 photo could not be read: see " in said
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photos / "good.png")
+    assert main([*arguments, "--no-guided"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == [f"wrote the maps of 1 photo to {tmp_path / 'my maps'}",
+                         f"next: python show_heatmaps.py '{tmp_path / 'my maps'}'"]  # fmt: skip

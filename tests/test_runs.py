@@ -125,7 +125,7 @@ def test_a_photo_whose_numbers_are_not_finite_is_listed_and_the_others_done(stan
     assert main([str(photos), *arguments, "--output", str(output)]) == 1
     with open(output / "failed.csv", newline="") as listed:
         assert list(csv.reader(listed)) == [["path", "reason"], [str(photos / "dog" / "b.png"), NOT_FINITE]]
-    assert "1 photos are left out, since the network's numbers for them are not finite" in capsys.readouterr().out
+    assert "1 photo left out: the network's numbers for it are not finite" in capsys.readouterr().out
     if script == "evaluate_maps":
         records = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
         assert sorted(record["photo"] for record in records if record["part"] == "maps") == ["dog/a.png", "dog/c.png"]

@@ -257,5 +257,5 @@ def test_a_map_of_zeros_has_its_true_reason(photo_folder, tmp_path, capsys):
     arguments = ["--weights", str(tmp_path / "net.keras"), "--layer", "side", "--no-guided"]
     assert main([str(photos), *arguments, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "1 maps are zero everywhere" in said and "its score's gradients are all zero there" in said
+    assert "1 map is zero everywhere" in said and "its score's gradients are all zero there" in said
     assert "nowhere positive" not in said

@@ -97,7 +97,7 @@ def test_answers_are_kept_by_content(teacher, tmp_path, capsys):
     assert "once" not in capsys.readouterr().out
     Image.new("RGB", (40, 40), (255, 0, 0)).save(moved[2])  # another photo under the name of the old
     again = photo_logits(teacher, moved, tmp_path / "out")
-    assert "answers 1 photos once, 6 views each, about 1 s, 3 answers are there already" in capsys.readouterr().out
+    assert "answers 1 photo once, 6 views each, about 1 s, 3 answers are there already" in capsys.readouterr().out
     np.testing.assert_array_equal(again[[0, 1, 3]], logits[[0, 1, 3]])
     np.testing.assert_allclose(again[2], [logits_of_means(np.array([255.0, 0, 0]))] * 6, atol=1e-5)
     kept.write_bytes(kept.read_bytes()[:500])  # a disk that was full

@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-import runpy
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED
+from conftest import ENVIRONMENT, ROOT, SHARED
 from PIL import Image
 
+import make_cam_maps
 from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError
 from camlib.meaning import Meaning
@@ -109,7 +111,21 @@ def test_original_recipe_and_its_files(run_script, colour_photos, tmp_path):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert {"loss", "top1", "binary_accuracy", "val_loss", "val_top1", "val_binary_accuracy"} <= set(rows[0])
     lines = result.stdout.splitlines()
-    assert lines[-1] == f"next: python make_cam_maps.py --model {output}"
+    assert "1 photo could not be read, the first " in result.stdout.split("epoch 1 of 2")[0]
+    assert any(re.fullmatch(r"393,540 parameters, 1 step an epoch", line) for line in lines)
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    number = r"\d+\.\d{3}"
+    for epoch, line in enumerate(epochs, start=1):
+        said = f"epoch {epoch} of 2: loss {number}, top-1 {number}, val loss {number}, val top-1 {number}"
+        assert re.fullmatch(said + (", at most about \\d+ s left" if epoch == 1 else ""), line)
+    assert len(epochs) == 2 and float(epochs[1].split()[5].strip(",")) == pytest.approx(
+        float(rows[1]["loss"]), abs=6e-4
+    )
+    assert "fewer than 10 photos to validate on: dog 2, cat 2, horse 1, bird 2; their accuracy says little" in lines
+    maps = tmp_path / "o" / "original_maps"
+    assert lines[-1] == f"next: python make_cam_maps.py {colour_photos} --model {output} --output {maps}"
+    assert make_cam_maps.main(shlex.split(lines[-1])[3:]) == 1  # works as printed; one photo cannot be read
+    assert len(list(maps.rglob("heatmap_for_dog.npy"))) == 35
     top1 = next(line for line in lines if line.startswith("top-1 accuracy on the"))
     counts = [line.split() for line in lines if line.split(" ")[0] in COLOURS]
     assert len(counts) == 4
@@ -294,17 +310,21 @@ def test_a_finished_network_of_unknown_settings_is_left_alone(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_ctrl_c_says_how_training_goes_on(monkeypatch, capsys, tmp_path):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("camlib.class_folders.find_labelled_photos", interrupted)
-    monkeypatch.setattr(sys, "argv", ["train_cam_4class.py", "--output", str(tmp_path / "n.h5")])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "train_cam_4class.py"), run_name="__main__")
-    assert ended.value.code == 130
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to a process")
+def test_ctrl_c_says_how_training_goes_on(colour_photos, tmp_path):
+    """While batches are on their way through the backend's threads."""
+    command = [sys.executable, ROOT / "train_cam_4class.py", "--data", colour_photos, "--output", tmp_path / "n.h5"]
+    process = subprocess.Popen([*command, "--epochs", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, env=ENVIRONMENT)  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "n_state.h5").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
     expected = "stopped: every file written is whole; with --resume the same command goes on from the last whole epoch"
-    assert capsys.readouterr().err == f"\n{expected}\n"
+    assert (process.returncode, error) == (130, f"\n{expected}\n")
+    with h5py.File(tmp_path / "n_state.h5") as file:  # whole
+        assert json.loads(file.attrs["history"])
 
 
 @pytest.mark.any_backend

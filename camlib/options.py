@@ -1,0 +1,124 @@
+"""The options that several scripts share, and those of a teacher. Imports neither Keras nor TensorFlow."""
+
+import re
+from pathlib import Path
+
+from camlib.console import UserError
+from camlib.meaning import OWN_PREPROCESSING, PREPROCESSING, WHAT_PREPROCESSING_MEANS
+
+FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
+FILLS = ("blur", "mean")  # what replaces deleted pixels
+OWN_COLOURS = "evidence"  # the name of our own colour map
+LEAST_SIDE = 8  # pixels of a network's input
+TEACHING = ("teacher_sees", "temperature", "label_share")  # settings that decide what is learnt from a teacher
+
+# ---------------------------------------------------------------- a network that is asked
+
+
+def add_network_options(group):
+    """Add the options that say what a network's numbers mean and what it computes in."""
+    group.add_argument("--preprocess", metavar="|".join([*PREPROCESSING, *OWN_PREPROCESSING]),
+                       help="what a pixel of 0..255 becomes; default: what the file says. "
+                       + WHAT_PREPROCESSING_MEANS)  # fmt: skip
+    group.add_argument("--class-names", type=Path, metavar="FILE",
+                       help="one class a line; default: what the file says")  # fmt: skip
+    group.add_argument("--size", type=parse_size, metavar="N|HxW",
+                       help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
+    group.add_argument("--dtype", choices=FLOAT_TYPES,
+                       help="what the network computes in; default: what its weights are kept in")  # fmt: skip
+    group.add_argument("--architecture", type=Path, metavar="FILE.json",
+                       help="of a file of weights alone: what model.to_json() wrote")  # fmt: skip
+    group.add_argument("--trust-model", action="store_true", help="let the model file run code")
+
+
+def add_port_options(group):
+    """Add the options that say how a network is fed and which of its outputs is explained."""
+    group.add_argument("--head", metavar="NAME|INDEX", help="the output to explain, of a network with several")
+    group.add_argument("--region", type=Path, metavar="MASK",
+                       help="a picture, bright where the scores of a segmentation are added up; default: the pixels "
+                       "that the network gives to the class")  # fmt: skip
+    group.add_argument("--image-input", metavar="NAME", help="the input that takes photos, of a network with several")
+    group.add_argument("--other-inputs", type=Path, metavar="FILE.npz",
+                       help="the values of the others, an array for each by its name")  # fmt: skip
+
+
+def add_output_options(group, folder, what, batch_size):
+    """Add the options that say where a run writes, and in which portions it works.
+
+    Args:
+        group: of an ArgumentParser.
+        folder: Path, the default.
+        what: str, what goes there, in the plural.
+        batch_size: int, the default.
+    """
+    group.add_argument("--output", type=Path, default=folder, metavar="DIR", help=f"folder where the {what} go")
+    group.add_argument("--batch-size", type=int, default=batch_size, metavar="N", help="photos per forward pass")
+    group.add_argument("--overwrite", action="store_true", help=f"replace {what} made with other settings")
+
+
+def add_style_options(group, writes=True):
+    """Add the options of how maps are drawn to a parser or a group of its options.
+
+    Args:
+        group: what has `add_argument`.
+        writes: bool, the script writes the pictures of a run, whose size can be chosen.
+    """
+    group.add_argument("--colours", default=OWN_COLOURS, metavar="NAME",
+                       help="evidence, red to yellow for a class and blue to cyan against it, or a colour map of "
+                       "Matplotlib (turbo, jet, RdBu_r); one whose middle is not made for zero shows no evidence "
+                       "against a class over the photo")  # fmt: skip
+    group.add_argument("--photo-in-colour", action="store_true", help="below a map; default: grey")
+    if writes:
+        group.add_argument("--full-size", action="store_true",
+                           help="pictures of the photo's own size; default: a longer side of 512 pixels")  # fmt: skip
+
+
+def parse_size(text):
+    """(height, width) for what the user wrote after --size: "64" or "64x96".
+
+    Raises:
+        UserError: it is something else, or below LEAST_SIDE.
+    """
+    sides = [int(side) if re.fullmatch("[0-9]{1,5}", side) else -1 for side in text.lower().split("x")]
+    if len(sides) > 2 or min(sides) < LEAST_SIDE:
+        raise UserError(f"--size {text}: expected {LEAST_SIDE} or more pixels, N or HEIGHTxWIDTH")
+    return sides[0], sides[-1]
+
+
+def size_name(height, width):
+    """A size as after --size."""
+    return str(height) if height == width else f"{height}x{width}"
+
+
+# ---------------------------------------------------------------- a teacher
+
+
+def add_teacher_options(group):
+    """Add the options of training with a teacher."""
+    group.add_argument("--teacher", type=Path, metavar="FILE", help="learn from this network's answers too")
+    group.add_argument("--teacher-sees", choices=("photos", "views"), default="photos",
+                       help="each photo once, or in each epoch the very cut-outs that the network sees")  # fmt: skip
+    group.add_argument("--teacher-size", type=int, metavar="PIXELS",
+                       help="height and width the teacher sees; default: as its file says")  # fmt: skip
+    group.add_argument("--temperature", type=float, default=2.0, metavar="T",
+                       help="the logits of both are divided by it, which softens the answers")  # fmt: skip
+    group.add_argument("--label-share", type=float, default=0.2, metavar="0..1",
+                       help="share of the true labels in the loss; the rest is the teacher's")  # fmt: skip
+
+
+def check_teacher_options(parser, settings, loss):
+    """End with an error where the options of teaching do not fit one another or the recipe's loss."""
+    names = ("teacher_size", *TEACHING)
+    given = [name for name in names if getattr(settings, name) != parser.get_default(name)]
+    if settings.teacher is None and given:
+        parser.error(f"--{given[0].replace('_', '-')} without --teacher; expected --teacher FILE with it")
+    if settings.teacher and loss != "categorical_crossentropy":
+        parser.error(
+            f"--teacher softens a softmax, and --recipe {settings.recipe} is trained with {loss}; expected "
+            "--recipe modern or vgg16"
+        )
+    parser.require(settings, teacher_size=1)
+    if not 0 < settings.temperature <= 100:
+        parser.error(f"--temperature {settings.temperature}: expected a number above 0, at most 100")
+    if not 0 <= settings.label_share <= 1:
+        parser.error(f"--label-share {settings.label_share}: expected a number from 0 to 1")

@@ -1,0 +1,182 @@
+"""What scripts answer before they begin: --help, slips in the command, Ctrl-C, and the commands that they print."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from conftest import ENVIRONMENT, ROOT
+
+from camlib import console
+from camlib.console import ArgumentParser, UserError, command, counted, did_you_mean
+from camlib.scoring import parse_map
+from camlib.subject import check_layer, chosen_classes
+
+pytestmark = pytest.mark.any_backend
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py"))
+)  # fmt: skip
+HEAVY = {"keras", "tensorflow", "jax", "scipy"}
+ASK_TWICE = """
+import contextlib, io, json, runpy, sys
+sys.path.insert(0, "")
+said = []
+for words in (["--help"], ["--otput", "x"]):
+    sys.argv = [sys.argv[1], *words] if not said else [sys.argv[0], *words]
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as ended:
+            said.append([ended.code, *(stream.buffer.getvalue().decode() for stream in (out, err))])
+print(json.dumps([said, sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """What each script says to --help and to a slip, and which modules it had imported by then."""
+    found = {}
+    for script in SCRIPTS:
+        result = subprocess.run([sys.executable, "-c", ASK_TWICE, script], capture_output=True, text=True, cwd=ROOT,
+                                env=ENVIRONMENT | {"COLUMNS": "120"}, timeout=60)  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        found[script] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_slips_are_answered_without_keras(answers, script):
+    ((code, text, _), (code_of_slip, _, error)), modules = answers[script]
+    assert (code, code_of_slip) == (0, 2)
+    assert not HEAVY & set(modules)
+    assert error.startswith("error: ") and error.count("\n") == 1
+    unknown = "--otput" if "PHOTO" in text or "FOLDER" in text else "--otput x"  # else x is a photo's name
+    near = "; did you mean --output?" if "--output" in text else ";"
+    assert error == f"error: unrecognized arguments: {unknown}{near} see python {script} --help\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_says_what_there_is_to_say(answers, script):
+    text = answers[script][0][0][1]
+    assert "default: None" not in text and "default: False" not in text and str(ROOT) not in text
+    assert f"    python {script}" in text  # an example
+    options = text[text.index("options:") :]
+    flags = re.findall(r"^  (--[a-z-]+)", options, re.MULTILINE)
+    if len(flags) > 8:  # in groups
+        assert len(re.findall(r"^[a-z ]+:$", options, re.MULTILINE)) >= 3
+    for flag in flags:  # each has words behind it, beside its metavar
+        entry = re.search(rf"^  {flag}\b.*?(?=^  -|^\S|\Z)", options, re.MULTILINE | re.DOTALL).group()
+        assert len(re.findall(r"[a-z]{2,}", entry.replace(flag, ""))) >= 2, flag
+
+
+def test_what_may_have_been_meant():
+    known = ["cat", "Dog", "horse"]
+    assert did_you_mean("hrose", known) == "; did you mean horse?"
+    assert did_you_mean("DOG", known) == "; did you mean Dog?"
+    assert did_you_mean("elephant", known) == ";"
+
+
+def test_a_choice_that_is_near(capsys):
+    parser = ArgumentParser("")
+    parser.add_argument("--method", choices=("grad-cam", "layer-cam", "cam"))
+    for word, near in (("layercam", "; did you mean layer-cam?"), ("xyz", ";")):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args(["--method", word])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith(
+            f"error: argument --method: invalid choice: '{word}'{near} expected grad-cam, layer-cam"
+        )
+        assert error.count("\n") == 1
+
+
+def test_what_is_wrong_in_a_value_is_one_line(capsys):
+    def refuse(text):
+        raise UserError(f"--size {text}: expected another")
+
+    parser = ArgumentParser("")
+    parser.add_argument("--size", type=refuse)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--size", "1"])
+    assert ended.value.code == 2 and capsys.readouterr().err == "error: --size 1: expected another\n"
+
+
+def test_counts_are_spoken():
+    assert [counted(count, "photo") for count in (0, 1, 2, 1000)] == ["0 photos", "1 photo", "2 photos", "1,000 photos"]
+    assert [counted(count, "class", "classes") for count in (1, 3)] == ["1 class", "3 classes"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asks a POSIX shell")
+def test_a_printed_command_is_read_by_the_shell_as_it_was_meant(tmp_path, monkeypatch):
+    folder = tmp_path / "my photos; it's $HOME"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    line = command("show_heatmaps.py", folder / "a b", "--class", "tiger cat", console.Path("-photos"))
+    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True).stdout.splitlines()
+    assert words[0] == "python" and words[2:] == [str(folder / "a b"), "--class", "tiger cat", "./-photos"]
+    assert os.path.samefile(words[1], ROOT / "show_heatmaps.py")
+    monkeypatch.chdir(ROOT)
+    assert command("show_heatmaps.py", "outputs/cam") == "python show_heatmaps.py outputs/cam"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to a process")
+def test_ctrl_c_while_keras_is_imported_is_one_line(tmp_path):
+    """A stand-in for Keras that takes forever, so that the moment is certain."""
+    (tmp_path / "keras.py").write_text("import time\nopen('begun', 'w')\ntime.sleep(60)\n")
+    process = subprocess.Popen([sys.executable, ROOT / "make_cam_maps.py"], stderr=subprocess.PIPE, text=True,
+                               env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "\nstopped before it began\n")
+
+
+# Where KeyboardInterrupt does not arrive: in a callback whose exceptions Python ignores, in a library that catches all
+SWALLOWED = {
+    "ignored": """
+    gc.callbacks.append(lambda phase, _: phase == "start" and signal.raise_signal(signal.SIGINT))
+    gc.collect()""",
+    "caught": """
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException:
+        pass""",
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX signal")
+@pytest.mark.parametrize("how", SWALLOWED)
+def test_ctrl_c_ends_a_script_even_where_libraries_swallow_it(how):
+    program = f"""
+import gc, signal, time
+from camlib import console
+console.SECONDS_TO_STOP = 0.3
+def main():
+    {SWALLOWED[how]}
+    time.sleep(20)
+console.run_script(main)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    expected = "stopped: every file written is whole; the same command goes on from here"
+    assert (result.returncode, result.stderr) == (130, f"\n{expected}\n")
+
+
+def test_names_that_are_near_in_a_network():
+    with pytest.raises(
+        UserError, match="--classes hrose is not a class; did you mean horse[?] expected predicted, all"
+    ):
+        chosen_classes(["hrose"], ["dog", "horse"])
+    with pytest.raises(UserError, match="--classes dgo is not a class; did you mean dog"):  # a group
+        chosen_classes(["dgo"], ["tench"], {"dog": [0]})
+    with pytest.raises(UserError, match="block5_conv3x is not .*; did you mean block5_conv3"):
+        check_layer(SimpleNamespace(sizes={"block5_conv3": None, "add": None}), "block5_conv3x")
+    with pytest.raises(UserError, match="--maps grad-cma: no method 'grad-cma'; did you mean grad-cam"):
+        parse_map("grad-cma")
