@@ -9,6 +9,9 @@ from conftest import ROOT
 
 from camlib.demo.scenes import demo_folder
 
+# on one backend: what the cells call is tested on both elsewhere, and compiling VGG-16 takes JAX a minute
+pytestmark = pytest.mark.any_backend
+
 NOTEBOOK = ROOT / "walkthrough.ipynb"
 
 
@@ -66,7 +69,6 @@ def test_guided_maps_of_vgg16(names):
         assert np.abs(expected).max() > 0
 
 
-@pytest.mark.any_backend
 def test_notebook_is_small_and_was_run_in_order():
     assert NOTEBOOK.stat().st_size < 500_000
     cells = code_cells()
