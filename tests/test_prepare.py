@@ -18,6 +18,8 @@ from conftest import ROOT
 from PIL import Image
 
 from camlib.class_folders import find_labelled_photos
+from camlib.data_sets import DATA_SETS
+from data import prepare
 from data.prepare import main
 from train_cam_4class import parse_arguments
 
@@ -218,6 +220,27 @@ def test_archives_of_photos(key, capsys):
         assert Path("data", key, file).read_bytes() == photos[name]
     _, train, val = find_labelled_photos([Path("data", key)])
     assert len(train) + len(val) == len(names) and val
+
+
+def test_examples_in_help_and_readme_run_as_printed(capsys):
+    """On archives of the printed names, each with its own output folder."""
+    images, annotations, _ = pets()
+    write_tar("images.tar.gz", images)
+    write_tar("annotations.tar.gz", annotations)
+    write_tar("cifar-10-binary.tar.gz", cifar10()[0])
+    write_tar("stl10_binary.tar.gz", stl10()[0])
+    names = {"dogs_vs_cats": "train.zip", "cats_and_dogs": "kagglecatsanddogs_5340.zip", "animals10": "archive.zip"}
+    for key, name in names.items():
+        write_zip(name, {photo: jpeg() for photo in PHOTO_ARCHIVES[key][0]})
+    readme = (ROOT / "data" / "README.md").read_text("utf-8")
+    examples = re.findall(r"^    python data/prepare\.py ([^#\n]+)", prepare.__doc__ + readme, re.MULTILINE)
+    assert len(examples) == 8
+    for example in examples:
+        assert prepare.main(shlex.split(example)) == 0
+    for key, data_set in DATA_SETS.items():
+        row = next(line for line in readme.splitlines() if f"`data/{key}" in line)
+        assert all(f"`{name}`" in row for name in data_set.archives) and Path("data", key).is_dir()
+    assert sorted(path.name for path in Path("data/stl10_all/val").iterdir()) == sorted(DATA_SETS["stl10"].classes)
 
 
 # ---------------------------------------------------------------- again, and what is damaged
