@@ -18,6 +18,7 @@ command.
 import json
 import shlex
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -45,16 +46,23 @@ def claim_folder(output, record):
     """
     path = output / RECORD_FILE
     if path.is_file():
-        earlier = json.loads(path.read_text("utf-8"))
+        earlier, held = read_record(path)
         if earlier != record:
-            raise UserError(
-                f"{output} holds {earlier['data set']} with {len(earlier['classes'])} classes "
-                f"({', '.join(earlier['classes'][:5])}); expected another --output"
-            )
+            raise UserError(f"{output} holds {held}; expected another --output")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} holds other files; expected a new or empty folder for --output")
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
+
+
+def read_record(path):
+    """What `claim_folder` wrote, and what it says, in words; None where it cannot be read."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        names = ", ".join(record["classes"][:5])
+        return record, f"{record['data set']} with {len(record['classes'])} classes ({names})"
+    except (ValueError, KeyError, TypeError):
+        return None, f"a {path.name} that cannot be read"
 
 
 def missing_items(items, output, present, failed, advance):
@@ -151,7 +159,8 @@ def main(arguments=None):
     print(f"{data_set.title}: {', '.join(classes)}, into {output}", flush=True)
     total, items = data_set.read(archives, set(classes))
     claim_folder(output, {"data set": data_set.title, "classes": classes})
-    present, failed = write_items(total, items, output)
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd metadata in photos that are whole
+        present, failed = write_items(total, items, output)
     write_failed(output / FAILED_FILE, failed)
     parts = sorted({part for part, _ in present})
     rows = [[name, *(f"{present[part, name]:,}" for part in parts)] for name in classes]
@@ -163,7 +172,7 @@ def main(arguments=None):
     if empty or not parts:
         raise UserError(f"no photo of {', '.join(empty)} in {output}; expected the data set's own archive")
     network = shlex.quote(f"outputs/training/{output.resolve().name}.h5")
-    print(f"next: python train_cam_4class.py --data {shlex.quote(str(output))} --output {network}")
+    print(f"next: python train_cam_4class.py --data {shlex.quote(output.as_posix())} --output {network}")
     return EXIT_SOME_FAILED if failed else 0
 
 

@@ -289,6 +289,17 @@ def test_damaged_photos_are_listed_and_the_rest_is_done(capsys):
     assert not list(Path("data").rglob("*.partial"))
 
 
+@pytest.mark.filterwarnings("error")
+def test_odd_metadata_of_whole_photos_are_no_news():
+    """As in a few photos of the real archives: Pillow would warn of each."""
+    exif = Image.Exif()
+    exif[0x010E] = "a description" * 5
+    file = io.BytesIO()
+    Image.new("RGB", (20, 16)).save(file, "JPEG", exif=exif.tobytes()[:30])
+    write_zip("train.zip", {f"train/{name}.0.jpg": file.getvalue() for name in ("cat", "dog")})
+    assert main(["train.zip"]) == 0
+
+
 def test_a_download_that_was_cut_off_keeps_what_is_done(end_of):
     images = {f"images/pug_{index}.jpg": jpeg() for index in range(60)}
     lines = "".join(f"pug_{index} 27 2 19\n" for index in range(60)) + "Bengal_1 6 1 2\n"
@@ -477,3 +488,6 @@ def test_another_data_set_does_not_mix_into_a_folder(end_of):
     assert main(["archive.zip", "--output", "animals", "--classes", "dog", "cat"]) == 0
     code, message = end_of(main, ["archive.zip", "--output", "animals"])
     assert code == 2 and "animals holds Animals-10 with 2 classes (dog, cat)" in message
+    Path("animals/prepared.json").write_text("[]")
+    code, message = end_of(main, ["archive.zip", "--output", "animals"])
+    assert code == 2 and "animals holds a prepared.json that cannot be read; expected another --output" in message
