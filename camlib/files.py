@@ -6,11 +6,17 @@ import os
 
 
 def write_whole(path, write):
-    """Call `write(file)` on a binary file beside `path`, then give it its name: nobody sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        write(file)
-    os.replace(partial, path)
+    """Call `write(file)` on a binary file beside `path`, then give it its name: nobody sees half a file.
+
+    Until then it is hidden, so that a stopped run leaves nothing that would be taken for a photo.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path, record):

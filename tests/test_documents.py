@@ -1,5 +1,6 @@
 """README and docs: their programs run as printed, their links lead somewhere, and they are as short as meant."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -41,3 +42,30 @@ def test_links_lead_somewhere():
 def test_pages_meant_to_be_short_are():
     lengths = {name: len((ROOT / name).read_text("utf-8").splitlines()) for name in ("README.md", "CONTRIBUTING.md")}
     assert lengths["README.md"] <= 150 and lengths["CONTRIBUTING.md"] <= 80
+
+
+def texts_in_code():
+    """Every piece of text in scripts and camlib, f-strings cut at their values."""
+    files = [path for folder in (ROOT, ROOT / "camlib", ROOT / "data") for path in folder.glob("*.py")]
+    trees = [ast.parse(path.read_text("utf-8")) for path in files]
+    return "\0".join(
+        node.value
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+@pytest.mark.any_backend
+def test_quoted_errors_are_the_codes():
+    """Each line `error: ...` in the docs is what a script says, with `...` for what differs."""
+    quoted = [
+        line.strip().removeprefix("error: ")
+        for page in PAGES
+        for line in page.read_text("utf-8").splitlines()
+        if line.startswith("    error: ")
+    ]
+    assert len(quoted) > 8
+    texts = texts_in_code()
+    parts = [part.strip(" .,();") for line in quoted for part in re.split(r"\.\.\.|\btensorflow is\b", line)]
+    assert [part for part in parts if len(part) > 5 and part not in texts] == []
