@@ -1,4 +1,4 @@
-"""Explain any Keras network: Grad-CAM and its family, guided backpropagation and guided Grad-CAM.
+"""Explain a network that takes photos and scores classes: Grad-CAM and its family, guided backpropagation, and both.
 
     python gradcam_vgg16.py                                   # the demo pictures, about half a minute
     python gradcam_vgg16.py my_photos --classes all --output outputs/mine

@@ -1,10 +1,10 @@
 """Show saved maps: the photo, every class's map in one colour scale, and one class's map laid over the photo.
 
     python show_heatmaps.py                                       # outputs/cam, in a window
-    python show_heatmaps.py outputs/gradcam --photo cat/cat_001
+    python show_heatmaps.py outputs/gradcam --photo val/cat/cat_001
     python show_heatmaps.py outputs/cam --class cat --save figure.png       # no window, no display needed
     python show_heatmaps.py outputs/cam --html page.html                    # all photos in one file, for a browser
-    python show_heatmaps.py outputs/cam/cat/cat_001/heatmap_for_cat.npy     # one map alone
+    python show_heatmaps.py outputs/cam/val/cat/cat_001/heatmap_for_cat.npy     # one map alone
 
 Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within two seconds, whatever the number of
 photos. Arrow keys or the slider go through the photos, up and down through the classes, `h` lists the keys.
@@ -131,7 +131,9 @@ def parse_arguments(arguments):
     parser.add_argument("--html", type=Path, metavar="FILE", help="write all photos as one HTML page; no window")
     parser.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="overlay; default: the class predicted")
-    parser.add_argument("--opacity", type=float, default=USUAL.opacity, metavar="0..1", help="of the overlay")
+    parser.add_argument(
+        "--opacity", type=float, default=USUAL.opacity, metavar="0..1", help="of a map's largest value over the photo"
+    )
     add_style_options(parser, writes=False)
     settings = parser.parse_args(arguments)
     if not 0 <= settings.opacity <= 1:

@@ -14,7 +14,7 @@ COLUMNS = (
 )  # fmt: skip
 SHOWN = {"loss": "loss", "top1": "top-1", "val_loss": "val loss", "val_top1": "val top-1"}
 FIRST_STEPS = 4  # of an epoch, in which each shape of a batch is compiled: they tell nothing of the time
-TIMED_STEPS = 8
+TIMED_STEPS = 4
 
 
 class TrainingProgress(keras.callbacks.Callback):

@@ -176,7 +176,7 @@ def test_command_line_says_what_was_written(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
         f"wrote 4 train, 4 val and 1 both pictures, 10 masks and annotations.json to {tmp_path / 'set'}",
-        f"next: python make_cam_maps.py {tmp_path}/set/val --output outputs/cam_of_set",
+        f"next: python {ROOT.name}/make_cam_maps.py {tmp_path}/set/val --output outputs/cam_of_set",
     ]
 
 

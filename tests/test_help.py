@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from conftest import ENVIRONMENT, ROOT
+from conftest import ENVIRONMENT, ROOT, make_run
 
+import show_heatmaps
 from camlib import console
 from camlib.console import ArgumentParser, UserError, command, counted, did_you_mean
+from camlib.maps import find_maps, find_saved
 from camlib.scoring import parse_map
 from camlib.subject import check_layer, chosen_classes
 
@@ -180,3 +183,18 @@ def test_names_that_are_near_in_a_network():
         check_layer(SimpleNamespace(sizes={"block5_conv3": None, "add": None}), "block5_conv3x")
     with pytest.raises(UserError, match="--maps grad-cma: no method 'grad-cma'; did you mean grad-cam"):
         parse_map("grad-cma")
+
+
+def test_examples_of_the_viewer_run_on_the_demo_sets_maps(tmp_path, monkeypatch):
+    names = [f"val/{kind}/{kind}_{number:03d}.jpg" for kind in ("cat", "dog") for number in range(2)]
+    make_run(tmp_path / "outputs" / "cam", names), make_run(tmp_path / "outputs" / "gradcam", names, "gradcam")
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^    python show_heatmaps.py(.*)$", show_heatmaps.__doc__, re.MULTILINE)
+    assert len(examples) == 5
+    for example in examples:
+        settings = show_heatmaps.parse_arguments(shlex.split(example, comments=True))
+        photos = find_saved(settings.place)
+        assert find_maps(photos[show_heatmaps.index_of(photos, settings.photo) if settings.photo else 0])
+        if settings.save or settings.html:  # the others open a window
+            assert show_heatmaps.main(shlex.split(example, comments=True)) == 0
+            assert (settings.save or settings.html).stat().st_size > 1000

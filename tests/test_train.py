@@ -112,7 +112,7 @@ def test_original_recipe_and_its_files(run_script, colour_photos, tmp_path):
     assert {"loss", "top1", "binary_accuracy", "val_loss", "val_top1", "val_binary_accuracy"} <= set(rows[0])
     lines = result.stdout.splitlines()
     assert "1 photo could not be read, the first " in result.stdout.split("epoch 1 of 2")[0]
-    assert any(re.fullmatch(r"393,540 parameters, 1 step an epoch", line) for line in lines)
+    assert "393,348 parameters, 1 step an epoch" in lines  # of 3x3 kernels, biases and Dense, summed by hand
     epochs = [line for line in lines if line.startswith("epoch ")]
     number = r"\d+\.\d{3}"
     for epoch, line in enumerate(epochs, start=1):
