@@ -22,6 +22,7 @@ from camlib.maps import PHOTO_FILE, MapError, attempt, find_maps, find_saved, re
 from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix, read_photo
 from camlib.pictures import (
+    EVIDENCE_ENDS,
     USUAL,
     add_style_options,
     encode_photo,
@@ -133,9 +134,9 @@ def ends_of(saved, kind):
     """What the ends of the colour bar of a kind of map stand for, see `camlib.pictures.legend_of`."""
     if kind in GUIDED_KINDS:
         return "darker raises the score of {class}", "brighter raises it"
-    units = ", logit units" if kind == "heatmap" else ""
-    ends = "evidence against {class}", "evidence for {class}" + units
-    return ends[::-1] if saved.settings.get("counterfactual") else ends
+    if kind == "heatmap":
+        return EVIDENCE_ENDS[0], EVIDENCE_ENDS[1] + ", logit units"
+    return EVIDENCE_ENDS[::-1] if saved.settings.get("counterfactual") else EVIDENCE_ENDS
 
 
 def index_of(photos, name):

@@ -28,9 +28,10 @@ figure.wrong figcaption::first-line { font-weight: bold; }
 .stack .overlay, .stack svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .overlay { opacity: var(--opacity); } .stack .photo { filter: grayscale(1); }
 .in-colour .stack .photo { filter: none; } .without-outlines .stack svg { display: none; }
-svg path { fill: none; stroke: black; stroke-width: 3px; vector-effect: non-scaling-stroke; }
-svg path + path { stroke: white; stroke-width: 1.2px; }
-.legend { font-size: .8rem; } #key { flex: 0 1 24rem; } .ends { display: flex; justify-content: space-between; gap: 1rem; }
+svg path { fill: none; stroke: black; stroke-width: 2.6px; vector-effect: non-scaling-stroke; }
+svg path + path { stroke: white; stroke-width: 1px; }
+.legend { font-size: .8rem; } #key { flex: 0 1 24rem; }
+.ends { display: flex; justify-content: space-between; gap: 1rem; }
 .bar { background: #808080; height: .8rem; } .bar img { display: block; width: 100%; height: 100%; }
 .ticks { position: relative; height: 1.3em; font-variant-numeric: tabular-nums; } .ticks span { position: absolute;
   white-space: nowrap; }
@@ -52,7 +53,8 @@ dialog::backdrop { background: rgb(0 0 0 / 60%); }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; } img.figure { max-width: 100%; background: white; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; font-size: .8rem; }
-dt { font-weight: 600; } dd { margin: 0; } @media (max-width: 40rem) { dl { display: block; } }
+dt { font-weight: 600; } dd { margin: 0; }
+@media (max-width: 40rem) { dl { display: block; } dd { margin-bottom: .3rem; } }
 p.docs { font-size: .8rem; }
 """
 
@@ -258,7 +260,9 @@ PAGE = """<!DOCTYPE html>
 <button id="close" type="button" title="Escape, or a click on the picture">close</button></div>
 <div class="columns"><div><div id="large"></div><div id="scale"></div><div id="dials">{large_dials}</div></div>
 <div id="others"></div></div></dialog>
-<template id="outline"><svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true"><path/><path/></svg></template>
+<template id="outline">
+<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true"><path/><path/></svg>
+</template>
 <script type="application/json" id="entries">{entries}</script>
 <script type="application/json" id="bars">{bars}</script>
 <script>{script}</script></body></html>
@@ -297,9 +301,7 @@ def write_page(path, title, entries, grids=(), sentences=(), figures=(), explana
     for figure in figures:
         text = figure.stem.replace("_", " ")
         data = base64.b64encode(figure.read_bytes()).decode()
-        sections.append(
-            f'{heading(text)}<img class="figure" alt="{escape(text)}" src="data:image/png;base64,{data}">'
-        )
+        sections.append(f'{heading(text)}<img class="figure" alt="{escape(text)}" src="data:image/png;base64,{data}">')
     of_photos = heading("Photos") if sections else ""
     page = PAGE.format(
         title=escape(title), style=STYLE, script=SCRIPT, hash=f"sha256-{checksum(SCRIPT)}",
@@ -338,7 +340,8 @@ def explanation_html(place, metrics):
     if not metrics:
         return ""
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in metrics)
-    return f"<dl>{lines}</dl><p class=docs>More: {escape(place)}</p>"
+    arrows = "↑ more is better, ↓ less; in brackets 95 % intervals."
+    return f"<dl>{lines}</dl><p class=docs>{arrows} More: {escape(place)}</p>"
 
 
 def grid_html(header, rows):

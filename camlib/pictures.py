@@ -412,6 +412,7 @@ def sheet_of(heading, shown):
 # ---------------------------------------------------------------- pictures for a page
 
 PAGE_SIDE, LEAST_SIDE = 384, 144  # pixels of the longer side, at most and at least: enlarged, and in a gallery
+EVIDENCE_ENDS = "evidence against {class}", "evidence for {class}"  # what the ends of most scales stand for
 FINER = 2  # times as fine as a map is its picture, since a browser enlarges bilinearly, which leaves diamonds
 
 
@@ -467,7 +468,7 @@ def with_opacity(above, opacity):
 
 
 def bars_for_page(style=USUAL):
-    """The colour bars that a page needs, to be laid over grey: dict of bar's name, see `legend_of`, -> data: address."""
+    """The colour bars of a page, to be laid over grey: dict of bar's name, see `legend_of`, -> data: address."""
     values = np.linspace(-1, 1, 256)[None]  # (1, 256)
     grey_ramp = picture_of(np.repeat(values[..., None], 3, axis=2), Scale(1.0, True), *values.shape)
     bars = {
