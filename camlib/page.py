@@ -28,7 +28,7 @@ figure.wrong figcaption::first-line { font-weight: bold; }
 .stack .overlay, .stack svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .overlay { opacity: var(--opacity); } .stack .photo { filter: grayscale(1); }
 .in-colour .stack .photo { filter: none; } .without-outlines .stack svg { display: none; }
-svg path { fill: none; stroke: black; stroke-width: 3px; vector-effect: non-scaling-stroke; }
+svg path { fill: none; stroke: black; stroke-width: 3.4px; vector-effect: non-scaling-stroke; }
 svg path + path { stroke: white; stroke-width: 1.4px; }
 .legend { font-size: .8rem; } #key { flex: 0 1 24rem; }
 .ends { display: flex; justify-content: space-between; gap: 1rem; }

@@ -284,7 +284,7 @@ def test_the_photo_below_is_grey_unless_asked(judged_page, browser):
         return [picture[10, int(picture.shape[1] * place)] for place in (0.02, 0.5, 0.98)]
 
     against, zero, evidence = thirds()
-    np.testing.assert_allclose(zero, GREY, atol=8)
+    np.testing.assert_allclose(zero, GREY, atol=14)
     assert against[2] > against[0] + 60 and evidence[0] > evidence[2] + 60  # full at the ends, one of them beyond
     browser.find_elements("name", "colour")[1].click()
     np.testing.assert_allclose(thirds()[1], GREEN, atol=12)
@@ -319,9 +319,9 @@ def test_the_truth_is_outlined_in_white_with_a_black_edge(judged_page, browser):
     begin = len(row) * 5 // 6  # where the map is zero
     white = begin + int(row[begin:].argmax())
     assert row[white] > 160 and white / len(row) == pytest.approx(0.4 / 0.45, abs=0.02)
-    assert row[white - 3 : white].min() < 90 and row[white + 1 : white + 4].min() < 90
+    assert max(row[white - 3 : white].min(), row[white + 1 : white + 4].min()) < GREY - 40
     browser.find_elements("name", "outlines")[1].click()
-    np.testing.assert_allclose(across()[white - 3 : white + 4], GREY, atol=8)
+    np.testing.assert_allclose(across()[white - 3 : white + 4], GREY, atol=14)
 
 
 def test_contents_and_tables_come_before_the_photos(judged_page, browser):
