@@ -191,7 +191,7 @@ def test_report_explains_its_metrics_before_the_photos(run):
     assert {score.title for score in scores} == {html.unescape(name) for name, _ in terms} - {
         "top-1", "binary accuracy (Keras)", "ECE",
     }  # fmt: skip
-    assert all(len(text) > 20 for _, text in terms)
+    assert all(len(text.split()) > 3 for _, text in terms)
     sections = set(re.findall("docs/evaluation.md, section (.*?)</p>", page))
     assert sections == {"Localisation", "Sharpness", "Faithfulness", "Sanity", "The networks"}
     documented = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
@@ -257,7 +257,7 @@ def test_outlines_of_an_uneven_mask_enclose_it(tmp_path):
     annotation = Annotation(tmp_path / "a.png", "dog", (), tmp_path / "mask.png", 80, 60)
     item = Item(tmp_path / "a.png", "a.png", "dog", annotation)
     box, *borders = outlines_of(item, truth_of(item, (60, 80)))
-    assert len(borders) == 2 and np.array(box).min(axis=0).tolist() == [10 / 80, 10 / 60]
+    assert len(borders) == 2 and np.array(box).min(axis=0) == pytest.approx([10 / 80, 10 / 60], abs=1e-4)
     filled = np.zeros_like(mask)
     cv2.fillPoly(filled, [np.rint(np.array(border) * (80, 60) - 0.5).astype(int) for border in borders], 255)
     overlap = (filled & mask > 0).sum() / ((filled | mask) > 0).sum()
