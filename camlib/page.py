@@ -30,7 +30,7 @@ figure.wrong figcaption::first-line { font-weight: bold; }
 .in-colour .stack .photo { filter: none; } .without-outlines .stack svg { display: none; }
 svg path { fill: none; stroke: black; stroke-width: 3.4px; vector-effect: non-scaling-stroke; }
 svg path + path { stroke: white; stroke-width: 1.4px; }
-.legend { font-size: .8rem; } #key { flex: 0 1 24rem; }
+.legend { font-size: .8rem; } #key { flex: 0 1 28rem; }
 .ends { display: flex; justify-content: space-between; gap: 1rem; }
 .bar { background: #808080; height: .8rem; } .bar img { display: block; width: 100%; height: 100%; }
 .ticks { position: relative; height: 1.3em; font-variant-numeric: tabular-nums; } .ticks span { position: absolute;
