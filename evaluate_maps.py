@@ -96,6 +96,7 @@ from camlib.scoring import (
     listed,
     localise,
     of_gradients,
+    outlines_of,
     parse_map,
     scores_of_map,
     truth_of,
@@ -220,7 +221,7 @@ def evaluate_fast(subject, items, settings, results, failed, with_baselines):
                         results.add(NO_NETWORK, "maps", item, truth=truth_kind(item), maps=lie)
                     results.add(subject.name, "maps", item, label=int(labels[index]), outputs=outputs[index].tolist(),
                                 right=right, truth=truth_kind(item), picture=encode_photo(picture),
-                                maps=of_item)  # fmt: skip
+                                outlines=outlines_of(item, truth), maps=of_item)  # fmt: skip
             progress.advance(len(chosen))
 
 

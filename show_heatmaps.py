@@ -22,12 +22,21 @@ from camlib.maps import PHOTO_FILE, MapError, attempt, find_maps, find_saved, re
 from camlib.options import add_style_options
 from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix, read_photo
-from camlib.pictures import PANEL_TITLES, USUAL, encode_overlay, encode_photo, scale_of, style_of
+from camlib.pictures import (
+    EVIDENCE_ENDS,
+    USUAL,
+    encode_photo,
+    map_for_page,
+    scale_of,
+    style_of,
+    superposition_scale_of,
+)
 from camlib.viewer import FREED_KEYS, Controls, Viewer
 
 # ---------------------------------------------------------------- settings
 
 DEFAULT_PLACE = Path("outputs/cam")
+GUIDED_KINDS = ("guided_backprop", "guided_gradcam")
 
 
 # ---------------------------------------------------------------- the script
@@ -75,21 +84,21 @@ def write_html(photos, settings):
     with Progress("photos", len(photos)) as progress:
         for saved in photos:
             try:
-                entries.append(entry_of(saved))
+                entries.append(entry_of(saved, settings.style._replace(opacity=1.0)))  # the page has a slider for it
             except (MapError, PhotoError) as error:
                 damaged.append(f"{saved.name}: {error}")
             progress.advance()
     if not entries:
         raise UserError(f"no photo of {settings.place} can be shown, the first since {damaged[0]}")
     settings.html.parent.mkdir(parents=True, exist_ok=True)
-    write_page(settings.html, f"Maps in {settings.place}", entries)
+    write_page(settings.html, f"Maps in {settings.place}", entries, style=settings.style)
     print(f"wrote {settings.html}: {len(entries):,} photos, {settings.html.stat().st_size / 1e6:.1f} MB")
     if damaged:
         print(f"{len(damaged):,} photos are left out, the first since {damaged[0]}")
     return EXIT_SOME_FAILED if damaged else 0
 
 
-def entry_of(saved):
+def entry_of(saved, style=USUAL):
     """What the page shows of a photo, see `camlib.page.write_page`.
 
     Raises:
@@ -98,16 +107,36 @@ def entry_of(saved):
     photo, kinds = read_photo(saved.folder / PHOTO_FILE), {}
     for kind, paths in find_maps(saved).items():
         maps = {name: read_map(path) for name, path in paths.items()}
-        scale = scale_of(saved.is_signed(kind), maps.values())
-        kinds[PANEL_TITLES[kind]] = {
-            name: {"picture": encode_overlay(values, scale, photo.shape[:2]),
-                   "scores": {"probability": saved.probabilities[name]} if name in saved.probabilities else {}}
+        scale = scale_on_page(saved, kind, maps.values())
+        kinds[saved.title_of(kind)] = {
+            name: map_for_page(values, scale, photo.shape[:2], ends_of(saved, kind), style)
+            | {"scores": {"probability": saved.probabilities[name]} if name in saved.probabilities else {}}
             for name, values in maps.items()
-        }  # fmt: skip
+        }
     names = [name for of_classes in kinds.values() for name in of_classes]
     own = saved.predicted if saved.predicted in names else next(iter(names), "")
-    note = f"predicted {saved.predicted}" if saved.predicted else ""
-    return {"name": saved.name, "class": own, "note": note, "picture": encode_photo(photo), "maps": kinds}
+    known = bool(saved.predicted and saved.truth)
+    wrong = known and saved.predicted != saved.truth
+    note = f"predicted {saved.predicted}" + (f", is {saved.truth}" if wrong else "") if saved.predicted else ""
+    return {"name": saved.name, "class": own, "note": note, "picture": encode_photo(photo), "maps": kinds,
+            "truth": saved.truth, "predicted": saved.predicted, "right": not wrong if known else None}  # fmt: skip
+
+
+def scale_on_page(saved, kind, maps):
+    """The Scale of a kind's maps of all classes: over the photo, or alone for gradients of RGB, which hide it."""
+    maps = list(maps)
+    if any(values.ndim == 3 for values in maps):
+        return scale_of(saved.is_signed(kind), maps)
+    return superposition_scale_of(saved.is_signed(kind), maps, capped=kind in GUIDED_KINDS)
+
+
+def ends_of(saved, kind):
+    """What the ends of the colour bar of a kind of map stand for, see `camlib.pictures.legend_of`."""
+    if kind in GUIDED_KINDS:
+        return "darker raises the score of {class}", "brighter raises it"
+    if kind == "heatmap":
+        return EVIDENCE_ENDS[0], EVIDENCE_ENDS[1] + ", logit units"
+    return EVIDENCE_ENDS[::-1] if saved.settings.get("counterfactual") else EVIDENCE_ENDS
 
 
 def index_of(photos, name):

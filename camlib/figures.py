@@ -5,6 +5,8 @@ import io
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from camlib import metrics
@@ -12,6 +14,7 @@ from camlib.pictures import USUAL
 
 MOST_BANDS = 6  # intervals of more maps would hide each other; the tables have them all
 COUNT_OF_EXTREMES = 5  # best and worst photos of each map
+PICTURE_FONT = 9  # points, beside photos
 
 
 def save(figure, path):
@@ -134,10 +137,11 @@ def draw_extremes(path, title, pictures):
     """The best and the worst photos of each map, the map over the photo.
 
     Args:
-        pictures: dict of map's name -> list of (score, class name, photo, overlay), the pictures as data: addresses.
+        pictures: dict of map's name -> list of (score, class name, photo, overlay, outlines), the pictures as data:
+            addresses, the outlines as `camlib.scoring.outlines_of` makes them.
     """
     columns = 2 * COUNT_OF_EXTREMES
-    figure = Figure(figsize=(1.15 * columns + 1.6, 1.35 * len(pictures) + 0.6), layout="constrained")
+    figure = Figure(figsize=(1.35 * columns + 2.4, 1.6 * len(pictures) + 0.8), layout="constrained")
     panels = figure.subplots(len(pictures), columns, squeeze=False)
     for row, (name, found) in zip(panels, pictures.items(), strict=True):
         found = sorted(found, key=lambda one: -one[0])
@@ -146,10 +150,11 @@ def draw_extremes(path, title, pictures):
         for panel, one in zip(row, chosen, strict=True):
             panel.set_axis_off()
             if one:
-                score, class_name, photo, overlay = one
-                panel.imshow(laid_over(photo, overlay))
-                panel.set_title(f"{class_name} {score:.2f}", fontsize=7, parse_math=False)
-        row[0].text(-0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=8, parse_math=False)
+                score, class_name, photo, overlay, outlines = one
+                draw_photo(panel, laid_over(photo, overlay), outlines)
+                panel.set_title(f"{class_name} {score:.2f}", fontsize=PICTURE_FONT, parse_math=False)
+        row[0].text(-0.1, 0.5, lines_of(name), transform=row[0].transAxes, ha="right", va="center",
+                    fontsize=PICTURE_FONT, parse_math=False)  # fmt: skip
     figure.suptitle(title)
     return save(figure, path)
 
@@ -161,19 +166,32 @@ def draw_side_by_side(path, pictures):
         pictures: list of (photo's title, dict of map's name -> (photo, overlay)), the pictures as data: addresses.
     """
     names = list(pictures[0][1])
-    figure = Figure(figsize=(1.7 * (len(names) + 1), 1.7 * len(pictures) + 0.4), layout="constrained")
+    figure = Figure(figsize=(1.8 * (len(names) + 1), 1.9 * len(pictures) + 0.6), layout="constrained")
     panels = figure.subplots(len(pictures), len(names) + 1, squeeze=False)
     for row, (title, of_maps) in zip(panels, pictures, strict=True):
         photo, _ = of_maps[names[0]]
-        for panel, picture in zip(
-            row, [picture_of(photo), *(laid_over(*of_maps[name]) for name in names)], strict=True
-        ):
+        shown = [picture_of(photo), *(laid_over(*of_maps[name]) for name in names)]
+        for panel, picture in zip(row, shown, strict=True):
             panel.set_axis_off()
-            panel.imshow(picture)
-        row[0].set_title(title, fontsize=7, parse_math=False)
+            draw_photo(panel, picture)
+        row[0].set_title(title, fontsize=PICTURE_FONT, parse_math=False)
     for panel, name in zip(panels[0][1:], names, strict=True):
-        panel.set_title(name, fontsize=7, parse_math=False)
+        panel.set_title(lines_of(name), fontsize=PICTURE_FONT, parse_math=False)
     return save(figure, path)
+
+
+def draw_photo(panel, picture, outlines=()):
+    """A photo, and polygons on it in shares of its width and height: white with a black edge, as on the page."""
+    panel.imshow(picture)
+    for points in outlines:
+        edge = withStroke(linewidth=1.8, foreground="black")
+        corners = np.array(points) * picture.size - 0.5
+        panel.add_patch(Polygon(corners, fill=False, edgecolor="white", linewidth=0.7, path_effects=[edge]))
+
+
+def lines_of(name):
+    """A map's name, network, method and layer each in a line of its own."""
+    return name.replace(" ", "\n", 1).replace("@", "\n@")
 
 
 def picture_of(uri):

@@ -276,6 +276,33 @@ PANEL_TITLES = {
     "guided_backprop": "guided backpropagation",
     "guided_gradcam": "guided Grad-CAM",
 }
+METHOD_TITLES = {
+    "grad-cam": "Grad-CAM",
+    "grad-cam++": "Grad-CAM++",
+    "hires-cam": "HiResCAM",
+    "layer-cam": "LayerCAM",
+    "xgrad-cam": "XGrad-CAM",
+    "element-wise": "element-wise",
+    "eigen-grad-cam": "Eigen-Grad-CAM",
+    "eigen-cam": "Eigen-CAM",
+    "score-cam": "Score-CAM",
+    "ablation-cam": "Ablation-CAM",
+}
+
+
+def titles_of(method, counterfactual=False):
+    """The name of each kind of map of a run: dict of kind -> str.
+
+    Args:
+        method: str, a key of METHOD_TITLES; another's maps are called Grad-CAM.
+        counterfactual: bool, its maps show what speaks against the class.
+    """
+    title = METHOD_TITLES.get(method, PANEL_TITLES["gradcam"])
+    if counterfactual:
+        title = f"counterfactual {title}"
+    return PANEL_TITLES | {"gradcam": title, "guided_gradcam": f"guided {title}"}
+
+
 PANEL_SIDE, MARGIN, BAR = 320, 16, 14  # pixels: a picture's longer side, space around it, width of a colour bar
 HEADING, TITLE, TICK = 18, 15, 13  # pixels: sizes of letters
 LINE = 1.5  # of a letter's size
@@ -364,15 +391,17 @@ def sheet_of(heading, shown):
     return np.asarray(sheet)
 
 
-# ---------------------------------------------------------------- small pictures for a page
+# ---------------------------------------------------------------- pictures for a page
 
-THUMB_SIDE = 144  # pixels of the longer side
+PAGE_SIDE, LEAST_SIDE = 384, 144  # pixels of the longer side, at most and at least: enlarged, and in a gallery
+EVIDENCE_ENDS = "evidence against {class}", "evidence for {class}"  # what the ends of most scales stand for
+FINER = 2  # times as fine as a map is its picture, since a browser enlarges bilinearly, which leaves diamonds
 
 
-def thumb_size(height, width):
-    """(height, width) of a small picture."""
-    factor = THUMB_SIDE / max(height, width)
-    return max(1, round(height * factor)), max(1, round(width * factor))
+def page_size(shape, finest):
+    """(height, width) on a page of a picture of that shape; no finer than so many pixels of its longer side."""
+    factor = min(PAGE_SIDE, max(LEAST_SIDE, finest)) / max(shape)
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 
 def data_uri(image):
@@ -383,21 +412,72 @@ def data_uri(image):
 
 
 def encode_photo(photo):
-    """A small photo as data: address."""
-    return data_uri(resize_photo(photo, *thumb_size(*photo.shape[:2])))
+    """A photo as data: address."""
+    shape = photo.shape[:2]
+    return data_uri(resize_photo(photo, *page_size(shape, max(shape))))
 
 
 def encode_overlay(values, scale, shape, style=USUAL):
     """A map to be laid over a photo of that (height, width), as data: address; gradients of RGB hide it.
 
-    Values beyond the scale are drawn as its ends.
+    Values beyond the scale are drawn as its ends, the largest fully opaque: the page has a slider for the opacity.
     """
-    size = thumb_size(*shape)
+    style = style._replace(opacity=1.0)
     if values.ndim == 3:
-        return data_uri(picture_of(values, scale, *size, style))
-    style = style._replace(opacity=1.0)  # the page has a slider for it
-    above, opacity = overlay(enlarged_for_display(scaled(values, scale.limit), *size), scale.signed, style)
-    return data_uri(np.dstack((above, np.rint(255 * opacity).astype(np.uint8))))
+        return data_uri(picture_of(values, scale, *page_size(shape, max(values.shape[:2])), style))
+    size = page_size(shape, FINER * max(values.shape))
+    return data_uri(
+        with_opacity(*overlay(enlarged_for_display(scaled(values, scale.limit), *size), scale.signed, style))
+    )
+
+
+def map_for_page(values, scale, shape, ends, style=USUAL):
+    """What a page needs of a map: dict of picture and legend, and zero if the map is zero everywhere.
+
+    Args:
+        values: float (h, w), or (H, W, 3) for gradients of RGB.
+        scale: Scale.
+        shape: (height, width) of the photo.
+        ends: see `legend_of`.
+        style: Style.
+    """
+    found = {"picture": encode_overlay(values, scale, shape, style), "legend": legend_of(scale, ends, values.ndim == 3)}
+    return found if values.any() else found | {"zero": True}
+
+
+def with_opacity(above, opacity):
+    """Colours uint8 (H, W, 3) and opacity float (H, W) in 0..1 as uint8 (H, W, 4)."""
+    return np.dstack((above, np.rint(255 * opacity).astype(np.uint8)))
+
+
+def bars_for_page(style=USUAL):
+    """The colour bars of a page, to be laid over grey: dict of bar's name, see `legend_of`, -> data: address."""
+    values = np.linspace(-1, 1, 256)[None]  # (1, 256)
+    grey_ramp = picture_of(np.repeat(values[..., None], 3, axis=2), Scale(1.0, True), *values.shape)
+    bars = {
+        "signed": with_opacity(*overlay(values, True, style)),
+        "plain": with_opacity(*overlay((values + 1) / 2, False, style)),
+        "gradients": grey_ramp,
+    }
+    return {name: data_uri(bar) for name, bar in bars.items()}
+
+
+def legend_of(scale, ends, gradients=False):
+    """What stands beside the colour bar of a map on a page, as JSON takes it.
+
+    Args:
+        scale: Scale.
+        ends: (str, str), what the lower and the upper end stand for, with {class} in place of the class.
+        gradients: bool, the map is of gradients of RGB.
+
+    Returns:
+        dict of bar (a key of `bars_for_page`), ticks (list of (place from 0 to 1, text)) and ends (two str, the lower
+        one empty where the scale begins at zero).
+    """
+    extent = (scale.limit - scale.lowest) or 1.0
+    ticks = [[round((value - scale.lowest) / extent, 3), text] for value, text in scale.ticks()]
+    bar = "gradients" if gradients else "signed" if scale.signed else "plain"
+    return {"bar": bar, "ticks": ticks, "ends": [ends[0] if scale.signed else "", ends[1]]}
 
 
 def write_jpeg(path, image):

@@ -13,6 +13,7 @@ from camlib import metrics
 from camlib.figures import draw_bars, draw_cascade, draw_confusion_matrix, draw_curves, draw_extremes, draw_reliability
 from camlib.files import open_csv, write_whole
 from camlib.page import write_page
+from camlib.pictures import Scale, legend_of
 
 NO_NETWORK = "no network"  # in place of a network's name, for the baselines
 BASELINES = ("whole picture", "centred Gaussian", "random", "Sobel edges")
@@ -33,6 +34,8 @@ class Score:
         of: function of that result and what is known of the photo (truth, right) -> number or list of numbers.
         statistic: function of means over items (B, ...) -> (B,).
         truth: "masks" if boxes do not do.
+        meaning: str, one line about it.
+        is_count: bool, it counts something, so that an interval says nothing.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Score:
     of: Callable = lambda value, about: value
     statistic: Callable = lambda means: means
     truth: str | None = None
+    meaning: str = ""
+    is_count: bool = False
 
 
 def best(means):
@@ -60,49 +65,78 @@ def mean_known(values):
 
 
 LOCALISATION = (
-    Score("pointing", "pointing ↑", "pointing"),
-    Score("pointing_15px", "pointing, 15 px ↑", "pointing_15"),
-    Score("energy", "energy ↑", "energy"),
-    Score("box_15", "box at 15 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.15)),
-    Score("box_20", "box at 20 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.20)),
-    Score("box_best", "best box ↑", "boxes", lambda overlaps, about: np.array(overlaps) >= 0.5, best),
+    Score("pointing", "pointing ↑", "pointing", meaning="share of objects on which the map's largest value lies"),
+    Score("pointing_15px", "pointing, 15 px ↑", "pointing_15",
+          meaning="the same, at most 15 pixels beside the object being near enough"),
+    Score("energy", "energy ↑", "energy", meaning="share of the map's positive values that lies on the object"),
+    Score("box_15", "box at 15 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.15),
+          meaning="share of objects whose box overlaps by half or more with that around the map's largest part above "
+          "15 % of its maximum"),
+    Score("box_20", "box at 20 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.20),
+          meaning="the same above 20 %"),
+    Score("box_best", "best box ↑", "boxes", lambda overlaps, about: np.array(overlaps) >= 0.5, best,
+          meaning="the same above the threshold that is best for all photos together"),
     Score("ilsvrc_error_20", "ILSVRC error at 20 % ↓", "boxes",
-          lambda overlaps, about: 1 - is_right(overlaps, 0.20) * about.get("right", np.nan)),
+          lambda overlaps, about: 1 - is_right(overlaps, 0.20) * about.get("right", np.nan),
+          meaning="share of objects whose photo is misclassified or whose box at 20 % is wrong"),
     Score("mask_iou", "best mask IoU ↑", "counts",
-          lambda counts, about: metrics.mask_iou(np.array(counts)), best, "masks"),
-    Score("pxap", "PxAP ↑", "counts", statistic=metrics.pixel_precision, truth="masks"),
+          lambda counts, about: metrics.mask_iou(np.array(counts)), best, "masks",
+          meaning="intersection over union of the object and the map above the threshold that is best for all photos"),
+    Score("pxap", "PxAP ↑", "counts", statistic=metrics.pixel_precision, truth="masks",
+          meaning="average precision with which the map's values tell the object's pixels from the others, all photos "
+          "together"),
 )  # fmt: skip
 SHARPNESS = (
-    Score("cells", "cells of the map", "grid", lambda grid, about: np.prod(grid)),
-    Score("border_energy", "energy at the border ↑", "border", truth="masks"),
-    Score("edge_width", "edge width ↓", "edge"),
-    Score("zero", "all zero ↓", "zero"),
-)
+    Score("cells", "cells of the map", "grid", lambda grid, about: np.prod(grid), is_count=True,
+          meaning="how many values the map has before it is enlarged"),
+    Score("border_energy", "energy at the border ↑", "border", truth="masks",
+          meaning="positive values at the object's border, in units of what an even map has there"),
+    Score("edge_width", "edge width ↓", "edge",
+          meaning="width of the map's steepest edge, in units of the photo's longer side"),
+    Score("zero", "all zero ↓", "zero", meaning="share of objects whose map is zero everywhere"),
+)  # fmt: skip
 SANITY = (
-    Score("rank_first", "rank correlation, output randomised", "rank_correlation", lambda found, about: found[0]),
-    Score("rank_all", "all layers randomised", "rank_correlation", lambda found, about: found[-1]),
-    Score("rank_mean", "mean of the cascade ↓", "rank_correlation", lambda found, about: mean_known(found)),
-    Score("ssim_mean", "SSIM, mean of the cascade ↓", "ssim", lambda found, about: mean_known(found)),
-    Score("other_class", "rank correlation with another class ↓", "other_class"),
-)
+    Score("rank_first", "rank correlation, output randomised", "rank_correlation", lambda found, about: found[0],
+          meaning="of the map with that of the network whose last layers' weights are shuffled; 1: the same map"),
+    Score("rank_all", "all layers randomised", "rank_correlation", lambda found, about: found[-1],
+          meaning="the same with all layers' weights shuffled"),
+    Score("rank_mean", "mean of the cascade ↓", "rank_correlation", lambda found, about: mean_known(found),
+          meaning="mean of the same while layer after layer is shuffled, from the output down; near 1 the map shows "
+          "the photo rather than what was learnt"),
+    Score("ssim_mean", "SSIM, mean of the cascade ↓", "ssim", lambda found, about: mean_known(found),
+          meaning="the same with structural similarity in place of rank correlation"),
+    Score("other_class", "rank correlation with another class ↓", "other_class",
+          meaning="of the map with that of the next class; near 1 it does not tell where a class is"),
+)  # fmt: skip
+NETWORK = (
+    ("top-1", "share of photos whose most probable class is the true one"),
+    ("binary accuracy (Keras)", "share of right yes-or-no answers over all classes, each with the threshold 0.5; what "
+     "Keras calls accuracy beside a binary cross-entropy"),
+    ("ECE", "expected calibration error: how far confidence lies from accuracy, mean over bins of confidence"),
+)  # fmt: skip
 
 
 def faithfulness_scores(fills):
     """The columns of faithfulness: deletion and insertion with each fill, and what needs none."""
     curves = [
-        Score(
-            f"{curve}_{fill}", f"{curve}, {fill} {arrow}", f"{curve}_{fill}", lambda points, about: metrics.area(points)
-        )
+        Score(f"{curve}_{fill}", f"{curve}, {fill} {arrow}", f"{curve}_{fill}",
+              lambda points, about: metrics.area(points),
+              meaning=f"mean probability of the class while the photo's pixels are {what} {fill}, the map's highest "
+              "first")
         for fill in fills
-        for curve, arrow in (("deletion", "↓"), ("insertion", "↑"))
-    ]
+        for curve, arrow, what in (("deletion", "↓", "replaced by its"), ("insertion", "↑", "put back into its"))
+    ]  # fmt: skip
     return (
         *curves,
-        Score("average_drop", "average drop ↓", "drop"),
-        Score("increase", "increase ↑", "increase"),
-        Score("adcc", "ADCC ↑", "adcc"),
-        Score("road", "ROAD ↑", "road"),
-    )
+        Score("average_drop", "average drop ↓", "drop",
+              meaning="share of the probability that is lost where pixels are dimmed by how little the map shows them"),
+        Score("increase", "increase ↑", "increase", meaning="share of photos whose probability that raises"),
+        Score("adcc", "ADCC ↑", "adcc",
+              meaning="average drop, coherency (the map of what it shows) and complexity (its mean) in one number"),
+        Score("road", "ROAD ↑", "road",
+              meaning="half the probability without the map's lowest pixels less that without its highest, filled in "
+              "from their surroundings"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,11 +147,13 @@ class Table:
         title: str.
         scores: tuple of Score.
         rows: dict of map's name -> list of cells.
+        section: str, of docs/evaluation.md.
     """
 
     title: str
     scores: tuple
     rows: dict
+    section: str
 
 
 def merged(network, results):
@@ -133,11 +169,11 @@ def merged(network, results):
     return found
 
 
-def table_of(title, scores, maps, truth=None):
+def table_of(title, section, scores, maps, truth=None):
     """Make a table of the maps that have at least one of the scores; None if none has.
 
     Args:
-        title: str.
+        title, section: str, see Table.
         scores: tuple of Score.
         maps: as `merged` makes them.
         truth: "masks" or "boxes", to take photos with that truth only.
@@ -148,7 +184,7 @@ def table_of(title, scores, maps, truth=None):
         cells = [cell_of(score, chosen) for score in scores]
         if any(count for *_, count in cells):
             rows[name] = cells
-    return Table(title, scores, rows) if rows else None
+    return Table(title, scores, rows, section) if rows else None
 
 
 def cell_of(score, pairs):
@@ -161,11 +197,13 @@ def cell_of(score, pairs):
     return metrics.bootstrap(values, photos, score.statistic) if values else (float("nan"),) * 3 + (0,)
 
 
-def text_of(cell):
-    """'0.915 (0.880 to 0.945)', or a dash."""
+def text_of(cell, is_count=False):
+    """'0.915 (0.880 to 0.945)', or a dash; of counts '9,216'."""
     value, low, high, count = cell
     if not count or np.isnan(value):
         return "-"
+    if is_count:
+        return f"{value:,.0f}"
     digits = 0 if value >= 100 else 3
     return (
         f"{value:.{digits}f}"
@@ -243,7 +281,8 @@ def grids_of(tables, network_rows, confusions):
     """
     grids = [
         (table.title, ["map", *(score.title for score in table.scores), "items"],
-         [[name, *map(text_of, cells), f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()])
+         [[name, *(text_of(cell, score.is_count) for score, cell in zip(table.scores, cells, strict=True)),
+           f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()])
         for table in tables
     ]  # fmt: skip
     if network_rows:
@@ -260,6 +299,13 @@ def grids_of(tables, network_rows, confusions):
             rows = [[truth, *map(str, of_truth)] for truth, of_truth in zip(class_names, counts, strict=True)]
             grids.append((f"What {name} takes the photos for", ["true class", *class_names], rows))
     return grids
+
+
+def explanations_of(tables):
+    """One line about each metric, as `write_page` takes them."""
+    found = {table.title: (table.section, [(score.title, score.meaning) for score in table.scores]) for table in tables}
+    found["The networks"] = "The networks", NETWORK
+    return {title: (f"docs/evaluation.md, section {section}", about) for title, (section, about) in found.items()}
 
 
 def markdown_of(heading, grids, sentences):
@@ -305,17 +351,18 @@ def report(subjects, settings, results):
     tables, network_rows, confusions, figures, sentences = [], [], {}, [], []
     if "localisation" in parts:
         for truth in ("masks", "boxes"):
-            lie = table_of(f"Where the maps lie ({truth})", LOCALISATION, with_baselines, truth)
-            tables += [lie, table_of(f"How sharp the maps are ({truth})", SHARPNESS, with_baselines, truth)]
+            lie = table_of(f"Where the maps lie ({truth})", "Localisation", LOCALISATION, with_baselines, truth)
+            sharp = f"How sharp the maps are ({truth})"
+            tables += [lie, table_of(sharp, "Sharpness", SHARPNESS, with_baselines, truth)]
             if lie:
                 figures.append(draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
     for name, found in by_subject.items() if "faithfulness" in parts else ():
         scores = faithfulness_scores(settings.fill)
-        tables.append(table_of(f"Whether {name} uses what the maps show", scores, found))
+        tables.append(table_of(f"Whether {name} uses what the maps show", "Faithfulness", scores, found))
         if any((curves := curves_of(found, settings.fill)).values()):
             figures.append(draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
     if "sanity" in parts:
-        table = table_of("Whether the maps depend on the network and the class", SANITY, maps)
+        table = table_of("Whether the maps depend on the network and the class", "Sanity", SANITY, maps)
         tables.append(table)
         sentences = sanity_sentences(table) if table else []
         for name in by_subject:
@@ -334,14 +381,16 @@ def report(subjects, settings, results):
             figures.append(draw_reliability(output / f"reliability_{subject.name}.png", subject.name, outputs, labels))
     entries = entries_of(maps, results, subjects)
     if extremes := extremes_of(entries):
-        figures.append(draw_extremes(output / "best_and_worst.png", "best and worst photos, by energy", extremes))
+        title = "best (left) and worst (right) photos, by energy"
+        figures.append(draw_extremes(output / "best_and_worst.png", title, extremes))
     tables = [table for table in tables if table]
     write_tables(output, tables, network_rows)
     grids = grids_of(tables, network_rows, confusions)
     write_whole(
         output / "report.md", lambda file: file.write(markdown_of("Evaluation of maps", grids, sentences).encode())
     )
-    write_page(settings.html or output / "report.html", "Evaluation of maps", entries, grids, sentences, figures)
+    write_page(settings.html or output / "report.html", "Evaluation of maps", entries, grids, sentences, figures,
+               explanations_of(tables))  # fmt: skip
     return grids, sentences
 
 
@@ -380,25 +429,41 @@ def extremes_of(entries):
         for name, of_classes in entry["maps"].items():
             for class_name, shown in of_classes.items():
                 if "energy" in shown["scores"]:
-                    of_map = found.setdefault(name, [])
-                    of_map.append((shown["scores"]["energy"], class_name, entry["picture"], shown["picture"]))
+                    pictures = entry["picture"], shown["picture"], entry["outlines"]
+                    found.setdefault(name, []).append((shown["scores"]["energy"], class_name, *pictures))
     return found
 
 
 def entries_of(maps, results, subjects):
-    """What the page shows of each photo and class: list of dicts, see `camlib.page.write_page`."""
+    """What the page shows of each photo and class: list of dicts, see `camlib.page.write_page`.
+
+    Whether an answer is right is known of photos of one class alone.
+    """
+    records = results.of(subjects[0].name, "maps")
+    times = Counter(record["photo"] for record in records)
+    kinds = {kind.name: kind for subject in subjects for kind in subject.kinds}
     entries = []
-    for record in results.of(subjects[0].name, "maps"):
+    for record in records:
         of_photo = {}
         for name, items in maps.items():
             scores = items.get(record["item"], ({}, None))[0]
             if "picture" in scores:
-                shown = {
-                    title: scores[score]
-                    for score, title in (("pointing", "pointing"), ("energy", "energy"))
-                    if score in scores
-                }
-                of_photo[name] = {record["class"]: {"picture": scores["picture"], "scores": shown}}
+                of_photo[name] = {record["class"]: shown_of(scores, kinds[name])}
+        predicted = subjects[0].meaning.class_names[int(np.argmax(record["outputs"]))]
+        right = record["right"] if times[record["photo"]] == 1 else None
         entries.append({"name": record["photo"], "class": record["class"], "picture": record["picture"],
-                        "maps": of_photo, "note": "" if record["right"] else "misclassified"})  # fmt: skip
+                        "maps": of_photo, "truth": record["class"], "predicted": predicted, "right": right,
+                        "outlines": record.get("outlines", []),
+                        "note": f"misclassified as {predicted}" if right is False else ""})  # fmt: skip
     return entries
+
+
+def shown_of(scores, kind):
+    """What the page shows of one map, from its scores and its MapKind."""
+    shown = {
+        "picture": scores["picture"],
+        "scores": {name: scores[name] for name in ("pointing", "energy") if name in scores},
+    }
+    if "scale" in scores:  # results of an earlier version have none
+        shown["legend"] = legend_of(Scale(*scores["scale"]), kind.ends)
+    return shown | {"zero": True} if scores.get("zero") else shown

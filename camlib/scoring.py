@@ -14,9 +14,10 @@ from camlib.cam_family import GUIDED, METHODS
 from camlib.console import UserError, did_you_mean
 from camlib.model_files import GAP_NETWORK, VGG_NETWORK
 from camlib.photos import PhotoError, read_batches
-from camlib.pictures import encode_overlay, resize_map, superposition_scale_of
+from camlib.pictures import EVIDENCE_ENDS, encode_overlay, resize_map, superposition_scale_of
 from camlib.runs import NOT_FINITE
 
+OUTLINE_ERROR = 0.003  # of the longer side: how far a drawn border may lie from the mask's
 MOST_STAGES = 15  # of the cascading randomisation; networks with more layers change several at a time
 
 
@@ -43,6 +44,11 @@ class MapKind:
     def is_signed(self):
         """Whether it has values below zero."""
         return self.method == "cam" or (self.method in METHODS and METHODS[self.method].signed)
+
+    @property
+    def ends(self):
+        """What the ends of its colour bar stand for, see `camlib.pictures.legend_of`."""
+        return ("", "magnitude of the gradient") if self.method in GUIDED else EVIDENCE_ENDS
 
     @property
     def is_slow(self):
@@ -118,6 +124,27 @@ def truth_of(item, shape):
     return Truth(inside, metrics.grown(inside, tolerance), boxes)
 
 
+def outlines_of(item, truth):
+    """Borders of what an item's annotation marks, its mask and its boxes, for drawing.
+
+    Args:
+        item: Item.
+        truth: its Truth, or None.
+
+    Returns:
+        list of polygons, each a list of (x, y) in shares of the picture's width and height.
+    """
+    if not truth:
+        return []
+    height, width = truth.inside.shape
+    polygons = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in truth.boxes]
+    if item.annotation.mask:
+        found, _ = cv2.findContours(truth.inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        # centres of pixels, and no more corners than a picture shows
+        polygons += [cv2.approxPolyDP(one, OUTLINE_ERROR * max(height, width), True)[:, 0] + 0.5 for one in found]
+    return [np.clip(one / (width, height), 0, 1).round(4).tolist() for one in polygons if len(one) > 2]
+
+
 def localise(values, truth):
     """Where a map float32 (h, w) lies: dict of score -> number, list or None."""
     inside = truth.inside
@@ -135,12 +162,15 @@ def localise(values, truth):
 
 
 def scores_of_map(values, other, truth, picture, signed):
-    """What is kept of one map: where it lies, how much it changes with the class, and its picture for the page."""
+    """What is kept of one map: where it lies, how much it changes with the class, and its picture and Scale
+    for the page."""
     scores = localise(values, truth) if truth else {}
+    scale = superposition_scale_of(signed, [values], capped=True)
     return scores | {
         "zero": float(not values.any()),
         "other_class": metrics.rank_correlation(values, other),
-        "picture": encode_overlay(values, superposition_scale_of(signed, [values], capped=True), picture.shape[:2]),
+        "picture": encode_overlay(values, scale, picture.shape[:2]),
+        "scale": list(scale),
     }
 
 

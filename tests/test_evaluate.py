@@ -1,8 +1,12 @@
 """evaluate_maps.py: its tables against figures computed apart, restarts, baselines, sanity checks, errors."""
 
 import csv
+import html
 import json
+import re
+from dataclasses import replace
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -11,12 +15,15 @@ from PIL import Image
 
 import evaluate_maps
 from camlib import metrics, scoring
+from camlib.annotations import Annotation, Item
 from camlib.console import UserError
 from camlib.meaning import Meaning
 from camlib.model_files import load_network, save_network
 from camlib.networks import modern_network, vgg16_network
 from camlib.photos import read_network_input, read_photo, resize_photo
 from camlib.pictures import resize_map
+from camlib.report import LOCALISATION, SANITY, SHARPNESS, faithfulness_scores, text_of
+from camlib.scoring import outlines_of, truth_of
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 
@@ -174,6 +181,88 @@ def test_report_and_page(run):
     page = (output / "report.html").read_text("utf-8")
     assert page.count('<img class="figure"') == len(list(output.glob("*.png"))) == 11
     assert json.loads((output / "run.json").read_text())["settings"]["steps"] == 4
+
+
+@pytest.mark.any_backend
+def test_report_explains_its_metrics_before_the_photos(run):
+    page = (run[1] / "report.html").read_text("utf-8")
+    terms = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page)
+    scores = (*LOCALISATION, *SHARPNESS, *SANITY, *faithfulness_scores(["blur", "mean"]))
+    assert {score.title for score in scores} == {html.unescape(name) for name, _ in terms} - {
+        "top-1", "binary accuracy (Keras)", "ECE",
+    }  # fmt: skip
+    assert all(len(text.split()) > 3 for _, text in terms)
+    sections = set(re.findall("docs/evaluation.md, section (.*?)</p>", page))
+    assert sections == {"Localisation", "Sharpness", "Faithfulness", "Sanity", "The networks"}
+    documented = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    assert all(f"\n### {section}\n" in documented for section in sections)
+    assert page.index("<nav") < page.index("<table>") < page.index('<div id="photos">')
+
+
+@pytest.mark.any_backend
+def test_counts_have_no_interval(run):
+    report = (run[1] / "report.md").read_text("utf-8")
+    sharp = report.split("## How sharp the maps are (masks)")[1].split("##")[0]
+    assert "| vgg grad-cam@block2_conv2 | 256 |" in sharp and "| gap cam | 1,024 |" in sharp
+    assert text_of((49.5, 40.0, 60.0, 8), is_count=True) == "50" and text_of((49.5, 40.0, 60.0, 8)).count("to") == 1
+
+
+@pytest.mark.any_backend
+def test_photos_show_where_the_truth_is(run, photos):
+    """Filled in again, the outlines are the masks and boxes they came from."""
+    page = (run[1] / "report.html").read_text("utf-8")
+    entries = json.loads(re.search(r'id="entries">(.*?)</script>', page, re.DOTALL)[1])
+    records = json.loads((photos / "annotations.json").read_text())
+    for record in records:
+        (entry,) = [one for one in entries if (one["name"], one["truth"]) == (record["file"], record["class"])]
+        assert len(entry["outlines"]) == 1 + (record["mask"] is not None)
+        x0, y0, x1, y1 = record["boxes"][0]
+        box = np.array(entry["outlines"][0]) * (64, 48)
+        np.testing.assert_allclose((*box.min(axis=0), *box.max(axis=0)), (x0, y0, x1, y1), atol=0.01)
+        for border in entry["outlines"][1:]:  # through the centres of the outermost pixels
+            corners = np.array(border) * (64, 48)
+            np.testing.assert_allclose(corners.min(axis=0), (x0, y0), atol=1.1)
+            np.testing.assert_allclose(corners.max(axis=0), (x1, y1), atol=1.1)
+    twice = [entry["right"] for entry in entries if entry["name"] == records[0]["file"]]
+    assert twice == [None, None]  # a photo of two animals
+    assert {entry["right"] for entry in entries} <= {True, False, None}
+    shown = entries[0]["maps"]
+    assert shown["gap cam"]["dog"]["legend"]["bar"] == "signed"
+    assert shown["vgg guided-backprop"]["dog"]["legend"]["ends"] == ["", "magnitude of the gradient"]
+
+
+@pytest.mark.any_backend
+def test_results_of_an_earlier_version_are_reported(run):
+    """They know neither outlines nor scales."""
+    arguments, output = run
+    before = (output / "results.jsonl").read_text("utf-8")
+    records = [json.loads(line) for line in before.splitlines()]
+    for record in records:
+        record.pop("outlines", None)
+        for scores in record["maps"].values():
+            scores.pop("scale", None)
+    (output / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    try:
+        assert evaluate_maps.main(arguments) == 0
+        assert '"outlines": []' in (output / "report.html").read_text("utf-8")
+    finally:
+        (output / "results.jsonl").write_text(before, "utf-8")
+
+
+def test_outlines_of_an_uneven_mask_enclose_it(tmp_path):
+    mask = np.zeros((60, 80), np.uint8)
+    cv2.circle(mask, (30, 30), 20, 255, -1)
+    cv2.circle(mask, (30, 30), 8, 0, -1)  # a hole
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    annotation = Annotation(tmp_path / "a.png", "dog", (), tmp_path / "mask.png", 80, 60)
+    item = Item(tmp_path / "a.png", "a.png", "dog", annotation)
+    box, *borders = outlines_of(item, truth_of(item, (60, 80)))
+    assert len(borders) == 2 and np.array(box).min(axis=0) == pytest.approx([10 / 80, 10 / 60], abs=1e-4)
+    filled = np.zeros_like(mask)
+    cv2.fillPoly(filled, [np.rint(np.array(border) * (80, 60) - 0.5).astype(int) for border in borders], 255)
+    overlap = (filled & mask > 0).sum() / ((filled | mask) > 0).sum()
+    assert overlap > 0.9
+    assert outlines_of(replace(item, annotation=None), None) == []
 
 
 @pytest.mark.any_backend

@@ -1,4 +1,4 @@
-"""The HTML page in a real browser: it loads, its pickers and its slider change the picture, names stay text."""
+"""The HTML page in a real browser: it loads, its pickers, slider and keys change the picture, names stay text."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from camlib.page import write_page
-from camlib.pictures import Scale, encode_overlay, encode_photo
+from camlib.pictures import EVIDENCE_ENDS, Scale, Style, encode_overlay, encode_photo, map_for_page
 
 pytestmark = pytest.mark.any_backend
 
@@ -67,7 +67,7 @@ def test_page_is_self_contained(page):
     assert entries[1]["name"] == HOSTILE
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     driver = shutil.which("chromedriver")
     binary = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -125,6 +125,7 @@ def test_page_in_a_browser(page, browser):
         picture = Image.open(io.BytesIO(box.screenshot_as_png)).convert("RGB")
         return np.array(picture.getpixel((picture.width - 8, picture.height // 2)))
 
+    browser.find_element("name", "colour").click()  # else the photo is grey below its map
     strong = middle()
     assert np.abs(strong - RED).max() > 12
     slider = browser.find_element("id", "opacity")
@@ -144,3 +145,210 @@ def test_page_in_a_browser(page, browser):
     browser.find_elements("css selector", "figure")[0].send_keys("\ue014")  # right arrow
     assert browser.switch_to.active_element.text.startswith(HOSTILE)
     assert browser.get_log("browser") == []
+
+
+# ---------------------------------------------------------------- enlarged, filtered, outlined
+
+GREEN = (40, 200, 80)
+GREY = round(0.2126 * 40 + 0.7152 * 200 + 0.0722 * 80)  # as CSS weighs them (Filter Effects 1, section 9.1)
+ESCAPE, ENTER, LEFT, UP, RIGHT, DOWN = "\ue00c", "\ue007", "\ue012", "\ue013", "\ue014", "\ue015"
+
+
+def judged_entry(name, truth, predicted):
+    """A green photo whose dog map is -2, 0 and 1 in thirds, of a scale that ends at 1, and whose cat map is zero."""
+    shape, scale = (60, 90), Scale(1.0, signed=True, capped=True)
+    classes = {"dog": np.repeat([[-2.0, 0.0, 1.0]], 6, axis=1).astype(np.float32), "cat": np.zeros((1, 3), np.float32)}
+    maps = {
+        kind: {
+            class_name: map_for_page(values, scale, shape, EVIDENCE_ENDS) | {"scores": {}}
+            for class_name, values in classes.items()
+        }
+        for kind in ("CAM", "Grad-CAM")
+    }
+    return {"name": name, "class": "dog", "note": "", "picture": encode_photo(np.full((*shape, 3), GREEN, np.uint8)),
+            "maps": maps, "truth": truth, "predicted": predicted, "right": truth == predicted,
+            "outlines": [[[0.4, 0.25], [0.6, 0.25], [0.6, 0.75], [0.4, 0.75]]]}  # fmt: skip
+
+
+@pytest.fixture
+def judged_page(tmp_path):
+    entries = [
+        judged_entry("a.jpg", "dog", "dog"),
+        judged_entry("b.jpg", "cat", "dog"),
+        judged_entry("c.jpg", "cat", "cat"),
+    ]
+    path = tmp_path / "judged.html"
+    grids = [("Scores", ["map", "pointing ↑"], [["cam", "0.5"]]), ("Others", ["map"], [["cam"]])]
+    explanations = {"Scores": ("docs/evaluation.md, section X", [("pointing ↑", "how often <it> points")])}
+    write_page(path, "Judged", entries, grids, explanations=explanations)
+    return path
+
+
+def pixels(element):
+    """What an element looks like on the screen: uint8 (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")).astype(int)
+
+
+def names(browser):
+    return [text.split(":")[0] for text in cards(browser)]
+
+
+def enlarged(browser):
+    """The title of the enlarged photo; None if none is."""
+    dialog = browser.find_element("id", "dialog")
+    return dialog.find_element("id", "title").text if dialog.is_displayed() else None
+
+
+def test_photos_are_filtered_by_class_and_by_answer(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    assert names(browser) == ["a.jpg", "b.jpg", "c.jpg"]
+    choose(browser, "truth", ":cat")
+    assert names(browser) == ["b.jpg", "c.jpg"]
+    choose(browser, "answer", "wrong")
+    assert names(browser) == ["b.jpg"] and browser.find_element("id", "count").text == "1 of 3"
+    choose(browser, "answer", "right")
+    assert names(browser) == ["c.jpg"]
+    choose(browser, "truth", "")
+    choose(browser, "answer", "as:dog")
+    assert names(browser) == ["a.jpg", "b.jpg"]
+    browser.find_elements("css selector", "figure")[1].send_keys(ENTER)
+    assert enlarged(browser) == "CAM of dog: b.jpg" and "2 of 2" in browser.find_element("id", "note").text
+    assert browser.get_log("browser") == []
+
+
+def test_pages_without_truth_offer_no_such_filter(page, browser):
+    browser.get(page.as_uri())
+    for picker in ("truth", "answer"):
+        assert not browser.find_element("id", picker).is_displayed()
+    assert not browser.find_element("name", "outlines").is_displayed()
+
+
+def test_a_photo_is_enlarged_by_a_click_and_closed_by_another(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    first = browser.find_element("css selector", "figure")
+    first.click()
+    large = browser.find_element("css selector", "#large .stack")
+    assert enlarged(browser) == "CAM of dog: a.jpg" and large.size["width"] > 2 * first.size["width"]
+    assert large.size["width"] / large.size["height"] == pytest.approx(90 / 60, abs=0.02)
+    labels = [button.text for button in browser.find_elements("css selector", "#others button")]
+    assert labels == ["dog", "cat, all zero", "CAM", "Grad-CAM"]  # its classes and its maps side by side
+    large.click()
+    assert enlarged(browser) is None and browser.switch_to.active_element == first
+    first.click()
+    browser.find_element("id", "close").click()
+    assert enlarged(browser) is None and browser.get_log("browser") == []
+
+
+def test_the_enlarged_photo_is_steered_by_keys(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    browser.find_element("css selector", "figure").send_keys(ENTER)
+    steps = {RIGHT: "CAM of dog: b.jpg", DOWN: "CAM of cat: b.jpg", UP: "CAM of dog: b.jpg", LEFT: "CAM of dog: a.jpg"}
+    for key, title in steps.items():
+        browser.switch_to.active_element.send_keys(key)
+        assert enlarged(browser) == title
+    browser.switch_to.active_element.send_keys(RIGHT)
+    for button, title in ((1, "CAM of cat: b.jpg"), (3, "Grad-CAM of cat: b.jpg")):
+        browser.find_elements("css selector", "#others button")[button].send_keys(ENTER)
+        assert enlarged(browser) == title
+        assert browser.switch_to.active_element.get_attribute("aria-pressed") == "true"
+    browser.switch_to.active_element.send_keys(ESCAPE)
+    assert enlarged(browser) is None and browser.switch_to.active_element.text.startswith("b.jpg")
+    browser.switch_to.active_element.send_keys(LEFT, " ")
+    assert enlarged(browser) == "CAM of dog: a.jpg" and browser.get_log("browser") == []
+
+
+def test_the_legend_says_what_its_ends_stand_for_in_numbers(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    assert browser.find_element("id", "key").text.split("\n") == [
+        "evidence against the class",
+        "evidence for the class",
+    ]
+    browser.find_element("css selector", "figure").click()
+    legend = browser.find_element("css selector", "#scale .legend")
+    assert legend.text.split("\n") == ["evidence against dog", "evidence for dog", "≤ -1", "0", "≥ 1"]
+    places = [tick.rect["x"] for tick in legend.find_elements("css selector", ".ticks span")]
+    bar = legend.find_element("css selector", ".bar")
+    assert places == sorted(places) and abs(places[1] - bar.rect["x"] - bar.rect["width"] / 2) < 10
+    row = pixels(bar)[5]
+    against, zero, evidence = row[3], row[len(row) // 2], row[-4]
+    assert against[2] > against[0] + 60 and evidence[0] > evidence[2] + 60
+    np.testing.assert_allclose(zero, 128, atol=12)  # nothing lies over the grey of a photo
+
+
+def test_the_photo_below_is_grey_unless_asked(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    browser.find_element("css selector", "figure").click()
+
+    def thirds():
+        picture = pixels(browser.find_element("css selector", "#large .stack"))
+        return [picture[10, int(picture.shape[1] * place)] for place in (0.02, 0.5, 0.98)]
+
+    against, zero, evidence = thirds()
+    np.testing.assert_allclose(zero, GREY, atol=14)
+    assert against[2] > against[0] + 60 and evidence[0] > evidence[2] + 60  # full at the ends, one of them beyond
+    browser.find_elements("name", "colour")[1].click()
+    np.testing.assert_allclose(thirds()[1], GREEN, atol=12)
+    browser.find_elements("name", "opacity")[1].send_keys("\ue011")  # Home
+    np.testing.assert_allclose(thirds(), [GREEN] * 3, atol=12)
+    browser.switch_to.active_element.send_keys(ESCAPE)
+    assert browser.find_element("id", "opacity").get_property("value") == "0"  # one dial in two places
+    assert browser.find_element("name", "colour").is_selected()
+    assert browser.get_log("browser") == []
+
+
+def test_style_decides_how_a_page_begins(tmp_path, browser):
+    path = tmp_path / "coloured.html"
+    style = Style("jet", in_colour=True, opacity=0.5)
+    write_page(path, "Coloured", [judged_entry("a.jpg", "dog", "dog")], style=style)
+    browser.get(path.as_uri())
+    assert browser.find_element("id", "opacity").get_property("value") == "0.5"
+    picture = pixels(browser.find_element("css selector", ".stack"))
+    np.testing.assert_allclose(picture[4, picture.shape[1] // 2], GREEN, atol=12)
+
+
+def test_the_truth_is_outlined_in_white_with_a_black_edge(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    browser.find_element("css selector", "figure").click()
+
+    def across():
+        """Brightness of a row of pixels above the middle, left of 0.45 of the width."""
+        picture = pixels(browser.find_element("css selector", "#large .stack")).mean(axis=2)
+        return picture[picture.shape[0] // 2, : int(picture.shape[1] * 0.45)]
+
+    row = across()
+    begin = len(row) * 5 // 6  # where the map is zero
+    white = begin + int(row[begin:].argmax())
+    assert row[white] > 160 and white / len(row) == pytest.approx(0.4 / 0.45, abs=0.02)
+    assert max(row[white - 3 : white].min(), row[white + 1 : white + 4].min()) < GREY - 40
+    browser.find_elements("name", "outlines")[1].click()
+    np.testing.assert_allclose(across()[white - 3 : white + 4], GREY, atol=14)
+
+
+def test_contents_and_tables_come_before_the_photos(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    links = browser.find_elements("css selector", "nav a")
+    assert [link.text for link in links] == ["Scores", "Others", "Photos"]
+    parts = [browser.find_element("css selector", part) for part in ("nav", "table", "dl", "#photos")]
+    tops = [part.rect["y"] for part in parts]
+    assert tops == sorted(tops)
+    assert parts[2].text.split("\n") == ["pointing ↑", "how often <it> points"]
+    assert "docs/evaluation.md, section X" in browser.find_element("css selector", "p.docs").text
+    assert len(browser.find_elements("css selector", "dl")) == 1  # none where nothing is known
+    links[2].click()
+    assert browser.current_url.endswith("#part3") and browser.find_element("id", "part3").text == "Photos"
+    assert browser.get_log("browser") == []
+
+
+def test_pictures_are_as_fine_as_their_map_and_no_finer():
+    """What makes the page's size: a small map needs no large picture."""
+
+    def size(uri):
+        return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size
+
+    assert size(encode_photo(np.zeros((512, 256, 3), np.uint8))) == (192, 384)
+    for side, pixels_of_side in ((7, 144), (96, 192), (400, 384)):
+        assert size(encode_overlay(np.ones((side, side), np.float32), Scale(1.0, False), (512, 512))) == (
+            pixels_of_side, pixels_of_side,
+        )  # fmt: skip
+    gradients = np.ones((224, 224, 3), np.float32)
+    assert size(encode_overlay(gradients, Scale(1.0, True), (512, 512))) == (224, 224)

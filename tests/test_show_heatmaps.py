@@ -1,18 +1,23 @@
 """The viewer: what it finds, what it draws, its window on a real display, and what it says of bad input."""
 
+import base64
+import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make_run
 from PIL import Image
 
 from camlib.console import UserError
 from camlib.maps import find_saved
-from show_heatmaps import index_of
+from show_heatmaps import entry_of, index_of, main
 
 pytestmark = pytest.mark.any_backend
 
@@ -24,6 +29,76 @@ def test_photo_by_name(run_folder):
     assert index_of(saved, "a/y.jpg") == index_of(saved, "a/y") == 1
     with pytest.raises(UserError, match="not among the 3 photos; expected a name like b/x.jpg"):
         index_of(saved, "q")
+
+
+# ---------------------------------------------------------------- what the page shows of a photo
+
+
+def opacity_of(uri):
+    """The opacity of a picture in a data: address: uint8 (H, W)."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))[..., 3]
+
+
+def change_settings(run, **settings):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"settings": record["settings"] | settings}))
+
+
+def test_the_page_knows_right_and_wrong_from_class_folders(tmp_path):
+    run = make_run(tmp_path / "cam", ["dog/x.jpg", "dog/y.jpg", "val/cat/z.jpg", "loose.jpg", "hotdog/v.jpg"])
+    entries = [entry_of(saved) for saved in find_saved(run)]
+    assert [entry["truth"] for entry in entries] == ["dog", "dog", "cat", None, None]
+    assert [entry["predicted"] for entry in entries] == ["dog", "cat", "dog", "cat", "dog"]
+    assert [entry["right"] for entry in entries] == [True, False, False, None, None]
+    assert [entry["note"] for entry in entries[:2]] == ["predicted dog", "predicted cat, is dog"]
+    change_settings(run, photos=["/photos/cat"])  # the one folder that the run was given
+    assert [entry_of(saved)["truth"] for saved in find_saved(run)][3] == "cat"
+
+
+def test_evidence_against_another_class_fades_nothing_on_the_page(tmp_path):
+    """As in the superpositions: the scale ends at the largest positive value."""
+    run = make_run(tmp_path / "cam", ["a.jpg"])
+    for name, value in (("dog", 2.0), ("cat", -40.0)):
+        np.save(run / "a" / f"heatmap_for_{name}.npy", np.full((6, 8), value, np.float32))
+    shown = entry_of(find_saved(run)[0])["maps"]["CAM"]
+    assert (opacity_of(shown["dog"]["picture"]) == 255).all()
+    legend = shown["dog"]["legend"]
+    assert legend["ticks"] == [[0.0, "≤ -2"], [0.5, "0"], [1.0, "≥ 2"]] and legend["bar"] == "signed"
+    assert legend["ends"] == ["evidence against {class}", "evidence for {class}, logit units"]
+
+
+def test_the_page_calls_maps_by_their_methods_name(tmp_path):
+    run = make_run(tmp_path / "gradcam", ["a.jpg"], kind="gradcam")
+    change_settings(run, method="layer-cam", signed=False)
+    for name in ("dog", "cat"):
+        np.save(run / "a" / f"gradcam_for_{name}.npy", np.full((6, 8), 0.0 if name == "cat" else 0.5, np.float32))
+        np.save(run / "a" / f"guided_backprop_for_{name}.npy", np.ones((6, 8, 3), np.float32))
+    maps = entry_of(find_saved(run)[0])["maps"]
+    assert list(maps) == ["LayerCAM", "guided backpropagation"]
+    assert maps["LayerCAM"]["dog"]["legend"]["ends"] == ["", "evidence for {class}"]
+    assert maps["LayerCAM"]["cat"]["zero"] and "zero" not in maps["LayerCAM"]["dog"]
+    assert maps["guided backpropagation"]["dog"]["legend"]["bar"] == "gradients"
+    change_settings(run, counterfactual=True)
+    (counterfactual, _) = entry_of(find_saved(run)[0])["maps"].values()
+    assert counterfactual["dog"]["legend"]["ends"] == ["", "evidence against {class}"]
+
+
+def test_single_large_gradients_of_a_grey_photo_hide_nothing_on_the_page(tmp_path):
+    run = make_run(tmp_path / "gradcam", ["a.jpg"], kind="guided_backprop", classes=["dog"])
+    values = np.full((40, 40, 1), 0.5, np.float32)
+    values[0, :4] = 60.0
+    np.save(run / "a" / "guided_backprop_for_dog.npy", values)
+    shown = entry_of(find_saved(run)[0])["maps"]["guided backpropagation"]["dog"]
+    assert (opacity_of(shown["picture"])[20:] == 255).all() and shown["legend"]["ticks"][-1] == [1.0, "≥ 0.5"]
+
+
+def test_html_keeps_the_style_that_was_asked_for(run_folder, tmp_path):
+    page = tmp_path / "page.html"
+    assert main([str(run_folder), "--html", str(page), "--opacity", "0.4", "--photo-in-colour"]) == 0
+    text = page.read_text("utf-8")
+    assert text.count('value="0.4"') == 2 and text.count('type="checkbox" checked> photo in colour') == 2
+    entries = json.loads(re.search(r'id="entries">(.*?)</script>', text, re.DOTALL)[1])
+    assert opacity_of(entries[1]["maps"]["CAM"]["dog"]["picture"]).max() == 255  # the slider alone makes it weaker
 
 
 # ---------------------------------------------------------------- the script
