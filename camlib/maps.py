@@ -15,11 +15,11 @@ from camlib.console import UserError, first_line
 from camlib.files import open_csv, write_whole
 from camlib.photos import RUN_FILE, PhotoError, name_without_suffix
 from camlib.pictures import (
-    PANEL_TITLES,
     picture_of,
     scale_of,
     superposition_of,
     superposition_scale_of,
+    titles_of,
     write_jpeg,
     write_panel,
 )
@@ -69,7 +69,7 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     return scale, whole
 
 
-def write_explanations(folder, photo, maps, headings, title, signed, style):
+def write_explanations(folder, photo, maps, headings, titles, signed, style):
     """Write one photo's maps, superpositions and panels.
 
     Args:
@@ -77,7 +77,7 @@ def write_explanations(folder, photo, maps, headings, title, signed, style):
         photo: uint8 (H, W, 3), for display.
         maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
         headings: dict of class name -> list of str, the lines above its panel.
-        title: str, the method's name.
+        titles: dict of kind -> str, see `camlib.pictures.titles_of`.
         signed: bool, whether the method's maps have two signs.
         style: Style.
     """
@@ -86,7 +86,6 @@ def write_explanations(folder, photo, maps, headings, title, signed, style):
                          over_photo=kind == "gradcam")
         for kind, of_classes in maps.items()
     }  # fmt: skip
-    titles = PANEL_TITLES | {"gradcam": title}
     for name, heading in headings.items():
         panels = [(titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
         write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, scales["gradcam"][1])
@@ -111,7 +110,7 @@ class SavedPhoto:
         predicted: str, class name, or None if unknown.
         probabilities: dict of class name -> float, in the run's order of classes; empty if unknown.
         only: Path of the one .npy to show, or None for all in the folder.
-        signed: bool, whether the run's method of Grad-CAM's kind has two signs.
+        settings: dict, the run's as in run.json; empty if unknown.
     """
 
     name: str
@@ -119,15 +118,40 @@ class SavedPhoto:
     predicted: str | None = None
     probabilities: dict = field(default_factory=dict)
     only: Path | None = None
-    signed: bool = False
+    settings: dict = field(default_factory=dict)
 
     def is_signed(self, kind):
         """Whether maps of a kind have two signs, as this run made them."""
-        return SIGNED[kind] or (kind == "gradcam" and self.signed)
+        return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))
+
+    def title_of(self, kind):
+        """What a kind of map is called: that of `--method layer-cam` LayerCAM."""
+        return titles_of(self.settings.get("method"), self.settings.get("counterfactual"))[kind]
 
     @property
     def folder(self):
         return next((folder for folder in self.folders if (folder / PHOTO_FILE).exists()), self.folders[-1])
+
+    @property
+    def places(self):
+        """list of Path: the photos and folders that the run was given; empty if unknown."""
+        places = self.settings.get("photos")
+        return [Path(place) for place in places if isinstance(place, str)] if isinstance(places, list) else []
+
+    @property
+    def sources(self):
+        """list of Path: where the photo itself may be, see `camlib.photos.find_photos` for its name."""
+        under = [place / self.name for place in self.places]
+        of_several = [place.parent / self.name for place in self.places if self.name.startswith(f"{place.name}/")]
+        files = [place for place in self.places if place.name == self.name]
+        return files + (of_several + under if len(self.places) > 1 else under)
+
+    @property
+    def truth(self):
+        """The photo's class, which the folder it lies in is named for; None where no class has that name."""
+        folder = Path(self.name).parent.name or next((path.parent.name for path in self.sources[:1]), "")
+        known = self.settings.get("class_names") or self.probabilities
+        return folder if folder in known else None
 
 
 def find_saved(place):
@@ -143,7 +167,7 @@ def find_saved(place):
         UserError: nothing there.
     """
     if place.is_file():
-        return [SavedPhoto(place.name, [place.parent], only=place, signed=signed_run(place.resolve().parent))]
+        return [SavedPhoto(place.name, [place.parent], only=place, settings=settings_of_run(place.resolve().parent))]
     if not place.is_dir():
         raise UserError(f"{place} does not exist; expected a folder of maps: run python make_cam_maps.py first")
     for run in (place.resolve(), *place.resolve().parents):
@@ -152,8 +176,8 @@ def find_saved(place):
             break
     else:
         parents = sorted(parent for parent, _, files in os.walk(place) if any(map(parse_map_name, files)))
-        signed = signed_run(place.resolve())
-        saved = [SavedPhoto(os.path.relpath(parent, place), [Path(parent)], signed=signed) for parent in parents]
+        settings = settings_of_run(place.resolve())
+        saved = [SavedPhoto(os.path.relpath(parent, place), [Path(parent)], settings=settings) for parent in parents]
     if not saved:
         raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run python make_cam_maps.py")
     return saved
@@ -163,7 +187,7 @@ def read_predictions(run):
     """The photos of a run's predictions.csv; a last line that is being written is left out."""
     with open_csv(run / PREDICTIONS_FILE, "r") as file:
         header, *rows = list(csv.reader(file)) or [[]]
-    probability, signed = "probability_", signed_run(run)
+    probability, settings = "probability_", settings_of_run(run)
     columns = [number for number, name in enumerate(header) if name.startswith(probability)]
     saved = []
     for row in rows:
@@ -171,19 +195,20 @@ def read_predictions(run):
             # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
             folders = [run / row[0], run / name_without_suffix(row[0])]
             shares = {header[number].removeprefix(probability): float(row[number]) for number in columns}
-            saved.append(SavedPhoto(row[0], folders, row[1], shares, signed=signed))
+            saved.append(SavedPhoto(row[0], folders, row[1], shares, settings=settings))
     return saved
 
 
-def signed_run(folder):
-    """Whether the method of the run that wrote the folder, or one around it, has two signs."""
+def settings_of_run(folder):
+    """The settings in the run.json of the run that wrote the folder, or one around it; empty if there is none."""
     for run in (folder, *folder.parents):
         if (run / RUN_FILE).is_file():
             try:
-                return bool(json.loads((run / RUN_FILE).read_text("utf-8", "surrogateescape"))["settings"]["signed"])
+                settings = json.loads((run / RUN_FILE).read_text("utf-8", "surrogateescape"))["settings"]
             except (OSError, ValueError, KeyError, TypeError):
-                return False  # run.json is not needed to look at maps
-    return False
+                return {}  # run.json is not needed to look at maps
+            return settings if isinstance(settings, dict) else {}
+    return {}
 
 
 def parse_map_name(name):
@@ -192,8 +217,11 @@ def parse_map_name(name):
     return (kind, class_name) if name.endswith(".npy") and kind in SIGNED and class_name else None
 
 
-def find_maps(saved):
-    """The .npy files of a photo's maps: dict of kind -> dict of class name -> Path, kinds and classes in order."""
+def all_maps(saved):
+    """The .npy files of a photo's maps: dict of kind -> dict of class name -> Path.
+
+    Classes are in the run's order, of many the most probable first; kinds in that of SIGNED.
+    """
     if saved.only:
         kind, class_name = parse_map_name(saved.only.name) or ("heatmap", saved.only.stem)
         return {kind: {class_name: saved.only}}
@@ -205,15 +233,32 @@ def find_maps(saved):
     order = list(saved.probabilities)
     if len(order) > MOST_CLASSES:
         order = sorted(order, key=saved.probabilities.get, reverse=True)
+    places = {name: number for number, name in enumerate(order)}
     return {
-        kind: dict(
-            sorted(found[kind].items(), key=lambda item: order.index(item[0]) if item[0] in order else -1)[
-                :MOST_CLASSES
-            ]
-        )
+        kind: dict(sorted(found[kind].items(), key=lambda item: places.get(item[0], -1)))
         for kind in SIGNED
         if kind in found
     }
+
+
+def class_names_in(maps):
+    """The classes of a dict of kind -> dict of class name -> anything: list of str in their order."""
+    return list(dict.fromkeys(name for of_classes in maps.values() for name in of_classes))
+
+
+def find_maps(saved, chosen=None):
+    """The .npy files of the maps that are shown at once, see `all_maps`: MOST_CLASSES classes, the chosen among them.
+
+    Args:
+        saved: SavedPhoto.
+        chosen: str, a class that is shown whatever its place; None for none.
+    """
+    found = all_maps(saved)
+    names = class_names_in(found)
+    shown = names[:MOST_CLASSES]
+    if chosen in names[MOST_CLASSES:]:
+        shown[-1] = chosen
+    return {kind: {name: paths[name] for name in shown if name in paths} for kind, paths in found.items()}
 
 
 def read_map(path):

@@ -294,6 +294,33 @@ PANEL_TITLES = {
     "guided_backprop": "guided backpropagation",
     "guided_gradcam": "guided Grad-CAM",
 }
+METHOD_TITLES = {
+    "grad-cam": "Grad-CAM",
+    "grad-cam++": "Grad-CAM++",
+    "hires-cam": "HiResCAM",
+    "layer-cam": "LayerCAM",
+    "xgrad-cam": "XGrad-CAM",
+    "element-wise": "element-wise",
+    "eigen-grad-cam": "Eigen-Grad-CAM",
+    "eigen-cam": "Eigen-CAM",
+    "score-cam": "Score-CAM",
+    "ablation-cam": "Ablation-CAM",
+}
+
+
+def titles_of(method, counterfactual=False):
+    """The name of each kind of map of a run: dict of kind -> str.
+
+    Args:
+        method: str, a key of METHOD_TITLES; another's maps are called Grad-CAM.
+        counterfactual: bool, its maps show what speaks against the class.
+    """
+    title = METHOD_TITLES.get(method, PANEL_TITLES["gradcam"])
+    if counterfactual:
+        title = f"counterfactual {title}"
+    return PANEL_TITLES | {"gradcam": title, "guided_gradcam": f"guided {title}"}
+
+
 PANEL_SIDE, MARGIN, BAR = 320, 16, 14  # pixels: a picture's longer side, space around it, width of a colour bar
 HEADING, TITLE, TICK = 18, 15, 13  # pixels: sizes of letters
 LINE = 1.5  # of a letter's size

@@ -10,8 +10,9 @@ from matplotlib.backend_bases import KeyEvent
 from matplotlib.figure import Figure
 
 from camlib.maps import find_maps, find_saved
-from camlib.pictures import Style
-from camlib.viewer import Controls, Viewer
+from camlib.pictures import Style, colours
+from camlib.viewer import Viewer
+from camlib.window import Controls
 
 pytestmark = pytest.mark.any_backend
 
@@ -20,23 +21,39 @@ def viewer_of(place, index=0, **settings):
     return Viewer(Figure(figsize=(10.5, 7)), find_saved(place), index, **settings)
 
 
+def titles(viewer):
+    """The titles of what is shown, each in one line."""
+    shown = [axes for axes in viewer.panels if axes.get_visible()]
+    return [" ".join(axes.texts[0].get_text().split()) for axes in shown]
+
+
+def reason(axes):
+    return " ".join(axes.texts[1].get_text().split())
+
+
+def numbers(bar):
+    return [text.get_text() for text in bar.texts[:3] if text.get_text()]
+
+
+def picture(axes):
+    return np.asarray(axes.images[0].get_array())
+
+
 def test_maps_share_one_colour_scale(run_folder):
     viewer = viewer_of(run_folder, 2)  # dog: 2, cat: -3
-    images = [axes.images[0] for axes in viewer.panels if axes.images]
-    photo, overlay, dog, cat = images
-    assert (dog.norm.vmin, dog.norm.vmax) == (cat.norm.vmin, cat.norm.vmax) == (-3, 3)
-    assert (np.asarray(dog.get_array()) == 2).all() and (np.asarray(cat.get_array()) == -3).all()
-    assert np.asarray(photo.get_array()).shape == np.asarray(overlay.get_array()).shape == (30, 40, 3)
-    assert [axes.get_title() for axes in viewer.panels] == ["photo", "dog over the photo", "dog  0.750", "cat  0.250"]
-    bar = viewer.bars[0]
-    assert [label.get_text() for label in bar.get_xticklabels()] == ["-3", "0", "3"]
+    photo, overlay, dog, cat = (picture(axes) for axes in viewer.panels)
+    assert (dog == colours(np.array([[2 / 3]]), signed=True)[0, 0]).all()
+    assert (cat == colours(np.array([[-1.0]]), signed=True)[0, 0]).all()
+    assert photo.shape == overlay.shape
+    assert titles(viewer) == ["photo", "CAM: dog 0.750", "CAM: dog 0.750", "CAM: cat 0.250"]
+    assert numbers(viewer.bars[0]) == ["-3", "0", "3"]
+    assert numbers(viewer.overlay_bar) == ["≤ -2", "0", "≥ 2"]  # the largest evidence for a class
 
 
 def test_an_all_zero_map_is_flagged(run_folder):
     viewer = viewer_of(run_folder, 0)  # dog is 0 everywhere
-    assert [axes.get_title() for axes in viewer.panels[2:]] == ["dog  0.750 (all zero)", "cat  0.250"]
-    overlay = np.asarray(viewer.panels[1].images[0].get_array())
-    np.testing.assert_array_equal(overlay, np.asarray(viewer.panels[0].images[0].get_array()))
+    assert titles(viewer)[2:] == ["CAM: dog 0.750 (all zero)", "CAM: cat 0.250"]
+    np.testing.assert_array_equal(picture(viewer.panels[1]), picture(viewer.panels[0]))
 
 
 def test_overlay_follows_class_and_opacity(run_folder):
@@ -49,13 +66,21 @@ def test_overlay_follows_class_and_opacity(run_folder):
     assert red[..., 0].min() > red[..., 2].max() and blue[..., 2].min() > blue[..., 0].max()
 
 
-def test_keys_go_through_photos_and_classes(run_folder):
-    viewer = viewer_of(run_folder)
-    controls = Controls(viewer)
+def controls_of(place, index=0, size=(10.5, 7), **settings):
+    """(Controls of a figure, a function that presses a key)."""
+    figure = Figure(figsize=size)
+    controls = Controls(figure, find_saved(place), index, **settings)
 
-    def press(key):
-        canvas = viewer.figure.canvas
-        canvas.callbacks.process("key_press_event", KeyEvent("key_press_event", canvas, key))
+    def press(*keys):
+        for key in keys:
+            figure.canvas.callbacks.process("key_press_event", KeyEvent("key_press_event", figure.canvas, key))
+
+    return controls, press
+
+
+def test_keys_go_through_photos_and_classes(run_folder):
+    controls, press = controls_of(run_folder)
+    viewer = controls.viewer
 
     for key, index in [
         ("right", 1),
@@ -71,13 +96,13 @@ def test_keys_go_through_photos_and_classes(run_folder):
         assert viewer.index == index and controls.photo_slider.val == index + 1
     assert viewer.overlay_class == "dog"  # the class predicted
     press("down")
-    assert viewer.overlay_class == "cat" and viewer.panels[1].get_title() == "cat over the photo"
+    assert viewer.overlay_class == "cat" and titles(viewer)[1] == "CAM: cat 0.250"
     press("left")
     assert viewer.overlay_class == "cat"  # the user's choice stays
     press("h")
     assert controls.help.get_visible()
     controls.photo_slider.set_val(1)
-    assert viewer.index == 0 and "b/x.jpg   (1 of 3)" in viewer.figure.get_suptitle()
+    assert viewer.index == 0 and "b/x.jpg   (1 of 3)" in viewer.heading.get_text()
     controls.opacity_slider.set_val(0.2)
     assert viewer.style.opacity == 0.2
 
@@ -87,13 +112,12 @@ def test_damaged_maps_are_named_and_the_rest_is_shown(run_folder):
     os.unlink(run_folder / "a/y/photo.jpg")
     (run_folder / "a/y/photo.jpg").write_bytes(b"nonsense")
     viewer = viewer_of(run_folder, 1)
-    texts = [[text.get_text() for text in axes.texts] for axes in viewer.panels]
-    assert texts[0] == ["not a JPEG, PNG, BMP, WebP or TIFF picture"]
-    assert "heatmap_for_cat.npy cannot be read" in texts[3][0] and viewer.panels[2].images
+    assert reason(viewer.panels[0]) == "not a JPEG, PNG, BMP, WebP or TIFF picture"
+    assert "heatmap_for_cat.npy cannot be read" in reason(viewer.panels[3])
+    assert viewer.panels[2].images[0].get_visible() and not reason(viewer.panels[2])
     with open(run_folder / "a/y/heatmap_for_dog.npy", "wb") as file:
         np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    texts = [text.get_text() for text in viewer_of(run_folder, 1).panels[2].texts]
-    assert "cannot be read" in texts[0]  # a pickle is not opened
+    assert "cannot be read" in reason(viewer_of(run_folder, 1).panels[2])  # a pickle is not opened
 
 
 def test_grad_cam_folders_show_every_kind(tmp_path):
@@ -104,8 +128,12 @@ def test_grad_cam_folders_show_every_kind(tmp_path):
         np.save(folder / f"guided_gradcam_for_{name}.npy", gradients * 2)
     viewer = viewer_of(tmp_path / "run")
     assert viewer.grid == (2, 3) and len(viewer.bars) == 3
-    assert np.asarray(viewer.panels[3].images[0].get_array()).max() == 0.0  # -1 of a limit of 1: black
-    assert [axes.get_xlabel() for axes in viewer.bars] == ["Grad-CAM", "guided backpropagation", "guided Grad-CAM"]
+    assert picture(viewer.panels[3]).max() == 0  # -1 of a limit of 1: black
+    assert titles(viewer)[2:5] == [
+        "Grad-CAM: dog 0.750 (all zero)", "guided backpropagation: dog 0.750", "guided Grad-CAM: dog 0.750"
+    ]  # fmt: skip
+    bars = [bar.texts[3].get_text() for bar in viewer.bars]
+    assert bars == ["Grad-CAM", "logit per input unit", "logit per input unit × map"]
 
 
 def test_of_many_classes_the_most_probable_are_shown(tmp_path):
