@@ -118,8 +118,8 @@ class Annotations:
                 try:
                     for one in read_annotations(file):
                         self.found.setdefault(str(one.path), []).append(one)
-                except UserError as error:
-                    self.problem = str(error)
+                except UserError:
+                    self.problem = f"{ANNOTATIONS_FILE} cannot be read"  # evaluate_maps.py says more
         return self.found
 
     def files(self):
@@ -138,8 +138,8 @@ class Annotations:
         annotated = next((found[str(source)] for source in saved.sources if str(source) in found), [])
         try:
             return [(one.class_name, outlines_of(one, height, width)) for one in annotated]
-        except PhotoError as error:
-            self.problem = str(error)
+        except PhotoError:
+            self.problem = "its mask cannot be read"
             return []
 
 

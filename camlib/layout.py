@@ -17,6 +17,7 @@ BAR, TICKS = 9, 15  # height of a colour bar and of a line of numbers below it
 LINE = 1.3  # of a letter's size
 SIZES = (9, 8, 7)  # points of a title's letters, the larger the better
 HEADING = 10  # points
+NARROWEST = 60  # pixels of a column, for its title and its numbers
 SMALLEST_MAP = 56  # pixels of its longer side; of more classes than have that much room, some are shown
 
 # ---------------------------------------------------------------- texts
@@ -58,37 +59,46 @@ def wrapped(words, points, room, between=" "):
     return lines
 
 
+SHORTER = {"backpropagation:": "backprop.:", "counterfactual": "counterf."}  # where the whole word does not fit
+
+
 class Title(NamedTuple):
-    """What stands above a map: kind, class, and a number or remark; any may be empty."""
+    """What stands above a map: kind, class, a number and a remark; all but the first may be empty."""
 
     kind: str
     name: str = ""
-    ending: str = ""
-
-    @property
-    def second(self):
-        return self.name + self.ending
+    number: str = ""
+    remark: str = ""
 
     @property
     def whole(self):
-        return f"{self.kind}: {self.second}" if self.kind and self.second else self.kind + self.second
+        return f"{self.kind}: {self.name}{self.number}{self.remark}" if self.name else self.kind
 
     def lines(self, points, room):
-        """The title in lines that fit."""
-        if length(self.whole, points) <= room:
-            return [self.whole]
-        first = wrapped(f"{self.kind}:".split(), points, room) if self.kind and self.second else []
-        return [*first, shortened(self.name or self.kind, points, room, self.ending)]
+        """The title in lines that fit; of a name that does not, the middle is left out."""
+        if not self.name or length(self.whole, points) <= room:
+            return [shortened(self.whole, points, room)]
+        words = [word if length(word, points) <= room else SHORTER.get(word, word) for word in f"{self.kind}:".split()]
+        lines = wrapped(words, points, room)
+        if length(self.name + self.number + self.remark, points) <= room:
+            return [*lines, self.name + self.number + self.remark]
+        lines.append(shortened(self.name, points, room, self.number))
+        return [*lines, self.remark.strip()] if self.remark else lines
 
 
 def letters_for(titles, room):
-    """(points, lines) that all titles fit into, as large and few as may be."""
+    """(points, lines, whether nothing is left out) of all titles, letters as large and lines as few as may be."""
     for most in (1, 2):
         for points in SIZES:
             lines = [title.lines(points, room) for title in titles]
-            if max(map(len, lines), default=1) <= most and not any("…" in line for of_one in lines for line in of_one):
-                return points, most
-    return SIZES[-1], max(len(title.lines(SIZES[-1], room)) for title in titles)
+            if max(map(len, lines), default=1) <= most and not left_out(lines):
+                return points, most, True
+    lines = [title.lines(SIZES[-1], room) for title in titles]
+    return SIZES[-1], max(map(len, lines)), not left_out(lines)
+
+
+def left_out(lines):
+    return any("…" in line for of_title in lines for line in of_title)
 
 
 # ---------------------------------------------------------------- boxes
@@ -111,9 +121,9 @@ class Arrangement(NamedTuple):
         maps: list of Box, row by row, as many columns as the grid has.
         bars: list of Box, one for each kind.
         grid: (rows, columns) of the maps.
-        letters: (points, lines) of the maps' titles.
+        letters: (points, lines, whether nothing is left out) of the maps' titles.
         pitch: width that a map's title may take.
-        large_letters: (points, lines) of the titles of photo and overlay.
+        large_letters: the same of the titles of photo and overlay.
         large_pitch: width that these may take.
     """
 
@@ -136,7 +146,7 @@ class Pane(NamedTuple):
         rows, columns: int.
         width, height: of a picture.
         pitch: width of a column.
-        letters: (points, lines) of a title.
+        letters: as in Arrangement.
     """
 
     rows: int
@@ -169,7 +179,7 @@ BAR_ROOM = 5 + BAR + 3 + 2 * TICKS  # bar, its numbers, and their unit
 
 
 def title_height(letters):
-    points, lines = letters
+    points, lines, _ = letters
     return lines * line_height(points) + 3
 
 
@@ -184,7 +194,7 @@ def pane_in(width, height, rows, columns, aspect, titles):
         titles: tuple of Title.
     """
     pitch = (width + GAP) / columns - GAP
-    if pitch < SMALLEST_MAP / 2:
+    if pitch < NARROWEST:
         return None
     letters = letters_for(titles, pitch)
     tallest = (height - BAR_ROOM + GAP) / rows - GAP - title_height(letters)
@@ -216,8 +226,8 @@ def arrange(room, aspect, rows, kinds, titles, large_titles):
         if best and (shown == 1 or max(best[1].width, best[1].height) >= SMALLEST_MAP):
             return placed(room, kinds, *best)
     side = max(min(room.width, room.height) / 4, 8)  # no figure is too small to draw something
-    pane = Pane(1, kinds, side, side, side, (SIZES[-1], 1))
-    return placed(room, kinds, Pane(1, 2, side, side, side, (SIZES[-1], 1)), pane, True)
+    pane = Pane(1, kinds, side, side, side, (SIZES[-1], 1, True))
+    return placed(room, kinds, Pane(1, 2, side, side, side, (SIZES[-1], 1, True)), pane, True)
 
 
 def candidates(room, aspect, grids, titles, large_titles):
@@ -239,9 +249,13 @@ def candidates(room, aspect, grids, titles, large_titles):
 
 
 def worth(candidate):
-    """The areas of a large and a small picture, multiplied: neither grows at the other's cost alone."""
+    """The areas of a large and a small picture, multiplied: neither grows at the other's cost alone.
+
+    Half of that where a title does not fit.
+    """
     large, small, _ = candidate
-    return math.log(large.width * large.height) + math.log(small.width * small.height)
+    whole = large.letters[2] + small.letters[2]
+    return math.log(large.width * large.height) + math.log(small.width * small.height) + math.log(2) * whole
 
 
 def placed(room, kinds, large, small, beside):
@@ -282,9 +296,9 @@ def ticks_in(ticks, room):
 
 
 def label_in(labels, room):
-    """(points, text) of the first label that fits, else of the last, shortened."""
+    """(points, text) of the first label that fits; none, where the title above has to do."""
     for label in labels:
         for points in (8, 7):
             if length(label, points) <= room:
                 return points, label
-    return 7, shortened(labels[-1], 7, room)
+    return 7, ""

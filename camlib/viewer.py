@@ -21,7 +21,7 @@ from camlib.layout import (
     ticks_in,
     wrapped,
 )
-from camlib.maps import MapError
+from camlib.maps import MapError, class_names_in
 from camlib.page import displayable
 from camlib.pictures import USUAL, mid_grey, picture_of, resize_photo, superposition_of
 
@@ -115,7 +115,8 @@ class Viewer:
         return Title(
             self.saved.title_of(kind),
             name,
-            ("" if share is None else f" {share:.3f}") + (" (all zero)" if zero else ""),
+            "" if share is None else f" {share:.3f}",
+            " (all zero)" if zero else "",
         )
 
     def unit_of(self, kind):
@@ -131,25 +132,19 @@ class Viewer:
 
     def show(self):
         """Draw everything anew."""
-        room = self.show_heading()
-        kinds, content = list(self.content.maps), self.content
-        names = list(dict.fromkeys(name for maps in content.maps.values() for name in maps))
-        titles = {(kind, name): self.title_of(kind, name) for name in names for kind in kinds}
-        large = [Title("photo"), self.overlay_title()]
-        aspect = content.shape[1] / content.shape[0]
-        widest = [title._replace(ending=same_width(title.ending)) for title in titles.values()]
-        self.places = arrange(room, aspect, len(names), max(len(kinds), 1), widest,
-                              [title._replace(ending=same_width(title.ending)) for title in large])  # fmt: skip
-        self.grid = self.places.grid
-        fit = self.grid[0] if len(kinds) > 1 else self.grid[0] * self.grid[1]
-        if fit < len(names):
+        kinds = list(self.content.maps)
+        titles, names = self.titles(), class_names_in(self.content.maps)
+        fit = self.lay_out(titles, len(names), self.show_heading())
+        if fit < len(self.class_names):  # say so, which may take a line more
+            fit = self.lay_out(titles, len(names), self.show_heading(f"{fit:,} of {len(self.class_names):,} classes"))
             names = with_chosen(names, fit, self.overlay_class)
+            self.show_heading(f"{len(names):,} of {len(self.class_names):,} classes")
         self.cells = [(kind, name) for name in names for kind in kinds]
         while len(self.panels) < 2 + len(self.cells):
             self.panels.append(self.new_axes())
         while len(self.bars) < len(kinds):
             self.bars.append(self.new_axes())
-        photo = content.photo
+        photo = self.content.photo
         if not isinstance(photo, Exception):
             photo = resize_photo(photo, *self.pixels(self.places.photo))
         self.draw_picture(self.panels[0], self.places.photo, ["photo"], self.places.large_letters, photo)
@@ -161,11 +156,28 @@ class Viewer:
             self.draw_colour_bar(axes, kind, box)
         self.show_overlay()
 
-    def show_heading(self):
+    def titles(self):
+        """dict of (kind, class name) -> Title, of all maps that have been read."""
+        maps = self.content.maps
+        return {(kind, name): self.title_of(kind, name) for name in class_names_in(maps) for kind in maps}
+
+    def lay_out(self, titles, rows, room):
+        """Find the places of everything in a Box; returns how many classes fit."""
+        height, width = self.content.shape
+        widest, large = (
+            [title._replace(number=same_width(title.number)) for title in some]
+            for some in (titles.values(), (Title("photo"), self.overlay_title()))
+        )
+        kinds = max(len(self.content.maps), 1)
+        self.places = arrange(room, width / height, rows, kinds, widest, large)
+        self.grid = self.places.grid
+        return min(self.grid[0] if kinds > 1 else self.grid[0] * self.grid[1], max(rows, 1))
+
+    def show_heading(self, *remarks):
         """Write the heading; returns the Box of what is left of the figure."""
         width, height = self.figure.get_size_inches() * PER_INCH
         room = width - 2 * EDGE
-        lines = wrapped(self.heading_parts(), HEADING, room, SPACE)
+        lines = wrapped([*self.heading_parts(), *remarks], HEADING, room, SPACE)
         self.heading.set_text("\n".join(lines))
         self.heading.set_position((EDGE / width, 1 - 6 / height))
         top = 6 + max(len(lines), 1) * line_height(HEADING) + 4
@@ -200,7 +212,7 @@ class Viewer:
             axes: Axes.
             box: Box.
             lines: list of str, the title.
-            letters: (points, lines) of the title.
+            letters: of the title, see Arrangement.
             picture: uint8 (h, w, 3), or an error.
         """
         self.place(axes, box)
@@ -228,7 +240,7 @@ class Viewer:
         picture = values
         if isinstance(values, np.ndarray):
             picture = picture_of(values, self.content.scales[kind], *self.pixels(box), self.style)
-        points, _ = self.places.letters
+        points = self.places.letters[0]
         self.draw_picture(axes, box, title.lines(points, self.places.pitch), self.places.letters, picture)
         axes.format_coord = self.value_at(values, kind, name)
 
@@ -290,7 +302,7 @@ class Viewer:
     def overlay_title(self):
         kind, name = self.overlay_kind, self.overlay_class
         if name is None:
-            return Title("", "no maps")
+            return Title("no maps")
         share = self.saved.probabilities.get(name)
         return Title(self.saved.title_of(kind), name, "" if share is None else f" {share:.3f}")
 
@@ -330,9 +342,9 @@ class Viewer:
                               scalex=False, scaley=False)  # fmt: skip
 
 
-def same_width(ending):
-    """A title's ending with its digits alike, so that photos of one shape are laid out once."""
-    return "".join("0" if letter.isdigit() else letter for letter in ending)
+def same_width(number):
+    """A title's number with its digits alike, so that photos of one shape are laid out once."""
+    return "".join("0" if letter.isdigit() else letter for letter in number)
 
 
 def with_chosen(names, count, chosen):

@@ -62,7 +62,7 @@ class Controls:
             figure.add_axes((0, 0, 0.1, 0.1)), "", 1, max(count, 2), valstep=1, valinit=index + 1
         )
         self.opacity_slider = Slider(figure.add_axes((0, 0, 0.1, 0.1)), "", 0, 1, valinit=self.viewer.style.opacity)
-        self.slider_values = [
+        self.slider_labels = [
             self.describe(self.photo_slider, "photo"), self.describe(self.opacity_slider, "opacity")
         ]  # fmt: skip
         self.hint = figure.add_artist(
@@ -87,12 +87,13 @@ class Controls:
             figure.canvas.mpl_connect(event, meet)
 
     def describe(self, slider, name):
-        """Write a slider's name before it; returns the Label of its value."""
+        """Write a slider's name before it; returns the Labels of its name and its value."""
         slider.label.set_visible(False)
         slider.valtext.set_visible(False)
         settings = {"y": 0.5, "va": "center", "fontsize": 9, "transform": slider.ax.transAxes}
-        slider.ax.add_artist(Label(text=f"{name}  ", x=0, ha="right", **settings))
-        return slider.ax.add_artist(Label(x=1, **settings))
+        return [
+            slider.ax.add_artist(Label(text=text, ha=ha, **settings)) for text, ha in ((name, "right"), ("", "left"))
+        ]
 
     # ------------------------------------------------------------ places
 
@@ -101,15 +102,18 @@ class Controls:
         figure = self.viewer.figure
         width, height = figure.get_size_inches() * PER_INCH
         one_row = width >= ONE_ROW
-        label = max(length(f"{name}  ", 9) for name in ("photo", "opacity"))
+        label = length("opacity", 9) + SLIDER
         most = f"{len(self.album.photos):,}"
-        count, hint = length(f"  {most} of {most}", 9) + EDGE, length("h: keys", 9)
+        count, hint = length(f"{most} of {most}", 9) + SLIDER + EDGE, length("h: keys", 9)
         middle = width * 0.55 if one_row else width - EDGE
         spans = [(EDGE + label, middle - count), (label + (middle if one_row else EDGE), width - EDGE - hint - 60)]
         rows = (0, 0) if one_row else (1, 0)
         for slider, (left, right), row in zip((self.photo_slider, self.opacity_slider), spans, rows, strict=True):
             bottom = EDGE + row * ROW
-            slider.ax.set_position((left / width, bottom / height, max(right - left, 20) / width, SLIDER / height))
+            span = max(right - left, 20)
+            slider.ax.set_position((left / width, bottom / height, span / width, SLIDER / height))
+            self.slider_labels[slider is self.opacity_slider][0].set_x(-SLIDER / span)
+            self.slider_labels[slider is self.opacity_slider][1].set_x(1 + SLIDER / span)
         self.hint.set_position(((width - EDGE) / width, (EDGE + SLIDER / 2) / height))
 
     def on_resize(self, _):
@@ -119,9 +123,9 @@ class Controls:
         self.draw()
 
     def draw(self):
-        photo, opacity = self.slider_values
-        photo.set_text(f"  {self.album.position + 1:,} of {len(self.album):,}")
-        opacity.set_text(f"  {self.viewer.style.opacity:.2f}")
+        (_, photo), (_, opacity) = self.slider_labels
+        photo.set_text(f"{self.album.position + 1:,} of {len(self.album):,}")
+        opacity.set_text(f"{self.viewer.style.opacity:.2f}")
         self.viewer.figure.canvas.draw_idle()
 
     # ------------------------------------------------------------ photos
