@@ -109,7 +109,8 @@ def cell_of(content, kind, title, values, with_bar, style):
     scale = content.over_photo[kind]
     photo = resize_photo(content.photo, *size_in_cell(content.photo))
     picture = superposition_of(photo, overlaid(kind, values), scale, style)
-    bar = colour_bar(scale, SIDE // 2, lambda values: superposition_of(mid_grey(values), values, scale, style))
+    tall = max(min(photo.shape[0], SIDE // 2), 2 * TICK)  # a panorama's is no higher than its numbers need
+    bar = colour_bar(scale, tall, lambda values: superposition_of(mid_grey(values), values, scale, style))
     return Cell(title, picture, bar if with_bar else None)
 
 
@@ -172,8 +173,10 @@ def heading_of(saved):
 
 
 def height_of(cell):
-    """Pixels of a cell's picture; a reason takes as much as a square one."""
-    return SIDE // 2 if isinstance(cell.picture, Exception) else size_in_cell(cell.picture)[0]
+    """Pixels of a cell's picture or its bar, whichever is higher; a reason takes half as much as a square photo."""
+    if isinstance(cell.picture, Exception):
+        return SIDE // 2
+    return max(size_in_cell(cell.picture)[0], cell.bar[0].shape[0] if cell.bar else 0)
 
 
 def widths_of(rows, fonts):
