@@ -25,11 +25,12 @@ from camlib.photos import PhotoError, name_without_suffix, read_photo
 from camlib.pictures import add_style_options, encode_overlay, encode_photo, scale_of, style_of
 from camlib.sheet import format_of, spread_over, write_sheet
 from camlib.viewer import Viewer
-from camlib.window import Controls, freed_keys
+from camlib.window import SAVED_DPI, Controls, freed_keys
 
 # ---------------------------------------------------------------- settings
 
 DEFAULT_PLACE = Path("outputs/cam")
+WIDTH, SAVED_HEIGHTS = 10.5, (7, 9, 11, 14, 18)  # inches of the figure, the taller the more maps
 SHEET_PHOTOS = 12
 TOOLKIT = (
     "expected a display and a toolkit: pip install PySide6, or apt install python3-tk; without a window --save FILE "
@@ -48,7 +49,7 @@ def open_window(photos, index, settings):
     import matplotlib.pyplot as plt  # here, since --save needs no window and must not look for one
 
     try:
-        figure = plt.figure(figsize=(10.5, 7))
+        figure = plt.figure(figsize=(WIDTH, SAVED_HEIGHTS[0]))
     except Exception as error:  # each toolkit has its own way to say that there is no display
         raise UserError(f"no window can be opened ({first_line(error)}); {TOOLKIT}") from error
     if not hasattr(figure.canvas.manager, "window"):
@@ -62,13 +63,15 @@ def open_window(photos, index, settings):
 
 def save_figure(photos, index, settings):
     """Write the figure of one photo to a file, without a display."""
-    figure = Figure(figsize=(10.5, 7))
-    kinds, kind = figure.canvas.get_supported_filetypes(), settings.save.suffix.lower().removeprefix(".")
+    kinds, kind = Figure().canvas.get_supported_filetypes(), settings.save.suffix.lower().removeprefix(".")
     if kind not in kinds:
         raise UserError(f"--save {settings.save}: expected a name that ends in one of {', '.join(kinds)}")
-    Viewer(figure, photos, index, settings.class_name, settings.style)
+    for height in SAVED_HEIGHTS:
+        figure = Figure(figsize=(WIDTH, height), dpi=SAVED_DPI)
+        if Viewer(figure, photos, index, settings.class_name, settings.style).is_roomy:
+            break
     settings.save.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(settings.save, lambda file: figure.savefig(file, format=kind, dpi=150))
+    write_whole(settings.save, lambda file: figure.savefig(file, format=kind))
     print(f"wrote {settings.save}")
     return 0
 

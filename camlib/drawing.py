@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from PIL import ImageFont
 
 from camlib.layout import LINE
+from camlib.page import displayable
 from camlib.pictures import FONT
 
 
@@ -64,7 +65,7 @@ def stamp(renderer, picture, left, bottom):
 def rendered(text, size):
     """A line of black letters: (RGBA uint8 (h, w, 4), how far below the line's top it begins)."""
     font = ImageFont.truetype(FONT, size)
-    mask, (_, below) = font.getmask2(text or " ", "L")
+    mask, (_, below) = font.getmask2(displayable(text) or " ", "L")
     letters = np.zeros((max(mask.size[1], 1), max(mask.size[0], 1), 4), np.uint8)
     letters[: mask.size[1], : mask.size[0], 3] = np.asarray(mask, np.uint8).reshape(mask.size[::-1])
     return letters, below

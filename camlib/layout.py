@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import ImageFont
 
+from camlib.page import displayable
 from camlib.pictures import FONT
 
 PER_INCH = 100
@@ -31,7 +32,7 @@ def font_of(points):
 @functools.lru_cache(maxsize=20000)
 def length(text, points):
     """Width of a line of text."""
-    return font_of(points).getlength(text) * 1.02 + 1  # Matplotlib places letters at whole pixels
+    return font_of(points).getlength(displayable(text)) * 1.02 + 1  # Matplotlib places letters at whole pixels
 
 
 def line_height(points):

@@ -25,6 +25,7 @@ from camlib.maps import MapError, class_names_in
 from camlib.page import displayable
 from camlib.pictures import USUAL, mid_grey, picture_of, resize_photo, superposition_of
 
+EASY_TO_SEE = 100  # pixels of a map's longer side
 SPACE = "   "  # between the parts of the heading
 # What is said of values under the cursor and of a colour bar; other methods' maps have no unit of their own
 UNITS = {
@@ -98,6 +99,12 @@ class Viewer:
         """The kind of map the user chose, else the first there is."""
         kinds = list(self.content.maps)
         return self.wanted_kind if self.wanted_kind in kinds else (kinds or [None])[0]
+
+    @property
+    def is_roomy(self):
+        """Whether there is room for all classes that have been read, in maps that are easy to see."""
+        side = max((max(box.width, box.height) for box in self.places.maps), default=EASY_TO_SEE)
+        return side >= EASY_TO_SEE and len({name for _, name in self.cells}) == len(class_names_in(self.content.maps))
 
     def choose(self, kind=None, class_name=None):
         """Lay another kind or class of map over the photo."""

@@ -30,6 +30,7 @@ o                    order: name, most or least confident
 s                    save the picture in this folder
 h                    this list
 q                    close the window"""
+SAVED_DPI = 150
 ONE_ROW = 760  # pixels of width from which both sliders stand in one row
 ROW, SLIDER = 24, 10  # pixels: height of a row of controls, and of a slider in it
 
@@ -248,14 +249,14 @@ class Controls:
     def save(self):
         """Write the figure without its controls to the current folder, under a name that is not taken."""
         viewer = self.viewer
-        figure = Figure(figsize=viewer.figure.get_size_inches())
+        figure = Figure(figsize=viewer.figure.get_size_inches(), dpi=SAVED_DPI)
         copy = Viewer(figure, self.album, class_name=viewer.wanted_class, style=viewer.style, kind=viewer.wanted_kind)
         if not viewer.with_truth:
             copy.with_truth = False
             copy.show_truth()
         path = free_name(name_without_suffix(viewer.saved.name).replace("/", "_"))
         try:
-            write_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
+            write_whole(path, lambda file: figure.savefig(file, format="png"))
             self.say(f"saved as {path}")
         except OSError as error:
             self.say(f"not saved: {error}")

@@ -48,6 +48,14 @@ def test_one_map_alone(run_script, run_folder, tmp_path):
     assert Image.open(tmp_path / "one.png").size == (1575, 1050)
 
 
+def test_the_saved_figure_is_as_tall_as_its_classes_need(tmp_path):
+    run = make_run(tmp_path / "run", ["x.jpg"], kind="gradcam", classes=[f"c{number}" for number in range(8)])
+    for path in (run / "x").glob("gradcam_for_*.npy"):
+        np.save(path.with_name(path.name.replace("gradcam", "guided_backprop")), np.ones((8, 8, 3), "f4"))
+    assert main([str(run), "--save", str(tmp_path / "figure.png")]) == 0
+    assert Image.open(tmp_path / "figure.png").size[1] > 1050
+
+
 def test_tensorflow_is_not_imported():
     code = "import sys, show_heatmaps; print([m for m in sys.modules if m in ('tensorflow', 'keras', 'jax', 'torch')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
