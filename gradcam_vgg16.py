@@ -90,7 +90,7 @@ from camlib.files import file_sha256
 from camlib.maps import write_explanations
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
-from camlib.pictures import style_of, style_settings
+from camlib.pictures import METHOD_TITLES, style_of, style_settings, titles_of
 from camlib.ports import port_of
 from camlib.runs import MapRun
 from camlib.subject import Subject, announce_guided, check_guided, kept_precision, zero_maps_of
@@ -316,10 +316,9 @@ def main(arguments=None):
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
         with_guided=not settings.no_guided, groups=list(subject.groups.values()),
     )  # fmt: skip
+    titles = titles_of(settings.method, settings.counterfactual)
     against = "against the class, " if settings.counterfactual else ""
-    made = f"{method.title} {against}of layer {subject.layer}, {Path(settings.weights).name}"
-    against = "against the class, " if settings.counterfactual else ""
-    made = f"{method.title} {against}of layer {subject.layer}, {Path(settings.weights).name}"
+    made = f"{METHOD_TITLES[settings.method]} {against}of layer {subject.layer}, {Path(settings.weights).name}"
     zero_maps = []  # which, and why
 
     def explain_photos(images, count, classes=chosen):
@@ -337,7 +336,7 @@ def main(arguments=None):
                 name: [f"{photo.name}: {name}" + (f" {shares[name]:.3f}" if name in shares else ""), made]
                 for name in maps["gradcam"]
             }
-            write_explanations(folder, picture, maps, headings, method.title, method.signed, style)
+            write_explanations(folder, picture, maps, headings, titles, method.signed, style)
             zero_maps.extend(zero_maps_of(photo, maps, found, index, method, settings.counterfactual))
 
         return found.logits, probabilities, write

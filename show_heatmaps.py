@@ -4,6 +4,7 @@
     python show_heatmaps.py outputs/gradcam --photo val/cat/cat_001
     python show_heatmaps.py outputs/cam --class cat --save figure.png       # no window, no display needed
     python show_heatmaps.py outputs/cam --html page.html                    # all photos in one file, for a browser
+    python show_heatmaps.py outputs/cam --sheet sheet.png                   # twelve photos, their maps, one picture
     python show_heatmaps.py outputs/cam/val/cat/cat_001/heatmap_for_cat.npy     # one map alone
 
 Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within two seconds, whatever the number of
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, first_line, run_script
 from camlib.files import write_whole
-from camlib.maps import PHOTO_FILE, MapError, attempt, find_maps, find_saved, read_map
+from camlib.maps import PHOTO_FILE, MapError, all_maps, attempt, class_names_in, find_maps, find_saved, read_map
 from camlib.options import add_style_options
 from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix, read_photo
@@ -31,12 +32,20 @@ from camlib.pictures import (
     style_of,
     superposition_scale_of,
 )
-from camlib.viewer import FREED_KEYS, Controls, Viewer
+from camlib.sheet import format_of, spread_over, write_sheet
+from camlib.viewer import Viewer
+from camlib.window import SAVED_DPI, Controls, freed_keys
 
 # ---------------------------------------------------------------- settings
 
 DEFAULT_PLACE = Path("outputs/cam")
 GUIDED_KINDS = ("guided_backprop", "guided_gradcam")
+WIDTH, SAVED_HEIGHTS = 10.5, (7, 9, 11, 14, 18)  # inches of the figure, the taller the more maps
+SHEET_PHOTOS = 12
+TOOLKIT = (
+    "expected a display and a toolkit: pip install PySide6, or apt install python3-tk; without a window --save FILE "
+    "writes a picture and --html FILE a page"
+)
 
 
 # ---------------------------------------------------------------- the script
@@ -46,20 +55,17 @@ def open_window(photos, index, settings):
     """Show the window until it is closed."""
     if "cv2" in os.environ.get("QT_QPA_PLATFORM_PLUGIN_PATH", ""):
         del os.environ["QT_QPA_PLATFORM_PLUGIN_PATH"]  # set by OpenCV for a Qt of its own; another Qt would abort
-    matplotlib.rcParams.update(FREED_KEYS)
+    matplotlib.rcParams.update(freed_keys())
     import matplotlib.pyplot as plt  # here, since --save needs no window and must not look for one
 
     try:
-        figure = plt.figure(figsize=(10.5, 7))
+        figure = plt.figure(figsize=(WIDTH, SAVED_HEIGHTS[0]))
     except Exception as error:  # each toolkit has its own way to say that there is no display
-        raise UserError(f"no window can be opened ({first_line(error)}); expected --save FILE") from error
+        raise UserError(f"no window can be opened ({first_line(error)}); {TOOLKIT}") from error
     if not hasattr(figure.canvas.manager, "window"):
-        raise UserError(
-            f"no window can be opened (Matplotlib found no display or no toolkit and fell back to "
-            f"{matplotlib.get_backend()}); expected a display and tkinter or PySide6, or --save FILE"
-        )
+        raise UserError(f"no window can be opened (no display, or no toolkit for Matplotlib); {TOOLKIT}")
     figure.canvas.manager.set_window_title(f"maps in {settings.place}")
-    controls = Controls(Viewer(figure, photos, index, settings.class_name, settings.style))
+    controls = Controls(figure, photos, index, class_name=settings.class_name, style=settings.style)
     print(f"{len(photos):,} photos in {settings.place}; h lists the keys, q closes the window", flush=True)
     plt.show()
     return controls and 0  # kept until here: Matplotlib holds its widgets weakly
@@ -67,15 +73,29 @@ def open_window(photos, index, settings):
 
 def save_figure(photos, index, settings):
     """Write the figure of one photo to a file, without a display."""
-    figure = Figure(figsize=(10.5, 7))
-    kinds, kind = figure.canvas.get_supported_filetypes(), settings.save.suffix.lower().removeprefix(".")
+    kinds, kind = Figure().canvas.get_supported_filetypes(), settings.save.suffix.lower().removeprefix(".")
     if kind not in kinds:
         raise UserError(f"--save {settings.save}: expected a name that ends in one of {', '.join(kinds)}")
-    Viewer(figure, photos, index, settings.class_name, settings.style)
+    for height in SAVED_HEIGHTS:
+        figure = Figure(figsize=(WIDTH, height), dpi=SAVED_DPI)
+        if Viewer(figure, photos, index, settings.class_name, settings.style).is_roomy:
+            break
     settings.save.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(settings.save, lambda file: figure.savefig(file, format=kind, dpi=150))
+    write_whole(settings.save, lambda file: figure.savefig(file, format=kind))
     print(f"wrote {settings.save}")
     return 0
+
+
+def write_contact_sheet(photos, settings):
+    """Write a picture with one row a photo, spread over the run."""
+    format_of(settings.sheet)
+    chosen = spread_over(photos, settings.photos)
+    with Progress("photos", len(chosen)) as progress:
+        damaged = write_sheet(settings.sheet, chosen, settings.class_name, settings.style, progress.advance)
+    print(f"wrote {settings.sheet}: {len(chosen):,} of {len(photos):,} photos")
+    if damaged:
+        print(f"{len(damaged):,} pictures are left out, the first since {damaged[0]}")
+    return EXIT_SOME_FAILED if damaged else 0
 
 
 def write_html(photos, settings):
@@ -158,6 +178,11 @@ def parse_arguments(arguments):
     )
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the figure (png, jpg, pdf, svg); no window")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write all photos as one HTML page; no window")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet (png, jpg, webp): "
+                        "photos in rows, classes in columns, kinds with --class or one class a photo")  # fmt: skip
+    parser.add_argument(
+        "--photos", type=int, default=SHEET_PHOTOS, metavar="N", help="of the contact sheet, spread evenly"
+    )
     parser.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="overlay; default: the class predicted")
     parser.add_argument(
@@ -167,6 +192,7 @@ def parse_arguments(arguments):
     settings = parser.parse_args(arguments)
     if not 0 <= settings.opacity <= 1:
         parser.error(f"--opacity {settings.opacity}: expected a number from 0 to 1")
+    parser.require(settings, photos=1)
     settings.style = style_of(settings, settings.opacity)
     return settings
 
@@ -177,8 +203,7 @@ def main(arguments=None):
     if settings.html:
         return write_html(photos, settings)
     index = index_of(photos, settings.photo) if settings.photo else 0
-    found = find_maps(photos[index])
-    names = list(dict.fromkeys(name for paths in found.values() for name in paths))
+    names = class_names_in(all_maps(photos[index]))
     if settings.class_name and settings.class_name not in names:
         raise UserError(
             f"--class {settings.class_name}: {photos[index].name} has no map of it; expected one of {', '.join(names)}"
@@ -187,6 +212,8 @@ def main(arguments=None):
         error = attempt(read_map, settings.place)
         if isinstance(error, Exception):
             raise UserError(f"{error}; expected a saved map or a folder of them")
+    if settings.sheet:
+        return write_contact_sheet(photos, settings)
     return (save_figure if settings.save else open_window)(photos, index, settings)
 
 

@@ -184,25 +184,24 @@ class Method:
         function: what turns features, and what else it needs, into maps.
         needs: "gradients", "nothing", "masked scores" or "ablated scores".
         signed: bool, whether maps have negative values.
-        title: str, its name in pictures.
     """
 
     function: Callable
     needs: str
     signed: bool
-    title: str
 
 
+# Their names in pictures: METHOD_TITLES of camlib/pictures.py, which the viewer reads without Keras
 METHODS = {
-    "grad-cam": Method(grad_cam, "gradients", False, "Grad-CAM"),
-    "grad-cam++": Method(grad_cam_plus_plus, "gradients", False, "Grad-CAM++"),
-    "hires-cam": Method(hires_cam, "gradients", True, "HiResCAM"),
-    "layer-cam": Method(layer_cam, "gradients", False, "LayerCAM"),
-    "xgrad-cam": Method(xgrad_cam, "gradients", False, "XGrad-CAM"),
-    "element-wise": Method(element_wise, "gradients", False, "element-wise"),
-    "eigen-grad-cam": Method(eigen_grad_cam, "gradients", True, "Eigen-Grad-CAM"),
-    "eigen-cam": Method(eigen_cam, "nothing", True, "Eigen-CAM"),
-    "score-cam": Method(score_cam, "masked scores", False, "Score-CAM"),
-    "ablation-cam": Method(ablation_cam, "ablated scores", False, "Ablation-CAM"),
+    "grad-cam": Method(grad_cam, "gradients", False),
+    "grad-cam++": Method(grad_cam_plus_plus, "gradients", False),
+    "hires-cam": Method(hires_cam, "gradients", True),
+    "layer-cam": Method(layer_cam, "gradients", False),
+    "xgrad-cam": Method(xgrad_cam, "gradients", False),
+    "element-wise": Method(element_wise, "gradients", False),
+    "eigen-grad-cam": Method(eigen_grad_cam, "gradients", True),
+    "eigen-cam": Method(eigen_cam, "nothing", True),
+    "score-cam": Method(score_cam, "masked scores", False),
+    "ablation-cam": Method(ablation_cam, "ablated scores", False),
 }
 GUIDED = ("guided-backprop", "guided-grad-cam")  # what evaluate_maps.py knows beside these

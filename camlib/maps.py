@@ -15,7 +15,6 @@ from camlib.console import UserError, first_line
 from camlib.files import open_csv, write_whole
 from camlib.photos import RUN_FILE, PhotoError, name_without_suffix
 from camlib.pictures import (
-    PANEL_TITLES,
     picture_of,
     scale_of,
     superposition_of,
@@ -70,7 +69,7 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     return scale, whole
 
 
-def write_explanations(folder, photo, maps, headings, title, signed, style):
+def write_explanations(folder, photo, maps, headings, titles, signed, style):
     """Write one photo's maps, superpositions and panels.
 
     Args:
@@ -78,7 +77,7 @@ def write_explanations(folder, photo, maps, headings, title, signed, style):
         photo: uint8 (H, W, 3), for display.
         maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
         headings: dict of class name -> list of str, the lines above its panel.
-        title: str, the method's name.
+        titles: dict of kind -> str, see `camlib.pictures.titles_of`.
         signed: bool, whether the method's maps have two signs.
         style: Style.
     """
@@ -87,7 +86,6 @@ def write_explanations(folder, photo, maps, headings, title, signed, style):
                          over_photo=kind == "gradcam")
         for kind, of_classes in maps.items()
     }  # fmt: skip
-    titles = PANEL_TITLES | {"gradcam": title}
     for name, heading in headings.items():
         panels = [(titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
         write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, scales["gradcam"][1])
@@ -219,8 +217,11 @@ def parse_map_name(name):
     return (kind, class_name) if name.endswith(".npy") and kind in SIGNED and class_name else None
 
 
-def find_maps(saved):
-    """The .npy files of a photo's maps: dict of kind -> dict of class name -> Path, kinds and classes in order."""
+def all_maps(saved):
+    """The .npy files of a photo's maps: dict of kind -> dict of class name -> Path.
+
+    Classes are in the run's order, of many the most probable first; kinds in that of SIGNED.
+    """
     if saved.only:
         kind, class_name = parse_map_name(saved.only.name) or ("heatmap", saved.only.stem)
         return {kind: {class_name: saved.only}}
@@ -232,15 +233,32 @@ def find_maps(saved):
     order = list(saved.probabilities)
     if len(order) > MOST_CLASSES:
         order = sorted(order, key=saved.probabilities.get, reverse=True)
+    places = {name: number for number, name in enumerate(order)}
     return {
-        kind: dict(
-            sorted(found[kind].items(), key=lambda item: order.index(item[0]) if item[0] in order else -1)[
-                :MOST_CLASSES
-            ]
-        )
+        kind: dict(sorted(found[kind].items(), key=lambda item: places.get(item[0], -1)))
         for kind in SIGNED
         if kind in found
     }
+
+
+def class_names_in(maps):
+    """The classes of a dict of kind -> dict of class name -> anything: list of str in their order."""
+    return list(dict.fromkeys(name for of_classes in maps.values() for name in of_classes))
+
+
+def find_maps(saved, chosen=None):
+    """The .npy files of the maps that are shown at once, see `all_maps`: MOST_CLASSES classes, the chosen among them.
+
+    Args:
+        saved: SavedPhoto.
+        chosen: str, a class that is shown whatever its place; None for none.
+    """
+    found = all_maps(saved)
+    names = class_names_in(found)
+    shown = names[:MOST_CLASSES]
+    if chosen in names[MOST_CLASSES:]:
+        shown[-1] = chosen
+    return {kind: {name: paths[name] for name in shown if name in paths} for kind, paths in found.items()}
 
 
 def read_map(path):

@@ -1,80 +1,92 @@
-"""The figure of one photo's maps, and its controls in a window."""
+"""The figure of one photo's maps: photo and overlay, every kind and class of map, and their colour bars."""
 
-import math
+import itertools
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.widgets import Slider
+from matplotlib.patheffects import Normal, Stroke
 
-from camlib.maps import PHOTO_FILE, MapError, attempt, find_maps, read_map
-from camlib.page import displayable
-from camlib.photos import read_photo
-from camlib.pictures import (
-    PANEL_TITLES,
-    USUAL,
-    magnitude,
-    scale_of,
-    scaled,
-    superposition_of,
-    superposition_scale_of,
+from camlib.album import GRADIENTS, Album, overlaid
+from camlib.drawing import Label, Picture
+from camlib.layout import (
+    BAR,
+    EDGE,
+    HEADING,
+    PER_INCH,
+    TICKS,
+    Box,
+    Title,
+    arrange,
+    label_in,
+    line_height,
+    ticks_in,
+    wrapped,
 )
+from camlib.maps import MapError, class_names_in
+from camlib.page import displayable
+from camlib.pictures import USUAL, mid_grey, picture_of, resize_photo, superposition_of
 
-KEYS = """\
-left, right           previous, next photo
-page up, page down    ten photos back, on
-home, end             first, last photo
-up, down              class of the overlay
-h                     this list
-s                     save the picture
-q                     close the window"""
-# Matplotlib's own meanings of these keys (its history of zooms) would get in the way
-FREED_KEYS = {
-    "keymap.back": ["backspace", "MouseButton.BACK"],
-    "keymap.forward": ["v", "MouseButton.FORWARD"],
-    "keymap.home": ["r"],
+EASY_TO_SEE = 100  # pixels of a map's longer side
+SPACE = "   "  # between the parts of the heading
+# What is said of values under the cursor and of a colour bar; other methods' maps have no unit of their own
+UNITS = {
+    "heatmap": "logit units",
+    "guided_backprop": "logit per input unit",
+    "guided_gradcam": "logit per input unit × map",
 }
 
 
 class Viewer:
-    """One photo's maps in a Matplotlib figure: photo and overlay on the left, kinds and classes of map on the right.
+    """One photo's maps in a Matplotlib figure: photo and overlay, and beside or below them kinds and classes of map.
 
     Args:
         figure: matplotlib Figure.
-        photos: list of SavedPhoto.
+        photos: list of SavedPhoto, or an Album.
         index: int, the photo to begin with.
         class_name: str, the overlay's class, or None for the class predicted.
         style: Style.
+        kind: str, the kind of map of the overlay, or None for the first there is.
+        footer: float, pixels at 100 dots per inch that are kept free below, for controls.
+
+    Attributes:
+        panels: list of Axes: photo, overlay, and those of the maps, of which some may be hidden.
+        bars: list of Axes, a colour bar for each kind; overlay_bar is that of the overlay.
+        grid: (rows, columns) of the maps.
+        cells: list of (kind, class name), what `panels[2:]` show.
+        notes: list of str, added to the heading.
     """
 
-    def __init__(self, figure, photos, index=0, class_name=None, style=USUAL):
-        self.figure, self.photos, self.index = figure, photos, index
-        self.wanted_class, self.style = class_name, style
-        self.panels, self.bars, self.grid = [], [], None
+    def __init__(self, figure, photos, index=0, class_name=None, style=USUAL, kind=None, footer=0.0):
+        self.figure, self.footer = figure, footer
+        self.album = photos if isinstance(photos, Album) else Album(photos, index)
+        self.wanted_class, self.wanted_kind, self.style = class_name, kind, style
+        self.panels, self.bars, self.cells, self.notes, self.with_truth = [], [], [], [], True
+        self.heading = figure.add_artist(Label(fontsize=HEADING, va="top", transform=figure.transFigure))
+        self.overlay_bar = self.new_axes()
         self.read()
         self.show()
 
+    # ------------------------------------------------------------ what is shown
+
+    @property
+    def photos(self):
+        return self.album.photos
+
+    @property
+    def index(self):
+        """Of the photo shown, among all photos."""
+        return self.album.chosen[self.album.position]
+
+    @property
+    def saved(self):
+        return self.album.saved
+
     def read(self):
         """Read the photo and its maps from their files."""
-        self.saved = self.photos[self.index]
-        self.photo = attempt(read_photo, self.saved.folder / PHOTO_FILE)
-        self.maps = {
-            kind: {name: attempt(read_map, path) for name, path in paths.items()}
-            for kind, paths in find_maps(self.saved).items()
-        }
-        readable = {
-            kind: [values for values in maps.values() if not isinstance(values, Exception)]
-            for kind, maps in self.maps.items()
-        }
-        self.scales = {kind: scale_of(self.saved.is_signed(kind), maps) for kind, maps in readable.items()}
-        if isinstance(self.photo, Exception):  # panels then have the shape of the first map
-            self.shape = next((values.shape[:2] for maps in readable.values() for values in maps), (1, 1))
-        else:
-            self.shape = self.photo.shape[:2]
+        self.content = self.album.content(self.wanted_class)
 
     @property
     def class_names(self):
-        return list(dict.fromkeys(name for maps in self.maps.values() for name in maps))
+        return self.content.names
 
     @property
     def overlay_class(self):
@@ -82,162 +94,267 @@ class Viewer:
         names = self.class_names
         return next((name for name in (self.wanted_class, self.saved.predicted) if name in names), (names or [None])[0])
 
+    @property
+    def overlay_kind(self):
+        """The kind of map the user chose, else the first there is."""
+        kinds = list(self.content.maps)
+        return self.wanted_kind if self.wanted_kind in kinds else (kinds or [None])[0]
+
+    @property
+    def is_roomy(self):
+        """Whether there is room for all classes that have been read, in maps that are easy to see."""
+        side = max((max(box.width, box.height) for box in self.places.maps), default=EASY_TO_SEE)
+        return side >= EASY_TO_SEE and len({name for _, name in self.cells}) == len(class_names_in(self.content.maps))
+
+    def choose(self, kind=None, class_name=None):
+        """Lay another kind or class of map over the photo."""
+        self.wanted_kind, before = kind or self.wanted_kind, self.wanted_class
+        self.wanted_class = class_name or self.wanted_class
+        if self.wanted_class != before and not any(self.wanted_class in maps for maps in self.content.maps.values()):
+            self.read()
+        self.show()
+
+    def title_of(self, kind, name):
+        """Title of a map: "Grad-CAM: horse 0.452"."""
+        share = self.saved.probabilities.get(name)
+        values = self.content.maps[kind].get(name)
+        zero = isinstance(values, np.ndarray) and not values.any()
+        return Title(
+            self.saved.title_of(kind),
+            name,
+            "" if share is None else f" {share:.3f}",
+            " (all zero)" if zero else "",
+        )
+
+    def unit_of(self, kind):
+        return UNITS.get(kind, "")
+
+    # ------------------------------------------------------------ drawing
+
+    def new_axes(self):
+        """Axes without anything, outside the figure until they are placed."""
+        axes = self.figure.add_axes((0, 0, 0.01, 0.01), label=str(len(self.figure.axes)))
+        axes.set_axis_off()
+        return axes
+
     def show(self):
         """Draw everything anew."""
-        names, kinds = self.class_names, list(self.maps)
-        columns = math.ceil(math.sqrt(len(names)))  # of one kind of map; of several, a row for each class
-        grid = (len(names), len(kinds)) if len(kinds) > 1 else (-(-len(names) // max(columns, 1)), columns)
-        if grid != self.grid:
-            self.lay_out(*grid)
-        self.figure.suptitle(self.title(), fontsize=11, parse_math=False)
-        self.draw_picture(self.panels[0], "photo", self.photo)
-        cells = [(kind, name) for name in names for kind in kinds]
-        for axes, (kind, name) in zip(self.panels[2:], cells, strict=False):
-            self.draw_map(axes, kind, name)
-        for axes in self.panels[2 + len(cells) :]:
+        kinds = list(self.content.maps)
+        titles, names = self.titles(), class_names_in(self.content.maps)
+        fit = self.lay_out(titles, len(names), self.show_heading())
+        if fit < len(self.class_names):  # say so, which may take a line more
+            fit = self.lay_out(titles, len(names), self.show_heading(f"{fit:,} of {len(self.class_names):,} classes"))
+            names = with_chosen(names, fit, self.overlay_class)
+            self.show_heading(f"{len(names):,} of {len(self.class_names):,} classes")
+        self.cells = [(kind, name) for name in names for kind in kinds]
+        while len(self.panels) < 2 + len(self.cells):
+            self.panels.append(self.new_axes())
+        while len(self.bars) < len(kinds):
+            self.bars.append(self.new_axes())
+        photo = self.content.photo
+        if not isinstance(photo, Exception):
+            photo = resize_photo(photo, *self.pixels(self.places.photo))
+        self.draw_picture(self.panels[0], self.places.photo, ["photo"], self.places.large_letters, photo)
+        for number, (kind, name) in enumerate(self.cells):
+            self.draw_map(self.panels[2 + number], self.places.maps[number], kind, name, titles[kind, name])
+        for axes in [*self.panels[2 + len(self.cells) :], *self.bars[len(kinds) :]]:
             axes.set_visible(False)
-        for axes, kind in zip(self.bars, kinds, strict=True):
-            self.draw_colour_bar(axes, kind)
+        for axes, kind, box in zip(self.bars, kinds, self.places.bars, strict=False):
+            self.draw_colour_bar(axes, kind, box)
         self.show_overlay()
 
-    def lay_out(self, rows, columns):
-        """Make empty axes: photo, overlay and rows x columns maps, and a colour bar for each kind of map."""
-        for axes in [*self.panels, *self.bars]:
-            axes.remove()
-        self.grid = rows, columns
-        rows, columns = max(rows, 1), max(columns, 1)
-        whole = self.figure.add_gridspec(
-            2, 2, width_ratios=(1, 2 * columns / max(rows, 2)), height_ratios=(1, 0.03),
-            left=0.02, right=0.98, top=0.88, bottom=0.15, wspace=0.06, hspace=0.06,
-        )  # fmt: skip
-        left = whole[0, 0].subgridspec(2, 1, hspace=0.15)
-        right = whole[0, 1].subgridspec(rows, columns, hspace=0.15 if rows < 3 else 0.3, wspace=0.06)
-        places = [left[0], left[1], *(right[row, column] for row in range(rows) for column in range(columns))]
-        self.panels = [self.figure.add_subplot(place) for place in places]
-        bars = whole[1, 1].subgridspec(1, max(len(self.maps), 1), wspace=0.5)
-        self.bars = [self.figure.add_subplot(bars[0, number]) for number in range(len(self.maps))]
+    def titles(self):
+        """dict of (kind, class name) -> Title, of all maps that have been read."""
+        maps = self.content.maps
+        return {(kind, name): self.title_of(kind, name) for name in class_names_in(maps) for kind in maps}
 
-    def title(self):
-        """The photo's name, its place in the run, and the class predicted."""
-        text = f"{displayable(self.saved.name)}   ({self.index + 1:,} of {len(self.photos):,})"
-        if self.saved.predicted:
-            text += f"   predicted: {self.saved.predicted}"
-        return text
+    def lay_out(self, titles, rows, room):
+        """Find the places of everything in a Box; returns how many classes fit."""
+        height, width = self.content.shape
+        widest, large = (
+            [title._replace(number=same_width(title.number)) for title in some]
+            for some in (titles.values(), (Title("photo"), self.overlay_title()))
+        )
+        kinds = max(len(self.content.maps), 1)
+        self.places = arrange(room, width / height, rows, kinds, widest, large)
+        self.grid = self.places.grid
+        return min(self.grid[0] if kinds > 1 else self.grid[0] * self.grid[1], max(rows, 1))
 
-    def draw_picture(self, axes, title, picture, **settings):
-        """Show an array in the photo's shape, or the reason why there is none."""
-        axes.clear()
-        axes.set_axis_off()
-        axes.set_visible(True)
-        axes.set_title(title, fontsize=9, parse_math=False)
-        height, width = self.shape
-        if isinstance(picture, Exception):
-            axes.text(
-                0.5,
-                0.5,
-                str(picture),
-                ha="center",
-                va="center",
-                wrap=True,
-                fontsize=8,
-                parse_math=False,
-                transform=axes.transAxes,
-            )
-            return None
-        return axes.imshow(picture, extent=(0, width, height, 0), **settings)
+    def show_heading(self, *remarks):
+        """Write the heading; returns the Box of what is left of the figure."""
+        width, height = self.figure.get_size_inches() * PER_INCH
+        room = width - 2 * EDGE
+        lines = wrapped([*self.heading_parts(), *remarks], HEADING, room, SPACE)
+        self.heading.set_text("\n".join(lines))
+        self.heading.set_position((EDGE / width, 1 - 6 / height))
+        top = 6 + max(len(lines), 1) * line_height(HEADING) + 4
+        return Box(EDGE, top, room, max(height - top - self.footer - EDGE, 1))
 
-    def draw_map(self, axes, kind, name):
-        values, scale = self.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy")), self.scales[kind]
-        title = f"{name}  {self.saved.probabilities[name]:.3f}" if name in self.saved.probabilities else name
-        if isinstance(values, np.ndarray) and not values.any():
-            title += " (all zero)"
-        if isinstance(values, np.ndarray) and values.ndim == 3:
-            values = np.clip(
-                0.5 + 0.5 * scaled(values, scale.limit), 0, 1
-            )  # gradients of RGB, as colours around mid-grey
-        self.draw_picture(
-            axes, title, values, cmap=self.style.colour_map(scale.signed), norm=self.norm(kind), interpolation="nearest"
+    def heading_parts(self):
+        """The photo's name, its place in the run, the class predicted, the truth, and notes."""
+        saved, album = self.saved, self.album
+        parts = [displayable(saved.name), f"({album.position + 1:,} of {len(album):,})"]
+        if saved.predicted:
+            share = saved.probabilities.get(saved.predicted)
+            parts.append(f"predicted: {saved.predicted}" + ("" if share is None else f" {share:.3f}"))
+        if saved.truth and saved.truth != saved.predicted:
+            parts.append(f"truth: {saved.truth}")
+        return [part for part in [*parts, *self.notes] if part]
+
+    def place(self, axes, box):
+        """Put axes into a box of pixels."""
+        width, height = self.figure.get_size_inches() * PER_INCH
+        axes.set_position(
+            (box.left / width, 1 - (box.top + box.height) / height, box.width / width, box.height / height)
         )
 
-    def norm(self, kind):
-        """The colour scale of a kind of map: common to all classes."""
-        scale = self.scales[kind]
-        return Normalize(scale.lowest, scale.limit) if scale.limit else Normalize(-1.0 if scale.signed else 0.0, 1.0)
+    def pixels(self, box):
+        """(height, width) of a box in dots of the figure: pictures are drawn at that size, once."""
+        return tuple(max(1, round(side * self.figure.dpi / PER_INCH)) for side in (box.height, box.width))
 
-    def draw_colour_bar(self, axes, kind):
-        axes.clear()
-        gradients = kind in ("guided_backprop", "guided_gradcam")
-        colours = "gray" if gradients else self.style.colour_map(self.scales[kind].signed)
-        norm = self.norm(kind)
-        ticks = sorted({norm.vmin, 0.0, norm.vmax})
-        bar = self.figure.colorbar(ScalarMappable(norm, colours), cax=axes, orientation="horizontal", ticks=ticks)
-        bar.set_ticklabels([f"{tick:.3g}" for tick in ticks])
-        axes.tick_params(labelsize=8)
-        axes.set_xlabel(PANEL_TITLES[kind] + (", logit units" if kind == "heatmap" else ""), fontsize=8)
+    def draw_picture(self, axes, box, lines, letters, picture):
+        """Show an array in the photo's shape, or the reason why there is none.
+
+        Args:
+            axes: Axes.
+            box: Box.
+            lines: list of str, the title.
+            letters: of the title, see Arrangement.
+            picture: uint8 (h, w, 3), or an error.
+        """
+        self.place(axes, box)
+        axes.set_visible(True)
+        height, width = self.content.shape
+        error = isinstance(picture, Exception)
+        if not axes.images:
+            axes.add_image(Picture(axes, interpolation="nearest")).mouseover = False
+            axes.add_artist(Label(ha="center", va="bottom", transform=axes.transAxes))
+            axes.add_artist(Label(x=0.5, y=0.5, ha="center", va="center", fontsize=8, transform=axes.transAxes))
+        image, (title, text) = axes.images[0], axes.texts
+        title.set(text="\n".join(lines), x=0.5, y=1 + 3 / box.height, fontsize=letters[0])
+        image.set_visible(not error)
+        text.set_text("\n".join(wrapped(str(picture).split(), 8, box.width)) if error else "")
+        if not error:
+            image.set_data(picture)
+            image.set_extent((0, width, height, 0))
+        if (*axes.get_xlim(), *axes.get_ylim()) != (0, width, height, 0):
+            axes.set_xlim(0, width)
+            axes.set_ylim(height, 0)
+        axes.format_coord = self.value_at(picture if axes is self.panels[0] else None)
+
+    def draw_map(self, axes, box, kind, name, title):
+        values = self.content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
+        picture = values
+        if isinstance(values, np.ndarray):
+            picture = picture_of(values, self.content.scales[kind], *self.pixels(box), self.style)
+        points = self.places.letters[0]
+        self.draw_picture(axes, box, title.lines(points, self.places.pitch), self.places.letters, picture)
+        axes.format_coord = self.value_at(values, kind, name)
+
+    def value_at(self, values, kind=None, name=None):
+        """A function of x and y, in pixels of the photo, that says what is there."""
+        height, width = self.content.shape
+
+        def say(x, y):
+            if not isinstance(values, np.ndarray) or not (0 <= x < width and 0 <= y < height):
+                return ""
+            found = values[int(y / height * values.shape[0]), int(x / width * values.shape[1])]
+            if kind is None:
+                return f"{int(x)}, {int(y)}: RGB {' '.join(map(str, found))}"
+            numbers = "RGB " + " ".join(f"{value:.3g}" for value in found) if np.ndim(found) else f"{found:.4g}"
+            return f"{int(x)}, {int(y)}: {name} {numbers} {self.unit_of(kind)}".rstrip()
+
+        return say
+
+    def draw_colour_bar(self, axes, kind, box):
+        """Draw the colour bar of a kind of map, common to all classes."""
+        scale = self.content.scales[kind]
+        coloured = kind in GRADIENTS and any(np.ndim(values) == 3 for values in self.content.maps[kind].values())
+
+        def picture(values):
+            return picture_of(np.repeat(values[..., None], 3, axis=2) if coloured else values, scale, *values.shape,
+                              self.style)  # fmt: skip
+
+        title, unit = self.saved.title_of(kind), self.unit_of(kind)
+        self.draw_bar(axes, box, scale, picture, [f"{title}, {unit}", unit] if unit else [title])
+
+    def draw_bar(self, axes, box, scale, picture_of_values, labels):
+        """Draw a colour bar with its numbers below it, and what they are in the first of the labels that fits."""
+        self.place(axes, box)
+        axes.set_visible(True)
+        height, width = self.pixels(box)
+        values = np.linspace(scale.lowest, scale.limit, width, dtype=np.float32)
+        picture = picture_of_values(np.tile(values, (height, 1)))
+        if not axes.images:
+            axes.add_image(Picture(axes, interpolation="nearest", origin="lower")).mouseover = False
+            for _ in range(4):  # three numbers and the label
+                axes.add_artist(Label(va="top", transform=axes.transAxes))
+        axes.images[0].set_data(picture)
+        ends = (scale.lowest, scale.limit) if scale.limit else (-1.0, 1.0) if scale.signed else (0.0, 1.0)
+        axes.images[0].set_extent((*ends, 0, 1))
+        axes.set_xlim(*ends)
+        points, ticks = ticks_in(scale.ticks(), box.width)
+        *numbers, text = axes.texts
+        for number, tick in itertools.zip_longest(numbers, ticks):
+            value, words = tick or (ends[0], "")
+            number.set(text=words, x=(value - ends[0]) / (ends[1] - ends[0]), y=-3 / BAR, fontsize=points,
+                       ha="left" if value == ends[0] else "right" if value == ends[1] else "center")  # fmt: skip
+        room = max(box.width, self.places.pitch if axes is not self.overlay_bar else self.places.large_pitch)
+        points, label = label_in(labels, room)
+        text.set(text=label, x=0.5, y=-(3 + TICKS) / BAR, fontsize=points, ha="center")
+        axes.format_coord = lambda x, y: f"{x:.4g}"
+
+    # ------------------------------------------------------------ the map over the photo
+
+    def overlay_title(self):
+        kind, name = self.overlay_kind, self.overlay_class
+        if name is None:
+            return Title("no maps")
+        share = self.saved.probabilities.get(name)
+        return Title(self.saved.title_of(kind), name, "" if share is None else f" {share:.3f}")
 
     def show_overlay(self):
-        """Lay the chosen class's CAM or Grad-CAM over the photo."""
-        name, kind = self.overlay_class, next(iter(self.maps), None)
-        values = self.maps[kind].get(name) if kind else MapError("no maps: was the run stopped here?")
-        picture = self.photo
-        if isinstance(values, np.ndarray) and values.ndim == 2 and isinstance(picture, np.ndarray):
-            maps = [magnitude(values) for values in self.maps[kind].values() if isinstance(values, np.ndarray)]
-            whole = superposition_scale_of(self.saved.is_signed(kind), maps)
-            picture = superposition_of(picture, values, whole, self.style)
-        elif isinstance(values, Exception):
-            picture = values
-        self.draw_picture(self.panels[1], f"{name} over the photo", picture)
+        """Lay the chosen kind and class of map over the photo."""
+        name, kind, content = self.overlay_class, self.overlay_kind, self.content
+        values = MapError("no maps: was the run stopped here?")
+        if kind:
+            values = content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
+        box, letters = self.places.overlay, self.places.large_letters
+        picture, whole = values, content.over_photo.get(kind)
+        if isinstance(values, np.ndarray) and isinstance(content.photo, np.ndarray):
+            photo = resize_photo(content.photo, *self.pixels(box))
+            picture = superposition_of(photo, overlaid(kind, values), whole, self.style)
+        elif isinstance(values, np.ndarray):
+            picture = content.photo
+        lines = self.overlay_title().lines(letters[0], self.places.large_pitch)
+        self.draw_picture(self.panels[1], box, lines, letters, picture)
+        self.panels[1].format_coord = self.value_at(values, kind, name)
+        self.overlay_bar.set_visible(bool(kind))
+        if kind:
+            labels = ["over the photo: magnitude", "magnitude"] if kind in GRADIENTS else ["over the photo"]
+            self.draw_bar(self.overlay_bar, self.places.overlay_bar, whole,
+                          lambda bar: superposition_of(mid_grey(bar), bar, whole, self.style), labels)  # fmt: skip
+        self.show_truth()
+
+    def show_truth(self):
+        """Outline what is annotated on photo and overlay: in full what is of the overlay's class, else dotted."""
+        for axes in self.panels[:2]:
+            for line in list(axes.lines):
+                line.remove()
+            for class_name, outlines in self.content.outlines if self.with_truth else ():
+                of_class = class_name == self.overlay_class
+                for points in outlines:
+                    axes.plot(points[:, 0], points[:, 1], "-" if of_class else ":", color="white", linewidth=1.3,
+                              path_effects=[Stroke(linewidth=2.8, foreground="black"), Normal()],
+                              scalex=False, scaley=False)  # fmt: skip
 
 
-class Controls:
-    """Sliders and keys of a viewer in a window."""
+def same_width(number):
+    """A title's number with its digits alike, so that photos of one shape are laid out once."""
+    return "".join("0" if letter.isdigit() else letter for letter in number)
 
-    def __init__(self, viewer):
-        self.viewer, figure = viewer, viewer.figure
-        count = len(viewer.photos)
-        self.photo_slider = Slider(
-            figure.add_axes((0.08, 0.03, 0.38, 0.03)), "photo", 1, max(count, 2), valinit=viewer.index + 1, valstep=1,
-            valfmt=f"%d of {count:,}",
-        )  # fmt: skip
-        self.opacity_slider = Slider(
-            figure.add_axes((0.64, 0.03, 0.2, 0.03)), "opacity", 0, 1, valinit=viewer.style.opacity, valfmt="%.2f"
-        )
-        figure.text(0.99, 0.03, "h: keys", ha="right", fontsize=9)
-        self.help = figure.text(
-            0.5, 0.5, KEYS, ha="center", va="center", multialignment="left", family="monospace", visible=False,
-            zorder=10, bbox={"facecolor": "white", "boxstyle": "round,pad=1"},
-        )  # fmt: skip
-        self.photo_slider.on_changed(lambda number: self.go_to(int(number) - 1))
-        self.opacity_slider.on_changed(self.set_opacity)
-        figure.canvas.mpl_connect("key_press_event", self.on_key)
 
-    def go_to(self, index):
-        """Show another photo; beyond the ends, the last one there is."""
-        viewer = self.viewer
-        index = min(max(index, 0), len(viewer.photos) - 1)
-        if index != viewer.index:
-            viewer.index = index
-            viewer.read()
-            viewer.show()
-        if self.photo_slider.val != index + 1:
-            self.photo_slider.set_val(index + 1)  # calls this again, with the same index
-        viewer.figure.canvas.draw_idle()
-
-    def set_opacity(self, opacity):
-        self.viewer.style = self.viewer.style._replace(opacity=opacity)
-        self.viewer.show_overlay()
-        self.viewer.figure.canvas.draw_idle()
-
-    def on_key(self, event):
-        viewer, last = self.viewer, len(self.viewer.photos) - 1
-        steps = {"left": -1, "right": 1, "pageup": -10, "pagedown": 10, "home": -last, "end": last}
-        if event.key in steps:
-            self.go_to(viewer.index + steps[event.key])
-        elif event.key in ("up", "down") and viewer.class_names:
-            names = viewer.class_names
-            step = 1 if event.key == "down" else -1
-            viewer.wanted_class = names[(names.index(viewer.overlay_class) + step) % len(names)]
-            viewer.show_overlay()
-        elif event.key == "h":
-            self.help.set_visible(not self.help.get_visible())
-        viewer.figure.canvas.draw_idle()
+def with_chosen(names, count, chosen):
+    """The first names, the chosen one among them in the last place."""
+    shown = names[:count]
+    return shown if chosen in shown or chosen not in names else [*shown[:-1], chosen]

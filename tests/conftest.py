@@ -125,9 +125,9 @@ def imagenet_file(tmp_path_factory):
 CLASSES = ["dog", "cat"]
 
 
-def make_run(output, names, kind="heatmap", classes=CLASSES):
+def make_run(output, names, kind="heatmap", classes=CLASSES, settings=None):
     """A run folder as the scripts write it; photo i, class c has the map i + c everywhere, negative for odd c."""
-    run = MapRun(output, {}, "", classes)
+    run = MapRun(output, settings or {}, "", classes)
     run.begin([])
     for index, name in enumerate(names):
         photo = Photo(output / name, name, name.rpartition(".")[0])

@@ -7,6 +7,7 @@ from keras import layers, ops
 
 from camlib.cam_family import METHODS, score_cam_masks
 from camlib.explaining import CHUNK
+from camlib.pictures import METHOD_TITLES, titles_of
 from camlib.surveying import survey
 from gradcam_vgg16 import explainer
 
@@ -221,3 +222,8 @@ def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
     powers = np.exp(ops.convert_to_numpy(found.logits).astype(np.float64))
     share = (powers[:, 0] / (powers[:, 0] + powers[:, 2]))[:, None, None]
     np.testing.assert_allclose(both, share * first + (1 - share) * second, atol=1e-5 * np.abs(both).max())
+
+
+def test_every_method_has_a_name_in_pictures():
+    assert METHOD_TITLES.keys() == METHODS.keys()
+    assert titles_of("layer-cam", counterfactual=True)["guided_gradcam"] == "guided counterfactual LayerCAM"

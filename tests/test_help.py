@@ -59,7 +59,9 @@ def test_help_and_slips_are_answered_without_keras(answers, script):
     assert (code, code_of_slip) == (0, 2)
     assert not HEAVY & set(modules)
     assert error.startswith("error: ") and error.count("\n") == 1
-    unknown = "--otput" if "PHOTO" in text or "FOLDER" in text else "--otput x"  # else x is a photo's name
+    unknown = (
+        "--otput" if any(word in text for word in ("PHOTO", "FOLDER", "ARCHIVE")) else "--otput x"
+    )  # else x is a photo's name
     near = "; did you mean --output?" if "--output" in text else ";"
     assert error == f"error: unrecognized arguments: {unknown}{near} see python {script} --help\n"
 

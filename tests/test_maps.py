@@ -8,6 +8,7 @@ import pytest
 from conftest import CLASSES, make_run
 
 from camlib.maps import find_maps, find_saved
+from camlib.photos import find_photos
 
 pytestmark = pytest.mark.any_backend
 
@@ -46,3 +47,34 @@ def test_unfinished_last_row_is_left_out(run_folder):
 def test_run_json_is_not_needed(run_folder):
     (run_folder / "run.json").write_text(json.dumps({}))
     assert len(find_saved(run_folder)) == 3
+
+
+def test_the_truth_is_the_folder_that_a_class_is_named_for(tmp_path):
+    def truths(photos, names):
+        settings = {"photos": [str(tmp_path / place) for place in photos], "class_names": CLASSES}
+        return [photo.truth for photo in find_saved(make_run(tmp_path / "-".join(photos), names, settings=settings))]
+
+    assert truths(["val"], ["dog/a.jpg", "cat/b.jpg", "both/c.jpg", "d.jpg"]) == ["dog", "cat", None, None]
+    assert truths(["dog"], ["a.jpg"]) == ["dog"]  # the folder that was given
+    assert truths(["e.jpg"], ["e.jpg"]) == [None]
+    assert truths(["val", "other"], ["val/dog/a.jpg", "other/x.jpg"]) == ["dog", None]
+
+
+def test_where_a_photo_lies(tmp_path):
+    for name in ("one/a.jpg", "two/dog/b.jpg", "c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for number, places in enumerate((["one", "two", "c.jpg"], ["two", "c.jpg"], ["one"])):
+        places = [tmp_path / place for place in places]
+        found = find_photos(places)
+        settings = {"photos": [str(place) for place in places]}
+        run = make_run(tmp_path / f"run{number}", [photo.name for photo in found], settings=settings)
+        for photo, saved in zip(found, find_saved(run), strict=True):
+            assert next(path for path in saved.sources if path.exists()) == photo.path
+
+
+def test_a_damaged_run_json_is_no_error(run_folder):
+    for text in ("[]", '{"settings": []}', '{"settings": {"photos": [3], "method": 7, "class_names": null}}', "{"):
+        (run_folder / "run.json").write_text(text)
+        saved = find_saved(run_folder)[0]
+        assert (saved.title_of("gradcam"), saved.truth, saved.places) == ("Grad-CAM", None, [])

@@ -17,6 +17,8 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.maps import find_saved
+from camlib.pictures import HEADING, LINE, MARGIN, Style
+from camlib.sheet import SIDE, TEXT, columns_of, height_of, row_of, spread_over
 from show_heatmaps import entry_of, index_of, main
 
 pytestmark = pytest.mark.any_backend
@@ -120,6 +122,14 @@ def test_one_map_alone(run_script, run_folder, tmp_path):
     assert Image.open(tmp_path / "one.png").size == (1575, 1050)
 
 
+def test_the_saved_figure_is_as_tall_as_its_classes_need(tmp_path):
+    run = make_run(tmp_path / "run", ["x.jpg"], kind="gradcam", classes=[f"c{number}" for number in range(8)])
+    for path in (run / "x").glob("gradcam_for_*.npy"):
+        np.save(path.with_name(path.name.replace("gradcam", "guided_backprop")), np.ones((8, 8, 3), "f4"))
+    assert main([str(run), "--save", str(tmp_path / "figure.png")]) == 0
+    assert Image.open(tmp_path / "figure.png").size[1] > 1050
+
+
 def test_tensorflow_is_not_imported():
     code = "import sys, show_heatmaps; print([m for m in sys.modules if m in ('tensorflow', 'keras', 'jax', 'torch')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -141,6 +151,9 @@ def test_tensorflow_is_not_imported():
         (["text.npy", "--save", "a.png"], "text.npy cannot be read"),
         (["cam", "--save", "cam/run.json/a.png"], "cam/run.json"),
         (["cam"], "no window can be opened"),
+        (["cam"], "pip install PySide6, or apt install python3-tk; without a window --save FILE"),
+        (["cam", "--sheet", "a.docx"], "--sheet a.docx: expected a name that ends in one of .png, .jpg, .jpeg, .webp"),
+        (["cam", "--sheet", "a.png", "--photos", "0"], "--photos 0: expected 1 or more"),
     ],
 )
 def test_bad_usage_is_one_line(run_script, run_folder, tmp_path, arguments, words):
@@ -151,12 +164,77 @@ def test_bad_usage_is_one_line(run_script, run_folder, tmp_path, arguments, word
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
-@pytest.fixture
+# ---------------------------------------------------------------- the contact sheet
+
+
+def test_contact_sheet_has_photos_in_rows_and_classes_in_columns(run_folder, tmp_path, capsys):
+    assert main([str(run_folder), "--sheet", str(tmp_path / "new/sheet.png"), "--photos", "2"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path}/new/sheet.png: 2 of 3 photos\n"
+    sheet = np.asarray(Image.open(tmp_path / "new/sheet.png")).astype(int)
+    tops, size = [MARGIN + round(LINE * HEADING) + TEXT], (150, SIDE)  # of photos of 40x30
+    tops.append(tops[0] + size[0] + 2 * MARGIN + round(LINE * HEADING) + TEXT - MARGIN)
+    photos = [sheet[top : top + size[0], MARGIN : MARGIN + size[1]] for top in tops]
+    assert abs(photos[0]).max() <= 2 and abs(photos[1] - 40).max() <= 2  # the first photo and the last: 0 and 2 * 20
+    white = (sheet[tops[1] : tops[1] + size[0]] == 255).all(axis=(0, 2))
+    coloured = np.ptp(sheet[tops[1] + 140], axis=1) > 60  # below the colour bar
+    dog, cat = np.flatnonzero(coloured)[[0, -1]]
+    assert sheet[tops[1] + 140, dog][0] > sheet[tops[1] + 140, dog][2]  # dog: 2, the scale's end
+    assert sheet[tops[1] + 140, cat][2] > sheet[tops[1] + 140, cat][0]  # cat: -3
+    assert white[: MARGIN - 1].all() and not white[MARGIN : MARGIN + SIDE].any()
+
+
+def test_contact_sheet_has_kinds_in_columns_of_one_class(tmp_path):
+    run = make_run(tmp_path / "run", ["x.jpg", "y.jpg"], kind="gradcam", settings={"method": "layer-cam"})
+    for name in ("x", "y"):
+        for class_name in ("dog", "cat"):
+            np.save(run / name / f"guided_backprop_for_{class_name}.npy", np.ones((8, 8, 3), "f4"))
+    photos = find_saved(run)
+    assert columns_of(photos) == ["dog", "cat"] and columns_of(photos, "cat") is None
+    titles = [cell.title for cell in row_of(photos[0], None, "cat", Style())]
+    assert titles == ["photo", "LayerCAM: cat 0.250", "guided backpropagation: cat 0.250"]
+    titles = [cell.title for cell in row_of(photos[0], ["dog", "cat"], None, Style())]
+    assert titles == ["photo", "LayerCAM: dog 0.750", "LayerCAM: cat 0.250"]
+    for name in ("x/gradcam_for_cat", "x/guided_backprop_for_cat", "y/gradcam_for_dog", "y/guided_backprop_for_dog"):
+        (run / f"{name}.npy").unlink()
+    assert columns_of(find_saved(run)) is None  # one class a photo, as with --classes predicted
+    assert [cell.title for cell in row_of(photos[1], None, None, Style())][1] == "LayerCAM: cat 0.750"
+
+
+def test_contact_sheet_of_many_classes_shows_each_photos_most_probable(tmp_path):
+    run = make_run(tmp_path / "run", ["x.jpg", "y.jpg"], classes=[f"c{number:02d}" for number in range(12)])
+    assert columns_of(find_saved(run)) == 8
+    assert [cell.title.split()[1] for cell in row_of(find_saved(run)[1], 8, None, Style())[1:3]] == ["c01", "c00"]
+
+
+def test_contact_sheet_of_a_panorama_has_room_for_its_colour_bar(run_folder, tmp_path):
+    Image.new("RGB", (900, 50)).save(run_folder / "b/x/photo.jpg")
+    photo, *_, last = row_of(find_saved(run_folder)[0], ["dog", "cat"], None, Style())
+    assert height_of(photo) == 11 and height_of(last) == last.bar[0].shape[0] == 26
+
+
+def test_contact_sheet_names_what_it_leaves_out(run_folder, tmp_path, capsys):
+    (run_folder / "a/y/heatmap_for_cat.npy").write_bytes(b"nonsense")
+    assert main([str(run_folder), "--sheet", str(tmp_path / "sheet.jpg")]) == 1
+    assert (
+        "1 pictures are left out, the first since a/y.jpg: heatmap_for_cat.npy cannot be read"
+        in capsys.readouterr().out
+    )
+    assert Image.open(tmp_path / "sheet.jpg").format == "JPEG"
+
+
+def test_photos_of_a_contact_sheet_are_spread_evenly():
+    assert spread_over(list(range(100)), 4) == [0, 33, 66, 99]
+    assert spread_over(list(range(3)), 12) == [0, 1, 2] and spread_over([5, 6], 1) == [5]
+
+
+# ---------------------------------------------------------------- windows
+
+
+@pytest.fixture(scope="module")
 def display():
     """A virtual display of its own."""
-    if not shutil.which("Xvfb"):
-        pytest.skip("needs Xvfb")
-    pytest.importorskip("tkinter")
+    if not shutil.which("Xvfb") or not shutil.which("xdotool"):
+        pytest.skip("needs Xvfb and xdotool")
     reader, writer = os.pipe()
     server = subprocess.Popen(
         ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1300x900x24"], pass_fds=[writer], stderr=subprocess.DEVNULL
@@ -167,29 +245,49 @@ def display():
     server.wait()
 
 
-def test_window_on_a_display(run_folder, display):
-    """A real window, steered with real keys."""
-    if not shutil.which("xdotool"):
-        pytest.skip("needs xdotool")
-    environment = os.environ | {"DISPLAY": display, "MPLBACKEND": "TkAgg"}
-    viewer = subprocess.Popen(
-        [sys.executable, ROOT / "show_heatmaps.py", run_folder], env=environment, stdout=subprocess.PIPE, text=True
-    )
+@pytest.mark.parametrize(("backend", "toolkit"), [("TkAgg", "tkinter"), ("QtAgg", "PySide6")])
+def test_window_on_a_display(run_folder, display, tmp_path, backend, toolkit):
+    """A real window, steered with real keys; the pictures that it saves show what it showed."""
+    pytest.importorskip(toolkit)
+    environment = os.environ | {"DISPLAY": display, "MPLBACKEND": backend}
+    viewer = subprocess.Popen([sys.executable, ROOT / "show_heatmaps.py", run_folder], env=environment, cwd=tmp_path,
+                              stdout=subprocess.PIPE, text=True)  # fmt: skip
 
     def xdotool(*arguments):
         return subprocess.run(["xdotool", *arguments], env=environment, capture_output=True, text=True).stdout.strip()
 
+    def wait_for(found):
+        for _ in range(300):
+            if found():
+                return found()
+            assert viewer.poll() is None
+            time.sleep(0.1)
+        raise AssertionError("nothing happened in half a minute")
+
+    def press(*keys):
+        for key in keys:
+            xdotool("mousemove", "300", "100", "key", "--window", window, key)
+            time.sleep(0.2)
+
+    def saved(name):
+        wait_for((tmp_path / name).exists)
+        return np.asarray(Image.open(tmp_path / name).convert("RGB"))
+
     try:
         assert viewer.stdout.readline() == f"3 photos in {run_folder}; h lists the keys, q closes the window\n"
-        for _ in range(200):
-            window = xdotool("search", "--name", "maps in").split("\n")[-1]
-            if window:
-                break
-            time.sleep(0.1)
-        assert viewer.poll() is None
-        for key in ("Right", "Down", "h", "q"):
-            xdotool("mousemove", "300", "100", "key", "--window", window, key)
-            time.sleep(0.3)
+        window = wait_for(lambda: xdotool("search", "--name", "maps in").split("\n")[-1])
+        wait_for(lambda: press("s") or (tmp_path / "b_x.png").exists())  # until the window takes keys
+        press("Right", "Right", "s")
+        dog = saved("a_z z.png")
+        press("slash", "c", "a", "t", "Return", "s")
+        cat = saved("a_z z_2.png")
+        assert dog.shape == cat.shape and (dog != cat).any()  # another class lies over the photo
+        xdotool("windowsize", window, "520", "640")
+        time.sleep(0.5)
+        press("h", "s")
+        # 520 pixels at 150 instead of 100 dots an inch, or as many as Tk takes the display to have
+        assert abs(saved("a_z z_3.png").shape[1] - 780) < 60
+        press("q")
         assert viewer.wait(20) == 0
     finally:
         viewer.kill()
