@@ -176,19 +176,21 @@ def parse_arguments(arguments):
     parser.add_argument(
         "place", type=Path, nargs="?", default=DEFAULT_PLACE, metavar="FOLDER_OR_NPY", help="saved maps"
     )
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write the figure (png, jpg, pdf, svg); no window")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write all photos as one HTML page; no window")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet (png, jpg, webp): "
-                        "photos in rows, classes in columns, kinds with --class or one class a photo")  # fmt: skip
-    parser.add_argument(
-        "--photos", type=int, default=SHEET_PHOTOS, metavar="N", help="of the contact sheet, spread evenly"
-    )
-    parser.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
-    parser.add_argument("--class", dest="class_name", metavar="NAME", help="overlay; default: the class predicted")
-    parser.add_argument(
-        "--opacity", type=float, default=USUAL.opacity, metavar="0..1", help="of a map's largest value over the photo"
-    )
-    add_style_options(parser, writes=False)
+    instead = parser.add_argument_group("instead of a window")
+    instead.add_argument("--save", type=Path, metavar="FILE", help="write the figure of one photo: png, jpg, pdf, svg")
+    instead.add_argument("--html", type=Path, metavar="FILE", help="write all photos as one HTML page")
+    instead.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet (png, jpg, webp): photos in "
+                         "rows, classes in columns, kinds with --class or one class a photo")  # fmt: skip
+    instead.add_argument("--photos", type=int, default=SHEET_PHOTOS, metavar="N",
+                         help="photos of the contact sheet, spread evenly over the run")  # fmt: skip
+    shown = parser.add_argument_group("what is shown")
+    shown.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
+    shown.add_argument("--class", dest="class_name", metavar="NAME",
+                       help="class of the map over the photo; default: the class predicted")  # fmt: skip
+    pictures = parser.add_argument_group("pictures")
+    pictures.add_argument("--opacity", type=float, default=USUAL.opacity, metavar="0..1",
+                          help="of a map's largest value over the photo")  # fmt: skip
+    add_style_options(pictures, writes=False)
     settings = parser.parse_args(arguments)
     if not 0 <= settings.opacity <= 1:
         parser.error(f"--opacity {settings.opacity}: expected a number from 0 to 1")

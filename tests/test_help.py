@@ -192,11 +192,12 @@ def test_examples_of_the_viewer_run_on_the_demo_sets_maps(tmp_path, monkeypatch)
     make_run(tmp_path / "outputs" / "cam", names), make_run(tmp_path / "outputs" / "gradcam", names, "gradcam")
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"^    python show_heatmaps.py(.*)$", show_heatmaps.__doc__, re.MULTILINE)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         settings = show_heatmaps.parse_arguments(shlex.split(example, comments=True))
         photos = find_saved(settings.place)
         assert find_maps(photos[show_heatmaps.index_of(photos, settings.photo) if settings.photo else 0])
-        if settings.save or settings.html:  # the others open a window
+        written = settings.save or settings.html or settings.sheet
+        if written:  # the others open a window
             assert show_heatmaps.main(shlex.split(example, comments=True)) == 0
-            assert (settings.save or settings.html).stat().st_size > 1000
+            assert written.stat().st_size > 1000
