@@ -327,15 +327,7 @@ def main(arguments=None):
 
         def write(index, photo, folder, picture):
             maps = maps_of_photo(found, index, subject.class_names)
-            shares = (
-                {}
-                if probabilities is None
-                else dict(zip([*meaning.class_names, *groups], probabilities[index], strict=True))
-            )
-            headings = {
-                name: [f"{photo.name}: {name}" + (f" {shares[name]:.3f}" if name in shares else ""), made]
-                for name in maps["gradcam"]
-            }
+            headings = {name: [run.heading(photo, name, probabilities, index), made] for name in maps["gradcam"]}
             write_explanations(folder, picture, maps, headings, titles, method.signed, style)
             zero_maps.extend(zero_maps_of(photo, maps, found, index, method, settings.counterfactual))
 

@@ -86,9 +86,9 @@ def write_explanations(folder, photo, maps, headings, titles, signed, style):
                          over_photo=kind == "gradcam")
         for kind, of_classes in maps.items()
     }  # fmt: skip
-    for name, heading in headings.items():
+    for name in maps["gradcam"]:
         panels = [(titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
-        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, scales["gradcam"][1])
+        write_panel(folder / f"panel_for_{name}.jpg", headings[name], photo, panels, style, scales["gradcam"][1])
 
 
 # ---------------------------------------------------------------- finding and reading saved maps

@@ -131,7 +131,7 @@ class MapRun:
     """
 
     def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True, groups=()):
-        self.output, self.class_names = output, class_names
+        self.output, self.class_names, self.groups = output, class_names, groups
         numbers = [f"logit_{name}" for name in class_names]
         if with_probabilities:
             numbers += [f"probability_{name}" for name in (*class_names, *groups)]
@@ -172,6 +172,19 @@ class MapRun:
         with open_csv(self.output / PREDICTIONS_FILE, "a") as file:
             for photo, name, row in zip(photos, predicted, numbers, strict=True):
                 csv.writer(file).writerow([photo.name, name, *row])
+
+    def heading(self, photo, name, probabilities, index):
+        """What stands above a panel of a photo: its file, the class, and the probability if there is one.
+
+        Args:
+            photo: Photo.
+            name: str, a class or a group of classes.
+            probabilities: float (N, C + groups), or None.
+            index: int, which of the N.
+        """
+        columns = [*self.class_names, *self.groups]
+        known = probabilities is not None and name in columns
+        return f"{photo.name}: {name}" + (f" {probabilities[index, columns.index(name)]:.3f}" if known else "")
 
     def announce(self, photos, meaning, explain, batch_size, some, count):
         """Say how long the maps of many classes take and how much they fill, from those of some, before they are made.
