@@ -135,6 +135,7 @@ class Viewer:
         """Axes without anything, outside the figure until they are placed."""
         axes = self.figure.add_axes((0, 0, 0.01, 0.01), label=str(len(self.figure.axes)))
         axes.set_axis_off()
+        axes.autoscale(False)
         return axes
 
     def show(self):
@@ -204,9 +205,9 @@ class Viewer:
     def place(self, axes, box):
         """Put axes into a box of pixels."""
         width, height = self.figure.get_size_inches() * PER_INCH
-        axes.set_position(
-            (box.left / width, 1 - (box.top + box.height) / height, box.width / width, box.height / height)
-        )
+        bounds = box.left / width, 1 - (box.top + box.height) / height, box.width / width, box.height / height
+        if axes.get_position().bounds != bounds:
+            axes.set_position(bounds)
 
     def pixels(self, box):
         """(height, width) of a box in dots of the figure: pictures are drawn at that size, once."""
@@ -236,7 +237,8 @@ class Viewer:
         text.set_text("\n".join(wrapped(str(picture).split(), 8, box.width)) if error else "")
         if not error:
             image.set_data(picture)
-            image.set_extent((0, width, height, 0))
+            if tuple(image.get_extent()) != (0, width, height, 0):
+                image.set_extent((0, width, height, 0))
         if (*axes.get_xlim(), *axes.get_ylim()) != (0, width, height, 0):
             axes.set_xlim(0, width)
             axes.set_ylim(height, 0)

@@ -237,7 +237,9 @@ def display():
         pytest.skip("needs Xvfb and xdotool")
     reader, writer = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1300x900x24"], pass_fds=[writer], stderr=subprocess.DEVNULL
+        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1300x900x24", "-noreset"],
+        pass_fds=[writer],
+        stderr=subprocess.DEVNULL,
     )
     number = os.read(reader, 20).decode().strip()
     yield f":{number}"
