@@ -59,15 +59,7 @@ class TrainingProgress(keras.callbacks.Callback):
         self.times.append(time.monotonic() - self.begun)
         left = (self.epochs - epoch - 1) * min(self.times)  # the first compiles
         left = f", {self.most}{duration(left)} left" if left and not self.model.stop_training else ""
-        numbers = [
-            f"{words} {logs[name]:.3f}"
-            for name, words in (
-                ("loss", "loss"),
-                ("top1", "top-1"),
-                ("val_loss", "val loss"),
-                ("val_top1", "val top-1"),
-            )
-        ]
+        numbers = [f"{words} {logs[name]:.3f}" for name, words in SHOWN.items()]
         print(f"epoch {epoch + 1} of {self.epochs}: {', '.join(numbers)}{left}", flush=True)
 
     def on_train_end(self, logs=None):
