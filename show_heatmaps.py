@@ -25,6 +25,7 @@ from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix, read_photo
 from camlib.pictures import (
     EVIDENCE_ENDS,
+    GRADIENTS,
     USUAL,
     encode_photo,
     map_for_page,
@@ -39,7 +40,6 @@ from camlib.window import SAVED_DPI, Controls, freed_keys
 # ---------------------------------------------------------------- settings
 
 DEFAULT_PLACE = Path("outputs/cam")
-GUIDED_KINDS = ("guided_backprop", "guided_gradcam")
 WIDTH, SAVED_HEIGHTS = 10.5, (7, 9, 11, 14, 18)  # inches of the figure, the taller the more maps
 SHEET_PHOTOS = 12
 TOOLKIT = (
@@ -146,13 +146,13 @@ def scale_on_page(saved, kind, maps):
     """The Scale of a kind's maps of all classes: over the photo, or alone for gradients of RGB, which hide it."""
     maps = list(maps)
     if any(values.ndim == 3 for values in maps):
-        return scale_of(saved.is_signed(kind), maps)
-    return superposition_scale_of(saved.is_signed(kind), maps, capped=kind in GUIDED_KINDS)
+        return scale_of(saved.is_signed(kind), maps, gradients=True)
+    return superposition_scale_of(saved.is_signed(kind), maps, capped=kind in GRADIENTS)
 
 
 def ends_of(saved, kind):
     """What the ends of the colour bar of a kind of map stand for, see `camlib.pictures.legend_of`."""
-    if kind in GUIDED_KINDS:
+    if kind in GRADIENTS:
         return "darker raises the score of {class}", "brighter raises it"
     if kind == "heatmap":
         return EVIDENCE_ENDS[0], EVIDENCE_ENDS[1] + ", logit units"

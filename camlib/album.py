@@ -11,13 +11,12 @@ from camlib.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.console import UserError
 from camlib.maps import PHOTO_FILE, all_maps, attempt, class_names_in, find_maps, read_map
 from camlib.photos import PhotoError, read_photo, resize_photo
-from camlib.pictures import Scale, magnitude, scale_of, superposition_scale_of
+from camlib.pictures import GRADIENTS, Scale, magnitude, scale_of, superposition_scale_of
 
 DISPLAY_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
 AHEAD = (1, -1, 2)  # which photos are read once one is shown
 KEPT = 8  # photos in memory
 FOLDERS_ABOVE = 2  # an annotations.json lies with the photos, or at most so far above
-GRADIENTS = ("guided_backprop", "guided_gradcam")
 
 # ---------------------------------------------------------------- one photo
 
@@ -75,7 +74,7 @@ def read_content(saved, chosen=None, annotations=None):
             photo = resize_photo(photo, *(max(1, round(side * factor)) for side in shape))
     return Content(
         saved, photo, shape, class_names_in(all_maps(saved)), maps,
-        {kind: scale_of(saved.is_signed(kind), of_kind) for kind, of_kind in readable.items()},
+        {kind: scale_of(saved.is_signed(kind), of_kind, kind in GRADIENTS) for kind, of_kind in readable.items()},
         {kind: scale_over_photo(saved, kind, of_kind) for kind, of_kind in readable.items()},
         annotations.outlines_of(saved, *shape) if annotations else [],
     )  # fmt: skip

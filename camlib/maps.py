@@ -15,6 +15,7 @@ from camlib.console import UserError, first_line
 from camlib.files import open_csv, write_whole
 from camlib.photos import RUN_FILE, PhotoError, name_without_suffix
 from camlib.pictures import (
+    GRADIENTS,
     picture_of,
     scale_of,
     superposition_of,
@@ -60,7 +61,10 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     Returns:
         (the Scale that all classes share, that of the superpositions).
     """
-    scale, whole = scale_of(signed, of_classes.values()), superposition_scale_of(signed, of_classes.values())
+    scale, whole = (
+        scale_of(signed, of_classes.values(), kind in GRADIENTS),
+        superposition_scale_of(signed, of_classes.values()),
+    )
     for name, values in of_classes.items():
         write_array(folder / f"{kind}_for_{name}.npy", values)
         write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style))

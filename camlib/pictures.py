@@ -46,15 +46,15 @@ class Scale(NamedTuple):
         return [lowest, *middle, (self.limit, beyond[1] + f"{self.limit:.3g}")] if self.limit else [(0.0, "0")]
 
 
-def scale_of(signed, maps):
+def scale_of(signed, maps, gradients=False):
     """The Scale of maps (arrays of any shapes) of one kind: signed if the kind is, or any value is negative.
 
-    Its limit is the largest magnitude. Gradients of RGB, (H, W, 3), are stretched further: single pixels of theirs are
-    many times larger than the rest and would leave nothing else to see, so the largest 0.5 % are drawn alike (Smilkov
-    et al. 2017, section 3.1).
+    Its limit is the largest magnitude. Gradients of pixels are stretched further: single ones are many times larger
+    than the rest and would leave nothing else to see, so the largest 0.5 % are drawn alike (Smilkov et al. 2017,
+    section 3.1).
     """
     maps = list(maps)
-    if any(values.ndim == 3 for values in maps):
+    if gradients and maps:
         return capped_scale_of(signed, maps)
     limit = max((float(np.max(np.abs(values))) for values in maps), default=0.0)
     return Scale(limit, signed or any((values < 0).any() for values in maps))
@@ -91,7 +91,7 @@ def scaled(values, limit):
 # ---------------------------------------------------------------- colours
 
 # Evidence for a class from black over red to yellow, evidence against it from black over blue to cyan
-FOR = LinearSegmentedColormap.from_list("for", matplotlib.colormaps["hot"](np.linspace(0, 0.85, 256)))
+FOR = LinearSegmentedColormap.from_list("for", ["black", *matplotlib.colormaps["hot"](np.linspace(0, 0.85, 256))[1:]])
 AGAINST = LinearSegmentedColormap.from_list("against", ["#000000", "#0c2f9e", "#1f6ff0", "#38b0ff", "#8cecff"])
 EVIDENCE = LinearSegmentedColormap.from_list(
     "evidence", np.concatenate((AGAINST(np.linspace(1, 0, 255, endpoint=False)), FOR(np.linspace(0, 1, 256)))), N=511
@@ -276,6 +276,7 @@ PANEL_TITLES = {
     "guided_backprop": "guided backpropagation",
     "guided_gradcam": "guided Grad-CAM",
 }
+GRADIENTS = ("guided_backprop", "guided_gradcam")  # the kinds of map with a value for each pixel and colour
 METHOD_TITLES = {
     "grad-cam": "Grad-CAM",
     "grad-cam++": "Grad-CAM++",

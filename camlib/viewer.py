@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from matplotlib.patheffects import Normal, Stroke
 
-from camlib.album import GRADIENTS, Album, overlaid
+from camlib.album import Album, overlaid
 from camlib.drawing import Label, Picture
 from camlib.layout import (
     BAR,
@@ -23,7 +23,7 @@ from camlib.layout import (
 )
 from camlib.maps import MapError, class_names_in
 from camlib.page import displayable
-from camlib.pictures import USUAL, mid_grey, picture_of, resize_photo, superposition_of
+from camlib.pictures import GRADIENTS, USUAL, mid_grey, picture_of, resize_photo, superposition_of
 
 EASY_TO_SEE = 100  # pixels of a map's longer side
 SPACE = "   "  # between the parts of the heading

@@ -1,6 +1,7 @@
 """What several test files use: tiny networks with hand-set weights, small photo folders, the scripts as processes."""
 
 import os
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -17,6 +18,8 @@ from camlib.photos import Photo
 from camlib.pictures import Style
 from camlib.runs import MapRun
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else the processes they start would ignore Ctrl-C
 ENVIRONMENT = dict(os.environ)  # as the user's; the libraries imported later add to it
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # development data; tests that need it skip without it

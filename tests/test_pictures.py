@@ -63,14 +63,14 @@ def test_the_largest_gradients_are_drawn_alike():
     values = np.zeros((20, 30, 3), np.float32)
     values[:10] = 0.5
     values[0, :3, 0] = 60.0, -60.0, 60.0  # 3 of 1800; in the scale of the largest the rest would be grey
-    scale = scale_of(True, [values])
+    scale = scale_of(True, [values], gradients=True)
     assert scale == (0.5, True, True)
     assert [text for _, text in scale.ticks()] == ["≤ -0.5", "0", "≥ 0.5"]
     picture = picture_of(values, scale, 20, 30)
     assert picture[0, 1, 0] == 0 and picture[0, 0, 0] == picture[5, 5, 1] == 255  # ends, never wrapped around
     sparse = np.zeros((40, 40, 3), np.float32)
     sparse[3, 3] = 2.0
-    assert scale_of(True, [sparse]) == (2.0, True, False)
+    assert scale_of(True, [sparse], gradients=True) == (2.0, True, False)
     assert [text for _, text in Scale(0.25, False).ticks()] == ["0", "0.25"]
 
 
