@@ -288,7 +288,7 @@ def test_stopped_and_resumed_with_a_teacher_ends_with_the_same_weights(
     cost = {"photos": "the teacher answers 24 photos once, 6 views each, about ",
             "views": "the teacher answers each of the 24 views of an epoch, about "}[sees]  # fmt: skip
     said = capsys.readouterr().out
-    assert cost in said.split("Epoch 1/2")[0] and "Epoch 1/2" in said
+    assert cost in said.split("epoch 1 of 2")[0] and "epoch 1 of 2" in said
     monkeypatch.setattr(TrainingState, "save", stopped)
     assert end_of(main, command("stopped"))[0] == 130
     monkeypatch.setattr(TrainingState, "save", save)
