@@ -164,4 +164,4 @@ def test_a_file_that_becomes_shorter_is_one_line_in_the_middle_of_training(tmp_p
         file.truncate(stored.images.offset + 40 * 1024)  # 13 photos of 3 KiB
     expected = r"photos.h5 ends before its photo 14; expected .* with --resume"
     with pytest.raises(UserError, match=expected), batches.own_errors():
-        network.fit(batches, verbose=0)
+        network.fit(batches, shuffle=False, verbose=0)
