@@ -168,9 +168,7 @@ if __name__ == "__main__":
 from camlib.backend import all_devices, device_name, usual_settings
 
 # isort: split
-import numpy as np
-
-from camlib.batches import Batches
+from camlib.batches import Batches, PlainBatches
 from camlib.class_folders import find_labelled_photos, load_photos, validation_folders
 from camlib.demo.scenes import demo_folder
 from camlib.figures import draw_confusion_matrix, draw_history
@@ -234,14 +232,15 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
         for model, loss in ((network, recipe.loss), (trained, lesson.loss if lesson else recipe.loss)):
             optimizer = recipe.optimizer(recipe.learning_rate, epochs * len(batches))
             model.compile(optimizer, loss, weighted_metrics=[], metrics=label_metrics(class_count))
-        validation = meaning.prepare(photos["val"].images), np.eye(class_count)[photos["val"].labels]
+        validation = PlainBatches(photos["val"], meaning, recipe.batch_size)
         state = TrainingState(state_path, network, batches, validation, recipe.patience, settings)
         done = state.restore(trained) if resume else 0
         if done < epochs and not state.finished:
             parameters, steps = counted(network.count_params(), "parameter"), counted(len(batches), "step")
             print(f"{parameters}, {steps} an epoch", flush=True)
-            shown = TrainingProgress(epochs, len(batches), recipe.patience)
-            trained.fit(batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=[state, shown], verbose=0)
+            callbacks = [state, TrainingProgress(epochs, len(batches), recipe.patience)]
+            with batches.own_errors():
+                trained.fit(batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=callbacks, verbose=0)
     keras.config.set_dtype_policy("float32")
     best = build(recipe, class_count)
     best.set_weights(state.best_weights)
@@ -255,7 +254,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
 
 def report(network, meaning, photos, output, history):
     """Write history, curves and confusion matrix, and print the accuracies of the network kept."""
-    probabilities = network.predict(meaning.prepare(photos.images), batch_size=32, verbose=0)  # (N, C)
+    probabilities = network.predict(PlainBatches(photos, meaning, 32), verbose=0)  # (N, C)
     counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), len(meaning.class_names))
     write_history(sibling(output, "history.csv"), history)
     draw_history(sibling(output, "curves.png"), history)

@@ -1,8 +1,16 @@
 """Training batches that follow from the seed, the epoch and their number alone: augmentation, mosaics, weights."""
 
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import keras
 import numpy as np
+
+from camlib.console import UserError
+
+AHEAD = min(8, os.cpu_count() or 1)  # batches that are made meanwhile, each in a thread of its own
 
 
 def augment(image, crop, generator):
@@ -48,7 +56,59 @@ def mosaics(images):
     return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count // 4, 2 * height, 2 * width, channels)
 
 
-class Batches(keras.utils.PyDataset):
+class MadeAhead(keras.utils.PyDataset):
+    """Batches of which the next few are made in threads while one is worked on, so that a GPU does not wait.
+
+    Which batch is made depends on (epoch, number) alone, and they are handed out in the order they are asked for.
+
+    Attributes:
+        epoch: int, from 0; whoever counts epochs sets it before the first batch of each.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.epoch, self.waiting, self.failure = 0, {}, None
+        self.pool = ThreadPoolExecutor(AHEAD)
+
+    def make(self, epoch, number):
+        """The batch of that number in an epoch; called in several threads at once."""
+        raise NotImplementedError
+
+    def __getitem__(self, number):
+        wanted = [(self.epoch, later) for later in range(number, min(number + 1 + AHEAD, len(self)))]
+        self.waiting = {key: self.waiting.get(key) or self.pool.submit(self.make, *key) for key in wanted}
+        try:
+            return self.waiting.pop(wanted[0]).result()
+        except UserError as error:
+            self.failure = self.failure or error  # TensorFlow asks for a batch more
+            raise
+
+    @contextlib.contextmanager
+    def own_errors(self):
+        """Let a UserError of a batch leave this context as it is: TensorFlow makes another error of it."""
+        try:
+            yield
+        except Exception as error:
+            raise (self.failure or error) from None
+
+
+class PlainBatches(MadeAhead):
+    """Photos as they are, in their own order: (images float32 (N, H, W, channels), one-hot labels float32 (N, C))."""
+
+    def __init__(self, photos, meaning, batch_size):
+        super().__init__()
+        self.photos, self.meaning, self.batch_size = photos, meaning, batch_size
+        self.one_hot = np.eye(len(meaning.class_names), dtype=np.float32)
+
+    def __len__(self):
+        return -(-len(self.photos.labels) // self.batch_size)
+
+    def make(self, epoch, number):
+        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return self.meaning.prepare(self.photos.images[part]), self.one_hot[self.photos.labels[part]]
+
+
+class Batches(MadeAhead):
     """Training batches that depend on (seed, epoch, number) alone, so that a resumed run sees the same ones.
 
     Each is (images (N, H, W, channels), one-hot labels, weights), the last two (N, C) and (N,), or (N, g, g, C) and
@@ -63,18 +123,25 @@ class Batches(keras.utils.PyDataset):
         self.one_hot = np.eye(class_count, dtype=np.float32)
         weights = class_weights(photos.labels, class_count) if recipe.balanced else np.ones(class_count)
         self.weights = weights.astype(np.float32)
-        self.epoch = 0
+        self.shuffled = None, None  # an epoch, and its order
 
     def __len__(self):
         return -(-len(self.photos.labels) // self.recipe.batch_size)
 
-    def __getitem__(self, number):
+    def order(self, epoch):
+        """The order of the photos in an epoch, int (N,)."""
+        known, order = self.shuffled  # both at once: threads may be in two epochs
+        if known != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.photos.labels))
+            self.shuffled = epoch, order
+        return order
+
+    def make(self, epoch, number):
         size = self.recipe.batch_size
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.photos.labels))
-        chosen = order[number * size : (number + 1) * size]
+        chosen = self.order(epoch)[number * size : (number + 1) * size]
         images, labels = self.photos.images[chosen], self.photos.labels[chosen]
         if self.recipe.cut:
-            generator = np.random.default_rng([self.seed, self.epoch, number])
+            generator = np.random.default_rng([self.seed, epoch, number])
             images = np.stack([augment(image, self.recipe.cut, generator) for image in images])
         targets, weights = self.one_hot[labels], self.weights[labels]  # (N, C), (N,)
         if self.lesson:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +18,71 @@ FEW_TO_VALIDATE = 10  # photos of a class: each is a tenth of its accuracy then
 ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
 
 
+class StoredImages:
+    """Decoded photos in a file, each read when it is asked for, so that memory does not grow with their number.
+
+    Indexed by a number, a slice or a list of numbers, as an array is, and from several threads at once.
+
+    Args:
+        path: Path of the file; it is kept open, so that another one of its name changes nothing.
+        offset: int, bytes in front of the first image; None where there is no image.
+        shape: (N, H, W, C), of uint8.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path, offset, shape):
+        self.path, self.offset, self.shape = path, offset, tuple(shape)
+        self.file, self.lock = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), threading.Lock()
+
+    def __del__(self):
+        if hasattr(self, "file"):
+            os.close(self.file)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, chosen):
+        every = range(len(self))
+        if np.ndim(chosen) == 0 and not isinstance(chosen, slice):
+            return self.read(every[chosen])
+        numbers = every[chosen] if isinstance(chosen, slice) else [every[number] for number in chosen]
+        images = np.empty((len(numbers), *self.shape[1:]), np.uint8)
+        for image, number in zip(images, numbers, strict=True):
+            image[:] = self.read(number)
+        return images
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def read(self, number):
+        """One image, uint8 (H, W, C), by its number from 0.
+
+        Raises:
+            UserError: the file has become shorter.
+        """
+        size = math.prod(self.shape[1:])
+        start = self.offset + number * size
+        if hasattr(os, "pread"):  # several at once, which a disk far away needs
+            content = os.pread(self.file, size, start)
+        else:
+            with self.lock:
+                os.lseek(self.file, start, os.SEEK_SET)
+                content = os.read(self.file, size)
+        if len(content) < size:
+            raise UserError(
+                f"{self.path} ends before its photo {number + 1:,}; expected the decoded photos as they were written: "
+                "delete it, and give the same command with --resume"
+            )
+        return np.frombuffer(content, np.uint8).reshape(self.shape[1:])
+
+
 @dataclass(frozen=True)
 class LabelledPhotos:
-    """Decoded photos in memory.
+    """Decoded photos.
 
     Attributes:
-        images: uint8 (N, H, W, C).
+        images: uint8 (N, H, W, C), StoredImages or an array.
         labels: int64 (N,), index into the class names.
         names: list of N str.
     """
@@ -175,7 +236,7 @@ def split_photos(photos, seed, validation_share):
     return [photos[i] for i in sorted(order[count:])], [photos[i] for i in sorted(order[:count])]
 
 
-# ---------------------------------------------------------------- decoded once, kept in one file
+# ---------------------------------------------------------------- decoded once, read from one file
 
 
 def load_photos(parts, meaning, cache):
@@ -223,8 +284,13 @@ def load_labelled_photos(parts, meaning, cache):
     key = cache_key(parts, meaning)
     loaded = read_cache(cache, key)
     if loaded is None:
-        loaded = decode_parts(parts, meaning)
-        write_cache(cache, key, *loaded)
+        write_cache(cache, key, parts, meaning)
+        loaded = read_cache(cache, key)
+    if loaded is None:
+        raise UserError(
+            f"{cache} is not what was just written; expected no other program to write it: another training, perhaps, "
+            "which needs an --output of its own"
+        )
     return loaded
 
 
@@ -239,38 +305,50 @@ def cache_key(parts, meaning):
     return hashlib.sha256(json.dumps([files, form]).encode()).hexdigest()
 
 
-def decode_parts(parts, meaning):
-    """Decode every photo of every part; returns what `load_labelled_photos` does."""
-    loaded, failed = {}, []
-    for part, photos in parts.items():
-        images = np.empty((len(photos), meaning.height, meaning.width, meaning.channels), np.uint8)
-        labels, names = [], []
-        decoded = in_parallel(lambda item: read_network_input(item[0].path, meaning), photos)
-        with Progress(f"decoding {part}", len(photos)) as progress:
-            for (photo, label), image in decoded:
-                progress.advance()
-                if isinstance(image, PhotoError):
-                    failed.append((str(photo.path), str(image)))
-                else:
-                    images[len(labels)] = image
-                    labels.append(label)
-                    names.append(photo.name)
-        loaded[part] = LabelledPhotos(images[: len(labels)], np.array(labels, np.int64), names)
-    return loaded, failed
-
-
-def write_cache(cache, key, loaded, failed):
-    """Write decoded photos to one HDF5 file, under its name only when whole."""
+def write_cache(cache, key, parts, meaning):
+    """Decode every photo of every part into one HDF5 file, under its name only when whole; see `read_cache`."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     partial = cache.with_name(cache.name + ".partial")
-    with h5py.File(partial, "w") as file:
-        file.attrs["key"] = key
-        file["failed"] = json.dumps(failed)
-        for part, photos in loaded.items():
-            group = file.create_group(part)
-            group["images"], group["labels"] = photos.images, photos.labels
-            group["names"] = json.dumps(photos.names)
-    os.replace(partial, cache)
+    failed = []
+    try:
+        with h5py.File(partial, "w") as file:
+            file.attrs["key"] = key
+            for part, photos in parts.items():
+                failed += decode_part(file.create_group(part), photos, meaning)
+            file["failed"] = json.dumps(failed)
+        os.replace(partial, cache)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def decode_part(group, photos, meaning):
+    """Decode the photos of a part into its group.
+
+    The images lie one behind the other, neither compressed nor in chunks: a photo is one read at a known place. Those
+    that cannot be read leave as many rows without content behind the last one.
+
+    Args:
+        group: h5py.Group, named after the part.
+        photos: list of (Photo, label).
+        meaning: see `load_labelled_photos`.
+
+    Returns:
+        list of (path, reason) of unreadable photos.
+    """
+    shape = len(photos), meaning.height, meaning.width, meaning.channels
+    images, labels, names, failed = group.create_dataset("images", shape, np.uint8), [], [], []
+    decoded = in_parallel(lambda item: read_network_input(item[0].path, meaning), photos)
+    with Progress(f"decoding {group.name[1:]}", len(photos)) as progress:
+        for (photo, label), image in decoded:
+            progress.advance()
+            if isinstance(image, PhotoError):
+                failed.append((str(photo.path), str(image)))
+            else:
+                images[len(labels)] = image
+                labels.append(label)
+                names.append(photo.name)
+    group["labels"], group["names"] = np.array(labels, np.int64), json.dumps(names)
+    return failed
 
 
 def read_cache(cache, key):
@@ -279,11 +357,16 @@ def read_cache(cache, key):
         with h5py.File(cache, "r") as file:
             if file.attrs.get("key") != key:
                 return None
-            loaded = {
-                part: LabelledPhotos(group["images"][:], group["labels"][:], json.loads(group["names"][()]))
-                for part, group in file.items()
-                if part != "failed"
-            }
+            loaded = {part: stored_photos(cache, group) for part, group in file.items() if part != "failed"}
             return loaded, [tuple(entry) for entry in json.loads(file["failed"][()])]
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
         return None
+
+
+def stored_photos(cache, group):
+    """The LabelledPhotos that `decode_part` wrote into a group of a cache; ValueError if they are not all there."""
+    images, labels, names = group["images"], group["labels"][:], json.loads(group["names"][()])
+    offset = images.id.get_offset()
+    if images.dtype != np.uint8 or len(names) != len(labels) or len(labels) and offset is None:
+        raise ValueError(f"{cache}: {group.name} is not whole")
+    return LabelledPhotos(StoredImages(cache, offset, (len(labels), *images.shape[1:])), labels, names)

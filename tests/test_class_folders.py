@@ -1,14 +1,23 @@
 """Class folders: the order of classes, labels, the split, and the cache."""
 
 import os
+import tracemalloc
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.class_folders import find_labelled_photos, load_labelled_photos, load_photos, validation_folders
+from camlib.class_folders import (
+    LabelledPhotos,
+    find_labelled_photos,
+    load_labelled_photos,
+    load_photos,
+    validation_folders,
+)
 from camlib.console import UserError
+from camlib.training_state import photos_sha256
 
 pytestmark = pytest.mark.any_backend
 
@@ -172,10 +181,31 @@ def test_cache(tmp_path):
     assert any((image == 77).all() for part in load()[0].values() for image in part.images)
     assert load(GREY_INPUT)[0]["val"].images.shape[1:] == (4, 6, 1)
 
+    for damaged in ("train/images", "train/labels", "failed"):
+        with h5py.File(cache, "r+") as file:
+            del file[damaged]
+        assert len(load()[0]["train"].labels) == len(photos["train"].labels)
     cache.write_bytes(cache.read_bytes()[:3000])  # a disk that was full
     assert len(load()[0]["train"].labels) == len(photos["train"].labels)
     cache.write_bytes(b"not HDF5 at all")
     assert len(load()[0]["train"].labels) == len(photos["train"].labels)
+
+
+def test_photos_are_neither_kept_in_memory_nor_compressed_in_the_cache(tmp_path):
+    """All photos are in memory at no time: those that are decoded ahead are 64."""
+    root = class_folders(tmp_path / "data", {"dog": 150, "cat": 150})
+    _, train, val = find_labelled_photos([root])
+    meaning = SimpleNamespace(height=128, width=128, channels=3, interpolation="area")
+    tracemalloc.start()
+    photos, _ = load_labelled_photos({"train": train, "val": val}, meaning, tmp_path / "photos.h5")
+    digest = photos_sha256(photos)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.6 * 300 * 128 * 128 * 3
+    with h5py.File(tmp_path / "photos.h5") as file:
+        assert file["train/images"].chunks is None and file["train/images"].compression is None
+        arrays = {part: LabelledPhotos(file[part]["images"][:], file[part]["labels"][:], []) for part in photos}
+    assert digest == photos_sha256(arrays)
 
 
 def test_folders_without_photos_are_no_classes_and_are_named(tmp_path, capsys):

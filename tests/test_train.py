@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import h5py
 import keras
@@ -20,6 +19,7 @@ from conftest import ENVIRONMENT, ROOT, SHARED
 from PIL import Image
 
 import make_cam_maps
+from camlib.batches import PlainBatches
 from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError
 from camlib.meaning import Meaning
@@ -295,9 +295,9 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path):
     network = original_network(2)
     network.set_weights([array * np.nan for array in network.get_weights()])
     network.compile(loss="binary_crossentropy")
-    images, truth = np.zeros((2, 8, 8, 1), np.float32), np.eye(2)
-    batches = SimpleNamespace(recipe=RECIPES["original"])
-    state = TrainingState(tmp_path / "state.h5", network, batches, (images, truth), 5, {})
+    photos = LabelledPhotos(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), ["", ""])
+    validation = PlainBatches(photos, Meaning(["dog", "cat"], 8, 8, 1), 2)
+    state = TrainingState(tmp_path / "state.h5", network, None, validation, 5, {})
     with pytest.raises(UserError, match="val_loss is nan in epoch 1; expected a number: try --dtype float32"):
         state.on_epoch_end(0, {"loss": 1.0})
     assert not state.path.exists()

@@ -1,0 +1,86 @@
+"""Measure how the memory and the pace of training depend on the number of photos, which it makes itself.
+
+    python benchmarks/training_memory.py                     # 2,000 and 50,000 photos; about five minutes on two cores
+
+Each row is train_cam_4class.py in a process of its own, for one epoch, with a network of two small convolutions, so
+that reading and augmentation are what takes time. Prints photos, megabytes of their pixels, the process's peak memory
+in megabytes with and without what it needs for the fewest photos, and photos a second of the epoch.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 96  # pixels, the modern recipe's
+CLASSES = ("bird", "cat", "dog", "horse")
+VALIDATED = 40  # photos of each class, whatever the number to train on
+
+# a small network, and the end of the decoding and of the epoch, as the child tells them
+CHILD = """
+import resource, sys, time
+sys.path.insert(0, sys.argv.pop(1))
+import camlib.networks
+camlib.networks.MODERN_CONVOLUTIONS = ((8, 1), (8, 1))
+from camlib.training_progress import TrainingProgress
+from train_cam_4class import main
+epoch = []
+for name in ("on_epoch_begin", "on_epoch_end"):
+    def timed(self, *arguments, usual=getattr(TrainingProgress, name), **named):
+        epoch.append(time.monotonic())
+        return usual(self, *arguments, **named)
+    setattr(TrainingProgress, name, timed)
+main()
+print("measured", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, epoch[1] - epoch[0])
+"""
+
+
+def write_photos(folder, count):
+    """Class folders of `count` JPEG files to train on and VALIDATED of each class; smooth noise, each its own."""
+    generator = np.random.default_rng(0)
+    for part, of_each in (("train", count // len(CLASSES)), ("val", VALIDATED)):
+        for name in CLASSES:
+            place = folder / part / name
+            place.mkdir(parents=True)
+            for number in range(of_each):
+                coarse = generator.integers(0, 256, (8, 8, 3), np.uint8)
+                cv2.imwrite(str(place / f"{number:06d}.jpg"), cv2.resize(coarse, (SIDE, SIDE)))
+
+
+def measure(photos, output):
+    """Train one epoch in a process of its own; returns (peak memory in bytes, seconds of the epoch)."""
+    command = [sys.executable, "-c", CHILD, str(ROOT), "--data", photos, "--output", output, "--epochs", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
+    if result.returncode:
+        raise SystemExit(result.stderr)
+    _, memory, seconds = result.stdout.splitlines()[-1].split()
+    return int(memory) * (1 if sys.platform == "darwin" else 1024), float(seconds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, nargs="+", default=[2_000, 50_000], metavar="N", help="to train on")
+    settings = parser.parse_args()
+    least = None
+    print("photos, pixels MB, peak MB, more MB, photos/s", flush=True)
+    for count in sorted(settings.photos):
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.monotonic()
+            write_photos(Path(folder) / "photos", count)
+            print(f"({count:,} photos written in {time.monotonic() - began:.0f} s)", file=sys.stderr)
+            memory, seconds = measure(str(Path(folder) / "photos"), str(Path(folder) / "out" / "net.h5"))
+        least = least or memory
+        pixels = count * SIDE * SIDE * 3
+        print(f"{count:,}, {pixels / 1e6:.0f}, {memory / 1e6:.0f}, {(memory - least) / 1e6:.0f}, {count / seconds:.0f}",
+              flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
