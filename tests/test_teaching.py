@@ -1,6 +1,7 @@
 """Teaching: the teacher's answers and their file, the loss, what a batch carries, and training that is resumed."""
 
 import csv
+import sys
 
 import h5py
 import keras
@@ -289,9 +290,10 @@ def test_stopped_and_resumed_with_a_teacher_ends_with_the_same_weights(
             "views": "the teacher answers each of the 24 views of an epoch, about "}[sees]  # fmt: skip
     said = capsys.readouterr().out
     assert cost in said.split("epoch 1 of 2")[0] and "epoch 1 of 2" in said
-    monkeypatch.setattr(TrainingState, "save", stopped)
-    assert end_of(main, command("stopped"))[0] == 130
-    monkeypatch.setattr(TrainingState, "save", save)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "save", stopped)
+        patched.setattr("camlib.console.os._exit", sys.exit)  # this process has to go on
+        assert end_of(main, command("stopped"))[0] == 130
     other = teacher_file(tmp_path / "other.h5", size=9)
     code, said = end_of(main, command("stopped", "--resume", "--temperature", 3, "--teacher", other))
     assert code == 2 and "other settings (teacher_sha256, teacher_size, temperature)" in said
