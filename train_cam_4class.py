@@ -30,7 +30,7 @@ from camlib.console import (
 )
 from camlib.later import keras
 from camlib.networks import modern_network, original_network, vgg16_network
-from camlib.options import add_teacher_options, check_teacher_options
+from camlib.options import add_host_options, add_teacher_options, check_host_options, check_teacher_options
 
 # ---------------------------------------------------------------- settings
 
@@ -142,6 +142,7 @@ def parse_arguments(arguments=None):
     training.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                           help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
     add_teacher_options(parser.add_argument_group("teacher"))
+    add_host_options(parser.add_argument_group("several hosts"))
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.h5", help="the network")
     output.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
@@ -159,13 +160,14 @@ def parse_arguments(arguments=None):
     if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
         parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
     check_teacher_options(parser, settings, recipe.loss)
+    check_host_options(parser, settings)
     return settings
 
 
 if __name__ == "__main__":
     answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
 
-from camlib.backend import all_devices, device_name, usual_settings
+from camlib.backend import ALONE, all_devices, device_name, usual_settings
 
 # isort: split
 from camlib.batches import Batches, PlainBatches
@@ -173,6 +175,7 @@ from camlib.class_folders import find_labelled_photos, load_photos, validation_f
 from camlib.demo.scenes import demo_folder
 from camlib.figures import draw_confusion_matrix, draw_history
 from camlib.files import write_json
+from camlib.hosts import check_agreement, joined, together
 from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.model_files import load_known_network, save_network
@@ -200,7 +203,7 @@ def build(recipe, class_count):
     return recipe.network(class_count, recipe.channels, **form)
 
 
-def train(photos, meaning, recipe, state_path, settings, resume, source=None, lesson=None):
+def train(photos, meaning, recipe, state_path, settings, resume, source=None, lesson=None, share=ALONE):
     """Train one network.
 
     Args:
@@ -213,6 +216,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
         resume: bool, go on from `state_path` if it exists.
         source: keras.Model to start from, or None.
         lesson: Lesson, of a teacher, or None.
+        share: Share, this process's part of the work.
 
     Returns:
         (network, history): keras.Model in float32 with the weights of the lowest val_loss, and a list of dicts, one
@@ -221,7 +225,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
     seed, epochs = settings["seed"], settings["epochs"]
     keras.utils.set_random_seed(seed)
     class_count = len(meaning.class_names)
-    batches = Batches(photos["train"], meaning, recipe, seed, lesson)
+    batches = Batches(photos["train"], meaning, recipe, seed, lesson, share)
     keras.config.set_dtype_policy(settings["dtype"])
     with all_devices():
         network = build(recipe, class_count)
@@ -229,10 +233,11 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
             images = photos["train"].images
             start_from(network, source, meaning.prepare(images[:: -(-len(images) // STATISTICS_PHOTOS)]))
         trained = per_cell(network, recipe.cut) if recipe.mosaic else keras.Model(network.inputs, network.outputs)
-        for model, loss in ((network, recipe.loss), (trained, lesson.loss if lesson else recipe.loss)):
-            optimizer = recipe.optimizer(recipe.learning_rate, epochs * len(batches))
-            model.compile(optimizer, loss, weighted_metrics=[], metrics=label_metrics(class_count))
-        validation = PlainBatches(photos["val"], meaning, recipe.batch_size)
+        network.compile(loss=recipe.loss, weighted_metrics=label_metrics(class_count))
+        optimizer = recipe.optimizer(recipe.learning_rate, epochs * len(batches))
+        loss = lesson.loss if lesson else recipe.loss
+        trained.compile(optimizer, loss, weighted_metrics=[], metrics=label_metrics(class_count))
+        validation = PlainBatches(photos["val"], meaning, recipe.batch_size, share)
         state = TrainingState(state_path, network, batches, validation, recipe.patience, settings)
         done = state.restore(trained) if resume else 0
         if done < epochs and not state.finished:
@@ -304,39 +309,76 @@ def next_command(settings):
     return command(script, *photos, option, settings.output, "--output", folder, *anew)
 
 
-@usual_settings()
-def main(arguments=None):
-    settings = parse_arguments(arguments)
-    recipe, output = recipe_of(settings), settings.output
-    state_path = sibling(output, "state.h5")
-    check_not_lost(output, state_path, settings)
-    record_path, finished = sibling(output, "run.json"), output.exists() and not state_path.exists()
-    earlier = settings_of_finished(record_path, output) if settings.resume and finished else None
-    source, source_meaning = load_known_network(settings.weights) if settings.weights else (None, None)
-    class_names, *found = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
-    teacher = load_teacher(settings, class_names)
-    meaning, parts = meaning_of(recipe, class_names, source_meaning), dict(zip(("train", "val"), found, strict=True))
-    photos, failed = load_photos(parts, meaning, sibling(output, "photos.h5"))
-    fixed = decisive_settings(settings, recipe, meaning, photos) | decisive_for_teaching(settings, teacher)
-    if earlier:
-        check_same(output, earlier, fixed)
-        print(f"{output} is finished; to train it anew use --overwrite")
-        return 0
-    if settings.resume and state_path.exists():
-        check_state(state_path, fixed)  # before a teacher is asked for an hour
-    print(f"training {settings.recipe} on {device_name()}, {fixed['dtype']}", flush=True)
-    lesson = prepare_lesson(settings, teacher, recipe, meaning, parts["train"], failed) if teacher else None
-    network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source, lesson)
+def load_data(settings, recipe, share):
+    """What is trained on: (meaning, photos, failed, parts, source, teacher), see `load_photos`; the first host decodes.
+
+    Args:
+        settings: the user's.
+        recipe: Recipe.
+        share: Share.
+    """
+    with together(share):
+        source, source_meaning = load_known_network(settings.weights) if settings.weights else (None, None)
+        class_names, *found = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
+        teacher = load_teacher(settings, class_names)
+        meaning = meaning_of(recipe, class_names, source_meaning)
+        parts = dict(zip(("train", "val"), found, strict=True))
+    for first in (True, False):  # the others read what the first has written
+        with together(share):
+            if first == (share.host == 0):
+                photos, failed = load_photos(parts, meaning, sibling(settings.output, "photos.h5"), write=first)
+    return meaning, photos, failed, parts, source, teacher
+
+
+def write_results(network, meaning, photos, failed, history, settings, fixed):
+    """Write all that stays beside the network, and say how good it is and what comes next."""
+    output = settings.output
     save_network(network, output, meaning, half=settings.half)
     save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)
-    write_json(record_path, run_record(vars(settings) | fixed, "classes in the order of class_names"))
+    write_json(sibling(output, "run.json"), run_record(vars(settings) | fixed, "classes in the order of class_names"))
     write_failed(sibling(output, "failed.csv"), failed)
     report(network, meaning, photos["val"], output, history)
-    state_path.unlink()
+    sibling(output, "state.h5").unlink()
     print(f"wrote {output}, its weights, history, curves and confusion matrix to {output.parent}")
     if failed:
         print(f"{counted(len(failed), 'photo')} could not be read: see {sibling(output, 'failed.csv')}")
     print(f"next: {next_command(settings)}")
+
+
+@usual_settings()
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    with joined(settings) as share:
+        return run(settings, share)
+
+
+def run(settings, share):
+    """Train as the user asked, this process's share of it; returns the exit code."""
+    recipe, output, state_path = recipe_of(settings), settings.output, sibling(settings.output, "state.h5")
+    with together(share):
+        check_not_lost(output, state_path, settings)
+        goes_on, finished = settings.resume and state_path.exists(), output.exists() and not state_path.exists()
+        earlier = settings_of_finished(sibling(output, "run.json"), output) if settings.resume and finished else None
+    meaning, photos, failed, parts, source, teacher = load_data(settings, recipe, share)
+    fixed = decisive_settings(settings, recipe, meaning, photos) | decisive_for_teaching(settings, teacher)
+    check_agreement(share, fixed | {"what is there to resume": [goes_on, bool(earlier)]})
+    if earlier:
+        check_same(output, earlier, fixed)
+        print(f"{output} is finished; to train it anew use --overwrite")
+        return 0
+    with together(share):
+        if goes_on:
+            check_state(state_path, fixed)  # before a teacher is asked for an hour
+    print(f"training {settings.recipe} on {device_name()}, {fixed['dtype']}", flush=True)
+    lesson = None
+    for first in (True, False):  # the others read the answers that the first was given
+        with together(share):
+            if teacher and first == (share.host == 0):
+                lesson = prepare_lesson(settings, teacher, recipe, meaning, parts["train"], failed)
+    network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source, lesson, share)
+    with together(share):
+        if share.host == 0:
+            write_results(network, meaning, photos, failed, history, settings, fixed)
     return EXIT_SOME_FAILED if failed else 0
 
 

@@ -6,6 +6,9 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from camlib.console import EXIT_BAD_USAGE, first_line
 
@@ -59,6 +62,7 @@ try:
             tf.config.list_physical_devices()
         elif BACKEND == "jax":
             import jax
+            from jax.experimental import multihost_utils
         else:
             raise ImportError(f"the backend {BACKEND} has no gradients here")
 except (
@@ -334,10 +338,49 @@ def jax_operations(program, known):
 # ---------------------------------------------------------------- devices
 
 
-def device_count():
-    """Number of GPUs, or of the devices that stand in for them; at least 1."""
+class Share(NamedTuple):
+    """Which part of each batch this process makes, and among how many devices it is shared out in equal parts.
+
+    Attributes:
+        host: int, the number of this process, from 0.
+        hosts: int.
+        devices: int, of all hosts; 1 where the backend divides what it is given by itself.
+    """
+
+    host: int = 0
+    hosts: int = 1
+    devices: int = 1
+
+    def own(self, batch):
+        """This process's part of a batch, what has a length that the number of hosts divides."""
+        size = len(batch) // self.hosts
+        return batch[self.host * size : (self.host + 1) * size]
+
+
+ALONE = Share()
+
+
+def share():
+    """The Share of this process."""
     if BACKEND == "jax":
-        return jax.local_device_count()
+        return Share(jax.process_index(), jax.process_count(), jax.device_count())
+    return ALONE
+
+
+def local_device_count():
+    """Number of this process's devices on JAX."""
+    return jax.local_device_count()
+
+
+def gathered(values):
+    """The values of each host, small whole numbers of one shape: an array (hosts, ...)."""
+    return multihost_utils.process_allgather(np.array(values, np.int32))
+
+
+def device_count():
+    """Number of GPUs, or of the devices that stand in for them, of all hosts; at least 1."""
+    if BACKEND == "jax":
+        return jax.device_count()
     return max(1, len(tf.config.list_logical_devices("GPU")))
 
 
@@ -351,7 +394,7 @@ def device_name():
 
 @contextlib.contextmanager
 def all_devices():
-    """Build and fit a network in this context to share each batch among all GPUs of the machine."""
+    """Build and fit a network in this context to share each batch among all GPUs of the machine, or of all hosts."""
     if device_count() == 1:
         yield
     elif BACKEND == "tensorflow":

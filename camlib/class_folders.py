@@ -239,19 +239,20 @@ def split_photos(photos, seed, validation_share):
 # ---------------------------------------------------------------- decoded once, read from one file
 
 
-def load_photos(parts, meaning, cache):
-    """Decode the photos, or read them from the cache, and say how many there are.
+def load_photos(parts, meaning, cache, write=True):
+    """Decode the photos, or take them from the cache, and say how many there are.
 
     Args:
         parts: {"train": list of (Photo, label), "val": the same}.
         meaning: Meaning of the network to be.
         cache: Path.
+        write: bool, make the cache where it is not there; see `load_labelled_photos`.
 
     Returns:
         (photos, failed): {"train": LabelledPhotos, "val": LabelledPhotos} and a list of (path, reason) of unreadable
         photos.
     """
-    photos, failed = load_labelled_photos(parts, meaning, cache)
+    photos, failed = load_labelled_photos(parts, meaning, cache, write)
     for part in parts:
         counts = np.bincount(photos[part].labels, minlength=len(meaning.class_names))
         if not counts.all():
@@ -270,19 +271,25 @@ def load_photos(parts, meaning, cache):
     return photos, failed
 
 
-def load_labelled_photos(parts, meaning, cache):
+def load_labelled_photos(parts, meaning, cache, write=True):
     """Decode the training photos once; the next run reads them from one HDF5 file.
 
     Args:
         parts: dict of name -> list of (Photo, label), for example {"train": ..., "val": ...}.
         meaning: object with height, width, channels and interpolation of the network's input.
         cache: Path of the HDF5 file. It is made anew when a photo's path, size or time differs, or the input.
+        write: bool, may make it; otherwise somebody else has made it.
 
     Returns:
         (dict of name -> LabelledPhotos, failed): failed is a list of (path, reason) of unreadable photos.
     """
     key = cache_key(parts, meaning)
     loaded = read_cache(cache, key)
+    if loaded is None and not write:
+        raise UserError(
+            f"{cache} is not there or of other photos than those here; expected --data and --output on a file system "
+            "that all hosts share, under the same paths"
+        )
     if loaded is None:
         write_cache(cache, key, parts, meaning)
         loaded = read_cache(cache, key)

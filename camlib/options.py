@@ -92,6 +92,34 @@ def size_name(height, width):
     return str(height) if height == width else f"{height}x{width}"
 
 
+# ---------------------------------------------------------------- several hosts
+
+
+def add_host_options(group):
+    """Add the options of a training on several hosts."""
+    group.add_argument("--host", type=parse_host, metavar="K/N",
+                       help="be the K-th of N hosts, from 0, each with the same command but for this; needs "
+                       "KERAS_BACKEND=jax")  # fmt: skip
+    group.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0, a port that is free there")
+
+
+def parse_host(text):
+    """(number, hosts) for what the user wrote after --host: "0/2"."""
+    found = re.fullmatch("([0-9]{1,5})/([0-9]{1,5})", text)
+    number, hosts = map(int, found.groups()) if found else (0, 0)
+    if hosts < 2 or number >= hosts:
+        raise UserError(f"--host {text}: expected its number, from 0, and how many there are, two or more: 0/2")
+    return number, hosts
+
+
+def check_host_options(parser, settings):
+    """End with an error where the options of several hosts do not fit one another."""
+    if (settings.host is None) != (settings.coordinator is None):
+        parser.error("--host and --coordinator go together; expected both, or neither")
+    if settings.coordinator and not re.fullmatch(r"[^\s,]+:[0-9]{1,5}", settings.coordinator):
+        parser.error(f"--coordinator {settings.coordinator}: expected the address of host 0 and a port, 10.0.0.1:12345")
+
+
 # ---------------------------------------------------------------- a teacher
 
 

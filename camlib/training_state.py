@@ -38,6 +38,7 @@ class TrainingState(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         with self.validation.own_errors():
             results = self.network.evaluate(self.validation, verbose=0, return_dict=True)
+        results["loss"] *= self.validation.filled_up
         logs |= {f"val_{name}": value for name, value in results.items()}  # in place: the epoch's line shows them too
         self.history.append({"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()})
         for name in ("loss", "val_loss"):
@@ -53,7 +54,9 @@ class TrainingState(keras.callbacks.Callback):
         self.save()
 
     def save(self):
-        """Write the state, under its name only when whole."""
+        """Write the state, under its name only when whole; the first host does."""
+        if self.batches.share.host:
+            return
         partial = self.path.with_name(self.path.name + ".partial")
         with h5py.File(partial, "w") as file:
             file.attrs["settings"] = json.dumps(self.settings)
