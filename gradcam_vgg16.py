@@ -90,7 +90,7 @@ from camlib.files import file_sha256
 from camlib.maps import write_explanations
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
-from camlib.pictures import METHOD_TITLES, style_of, style_settings, titles_of
+from camlib.pictures import METHOD_TITLES, style_of_run, style_settings, titles_of
 from camlib.ports import port_of
 from camlib.runs import MapRun
 from camlib.subject import Subject, announce_guided, check_guided, kept_precision, zero_maps_of
@@ -280,7 +280,7 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    style = style_of(settings)
+    style = style_of_run(settings)
     source = VGG_NETWORK if settings.weights == "4class" else settings.weights
     network, meaning = load_network(source, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, settings.weights, settings.layer, settings.preprocess, settings.class_names,
@@ -311,6 +311,7 @@ def main(arguments=None):
         settings.overwrite,
         with_probabilities=subject.has_probabilities,
         groups=groups,
+        pictures=not settings.no_pictures,
     )  # fmt: skip
     explain_batch = explainer(
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
@@ -319,7 +320,7 @@ def main(arguments=None):
     titles = titles_of(settings.method, settings.counterfactual)
     against = "against the class, " if settings.counterfactual else ""
     made = f"{METHOD_TITLES[settings.method]} {against}of layer {subject.layer}, {Path(settings.weights).name}"
-    zero_maps = []  # which, and why
+    zero_maps = {}  # of a photo's name: which, and why
 
     def explain_photos(images, count, classes=chosen):
         found = subject.ask(explain_batch, images, classes, count)
@@ -329,7 +330,8 @@ def main(arguments=None):
             maps = maps_of_photo(found, index, subject.class_names)
             headings = {name: [run.heading(photo, name, probabilities, index), made] for name in maps["gradcam"]}
             write_explanations(folder, picture, maps, headings, titles, method.signed, style)
-            zero_maps.extend(zero_maps_of(photo, maps, found, index, method, settings.counterfactual))
+            if zero := zero_maps_of(photo, maps, found, index, method, settings.counterfactual):
+                zero_maps[photo.name] = zero
 
         return found.logits, probabilities, write
 
@@ -342,9 +344,9 @@ def main(arguments=None):
         zero_maps.clear()  # of no photo of the user's
     code = run.make(photos, meaning, batch_size, explain_photos, command("show_heatmaps.py", run.output),
                     settings.full_size)  # fmt: skip
-    if zero_maps:
-        zero = f"{counted(len(zero_maps), 'map')} {'is' if len(zero_maps) == 1 else 'are'} zero everywhere"
-        print(f"{zero}, the first {zero_maps[0]}")
+    zero = [one for photo in photos for one in zero_maps.get(photo.name, [])]  # in order, whichever was written first
+    if zero:
+        print(f"{counted(len(zero), 'map')} {'is' if len(zero) == 1 else 'are'} zero everywhere, the first {zero[0]}")
     return code
 
 

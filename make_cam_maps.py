@@ -59,7 +59,7 @@ from camlib.explaining import widened
 from camlib.maps import write_maps
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
-from camlib.pictures import style_of, style_settings
+from camlib.pictures import style_of_run, style_settings
 from camlib.runs import MapRun
 from camlib.subject import Subject
 from camlib.surveying import both_sides
@@ -192,7 +192,7 @@ def cam_of_subject(subject):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    style = style_of(settings)
+    style = style_of_run(settings)
     source = settings.model or GAP_NETWORK
     network, meaning = load_network(source, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, source, None, settings.preprocess, settings.class_names, settings.size,
@@ -210,6 +210,7 @@ def main(arguments=None):
         meaning.class_names,
         settings.overwrite,
         with_probabilities=subject.has_probabilities,
+        pictures=not settings.no_pictures,
     )  # fmt: skip
 
     def explain(images, count):

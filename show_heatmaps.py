@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, first_line, run_script
 from camlib.files import write_whole
-from camlib.maps import PHOTO_FILE, MapError, all_maps, attempt, class_names_in, find_maps, find_saved, read_map
+from camlib.maps import MapError, all_maps, attempt, class_names_in, find_maps, find_saved, read_map
 from camlib.options import add_style_options
 from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix, read_photo
@@ -124,7 +124,7 @@ def entry_of(saved, style=USUAL):
     Raises:
         MapError, PhotoError: the photo or a map cannot be read.
     """
-    photo, kinds = read_photo(saved.folder / PHOTO_FILE), {}
+    photo, kinds = read_photo(saved.photo_file), {}
     for kind, paths in find_maps(saved).items():
         maps = {name: read_map(path) for name, path in paths.items()}
         scale = scale_on_page(saved, kind, maps.values())

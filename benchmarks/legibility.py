@@ -27,7 +27,6 @@ from camlib.pictures import (
     Style,
     colours,
     enlarged_for_display,
-    grey,
     superposition_of,
     superposition_scale_of,
 )
@@ -90,7 +89,8 @@ def rising(name):
 
     def draw(photo, values):
         weight = np.clip(values, 0, 1)[..., None]
-        return np.rint(grey(photo) * (1 - weight) + colours(values, False, Style(name)) * weight).astype(np.uint8)
+        below = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
+        return np.rint(below * (1 - weight) + colours(values, False, Style(name)) * weight).astype(np.uint8)
 
     return draw
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from camlib.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.console import UserError
-from camlib.maps import PHOTO_FILE, all_maps, attempt, class_names_in, find_maps, read_map
+from camlib.maps import all_maps, attempt, class_names_in, find_maps, read_map
 from camlib.photos import PhotoError, read_photo, resize_photo
 from camlib.pictures import Scale, magnitude, scale_of, superposition_scale_of
 
@@ -58,7 +58,7 @@ def read_content(saved, chosen=None, annotations=None):
     Returns:
         Content.
     """
-    photo = attempt(read_photo, saved.folder / PHOTO_FILE)
+    photo = attempt(read_photo, saved.photo_file)
     maps = {
         kind: {name: attempt(read_map, path) for name, path in paths.items()}
         for kind, paths in find_maps(saved, chosen).items()

@@ -1,5 +1,6 @@
 """Files: written whole or not at all, whatever their names; what is in one, by its SHA-256."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,13 +11,16 @@ def write_whole(path, write):
 
     Until then it is hidden, so that a stopped run leaves nothing that would be taken for a photo.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f".{name}.partial")
     try:
         with open(partial, "wb") as file:
             write(file)
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
 
 
 def write_json(path, record):

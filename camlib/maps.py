@@ -4,6 +4,8 @@ Imports neither Keras nor TensorFlow, so that a viewer starts at once.
 """
 
 import csv
+import functools
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -29,9 +31,24 @@ PHOTO_FILE = "photo.jpg"
 # ---------------------------------------------------------------- the files of one photo
 
 
+@functools.lru_cache
+def npy_header(shape, dtype):
+    """What np.save writes in front of such an array's numbers in C order; most arrays of a run have the same."""
+    file = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
+
+
 def write_array(path, array):
-    """Save an array as .npy."""
-    write_whole(path, lambda file: np.save(file, array))
+    """Save an array of numbers as .npy: what np.save would write, in fewer steps."""
+    numbers = np.ascontiguousarray(array)
+
+    def write(file):
+        file.write(npy_header(numbers.shape, numbers.dtype))
+        file.write(numbers.data)
+
+    write_whole(path, write)
 
 
 # Kinds of map, and whether they always have two signs; whether a gradcam has, its method decides
@@ -45,6 +62,13 @@ def photo_folder(output, photo):
     return folder
 
 
+def dated_file(folder, pictures=True):
+    """The file whose time says when a photo's maps were written: photo.jpg; without pictures, any array. Or None."""
+    if pictures:
+        return folder / PHOTO_FILE if (folder / PHOTO_FILE).exists() else None
+    return next((path for path in folder.glob("*.npy") if parse_map_name(path.name)), None)
+
+
 def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False):
     """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
 
@@ -54,15 +78,18 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
         of_classes: dict of class name -> float (h, w) or (H, W, 3).
         signed: bool, whether maps of this kind have two signs.
         photo: uint8 (H, W, 3), for display.
-        style: Style.
+        style: Style; None for the arrays alone.
         over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
 
     Returns:
-        (the Scale that all classes share, that of the superpositions).
+        (the Scale that all classes share, that of the superpositions); None without pictures.
     """
-    scale, whole = scale_of(signed, of_classes.values()), superposition_scale_of(signed, of_classes.values())
     for name, values in of_classes.items():
         write_array(folder / f"{kind}_for_{name}.npy", values)
+    if style is None:
+        return None
+    scale, whole = scale_of(signed, of_classes.values()), superposition_scale_of(signed, of_classes.values())
+    for name, values in of_classes.items():
         write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style))
         if over_photo:
             write_jpeg(folder / f"spp_for_{name}.jpg", superposition_of(photo, values, whole, style))
@@ -79,13 +106,15 @@ def write_explanations(folder, photo, maps, headings, titles, signed, style):
         headings: dict of class name -> list of str, the lines above its panel.
         titles: dict of kind -> str, see `camlib.pictures.titles_of`.
         signed: bool, whether the method's maps have two signs.
-        style: Style.
+        style: Style; None for the arrays alone.
     """
     scales = {
         kind: write_maps(folder, kind, of_classes, signed if kind == "gradcam" else SIGNED[kind], photo, style,
                          over_photo=kind == "gradcam")
         for kind, of_classes in maps.items()
     }  # fmt: skip
+    if style is None:
+        return
     for name in maps["gradcam"]:
         panels = [(titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
         write_panel(folder / f"panel_for_{name}.jpg", headings[name], photo, panels, style, scales["gradcam"][1])
@@ -106,7 +135,7 @@ class SavedPhoto:
 
     Attributes:
         name: str, the photo's path as in predictions.csv, or its folder.
-        folders: list of Path; the first that holds its photo.jpg has its maps.
+        folders: list of Path; the first that holds its photo.jpg, or of a run without pictures an array, has its maps.
         predicted: str, class name, or None if unknown.
         probabilities: dict of class name -> float, in the run's order of classes; empty if unknown.
         only: Path of the one .npy to show, or None for all in the folder.
@@ -130,7 +159,15 @@ class SavedPhoto:
 
     @property
     def folder(self):
-        return next((folder for folder in self.folders if (folder / PHOTO_FILE).exists()), self.folders[-1])
+        pictures = not self.settings.get("no_pictures")
+        return next((folder for folder in self.folders if dated_file(folder, pictures)), self.folders[-1])
+
+    @property
+    def photo_file(self):
+        """Path of the photo to show: the run's photo.jpg, or of a run without pictures the photo itself."""
+        if self.settings.get("no_pictures"):
+            return next((path for path in self.sources if path.is_file()), self.folder / PHOTO_FILE)
+        return self.folder / PHOTO_FILE
 
     @property
     def places(self):

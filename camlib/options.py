@@ -71,6 +71,8 @@ def add_style_options(group, writes=True):
     if writes:
         group.add_argument("--full-size", action="store_true",
                            help="pictures of the photo's own size; default: a longer side of 512 pixels")  # fmt: skip
+        group.add_argument("--no-pictures", action="store_true",
+                           help="write the arrays alone: for each photo several times less work and space")  # fmt: skip
 
 
 def parse_size(text):

@@ -164,7 +164,8 @@ def read_photo(path, shorter_side=None):
                 picture.draft(None, (shorter_side, shorter_side))
             picture.load()
             refuse_what_is_left_out(picture)
-            return np.asarray(to_rgb(ImageOps.exif_transpose(picture)))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return np.asarray(to_rgb(picture))
     except FileNotFoundError:
         raise PhotoError("no such file") from None
     except PermissionError:
@@ -218,7 +219,7 @@ def to_rgb(picture):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def resize_photo(image, height, width, interpolation="area"):
@@ -289,7 +290,7 @@ def in_parallel(function, items, ahead=64):
                 future.cancel()
 
 
-def read_batches(photos, meaning, batch_size, full_size=False):
+def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
     """Decode photos in parallel and yield them in batches of one size, the last one filled up with zeros.
 
     Equal shapes mean that a compiled network is traced once. At most a few batches are in memory at a time.
@@ -299,16 +300,20 @@ def read_batches(photos, meaning, batch_size, full_size=False):
         meaning: object with height, width, channels and interpolation of the network's input.
         batch_size: int.
         full_size: bool, show photos in their own size.
+        pictures: bool, photos are shown at all.
 
     Yields:
-        (done, images, failed): done is a list of (Photo, photo for display uint8 (H, W, 3)), images is uint8
-        (batch_size, height, width, channels) of which the first len(done) count, failed is a list of (path, reason).
+        (done, images, failed): done is a list of (Photo, photo for display uint8 (H, W, 3) or None without pictures),
+        images is uint8 (batch_size, height, width, channels) of which the first len(done) count, failed is a list of
+        (path, reason).
     """
     network_side = max(meaning.height, meaning.width)
     enough = max(network_side, DISPLAY_SIDE) if meaning.interpolation == "area" else None
 
     def read(photo):
         image = read_photo(photo.path, enough)  # the network's input is the same whatever is shown
+        if not pictures:
+            return network_input(image, meaning), None
         if full_size:
             return network_input(image, meaning), read_photo(photo.path)
         return network_input(image, meaning), resize_photo(image, *display_size(*image.shape[:2], network_side))

@@ -1,6 +1,8 @@
 """What maps look like: colours, superpositions, panels, thumbnails. Imports neither Keras nor TensorFlow."""
 
 import base64
+import copy
+import functools
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -56,8 +58,9 @@ def scale_of(signed, maps):
     maps = list(maps)
     if any(values.ndim == 3 for values in maps):
         return capped_scale_of(signed, maps)
-    limit = max((float(np.max(np.abs(values))) for values in maps), default=0.0)
-    return Scale(limit, signed or any((values < 0).any() for values in maps))
+    ends = [(float(values.min()), float(values.max())) for values in maps]
+    limit = max((max(-lowest, highest) for lowest, highest in ends), default=0.0)
+    return Scale(limit, signed or any(lowest < 0 for lowest, _ in ends))
 
 
 def capped_scale_of(signed, maps):
@@ -76,10 +79,11 @@ def superposition_scale_of(signed, maps, capped=False):
     magnitude. Capped: the largest 0.5 % of values are drawn alike, for maps with single large pixels.
     """
     maps = list(maps)
-    positive = [np.maximum(values, 0) for values in maps]
-    some = any(values.any() for values in positive)
-    limit = (capped_scale_of if capped else scale_of)(signed, positive if some else maps).limit
-    whole = scale_of(signed, maps)
+    whole, highest = scale_of(signed, maps), max((float(values.max()) for values in maps), default=0.0)
+    if capped:
+        limit = capped_scale_of(signed, [np.maximum(values, 0) for values in maps] if highest > 0 else maps).limit
+    else:
+        limit = highest if highest > 0 else whole.limit
     return Scale(limit, whole.signed, capped=limit < whole.limit)
 
 
@@ -145,9 +149,43 @@ def style_of(settings, opacity=USUAL.opacity):
     return Style(settings.colours, settings.photo_in_colour, opacity)
 
 
+def style_of_run(settings):
+    """The Style of a run's pictures, see `style_of`; None with --no-pictures.
+
+    Raises:
+        UserError: the user says how pictures look, too.
+    """
+    if not settings.no_pictures:
+        return style_of(settings)
+    given = {"--colours": settings.colours != OWN_COLOURS, "--photo-in-colour": settings.photo_in_colour,
+             "--full-size": settings.full_size}  # fmt: skip
+    if any(given.values()):
+        option = next(name for name in given if given[name])
+        raise UserError(f"--no-pictures with {option}, which is about pictures; expected one of the two")
+    return None
+
+
 def style_settings(settings):
-    """What of the user's settings decides how a run's pictures look, for run.json."""
-    return {"colours": settings.colours, "photo_in_colour": settings.photo_in_colour, "full_size": settings.full_size}
+    """What of the user's settings decides how a run's pictures look, and whether it has any, for run.json."""
+    return {"colours": settings.colours, "photo_in_colour": settings.photo_in_colour, "full_size": settings.full_size,
+            "no_pictures": settings.no_pictures or None}  # fmt: skip
+
+
+@functools.cache
+def colour_table(name, signed):
+    """What `colours` looks up: Matplotlib makes its colours of N positions anew for each picture.
+
+    Args:
+        name: str, as `Style.colours`.
+        signed: bool.
+
+    Returns:
+        (N, uint32 (N + 2,), each the four bytes of RGBA: of the N positions, the last again for a value of exactly 1,
+        and black, which Matplotlib draws where there is no number).
+    """
+    colour_map = copy.copy(Style(name).colour_map(signed))  # which fills itself when first used, in any thread
+    positions = np.append(np.arange(colour_map.N), colour_map.N - 1)
+    return colour_map.N, np.append(colour_map(positions, bytes=True).view(np.uint32).ravel(), np.uint32(0))
 
 
 def colours(values, signed, style=USUAL):
@@ -161,8 +199,10 @@ def colours(values, signed, style=USUAL):
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    position = (values + 1) / 2 if signed else values
-    return style.colour_map(signed)(np.clip(position, 0, 1), bytes=True)[..., :3]
+    count, table = colour_table(style.colours, signed)
+    position = np.clip((values + 1) / 2 if signed else values, 0, 1) * count
+    chosen = table[np.fmax(position, -1).astype(np.intp)]  # -1, the last of the table, for NaN
+    return cv2.cvtColor(chosen.view(np.uint8).reshape(*values.shape, 4), cv2.COLOR_RGBA2RGB)
 
 
 def overlay(values, signed, style=USUAL):
@@ -185,11 +225,6 @@ def overlay(values, signed, style=USUAL):
     return colours(values, signed, style), style.opacity * np.abs(values)
 
 
-def grey(photo):
-    """A photo, uint8 (H, W, 3), without its colours."""
-    return cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
 def superposition(photo, values, signed, style=USUAL):
     """Lay a scaled map over a photo, see `overlay`.
 
@@ -203,9 +238,15 @@ def superposition(photo, values, signed, style=USUAL):
         uint8 (H, W, 3), RGB.
     """
     above, weight = overlay(values, signed, style)
-    weight = weight[..., None].astype(np.float32)
-    below = photo if style.in_colour else grey(photo)
-    return np.rint(below * (1 - weight) + above * weight).astype(np.uint8)
+    weight = weight.astype(np.float32)  # (H, W)
+    through = 1 - weight
+    if style.in_colour:
+        below = [plane * through for plane in cv2.split(photo)]
+    else:
+        below = [cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY) * through] * 3
+    # plane by plane: NumPy takes several times longer where the last axis has but three numbers
+    laid = [np.rint(under + over * weight) for under, over in zip(below, cv2.split(above), strict=True)]
+    return cv2.merge([plane.astype(np.uint8) for plane in laid])  # (H, W, 3)
 
 
 def superposition_of(photo, values, scale, style=USUAL):
@@ -391,6 +432,28 @@ def sheet_of(heading, shown):
     return np.asarray(sheet)
 
 
+# ---------------------------------------------------------------- pictures in files
+
+JPEG_QUALITY, JPEG_SIDE = 90, 65_500  # percent; pixels, at most
+
+
+def write_jpeg(path, image):
+    """Save uint8 (H, W, 3), RGB, as JPEG. OpenCV writes the same bytes as Pillow, in half the time.
+
+    Raises:
+        UserError: it is larger than a JPEG can be.
+    """
+    height, width = image.shape[:2]
+    if max(height, width) > JPEG_SIDE:
+        raise UserError(
+            f"{path} would have {width:,} x {height:,} pixels; a JPEG has at most {JPEG_SIDE:,} a side: expected a "
+            "smaller photo, or no --full-size"
+        )
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    write_whole(path, lambda file: file.write(encoded))
+
+
 # ---------------------------------------------------------------- pictures for a page
 
 PAGE_SIDE, LEAST_SIDE = 384, 144  # pixels of the longer side, at most and at least: enlarged, and in a gallery
@@ -478,8 +541,3 @@ def legend_of(scale, ends, gradients=False):
     ticks = [[round((value - scale.lowest) / extent, 3), text] for value, text in scale.ticks()]
     bar = "gradients" if gradients else "signed" if scale.signed else "plain"
     return {"bar": bar, "ticks": ticks, "ends": [ends[0] if scale.signed else "", ends[1]]}
-
-
-def write_jpeg(path, image):
-    """Save uint8 (H, W, 3), RGB, as JPEG."""
-    write_whole(path, lambda file: Image.fromarray(image).save(file, "JPEG", quality=90))

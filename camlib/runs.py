@@ -1,5 +1,6 @@
 """A run's folder: claimed, resumed, and the records of what was done in it."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from camlib.console import EXIT_SOME_FAILED, Progress, UserError, counted, duration
 from camlib.files import open_csv, write_json, write_whole
-from camlib.maps import PHOTO_FILE, PREDICTIONS_FILE, SIGNED, photo_folder
+from camlib.maps import PHOTO_FILE, PREDICTIONS_FILE, SIGNED, dated_file, photo_folder
 from camlib.photos import DISPLAY_SIDE, RUN_FILE, Photo, network_input, read_batches
 from camlib.pictures import write_jpeg
 
@@ -111,6 +113,16 @@ def remove_maps(output):
 # ---------------------------------------------------------------- a folder of maps
 
 
+@contextlib.contextmanager
+def writers():
+    """Threads that write files; what is not begun when an error or Ctrl-C ends the run is left out."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 class MapRun:
     """A folder of maps in the making: which photos are done, and one CSV row for each.
 
@@ -125,13 +137,15 @@ class MapRun:
         overwrite: bool, replace an earlier run's maps.
         with_probabilities: bool, the network's scores have probabilities.
         groups: list of str, groups of classes whose probability is a column of its own.
+        pictures: bool, the run writes pictures beside the arrays, among them photo.jpg.
 
     Raises:
         UserError: the folder holds another run's maps, or other files of the user's.
     """
 
-    def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True, groups=()):
-        self.output, self.class_names, self.groups = output, class_names, groups
+    def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True, groups=(),
+                 pictures=True):  # fmt: skip
+        self.output, self.class_names, self.groups, self.pictures = output, class_names, groups, pictures
         numbers = [f"logit_{name}" for name in class_names]
         if with_probabilities:
             numbers += [f"probability_{name}" for name in (*class_names, *groups)]
@@ -151,8 +165,10 @@ class MapRun:
 
     def is_done(self, photo):
         """Whether the photo has its row, and has not changed since its maps were written."""
-        saved = self.output / photo.folder / PHOTO_FILE
-        return photo.name in self.rows and saved.exists() and saved.stat().st_mtime >= photo.path.stat().st_mtime
+        if photo.name not in self.rows:
+            return False
+        saved = dated_file(self.output / photo.folder, self.pictures)
+        return saved is not None and saved.stat().st_mtime >= photo.path.stat().st_mtime
 
     def begin(self, photos):
         """Rewrite predictions.csv with the rows of finished photos; returns the photos still to do."""
@@ -221,7 +237,8 @@ class MapRun:
             batch_size: int.
             explain: function of (images uint8 (batch_size, H, W, C), how many of them matter) -> (logits,
                 probabilities or None, write): float (batch_size, C), NaN where the network's numbers are not finite,
-                and a function of (index, Photo, folder, display photo) that writes the files of one photo.
+                and a function of (index, Photo, folder, display photo) that writes the files of one photo, called in
+                several threads.
             next_command: str, what to run next.
             full_size: bool, the display photos are in their own size.
 
@@ -232,12 +249,11 @@ class MapRun:
         if len(left) < len(photos):
             print(f"{len(photos) - len(left):,} of {counted(len(photos), 'photo')} are done already")
         failed = []
-        with Progress("photos", len(left)) as progress:
-            for done, images, unreadable in read_batches(left, meaning, batch_size, full_size):
-                if done:
-                    failed += self.write_batch(done, *explain(images, len(done)))
-                failed += unreadable
-                progress.advance(len(done) + len(unreadable))
+        with Progress("photos", len(left)) as progress, writers() as pool:
+            batches = read_batches(left, meaning, batch_size, full_size, self.pictures)
+            for count, of_batch in self.written(batches, explain, pool):
+                failed += of_batch
+                progress.advance(count)
         write_failed(self.output / FAILED_FILE, failed)
         print(f"wrote the maps of {counted(len(left) - len(failed), 'photo')} to {self.output}")
         if len(failed) < len(photos):  # with nothing to look at there is nothing to do next
@@ -246,17 +262,50 @@ class MapRun:
             say_failed(failed, self.output / FAILED_FILE)
         return EXIT_SOME_FAILED if failed else 0
 
-    def write_batch(self, done, logits, probabilities, write):
-        """Write the files and rows of a batch; returns (path, reason) of the photos whose numbers are not finite."""
+    def written(self, batches, explain, pool):
+        """Explain photos batch by batch, and write the files of each while the network sees the next.
+
+        Args:
+            batches: iterable, see `camlib.photos.read_batches`.
+            explain: as for `make`.
+            pool: Executor of the writing.
+
+        Yields:
+            (how many photos of a batch are dealt with, list of (path, reason) of those among them that failed).
+        """
+        finish = None
+        for done, images, unreadable in batches:
+            explained = explain(images, len(done)) if done else None
+            if finish:
+                yield finish()  # so that two batches are in memory at most
+            finish = self.write_batch(pool, done, unreadable, explained)
+        if finish:
+            yield finish()
+
+    def write_batch(self, pool, done, unreadable, explained):
+        """Begin to write the files of a batch; returns what waits for them and writes its rows, see `written`."""
+        if not done:
+            return lambda: (len(unreadable), unreadable)
+        logits, probabilities, write = explained
         finite = np.flatnonzero(np.isfinite(logits[: len(done)]).all(axis=1))
-        for index in finite:
-            photo, picture = done[index]
-            folder = photo_folder(self.output, photo)
-            write(index, photo, folder, picture)
+        begun = [pool.submit(self.write_photo, write, index, *done[index]) for index in finite]
+
+        def finish():
+            for one in begun:
+                one.result()  # raises what its writing raised
+            some = None if probabilities is None else probabilities[finite]
+            self.add_rows([done[index][0] for index in finite], logits[finite], some)
+            failed = [(str(photo.path), NOT_FINITE) for index, (photo, _) in enumerate(done) if index not in finite]
+            return len(done) + len(unreadable), failed + unreadable
+
+        return finish
+
+    def write_photo(self, write, index, photo, picture):
+        """Write the files of one photo of a batch."""
+        folder = photo_folder(self.output, photo)
+        write(index, photo, folder, picture)
+        if self.pictures:
             write_jpeg(folder / PHOTO_FILE, picture)  # last: it marks the photo as done
-        some = None if probabilities is None else probabilities[finite]
-        self.add_rows([done[index][0] for index in finite], logits[finite], some)
-        return [(str(photo.path), NOT_FINITE) for index, (photo, _) in enumerate(done) if index not in finite]
 
 
 # ---------------------------------------------------------------- a file of scores

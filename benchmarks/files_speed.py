@@ -1,0 +1,127 @@
+"""Measure what the files of a photo cost beside the network: reading the photo, colours, JPEG and .npy.
+
+    python benchmarks/files_speed.py my_photos --photos 300 --repeats 5     # about half a minute
+
+make_cam_maps.py's own way of reading and writing, with a network of no cost: four maps of 96x96 for each photo. Taking
+turns it makes all files, the arrays alone, and reads only, on one core and on all, and prints for each the median over
+the repeats: milliseconds a photo times cores, which is what a photo costs of one core; of these those that the
+processor worked, which other programs lengthen less; photos a second; and the largest peak of memory so far.
+"""
+
+import argparse
+import contextlib
+import io
+import itertools
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from camlib.maps import write_maps
+from camlib.meaning import Meaning
+from camlib.photos import Photo, find_photos, read_batches
+from camlib.pictures import USUAL
+from camlib.runs import MapRun
+
+CLASSES = ["dog", "cat", "horse", "bird"]
+MEANING = Meaning(CLASSES, 96, 96, 3)
+BATCH_SIZE = 32  # make_cam_maps.py's
+
+
+def smooth_maps():
+    """Signed maps of a batch, float32 (N, C, 96, 96), as smooth as a network's."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96] / 96
+    shape = (BATCH_SIZE, len(CLASSES), 1, 1)
+    phase, wave, height = (generator.uniform(low, high, shape) for low, high in ((0, 6), (3, 12), (0.5, 3)))
+    return (height * np.sin(wave * x + phase) * np.cos(wave * y)).astype(np.float32)
+
+
+MAPS, LOGITS = smooth_maps(), np.zeros((BATCH_SIZE, len(CLASSES)), np.float32)
+
+
+def write_files(photos, folder, pictures):
+    """Make the files of a run, with maps that cost nothing."""
+    run = MapRun(folder, {}, "", CLASSES, pictures=pictures)
+
+    def explain(images, count):
+        def write(index, photo, folder, picture):
+            of_classes = dict(zip(CLASSES, MAPS[index], strict=True))
+            write_maps(folder, "heatmap", of_classes, True, picture, USUAL if pictures else None, over_photo=True)
+
+        return LOGITS, LOGITS, write
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.make(photos, MEANING, BATCH_SIZE, explain, "")
+
+
+def read_only(photos, folder):
+    """Read the photos as a run does."""
+    for _ in read_batches(photos, MEANING, BATCH_SIZE):
+        pass
+
+
+WORK = {
+    "all files": lambda photos, folder: write_files(photos, folder, True),
+    "arrays only": lambda photos, folder: write_files(photos, folder, False),
+    "reading": read_only,
+}
+
+
+def measure(work, photos, folder):
+    """(seconds, seconds of the processor) of a piece of WORK, in a new folder."""
+    began, began_processor = time.perf_counter(), time.process_time()
+    WORK[work](photos, folder)
+    return time.perf_counter() - began, time.process_time() - began_processor
+
+
+def measure_in_turns(photos, works, cores, repeats, place):
+    """Do each of `works` on one core and on all, so often: dict of (work, cores) -> list of what `measure` returns.
+
+    Everything is removed at the end, not in between: ext4 takes long to find room for a file after many were removed.
+    """
+    counts = sorted({1, len(cores)}) if cores else [os.cpu_count()]
+    taken = {(work, count): [] for work in works for count in counts}
+    with tempfile.TemporaryDirectory(dir=place) as parent:
+        for repeat in range(repeats + 1):
+            for work, count in taken:
+                if cores:
+                    os.sched_setaffinity(0, cores[:count])
+                some = photos if repeat else photos[:BATCH_SIZE]  # the first warms up
+                taken[work, count].append(measure(work, some, Path(parent, f"{work} {count} {repeat}")))
+    return {key: measured[1:] for key, measured in taken.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("places", type=Path, nargs="+", metavar="PHOTO_OR_FOLDER")
+    parser.add_argument("--photos", type=int, default=300, metavar="N", help="the same again where there are fewer")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N")
+    parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), metavar="all files|arrays only|reading")
+    parser.add_argument(
+        "--place",
+        type=Path,
+        metavar="DIR",
+        help="where the files go, for a while; /dev/shm leaves the disk out; default: the system's temporary folder",
+    )
+    settings = parser.parse_args()
+    found = itertools.islice(itertools.cycle(find_photos(settings.places)), settings.photos)
+    photos = [Photo(photo.path, f"{number}.jpg", f"{number}") for number, photo in enumerate(found)]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    seconds = measure_in_turns(photos, settings.only, cores, settings.repeats, settings.place)
+    for (work, count), taken in seconds.items():
+        wall, processor = (1000 / len(photos) * statistics.median(one) for one in zip(*taken, strict=True))
+        print(f"{work} on {count}: {wall * count:.2f} ms a photo and core, processor {processor:.2f} ms, "
+              f"{1000 / wall:.0f} photos/s")  # fmt: skip
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
