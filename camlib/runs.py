@@ -249,8 +249,8 @@ class MapRun:
         if len(left) < len(photos):
             print(f"{len(photos) - len(left):,} of {counted(len(photos), 'photo')} are done already")
         failed = []
-        with Progress("photos", len(left)) as progress, writers() as pool:
-            batches = read_batches(left, meaning, batch_size, full_size, self.pictures)
+        reading = contextlib.closing(read_batches(left, meaning, batch_size, full_size, self.pictures))
+        with Progress("photos", len(left)) as progress, reading as batches, writers() as pool:
             for count, of_batch in self.written(batches, explain, pool):
                 failed += of_batch
                 progress.advance(count)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camlib.console import UserError
 from camlib.pictures import (
     DIVERGING,
     Scale,
@@ -23,6 +24,7 @@ from camlib.pictures import (
     superposition,
     superposition_of,
     superposition_scale_of,
+    write_jpeg,
     write_panel,
 )
 
@@ -115,6 +117,50 @@ def test_colour_maps_of_matplotlib():
     np.testing.assert_allclose(opacity, [[1, 0, 0.5, 1]])
     np.testing.assert_array_equal(colours(values, True, Style("turbo")), colours(values, True))
     assert not {name for name in DIVERGING if name not in matplotlib.colormaps}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("name", ["evidence", "turbo", "RdBu_r", "tab10"])  # of 511, 255, 256 and 10 colours
+def test_colours_are_matplotlibs_to_the_byte(name, signed, dtype):
+    """Beside every colour's ends, where rounding decides, and what is beyond the scale or no number."""
+    edges = np.linspace(-1, 1, 2 * 511 * 256 + 1)
+    values = np.concatenate([edges, np.nextafter(edges, 2), np.nextafter(edges, -2)]).astype(dtype)
+    values = np.concatenate([values, np.array([-3, 5, np.inf, -np.inf, np.nan], dtype)])[None]
+    own = Style(name).colour_map(signed)
+    expected = own(np.clip((values + 1) / 2 if signed else values, 0, 1), bytes=True)[..., :3]
+    found = colours(values, signed, Style(name))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("style", [Style(), Style("turbo", in_colour=True, opacity=0.37)])
+def test_superposition_is_the_weighted_mean_of_photo_and_colours(style):
+    generator = np.random.default_rng(0)
+    photo = generator.integers(0, 256, (60, 70, 3), np.uint8)
+    values = generator.uniform(-1, 1, (60, 70)).astype(np.float32)
+    above, weight = overlay(values, True, style)
+    luma = np.asarray(Image.fromarray(photo).convert("L"), int)[..., None]
+    below = photo if style.in_colour else luma
+    expected = below * (1 - weight[..., None].astype(float)) + above * weight[..., None].astype(float)
+    off_by = 0.5 + 1e-4 if style.in_colour else 1.5 + 1e-4  # Pillow and OpenCV may round the luma differently
+    assert np.abs(superposition(photo, values, True, style) - expected).max() <= off_by
+
+
+def test_jpeg_files_hold_what_pillow_would_write(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (37, 51, 3), np.uint8)
+    photo[:, 20:] = np.linspace(0, 255, 31)[:, None]
+    write_jpeg(tmp_path / "ours.jpg", photo)
+    Image.fromarray(photo).save(tmp_path / "pillows.jpg", quality=90)
+    ours, pillows = (Image.open(tmp_path / f"{name}.jpg") for name in ("ours", "pillows"))
+    assert ours.quantization == pillows.quantization and ours.layer == pillows.layer  # quality and subsampling
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(pillows))
+
+
+def test_a_picture_larger_than_jpeg_takes_is_refused_in_a_line(tmp_path):
+    with pytest.raises(UserError, match=r"long.jpg would have 65,501 x 2 pixels; a JPEG has at most 65,500 a side"):
+        write_jpeg(tmp_path / "long.jpg", np.zeros((2, 65_501, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
 
 
 def test_maps_are_enlarged_smoothly_and_within_their_values():

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import threading
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,10 +15,14 @@ from PIL import Image
 import evaluate_maps
 import gradcam_vgg16
 import make_cam_maps
+import show_heatmaps
+from camlib.album import read_content
 from camlib.console import UserError
+from camlib.maps import find_saved, write_maps
 from camlib.meaning import Meaning
 from camlib.model_files import save_network
-from camlib.photos import Photo
+from camlib.photos import Photo, read_photo
+from camlib.pictures import Style
 from camlib.runs import NOT_FINITE, MapRun
 
 pytestmark = pytest.mark.any_backend
@@ -92,6 +98,151 @@ def test_overwriting_removes_an_earlier_runs_maps_and_nothing_else(tmp_path):
     left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
     assert left == ["mine", "mine/my_photo.jpg", "mine/notes.txt", "run.json"]
     assert run.begin([photo]) == [photo]
+
+
+# ---------------------------------------------------------------- files written by several threads
+
+MEANING = Meaning(CLASSES, 16, 16, 3)
+FULL_DISK = Path("/dev/full")  # whatever is written there fails as on a full disk
+
+
+def photos_of(tmp_path, count):
+    (tmp_path / "photos").mkdir(exist_ok=True)
+    return [photo_file(tmp_path / "photos", f"{number}.png") for number in range(count)]
+
+
+def make(run, photos, batch_size=2, explained=lambda: None, before=lambda photo: None):
+    """Make a run with maps of zeros; `explained` is called for each batch, `before` for each photo as it is written."""
+
+    def explain(images, count):
+        explained()
+
+        def write(index, photo, folder, picture):
+            before(photo)
+            write_maps(folder, "heatmap", {name: np.zeros((3, 4), np.float32) for name in CLASSES}, True, picture,
+                       Style(), over_photo=True)  # fmt: skip
+
+        return np.zeros((batch_size, 2)), None, write
+
+    return run.make(photos, MEANING, batch_size, explain, "")
+
+
+def rows_of(run):
+    return [row[0] for row in csv.reader((run.output / "predictions.csv").read_text().splitlines())][1:]
+
+
+def is_whole(folder):
+    kinds = ("heatmap_for_{}.npy", "heatmap_for_{}.jpg", "spp_for_{}.jpg")
+    return {path.name for path in folder.iterdir()} == {
+        "photo.jpg",
+        *(kind.format(name) for kind in kinds for name in CLASSES),
+    }
+
+
+def test_rows_come_after_files_in_order_and_two_batches_at_most_wait(tmp_path):
+    photos, written, rows_seen, behind = photos_of(tmp_path, 12), [], [], []
+    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+
+    def before(photo):
+        time.sleep(0.03 * (photo.name[0] in "048"))  # the first of a batch takes longest
+        rows_seen.append((photo.name, rows_of(run)))
+        written.append(photo.name)
+
+    def explained():
+        behind.append(4 * len(behind) - len(written))  # photos explained before that are not written yet
+
+    assert make(run, photos, 4, explained, before) == 0
+    assert rows_of(run) == [photo.name for photo in photos]
+    assert not [name for name, rows in rows_seen if name in rows]
+    assert len(behind) == 3 and max(behind) <= 4
+    assert all(is_whole(run.output / photo.folder) for photo in photos)
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path):
+    photos, threads = photos_of(tmp_path, 12), threading.active_count()
+    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    (run.output / "5").mkdir()
+    (run.output / "5" / ".heatmap_for_b.npy.partial").symlink_to(FULL_DISK)
+    with pytest.raises(OSError, match="No space left on device"):
+        make(run, photos)
+    assert threading.active_count() == threads
+    rows = rows_of(run)
+    assert rows == [photo.name for photo in photos[: len(rows)]] and len(rows) <= 4
+    assert all(is_whole(run.output / row.removesuffix(".png")) for row in rows)
+    assert not list(run.output.rglob(".*")) and not (run.output / "11").exists()
+    again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    assert make(again, photos) == 0 and rows_of(again) == [photo.name for photo in photos]
+    assert all(is_whole(run.output / photo.folder) for photo in photos)
+
+
+def test_ctrl_c_waits_for_the_files_begun_and_no_others(tmp_path):
+    photos, begun = photos_of(tmp_path, 200), []
+
+    def before(photo):
+        begun.append(photo.name)
+        time.sleep(0.05)
+
+    def explained():
+        if begun:
+            raise KeyboardInterrupt
+
+    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        make(run, photos, 100, explained, before)
+    assert time.monotonic() - start < 2  # 100 photos would take 5 s of one thread
+    assert len(begun) < 50 and all(is_whole(run.output / Path(name).stem) for name in begun)
+    assert not list(run.output.rglob(".*"))
+
+
+# ---------------------------------------------------------------- arrays alone
+
+
+@pytest.mark.parametrize("script", ["make_cam_maps", "gradcam_vgg16"])
+def test_arrays_alone_are_those_that_come_with_pictures(standardising, script, tmp_path, capsys):
+    file, photos = standardising
+    main, option = {
+        "make_cam_maps": (make_cam_maps.main, "--model"),
+        "gradcam_vgg16": (gradcam_vgg16.main, "--weights"),
+    }[script]
+
+    def run(name, *more):
+        return main([str(photos), option, str(file), "--output", str(tmp_path / name), *more])
+
+    assert run("both") == 1 and run("arrays", "--no-pictures") == 1  # one photo's numbers are not finite
+    with_pictures, alone = (
+        {path.relative_to(tmp_path / name).as_posix(): path.read_bytes() for path in (tmp_path / name).rglob("*.*")
+         if path.name not in ("run.json", "failed.csv")} for name in ("both", "arrays")
+    )  # fmt: skip
+    assert alone == {name: data for name, data in with_pictures.items() if not name.endswith(".jpg")}
+    assert {"dog/a", "dog/c"} == {name.rpartition("/")[0] for name in alone if name.endswith(".npy")}
+    capsys.readouterr()
+    assert run("arrays", "--no-pictures") == 1
+    assert "2 of 3 photos are done already" in capsys.readouterr().out
+    os.utime(photos / "dog" / "a.png", (time.time() + 9,) * 2)
+    for path in (tmp_path / "arrays" / "dog" / "c").iterdir():
+        path.unlink()
+    run("arrays", "--no-pictures")
+    assert "are done already" not in capsys.readouterr().out  # a photo that has changed, one whose maps are lost
+    with pytest.raises(UserError, match=r"results of other settings \(no_pictures\)"):
+        run("arrays")
+    with pytest.raises(UserError, match="--no-pictures with --full-size, which is about pictures; expected one of"):
+        run("other", "--no-pictures", "--full-size")
+    assert not (tmp_path / "other").exists()
+
+
+def test_of_arrays_alone_the_viewer_shows_the_photo_itself(standardising, tmp_path):
+    file, photos = standardising
+    output = tmp_path / "out"
+    make_cam_maps.main([str(photos), "--model", str(file), "--output", str(output), "--no-pictures"])
+    saved = find_saved(output)
+    assert [photo.folder for photo in saved] == [output / "dog" / "a", output / "dog" / "c"]
+    np.testing.assert_array_equal(read_content(saved[0]).photo, read_photo(photos / "dog" / "a.png"))
+    assert show_heatmaps.main([str(output), "--html", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").stat().st_size > 1000
+    (photos / "dog" / "a.png").unlink()
+    assert str(read_content(saved[0]).photo) == "no such file" and read_content(saved[0]).maps["heatmap"]
 
 
 # ---------------------------------------------------------------- numbers that are not finite
