@@ -234,10 +234,11 @@ def test_arrays_alone_are_those_that_come_with_pictures(standardising, script, t
 
 def test_of_arrays_alone_the_viewer_shows_the_photo_itself(standardising, tmp_path):
     file, photos = standardising
+    Image.open(photos / "dog" / "c.png").save(photos / "dog" / "c.bmp")
     output = tmp_path / "out"
     make_cam_maps.main([str(photos), "--model", str(file), "--output", str(output), "--no-pictures"])
     saved = find_saved(output)
-    assert [photo.folder for photo in saved] == [output / "dog" / "a", output / "dog" / "c"]
+    assert [photo.folder for photo in saved] == [output / "dog" / name for name in ("a", "c.bmp", "c.png")]
     np.testing.assert_array_equal(read_content(saved[0]).photo, read_photo(photos / "dog" / "a.png"))
     assert show_heatmaps.main([str(output), "--html", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").stat().st_size > 1000
