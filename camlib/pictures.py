@@ -200,8 +200,10 @@ def colours(values, signed, style=USUAL):
         uint8 (H, W, 3), RGB.
     """
     count, table = colour_table(style.colours, signed)
-    position = np.clip((values + 1) / 2 if signed else values, 0, 1) * count
-    chosen = table[np.fmax(position, -1).astype(np.intp)]  # -1, the last of the table, for NaN
+    position = np.clip((values + 1) / 2 if signed else values, 0, 1)
+    position *= count
+    position[np.isnan(position)] = -1  # the last of the table
+    chosen = table.take(position.astype(np.intp))
     return cv2.cvtColor(chosen.view(np.uint8).reshape(*values.shape, 4), cv2.COLOR_RGBA2RGB)
 
 
@@ -245,8 +247,13 @@ def superposition(photo, values, signed, style=USUAL):
     else:
         below = [cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY) * through] * 3
     # plane by plane: NumPy takes several times longer where the last axis has but three numbers
-    laid = [np.rint(under + over * weight) for under, over in zip(below, cv2.split(above), strict=True)]
-    return cv2.merge([plane.astype(np.uint8) for plane in laid])  # (H, W, 3)
+    planes = []
+    for under, over in zip(below, cv2.split(above), strict=True):
+        laid = over.astype(np.float32)
+        laid *= weight
+        laid += under
+        planes.append(np.rint(laid, out=laid).astype(np.uint8))
+    return cv2.merge(planes)  # (H, W, 3)
 
 
 def superposition_of(photo, values, scale, style=USUAL):
@@ -286,9 +293,8 @@ def enlarged_for_display(values, height, width):
     """
     larger = height >= values.shape[0] and width >= values.shape[1]
     method = cv2.INTER_CUBIC if larger else cv2.INTER_AREA
-    return np.clip(
-        cv2.resize(values.astype(np.float32), (width, height), interpolation=method), values.min(), values.max()
-    )
+    large = cv2.resize(values.astype(np.float32, copy=False), (width, height), interpolation=method)
+    return np.clip(large, values.min(), values.max())
 
 
 def picture_of(values, scale, height, width, style=USUAL):
