@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import h5py
@@ -190,7 +191,7 @@ def assert_same_training(folder, expected):
 @pytest.mark.slow
 @pytest.mark.any_backend
 def test_two_hosts_and_two_devices_train_as_one_process_does(split_photos, tmp_path):
-    """Two processes, then one with two devices, then a host with other settings; about two minutes."""
+    """One process, then one with two devices, then two, refused, killed, resumed, and finished; about two minutes."""
     pytest.importorskip("jax")
     fixed = ["--data", split_photos, "--size", 32, "--batch-size", 8, "--epochs", 2]
     one = begin(*fixed, "--output", tmp_path / "one" / "net.h5")
@@ -200,10 +201,13 @@ def test_two_hosts_and_two_devices_train_as_one_process_does(split_photos, tmp_p
     assert two.wait(300) == 0, two.stderr.read()
     assert_same_training(tmp_path / "two", tmp_path / "one")
 
-    def hosts(*more):
+    def begin_hosts(*more):
         address, output = f"localhost:{free_port()}", tmp_path / "hosts" / "net.h5"
-        begun = [begin(*fixed, "--output", output, "--host", f"{number}/2", "--coordinator", address, *given)
-                 for number, given in enumerate(more)]  # fmt: skip
+        return [begin(*fixed, "--output", output, "--host", f"{number}/2", "--coordinator", address, *given)
+                for number, given in enumerate(more)]  # fmt: skip
+
+    def hosts(*more):
+        begun = begin_hosts(*more)
         said = [process.communicate(timeout=300) for process in begun]
         return [process.returncode for process in begun], said
 
@@ -211,9 +215,17 @@ def test_two_hosts_and_two_devices_train_as_one_process_does(split_photos, tmp_p
     assert codes == [2, 2]
     for _, error in said:
         assert error.splitlines()[-1].startswith("error: the hosts differ in seed; expected the same command")
-    codes, said = hosts([], [])
+    killed, state = begin_hosts([], []), tmp_path / "hosts" / "net_state.h5"
+    while not state.exists():
+        assert [process.poll() for process in killed] == [None, None]
+        time.sleep(0.01)
+    for process in killed:
+        process.kill()
+        process.communicate()
+    assert not (tmp_path / "hosts" / "net.h5").exists()
+    codes, said = hosts(["--resume"], ["--resume"])
     assert codes == [0, 0], said
-    assert "epoch 2 of 2: loss" in said[0][0]
+    assert "top-1 accuracy on the 7 photos of val" in said[0][0]
     lines = [line for line in said[1][0].splitlines() if not line.startswith("[Gloo]")]
     assert lines == []  # what is the same is said once
     assert_same_training(tmp_path / "hosts", tmp_path / "one")
