@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from camlib.backend import Share
 from camlib.batches import Batches, PlainBatches
 from camlib.class_folders import LabelledPhotos, load_labelled_photos
 from camlib.console import UserError
+from camlib.hosts import meet
 from camlib.meaning import Meaning
 from camlib.teaching import Lesson
 from train_cam_4class import RECIPES, main
@@ -141,6 +143,44 @@ def test_a_host_that_does_not_see_the_firsts_file_says_so(tmp_path):
     ):
         load_labelled_photos({"train": []}, noise(1)[1], tmp_path / "photos.h5", write=False)
     assert not any(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- how they meet
+
+
+def meeting(*words):
+    """What hosts "K/N" are told when they meet, None or a message, each in a thread."""
+    address, said = f"localhost:{free_port()}", [None] * len(words)
+
+    def come(index, number, hosts):
+        try:
+            meet(address, number, hosts)
+        except UserError as error:
+            said[index] = str(error)
+
+    threads = [
+        threading.Thread(target=come, args=(index, *map(int, word.split("/")))) for index, word in enumerate(words)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return said
+
+
+@pytest.mark.any_backend
+def test_hosts_wait_for_one_another_and_say_who_is_missing(monkeypatch):
+    assert meeting("2/3", "1/3", "0/3") == [None] * 3
+    monkeypatch.setattr("camlib.hosts.SECONDS_TO_MEET", 1)
+    assert meeting("0/3", "2/3")[0].startswith("1/3 did not come within 1 s; expected the same command on every host")
+    assert meeting("1/2")[0].startswith("host 1 of 2 finds no host 0 that waits for it at localhost:")
+    first, other = meeting("0/2", "1/3")
+    assert first == "a host came as --host 1/3; expected one each of 1/2" and "finds no host 0" in other
+    with (
+        socket.create_server(("", 0)) as taken,
+        pytest.raises(UserError, match="cannot listen on port .* that is free"),
+    ):
+        meet(f"localhost:{taken.getsockname()[1]}", 0, 2)
 
 
 # ---------------------------------------------------------------- in real processes
