@@ -227,11 +227,15 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
     class_count = len(meaning.class_names)
     batches = Batches(photos["train"], meaning, recipe, seed, lesson, share)
     keras.config.set_dtype_policy(settings["dtype"])
+    start = None
+    if source:  # on one device, since it is little work
+        start, images = build(recipe, class_count), photos["train"].images
+        start_from(start, source, meaning.prepare(images[:: -(-len(images) // STATISTICS_PHOTOS)]))
+        keras.utils.set_random_seed(seed)  # so that building it anew takes the same random numbers
     with all_devices():
         network = build(recipe, class_count)
-        if source:
-            images = photos["train"].images
-            start_from(network, source, meaning.prepare(images[:: -(-len(images) // STATISTICS_PHOTOS)]))
+        if start:
+            network.set_weights(start.get_weights())
         trained = per_cell(network, recipe.cut) if recipe.mosaic else keras.Model(network.inputs, network.outputs)
         network.compile(loss=recipe.loss, weighted_metrics=label_metrics(class_count))
         optimizer = recipe.optimizer(recipe.learning_rate, epochs * len(batches))

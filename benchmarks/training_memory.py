@@ -1,10 +1,11 @@
 """Measure how the memory and the pace of training depend on the number of photos, which it makes itself.
 
-    python benchmarks/training_memory.py                     # 2,000 and 50,000 photos; about five minutes on two cores
+    python benchmarks/training_memory.py                     # 2,000 and 50,000 photos; about three minutes on two cores
 
-Each row is train_cam_4class.py in a process of its own, for one epoch, with a network of two small convolutions, so
-that reading and augmentation are what takes time. Prints photos, megabytes of their pixels, the process's peak memory
-in megabytes with and without what it needs for the fewest photos, and photos a second of the epoch.
+Each row is train_cam_4class.py in a process of its own, from decoding all photos to the end of an epoch of 60 steps,
+which take photos from everywhere among them, with a network of two small convolutions. Prints photos, megabytes of
+their pixels, the process's peak memory in megabytes and how much more that is than for the fewest photos, and photos a
+second of the epoch, of which the first steps compile.
 """
 
 import argparse
@@ -23,21 +24,24 @@ SIDE = 96  # pixels, the modern recipe's
 CLASSES = ("bird", "cat", "dog", "horse")
 VALIDATED = 40  # photos of each class, whatever the number to train on
 
-# a small network, and the end of the decoding and of the epoch, as the child tells them
+STEPS, BATCH_SIZE = 60, 32
+# a small network, a short epoch, and when that begins and ends, as the child tells them
 CHILD = """
 import resource, sys, time
-sys.path.insert(0, sys.argv.pop(1))
+sys.path.insert(0, sys.argv[1])
 import camlib.networks
 camlib.networks.MODERN_CONVOLUTIONS = ((8, 1), (8, 1))
+from camlib.batches import Batches
 from camlib.training_progress import TrainingProgress
 from train_cam_4class import main
+Batches.__len__ = lambda self: int(sys.argv[2])
 epoch = []
 for name in ("on_epoch_begin", "on_epoch_end"):
     def timed(self, *arguments, usual=getattr(TrainingProgress, name), **named):
         epoch.append(time.monotonic())
         return usual(self, *arguments, **named)
     setattr(TrainingProgress, name, timed)
-main()
+main(sys.argv[3:])
 print("measured", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, epoch[1] - epoch[0])
 """
 
@@ -56,7 +60,8 @@ def write_photos(folder, count):
 
 def measure(photos, output):
     """Train one epoch in a process of its own; returns (peak memory in bytes, seconds of the epoch)."""
-    command = [sys.executable, "-c", CHILD, str(ROOT), "--data", photos, "--output", output, "--epochs", "1"]
+    words = ["--data", photos, "--output", output, "--epochs", "1", "--batch-size", str(BATCH_SIZE)]
+    command = [sys.executable, "-c", CHILD, str(ROOT), str(STEPS), *words]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
     if result.returncode:
         raise SystemExit(result.stderr)
@@ -77,8 +82,8 @@ def main():
             print(f"({count:,} photos written in {time.monotonic() - began:.0f} s)", file=sys.stderr)
             memory, seconds = measure(str(Path(folder) / "photos"), str(Path(folder) / "out" / "net.h5"))
         least = least or memory
-        pixels = count * SIDE * SIDE * 3
-        print(f"{count:,}, {pixels / 1e6:.0f}, {memory / 1e6:.0f}, {(memory - least) / 1e6:.0f}, {count / seconds:.0f}",
+        pixels, pace = count * SIDE * SIDE * 3, STEPS * BATCH_SIZE / seconds
+        print(f"{count:,}, {pixels / 1e6:.0f}, {memory / 1e6:.0f}, {(memory - least) / 1e6:.0f}, {pace:.0f}",
               flush=True)  # fmt: skip
 
 

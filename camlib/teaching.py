@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.backend import compiled
+from camlib.backend import compiled, share
 from camlib.class_folders import shortened
 from camlib.console import Progress, UserError, counted, duration
 from camlib.files import file_sha256, write_whole
@@ -383,9 +383,9 @@ def prepare_lesson(settings, teacher, recipe, meaning, photos, failed):
     unreadable = {path for path, _ in failed}
     paths = [photo.path for photo, _ in photos if str(photo.path) not in unreadable]
     if settings.teacher_sees == "views":
-        announce_views(teacher, (recipe.cut, recipe.cut, meaning.channels), recipe.batch_size, len(paths))
-        return Lesson(
-            lambda _, views: view_logits(teacher, views, recipe.batch_size), settings.temperature, settings.label_share
-        )
+        hosts = share().hosts  # each asks its own teacher about its part of a batch
+        size, count = math.ceil(recipe.batch_size / hosts), math.ceil(len(paths) / hosts)
+        announce_views(teacher, (recipe.cut, recipe.cut, meaning.channels), size, count)
+        return Lesson(lambda _, views: view_logits(teacher, views, size), settings.temperature, settings.label_share)
     kept = photo_logits(teacher, paths, settings.output.parent)
     return Lesson(lambda chosen, _: kept[chosen], settings.temperature, settings.label_share)

@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import h5py
@@ -17,6 +19,7 @@ from camlib.backend import Share
 from camlib.batches import Batches, PlainBatches
 from camlib.class_folders import LabelledPhotos, load_labelled_photos
 from camlib.console import UserError
+from camlib.hosts import meet
 from camlib.meaning import Meaning
 from camlib.teaching import Lesson
 from train_cam_4class import RECIPES, main
@@ -142,6 +145,44 @@ def test_a_host_that_does_not_see_the_firsts_file_says_so(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+# ---------------------------------------------------------------- how they meet
+
+
+def meeting(*words):
+    """What hosts "K/N" are told when they meet, None or a message, each in a thread."""
+    address, said = f"localhost:{free_port()}", [None] * len(words)
+
+    def come(index, number, hosts):
+        try:
+            meet(address, number, hosts)
+        except UserError as error:
+            said[index] = str(error)
+
+    threads = [
+        threading.Thread(target=come, args=(index, *map(int, word.split("/")))) for index, word in enumerate(words)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return said
+
+
+@pytest.mark.any_backend
+def test_hosts_wait_for_one_another_and_say_who_is_missing(monkeypatch):
+    assert meeting("2/3", "1/3", "0/3") == [None] * 3
+    monkeypatch.setattr("camlib.hosts.SECONDS_TO_MEET", 1)
+    assert meeting("0/3", "2/3")[0].startswith("1/3 did not come within 1 s; expected the same command on every host")
+    assert meeting("1/2")[0].startswith("host 1 of 2 finds no host 0 that waits for it at localhost:")
+    first, other = meeting("0/2", "1/3")
+    assert first == "a host came as --host 1/3; expected one each of 1/2" and "finds no host 0" in other
+    with (
+        socket.create_server(("", 0)) as taken,
+        pytest.raises(UserError, match="cannot listen on port .* that is free"),
+    ):
+        meet(f"localhost:{taken.getsockname()[1]}", 0, 2)
+
+
 # ---------------------------------------------------------------- in real processes
 
 
@@ -190,7 +231,7 @@ def assert_same_training(folder, expected):
 @pytest.mark.slow
 @pytest.mark.any_backend
 def test_two_hosts_and_two_devices_train_as_one_process_does(split_photos, tmp_path):
-    """Two processes, then one with two devices, then a host with other settings; about two minutes."""
+    """One process, then one with two devices, then two, refused, killed, resumed, and finished; about two minutes."""
     pytest.importorskip("jax")
     fixed = ["--data", split_photos, "--size", 32, "--batch-size", 8, "--epochs", 2]
     one = begin(*fixed, "--output", tmp_path / "one" / "net.h5")
@@ -200,10 +241,13 @@ def test_two_hosts_and_two_devices_train_as_one_process_does(split_photos, tmp_p
     assert two.wait(300) == 0, two.stderr.read()
     assert_same_training(tmp_path / "two", tmp_path / "one")
 
-    def hosts(*more):
+    def begin_hosts(*more):
         address, output = f"localhost:{free_port()}", tmp_path / "hosts" / "net.h5"
-        begun = [begin(*fixed, "--output", output, "--host", f"{number}/2", "--coordinator", address, *given)
-                 for number, given in enumerate(more)]  # fmt: skip
+        return [begin(*fixed, "--output", output, "--host", f"{number}/2", "--coordinator", address, *given)
+                for number, given in enumerate(more)]  # fmt: skip
+
+    def hosts(*more):
+        begun = begin_hosts(*more)
         said = [process.communicate(timeout=300) for process in begun]
         return [process.returncode for process in begun], said
 
@@ -211,9 +255,17 @@ def test_two_hosts_and_two_devices_train_as_one_process_does(split_photos, tmp_p
     assert codes == [2, 2]
     for _, error in said:
         assert error.splitlines()[-1].startswith("error: the hosts differ in seed; expected the same command")
-    codes, said = hosts([], [])
+    killed, state = begin_hosts([], []), tmp_path / "hosts" / "net_state.h5"
+    while not state.exists():
+        assert [process.poll() for process in killed] == [None, None]
+        time.sleep(0.01)
+    for process in killed:
+        process.kill()
+        process.communicate()
+    assert not (tmp_path / "hosts" / "net.h5").exists()
+    codes, said = hosts(["--resume"], ["--resume"])
     assert codes == [0, 0], said
-    assert "epoch 2 of 2: loss" in said[0][0]
+    assert "top-1 accuracy on the 7 photos of val" in said[0][0]
     lines = [line for line in said[1][0].splitlines() if not line.startswith("[Gloo]")]
     assert lines == []  # what is the same is said once
     assert_same_training(tmp_path / "hosts", tmp_path / "one")
