@@ -134,7 +134,8 @@ def test_networks_scaled_differently_for_imagenet_are_built_so(tmp_path):
     """EfficientNet's weights of ImageNet want pixels divided once more, which Keras does for its own download alone."""
     reference = random_weights(keras.applications.EfficientNetB0(weights=None))
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    reference.get_layer("normalization").set_weights([mean, std, np.array(0)])  # as in Keras's file: std for variance
+    (normalization,) = (layer for layer in reference.layers if isinstance(layer, keras.layers.Normalization))
+    normalization.set_weights([mean, std, np.array(0)])  # as in Keras's file: std for variance
     write_weights_file(tmp_path / "efficientnetb0.h5", reference)
     network, meaning = load_network(tmp_path / "efficientnetb0.h5")
     assert (meaning.height, meaning.width) == (224, 224) and len(meaning.class_names) == 1000
