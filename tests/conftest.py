@@ -7,6 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -149,3 +150,11 @@ def make_run(output, names, kind="heatmap", classes=CLASSES, settings=None):
 @pytest.fixture
 def run_folder(tmp_path):
     return make_run(tmp_path / "cam", ["b/x.jpg", "a/y.jpg", "a/z z.png"])
+
+
+def weights_of(path):
+    """All arrays of an HDF5 file by their paths in it."""
+    arrays = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
+    return arrays

@@ -7,6 +7,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import weights_of
 from PIL import Image
 
 from camlib.batches import Batches
@@ -260,13 +261,6 @@ def colour_photos(photo_folder):
     return photo_folder(
         {f"{name}/{number}.png": COLOURS[name] for name, count in counts.items() for number in range(count)}
     )
-
-
-def weights_of(path):
-    arrays = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
-    return arrays
 
 
 @pytest.mark.parametrize("sees", ["photos", "views"])

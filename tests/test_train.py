@@ -15,7 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, SHARED
+from conftest import ENVIRONMENT, ROOT, SHARED, weights_of
 from PIL import Image
 
 import make_cam_maps
@@ -40,13 +40,6 @@ def colour_photos(photo_folder):
     return photo_folder(
         {f"{name}/{number}.png": COLOURS[name] for name, count in counts.items() for number in range(count)}
     )
-
-
-def weights_of(path):
-    arrays = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
-    return arrays
 
 
 def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, colour_photos, tmp_path):
