@@ -26,7 +26,9 @@ from camlib.photos import read_photo
 from camlib.pictures import (
     Style,
     colours,
+    encoded_jpeg,
     enlarged_for_display,
+    superposition,
     superposition_of,
     superposition_scale_of,
 )
@@ -87,12 +89,7 @@ def half_opaque(name):
 def rising(name):
     """A colour map over the grey photo, its opacity rising with the value."""
 
-    def draw(photo, values):
-        weight = np.clip(values, 0, 1)[..., None]
-        below = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
-        return np.rint(below * (1 - weight) + colours(values, False, Style(name)) * weight).astype(np.uint8)
-
-    return draw
+    return lambda photo, values: superposition(photo, values, False, Style(name, opacity=1.0))
 
 
 STYLES = {
@@ -104,10 +101,8 @@ STYLES = {
 
 
 def as_jpeg(picture):
-    """The picture as it comes back from a JPEG file of the scripts' quality."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=90)
-    return np.asarray(Image.open(file))
+    """The picture as it comes back from a JPEG file as the scripts write it."""
+    return np.asarray(Image.open(io.BytesIO(encoded_jpeg(picture))))
 
 
 # ---------------------------------------------------------------- the script

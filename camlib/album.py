@@ -9,7 +9,7 @@ import numpy as np
 
 from camlib.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.console import UserError
-from camlib.maps import all_maps, attempt, class_names_in, find_maps, read_map
+from camlib.maps import all_maps, attempt, class_names_in, read_map, shown_of
 from camlib.photos import PhotoError, read_photo, resize_photo
 from camlib.pictures import GRADIENTS, Scale, magnitude, scale_of, superposition_scale_of
 
@@ -57,10 +57,10 @@ def read_content(saved, chosen=None, annotations=None):
     Returns:
         Content.
     """
-    photo = attempt(read_photo, saved.photo_file)
+    photo, found = attempt(read_photo, saved.photo_file), all_maps(saved)
     maps = {
         kind: {name: attempt(read_map, path) for name, path in paths.items()}
-        for kind, paths in find_maps(saved, chosen).items()
+        for kind, paths in shown_of(found, chosen).items()
     }
     readable = {
         kind: [values for values in of_classes.values() if not isinstance(values, Exception)]
@@ -73,7 +73,7 @@ def read_content(saved, chosen=None, annotations=None):
         if factor < 1:
             photo = resize_photo(photo, *(max(1, round(side * factor)) for side in shape))
     return Content(
-        saved, photo, shape, class_names_in(all_maps(saved)), maps,
+        saved, photo, shape, class_names_in(found), maps,
         {kind: scale_of(saved.is_signed(kind), of_kind, kind in GRADIENTS) for kind, of_kind in readable.items()},
         {kind: scale_over_photo(saved, kind, of_kind) for kind, of_kind in readable.items()},
         annotations.outlines_of(saved, *shape) if annotations else [],

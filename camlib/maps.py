@@ -285,14 +285,18 @@ def class_names_in(maps):
     return list(dict.fromkeys(name for of_classes in maps.values() for name in of_classes))
 
 
-def find_maps(saved, chosen=None):
-    """The .npy files of the maps that are shown at once, see `all_maps`: MOST_CLASSES classes, the chosen among them.
+def find_maps(saved):
+    """The .npy files of the maps that are shown at once, see `all_maps` and `shown_of`."""
+    return shown_of(all_maps(saved))
+
+
+def shown_of(found, chosen=None):
+    """Those of all maps that are shown at once: MOST_CLASSES classes, the chosen among them.
 
     Args:
-        saved: SavedPhoto.
+        found: dict of kind -> dict of class name -> Path, see `all_maps`.
         chosen: str, a class that is shown whatever its place; None for none.
     """
-    found = all_maps(saved)
     names = class_names_in(found)
     shown = names[:MOST_CLASSES]
     if chosen in names[MOST_CLASSES:]:

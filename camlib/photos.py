@@ -311,12 +311,12 @@ def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
     enough = max(network_side, DISPLAY_SIDE) if meaning.interpolation == "area" else None
 
     def read(photo):
-        image = read_photo(photo.path, enough)  # the network's input is the same whatever is shown
-        if not pictures:
-            return network_input(image, meaning), None
-        if full_size:
-            return network_input(image, meaning), read_photo(photo.path)
-        return network_input(image, meaning), resize_photo(image, *display_size(*image.shape[:2], network_side))
+        image, shown = read_photo(photo.path, enough), None  # the network's input is the same whatever is shown
+        if pictures and full_size:
+            shown = image if enough is None else read_photo(photo.path)
+        elif pictures:
+            shown = resize_photo(image, *display_size(*image.shape[:2], network_side))
+        return network_input(image, meaning), shown
 
     images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
     done, failed = [], []

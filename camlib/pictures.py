@@ -456,9 +456,14 @@ def write_jpeg(path, image):
             f"{path} would have {width:,} x {height:,} pixels; a JPEG has at most {JPEG_SIDE:,} a side: expected a "
             "smaller photo, or no --full-size"
         )
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    encoded = encoded_jpeg(image)
     write_whole(path, lambda file: file.write(encoded))
+
+
+def encoded_jpeg(image):
+    """The bytes of a JPEG file of uint8 (H, W, 3), RGB."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
 
 
 # ---------------------------------------------------------------- pictures for a page

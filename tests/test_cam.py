@@ -23,7 +23,7 @@ from camlib.meaning import Meaning
 from camlib.model_files import VGG_NETWORK, load_network, save_network
 from camlib.networks import modern_network, original_network
 from camlib.photos import read_network_input
-from camlib.pictures import colours, enlarged_for_display, superposition
+from camlib.pictures import Style, colours, enlarged_for_display, superposition
 from make_cam_maps import cam_function, class_activation_maps, main, pooled_classifier
 
 CLASSES = ["dog", "cat", "horse", "bird"]
@@ -259,6 +259,32 @@ def test_superposition_of_dog_is_dogs(run_script, photo_folder, model_file, tmp_
             overlay = superposition(photo, enlarged_for_display(maps[other] / limit, 64, 64), True)
             Image.fromarray(overlay).save(expected, "JPEG", quality=90)
             assert (written == expected.getvalue()) == (other == name)
+
+
+def test_pictures_of_the_photos_own_size_in_other_colours(model_file, tmp_path):
+    """The maps stay what they are; the photo is large enough to be decoded at reduced scale for the network."""
+    (tmp_path / "photos").mkdir()
+    photo = np.random.default_rng(3).integers(0, 256, (28, 42, 3)).astype(np.uint8)
+    Image.fromarray(photo).resize((1680, 1120)).save(tmp_path / "photos" / "a.jpg")
+    written = {}
+    for name, more in (("usual", []), ("other", ["--full-size", "--colours", "turbo", "--photo-in-colour"])):
+        arguments = [str(tmp_path / "photos"), "--model", str(model_file), "--output", str(tmp_path / name), *more]
+        assert main(arguments) == 0
+        written[name] = tmp_path / name / "a"
+    sizes = {name: Image.open(folder / "spp_for_dog.jpg").size for name, folder in written.items()}
+    assert sizes == {"usual": (512, 341), "other": (1680, 1120)}
+    maps = [[np.load(folder / f"heatmap_for_{name}.npy") for name in CLASSES] for folder in written.values()]
+    np.testing.assert_array_equal(*maps)
+    limit = max(values.max() for values in maps[0])
+    values = enlarged_for_display(maps[0][CLASSES.index("dog")] / limit, 1120, 1680)
+    below = np.asarray(Image.open(tmp_path / "photos" / "a.jpg"))
+    expected = superposition(below, values, True, Style("turbo", in_colour=True)).astype(float)
+    found = np.asarray(Image.open(written["other"] / "spp_for_dog.jpg")).astype(float)
+    assert np.abs(found - expected).mean() < 4  # JPEG
+    with pytest.raises(UserError, match=r"results of other settings \(colours, full_size, photo_in_colour\)"):
+        main([str(tmp_path / "photos"), "--model", str(model_file), "--output", str(tmp_path / "other")])
+    with pytest.raises(UserError, match="--colours turboo; did you mean turbo.* expected a colour map"):
+        main([str(tmp_path / "photos"), "--model", str(model_file), "--colours", "turboo"])
 
 
 def test_colours_are_diverging_and_red_is_positive():
