@@ -27,7 +27,7 @@ from camlib.pictures import (
     write_panel,
 )
 
-PHOTO_FILE = "photo.jpg"
+PHOTO_FILE, PREDICTIONS_FILE = "photo.jpg", "predictions.csv"
 
 # ---------------------------------------------------------------- the files of one photo
 
@@ -328,6 +328,3 @@ def attempt(read, path):
         return read(path)
     except (MapError, PhotoError) as error:
         return error
-
-
-PREDICTIONS_FILE = "predictions.csv"

@@ -281,6 +281,8 @@ def test_pictures_of_the_photos_own_size_in_other_colours(model_file, tmp_path):
     expected = superposition(below, values, True, Style("turbo", in_colour=True)).astype(float)
     found = np.asarray(Image.open(written["other"] / "spp_for_dog.jpg")).astype(float)
     assert np.abs(found - expected).mean() < 4  # JPEG
+    nothing = values < -0.05  # turbo shows no evidence against a class
+    assert nothing.any() and np.abs(found - below)[nothing].mean() < 4
     with pytest.raises(UserError, match=r"results of other settings \(colours, full_size, photo_in_colour\)"):
         main([str(tmp_path / "photos"), "--model", str(model_file), "--output", str(tmp_path / "other")])
     with pytest.raises(UserError, match="--colours turboo; did you mean turbo.* expected a colour map"):
