@@ -156,7 +156,8 @@ def outlines_of(annotation, height, width):
 
 # ---------------------------------------------------------------- all photos
 
-ORDERS = ("name", "most confident first", "least confident first")
+CONFIDENT, UNSURE, SCORED = "most confident first", "least confident first", "highest score first"
+ORDERS = ("name", CONFIDENT, UNSURE, SCORED)
 
 
 class Album:
@@ -171,7 +172,7 @@ class Album:
         chosen: list of int, the photos that pass the filter, in their order.
         position: int, the photo shown, in `chosen`.
         filter: "all", "wrong", or the class that photos are predicted as, as (class name,).
-        order: one of ORDERS.
+        order: one of ORDERS; scores are the logits of the class over the photo.
         annotations: Annotations of the run's photos.
     """
 
@@ -193,7 +194,8 @@ class Album:
     @property
     def orders(self):
         """Those of ORDERS that the run's numbers allow."""
-        return ORDERS if any(photo.probabilities for photo in self.photos) else ORDERS[:1]
+        confident = (CONFIDENT, UNSURE) if any(photo.probabilities for photo in self.photos) else ()
+        return (ORDERS[0], *confident, *([SCORED] if any(photo.logits for photo in self.photos) else []))
 
     def passing(self, chosen_filter):
         """The photos that pass a filter: list of int."""
@@ -203,15 +205,19 @@ class Album:
             return [number for number, photo in enumerate(self.photos) if photo.truth not in (None, photo.predicted)]
         return [number for number, photo in enumerate(self.photos) if (photo.predicted,) == chosen_filter]
 
-    def arrange(self, chosen_filter=None, order=None):
-        """Filter and order the photos; the one shown stays if it passes. False, and no change, where none would."""
+    def arrange(self, chosen_filter=None, order=None, class_name=None):
+        """Filter and order the photos; the one shown stays if it passes. False, and no change, where none would.
+
+        Args:
+            chosen_filter, order: as the attributes; None for those there are.
+            class_name: str, whose scores order them; None for the class predicted of each photo.
+        """
         chosen_filter, order = chosen_filter or self.filter, order or self.order
         shown, chosen = self.chosen[self.position], self.passing(chosen_filter)
         if not chosen:
             return False
         if order != ORDERS[0]:
-            sign = -1 if order == ORDERS[1] else 1
-            chosen.sort(key=lambda number: sign * max(self.photos[number].probabilities.values(), default=0.0))
+            chosen.sort(key=lambda number: rank_of(self.photos[number], order, class_name))
         self.filter, self.order, self.chosen = chosen_filter, order, chosen
         self.position = chosen.index(shown) if shown in chosen else 0
         return True
@@ -243,3 +249,10 @@ class Album:
         """End the thread, after what it is reading."""
         if self.pool:
             self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def rank_of(photo, order, class_name=None):
+    """What photos are ordered by, the smallest first; see `Album.arrange`."""
+    if order == SCORED:
+        return -photo.logits.get(class_name or photo.predicted, -np.inf)
+    return (-1 if order == CONFIDENT else 1) * max(photo.probabilities.values(), default=0.0)

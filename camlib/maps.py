@@ -140,6 +140,7 @@ class SavedPhoto:
         folders: list of Path; the first that holds its photo.jpg, or of a run without pictures an array, has its maps.
         predicted: str, class name, or None if unknown.
         probabilities: dict of class name -> float, in the run's order of classes; empty if unknown.
+        logits: dict of class name -> float; empty if unknown.
         only: Path of the one .npy to show, or None for all in the folder.
         settings: dict, the run's as in run.json; empty if unknown.
     """
@@ -148,6 +149,7 @@ class SavedPhoto:
     folders: list
     predicted: str | None = None
     probabilities: dict = field(default_factory=dict)
+    logits: dict = field(default_factory=dict)
     only: Path | None = None
     settings: dict = field(default_factory=dict)
 
@@ -226,16 +228,21 @@ def read_predictions(run):
     """The photos of a run's predictions.csv; a last line that is being written is left out."""
     with open_csv(run / PREDICTIONS_FILE, "r") as file:
         header, *rows = list(csv.reader(file)) or [[]]
-    probability, settings = "probability_", settings_of_run(run)
-    columns = [number for number, name in enumerate(header) if name.startswith(probability)]
+    settings = settings_of_run(run)
     saved = []
     for row in rows:
         if len(row) == len(header):
             # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
             folders = [run / row[0], run / name_without_suffix(row[0])]
-            shares = {header[number].removeprefix(probability): float(row[number]) for number in columns}
-            saved.append(SavedPhoto(row[0], folders, row[1], shares, settings=settings))
+            shares, logits = (numbers_of(header, row, prefix) for prefix in ("probability_", "logit_"))
+            saved.append(SavedPhoto(row[0], folders, row[1], shares, logits, settings=settings))
     return saved
+
+
+def numbers_of(header, row, prefix):
+    """The numbers of a row whose columns begin with a prefix: dict of the rest of their names -> float."""
+    columns = zip(header, row, strict=True)
+    return {name.removeprefix(prefix): float(cell) for name, cell in columns if name.startswith(prefix)}
 
 
 def settings_of_run(folder):

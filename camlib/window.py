@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.widgets import Slider
 
-from camlib.album import Album
+from camlib.album import SCORED, Album
 from camlib.drawing import Label
 from camlib.files import write_whole
 from camlib.layout import EDGE, PER_INCH, length
@@ -26,7 +26,8 @@ p                    back to the class predicted
 t                    outline of the truth: on, off
 f                    all photos, wrong ones, those
                      predicted as the class over the photo
-o                    order: name, most or least confident
+o                    order: name, most or least confident,
+                     score of the class over the photo
 s                    save the picture in this folder
 h                    this list
 q                    close the window"""
@@ -152,7 +153,7 @@ class Controls:
 
     def arrange(self, chosen_filter=None, order=None):
         """Filter and order the photos; say so in the heading. False where no photo would be left."""
-        if not self.album.arrange(chosen_filter, order):
+        if not self.album.arrange(chosen_filter, order, self.viewer.wanted_class):
             return False
         count, slider = len(self.album), self.photo_slider
         slider.valmax = max(count, 2)
@@ -179,19 +180,29 @@ class Controls:
         self.viewer.show_overlay()
         self.draw()
 
+    def choose(self, kind=None, class_name=None):
+        self.viewer.choose(kind, class_name)
+        self.keep_order()
+
+    def keep_order(self):
+        """Order the photos anew where the class over the photo decides how."""
+        if self.album.order == SCORED:
+            self.arrange()
+
     def next_kind(self):
         kinds = list(self.viewer.content.maps)
         if kinds:
-            self.viewer.choose(kind=kinds[(kinds.index(self.viewer.overlay_kind) + 1) % len(kinds)])
+            self.choose(kind=kinds[(kinds.index(self.viewer.overlay_kind) + 1) % len(kinds)])
 
     def next_class(self, step):
         names = self.viewer.class_names
         if names:
-            self.viewer.choose(class_name=names[(names.index(self.viewer.overlay_class) + step) % len(names)])
+            self.choose(class_name=names[(names.index(self.viewer.overlay_class) + step) % len(names)])
 
     def predicted_class(self):
         self.viewer.wanted_class = None
         self.show_photo()
+        self.keep_order()
 
     def toggle_truth(self):
         self.viewer.with_truth = not self.viewer.with_truth
@@ -204,7 +215,7 @@ class Controls:
             return
         for axes, cell in zip(self.viewer.panels[2:], self.viewer.cells, strict=False):
             if event.inaxes is axes:
-                self.viewer.choose(*cell)
+                self.choose(*cell)
                 self.draw()
 
     # ------------------------------------------------------------ words
@@ -215,7 +226,8 @@ class Controls:
         if album.filter != "all":
             shown.append("wrong ones" if album.filter == "wrong" else f"predicted as {album.filter[0]}")
         if album.order != album.orders[0]:
-            shown.append(album.order)
+            of = f" for {self.viewer.overlay_class}" if album.order == SCORED and self.viewer.wanted_class else ""
+            shown.append(album.order + of)
         self.viewer.notes = [*shown, *words, album.annotations.problem]
 
     def matches(self):
@@ -230,7 +242,7 @@ class Controls:
             found, self.typed = self.matches(), None
             self.say()
             if found:
-                self.viewer.choose(class_name=found[0])
+                self.choose(class_name=found[0])
         elif key == "escape":
             self.typed = None
         elif key == "backspace":

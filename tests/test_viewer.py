@@ -219,6 +219,17 @@ def test_keys_filter_and_order(layer_cam_run):
     assert names() == ["val/dog/b.jpg", "val/cat/c.jpg", "val/dog/a.jpg"] and viewer.saved.name == "val/cat/c.jpg"
     press("o")
     assert names() == ["val/dog/a.jpg", "val/cat/c.jpg", "val/dog/b.jpg"]
+    for logits, photo in zip(((1, 5), (2, 9), (3, 0)), album.photos, strict=True):  # of dog and cat
+        photo.logits.update(zip(CLASSES, map(float, logits), strict=True))
+    press("o")  # the scores of the classes predicted: dog 1, cat 9, dog 3
+    assert names() == ["val/dog/b.jpg", "val/cat/c.jpg", "val/dog/a.jpg"]
+    assert "highest score first" in viewer.heading.get_text().replace("\n", " ")
+    press("down")  # from dog to cat, over the photo that is shown still
+    assert viewer.saved.name == "val/cat/c.jpg" and viewer.wanted_class == "cat"
+    assert names() == ["val/dog/b.jpg", "val/dog/a.jpg", "val/cat/c.jpg"]
+    assert "highest score first for cat" in viewer.heading.get_text().replace("\n", " ")
+    press("p")
+    assert names() == ["val/dog/b.jpg", "val/cat/c.jpg", "val/dog/a.jpg"]
 
 
 def test_without_class_folders_nothing_is_wrong(run_folder):
