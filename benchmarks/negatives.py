@@ -1,0 +1,109 @@
+"""What the four-class networks say of pictures that hold none of their classes, and whether their confidence tells.
+
+    python benchmarks/negatives.py                                    # the demo set's backgrounds; about ten seconds
+    python benchmarks/negatives.py --negatives my_furniture --positives photos/val
+
+A softmax over four classes has to name one of them. The first table has the share of the negatives that each class is
+named for, and how sure the network is (the largest probability). The second asks whether that probability tells
+negatives from positives (Hendrycks and Gimpel 2017): AUROC, the chance that a positive has more of it than a negative,
+and FPR95, the share of the negatives that pass a threshold which 95 % of the positives pass. Negatives by default are
+the scenes that the demo set is drawn on, without animals; positives its `val`.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import camlib.backend  # noqa: F401  keeps TensorFlow's start-up lines off the screen
+
+# isort: split
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from camlib.console import ArgumentParser, UserError, counted, print_table, run_script, whole_number
+from camlib.demo.backgrounds import draw_background
+from camlib.demo.scenes import demo_folder
+from camlib.model_files import GAP_NETWORK, VGG_NETWORK, load_known_network
+from camlib.photos import PhotoError, find_photos, in_parallel, network_input, read_network_input
+
+SEED, SIDE = 7, 128  # of the backgrounds; no picture of the demo set has this seed
+BATCH = 32
+SURE = (0.5, 0.9)
+PASSING = 95  # percent of the positives
+
+
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--networks", type=Path, nargs="+", default=[GAP_NETWORK, VGG_NETWORK], metavar="FILE",
+                        help="networks of this project; default: the two shipped")  # fmt: skip
+    parser.add_argument("--negatives", type=Path, metavar="DIR",
+                        help="photos with none of the classes; default: drawn backgrounds")  # fmt: skip
+    parser.add_argument("--positives", type=Path, metavar="DIR", help="photos of the classes; default: data/demo/val")
+    parser.add_argument("--count", type=whole_number(2, 100_000), default=400, metavar="N", help="of backgrounds drawn")
+    return parser.parse_args(arguments)
+
+
+def separation(positives, negatives):
+    """How well a number tells positives from negatives.
+
+    Args:
+        positives, negatives: float (N,), (M,); positives should have more.
+
+    Returns:
+        (auroc, fpr95): floats. AUROC counts ties as half; FPR95 is the share of the negatives at or above the largest
+        threshold that 95 % of the positives reach.
+    """
+    auroc = mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
+    threshold = np.percentile(positives, 100 - PASSING, method="lower")
+    return float(auroc), float((np.asarray(negatives) >= threshold).mean())
+
+
+def photos_of(folder):
+    """A function of a Meaning: a folder's photos as a network's inputs, uint8 (N, height, width, channels)."""
+    photos = find_photos([folder])
+
+    def inputs(meaning):
+        images = []
+        for photo, image in in_parallel(lambda photo: read_network_input(photo.path, meaning), photos):
+            if isinstance(image, PhotoError):
+                raise UserError(f"{photo.path} cannot be read ({image}); expected photos alone")
+            images.append(image)
+        return np.stack(images)
+
+    return inputs
+
+
+def backgrounds(count):
+    """As `photos_of`, of scenes without animals."""
+    scenes = [draw_background(np.random.default_rng([SEED, index]), SIDE) for index in range(count)]
+    return lambda meaning: np.stack([network_input(scene, meaning) for scene in scenes])
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    networks = {path.stem: load_known_network(path) for path in settings.networks}
+    negatives = photos_of(settings.negatives) if settings.negatives else backgrounds(settings.count)
+    positives = photos_of(settings.positives or demo_folder() / "val")
+    named, told = [], []
+    for name, (network, meaning) in networks.items():
+        of_negatives, of_positives = (
+            network.predict(meaning.prepare(inputs(meaning)), batch_size=BATCH, verbose=0)  # (N, C)
+            for inputs in (negatives, positives)
+        )
+        shares = np.bincount(of_negatives.argmax(axis=1), minlength=len(meaning.class_names)) / len(of_negatives)
+        surest, known = of_negatives.max(axis=1), of_positives.max(axis=1)
+        named.append([name, *(f"{one} {share:.3f}" for one, share in zip(meaning.class_names, shares, strict=True))])
+        told.append([name, f"{np.median(surest):.3f}", f"{np.median(known):.3f}",
+                     *(f"{(surest >= limit).mean():.3f}" for limit in SURE),
+                     *(f"{number:.3f}" for number in separation(known, surest))])  # fmt: skip
+    count, other = counted(len(of_negatives), "negative"), counted(len(of_positives), "positive")
+    columns = max(map(len, named))
+    named = [row + [""] * (columns - len(row)) for row in named]
+    print_table(f"what {count} are taken for", ["network", *[""] * (columns - 1)], named)
+    header = ["network", "median, negatives", "positives", *(f"≥ {limit}" for limit in SURE), "AUROC", "FPR95"]
+    print_table(f"largest probability of {count} and {other}", header, told)
+
+
+if __name__ == "__main__":
+    run_script(main)
