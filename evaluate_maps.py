@@ -25,6 +25,7 @@ from camlib.console import (
     run_script,
 )
 from camlib.options import FILLS, add_network_options, add_output_options
+from camlib.pixel_budget import PIXELS, add_pixel_option
 
 # ---------------------------------------------------------------- settings
 
@@ -50,6 +51,7 @@ def parse_arguments(arguments=None):
                         help="which photos; default: all annotated ones, or the demo set's val and both")  # fmt: skip
     photos.add_argument("--annotations", type=Path, metavar="FILE_OR_FOLDER",
                         help="annotations.json, PASCAL VOC's XML files, or a folder with masks/")  # fmt: skip
+    add_pixel_option(photos)
     maps = parser.add_argument_group("maps")
     maps.add_argument("--maps", nargs="+", default=list(DEFAULT_MAPS), metavar="[FILE:]METHOD[@LAYER]",
                       help="FILE: .h5, .keras, or a name of keras.applications; "
@@ -66,6 +68,7 @@ def parse_arguments(arguments=None):
     output.add_argument("--html", type=Path, metavar="FILE", help="the page; default: report.html among the results")
     settings = parser.parse_args(arguments)
     parser.require(settings, sample=1, steps=2, batch_size=1)
+    PIXELS.most = settings.most_pixels
     return settings
 
 

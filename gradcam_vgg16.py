@@ -18,6 +18,7 @@ from pathlib import Path
 from camlib.cam_family import METHODS
 from camlib.console import ArgumentParser, answer_at_once, command, counted, run_script
 from camlib.options import add_network_options, add_output_options, add_port_options, add_style_options
+from camlib.pixel_budget import PIXELS, add_pixel_option
 
 # ---------------------------------------------------------------- settings
 
@@ -37,6 +38,7 @@ def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
+    add_pixel_option(parser)
     maps = parser.add_argument_group("maps")
     maps.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
     maps.add_argument("--classes", nargs="+", default=["predicted"], metavar="predicted|all|NAME|INDEX",
@@ -57,6 +59,7 @@ def parse_arguments(arguments=None):
     add_output_options(parser.add_argument_group("output"), OUTPUT, "maps", batch_size=8)
     settings = parser.parse_args(arguments)
     parser.require(settings, batch_size=1)
+    PIXELS.most = settings.most_pixels
     if settings.counterfactual and METHODS[settings.method].needs != "gradients":
         parser.error(
             f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from camlib.console import ArgumentParser, UserError, answer_at_once, command, counted, run_script
 from camlib.options import add_network_options, add_output_options, add_style_options, size_name
+from camlib.pixel_budget import PIXELS, add_pixel_option
 
 # ---------------------------------------------------------------- settings
 
@@ -33,6 +34,7 @@ def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
+    add_pixel_option(parser)
     network = parser.add_argument_group("network")
     network.add_argument("--model", type=Path, metavar="FILE|NAME",
                          help="the network: .h5, .keras, or one of keras.applications (DenseNet121); default: the "
@@ -42,6 +44,7 @@ def parse_arguments(arguments=None):
     add_output_options(parser.add_argument_group("output"), OUTPUT, "maps", batch_size=32)
     settings = parser.parse_args(arguments)
     parser.require(settings, batch_size=1)
+    PIXELS.most = settings.most_pixels
     return settings
 
 

@@ -33,6 +33,7 @@ from camlib.pictures import (
     style_of,
     superposition_scale_of,
 )
+from camlib.pixel_budget import PIXELS, add_pixel_option
 from camlib.sheet import format_of, spread_over, write_sheet
 from camlib.viewer import Viewer
 from camlib.window import SAVED_DPI, Controls, freed_keys
@@ -191,10 +192,12 @@ def parse_arguments(arguments):
     pictures.add_argument("--opacity", type=float, default=USUAL.opacity, metavar="0..1",
                           help="of a map's largest value over the photo")  # fmt: skip
     add_style_options(pictures, writes=False)
+    add_pixel_option(pictures)
     settings = parser.parse_args(arguments)
     if not 0 <= settings.opacity <= 1:
         parser.error(f"--opacity {settings.opacity}: expected a number from 0 to 1")
     parser.require(settings, photos=1)
+    PIXELS.most = settings.most_pixels
     settings.style = style_of(settings, settings.opacity)
     return settings
 

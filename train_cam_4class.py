@@ -31,6 +31,7 @@ from camlib.console import (
 from camlib.later import keras
 from camlib.networks import modern_network, original_network, vgg16_network
 from camlib.options import add_host_options, add_teacher_options, check_host_options, check_teacher_options
+from camlib.pixel_budget import PIXELS, add_pixel_option
 
 # ---------------------------------------------------------------- settings
 
@@ -128,6 +129,7 @@ def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     data = parser.add_argument_group("photos and network")
     data.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="class folders; default: the demo set")
+    add_pixel_option(data)
     data.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
     data.add_argument("--weights", metavar="FILE|imagenet",
                       help="start from the convolutions of this network; imagenet, for --recipe vgg16: Keras's own; "
@@ -161,6 +163,7 @@ def parse_arguments(arguments=None):
         parser.error(f"--learning-rate {settings.learning_rate}: expected a number between 0 and 1")
     check_teacher_options(parser, settings, recipe.loss)
     check_host_options(parser, settings)
+    PIXELS.most = settings.most_pixels
     return settings
 
 

@@ -11,10 +11,12 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
-from camlib.photos import PhotoError, find_photos, name_without_suffix
+from camlib.photos import FORMATS, PhotoError, find_photos, name_without_suffix
+from camlib.pixel_budget import PIXELS
 
 ANNOTATIONS_FILE = "annotations.json"
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what keeps a mask's values
+MASK_FORMATS = (*FORMATS, "GIF", "PPM")  # of those that Pillow knows, some start other programs
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ class Annotation:
         """
         if self.mask:
             try:
-                with Image.open(self.mask) as picture:
-                    grey = picture.convert("L").resize((width, height), Image.Resampling.BOX)
-            except (OSError, Image.DecompressionBombError) as error:
+                with Image.open(self.mask, formats=MASK_FORMATS) as picture:
+                    PIXELS.check(picture)
+                    with PIXELS.spent_on(picture):
+                        grey = picture.convert("L").resize((width, height), Image.Resampling.BOX)
+            except Exception as error:  # decoders meet damaged bytes with errors of almost every class
                 raise PhotoError(f"its mask {self.mask} cannot be read ({error})") from error
             return np.asarray(grey) > 127
         inside = np.zeros((height, width), bool)
@@ -162,9 +166,9 @@ def size_of(mask):
         UserError: it cannot be read.
     """
     try:
-        with Image.open(mask) as picture:
+        with Image.open(mask, formats=MASK_FORMATS) as picture:
             return picture.size
-    except OSError as error:
+    except Exception as error:
         raise UserError(f"{mask} cannot be read ({error}); expected a mask") from error
 
 

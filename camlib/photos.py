@@ -14,12 +14,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from camlib.console import UserError
+from camlib.pixel_budget import PIXELS
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictures in a file, as phones write
 # A file with one of these suffixes is meant as a photo: what cannot be read is reported, not passed over.
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".avif"}
 DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only makes the files larger
 SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
+MOST_PAGES = 1000  # of a TIFF, that are looked at
 RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
 
 
@@ -154,7 +156,7 @@ def read_photo(path, shorter_side=None):
         uint8 (H, W, 3), RGB.
 
     Raises:
-        PhotoError: the file is missing, cut off, damaged or of another kind; the message is the reason.
+        PhotoError: the file is missing, cut off, damaged, of another kind or too large; the message is the reason.
     """
     try:
         if os.path.getsize(path) == 0:
@@ -162,10 +164,12 @@ def read_photo(path, shorter_side=None):
         with Image.open(path, formats=FORMATS) as picture:
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
-            picture.load()
-            refuse_what_is_left_out(picture)
-            ImageOps.exif_transpose(picture, in_place=True)
-            return np.asarray(to_rgb(picture))
+            refuse_too_large(picture)
+            with PIXELS.spent_on(picture):
+                picture.load()
+                refuse_what_is_left_out(picture)
+                ImageOps.exif_transpose(picture, in_place=True)
+                return np.asarray(to_rgb(picture))
     except FileNotFoundError:
         raise PhotoError("no such file") from None
     except PermissionError:
@@ -178,6 +182,14 @@ def read_photo(path, shorter_side=None):
         raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})".replace("\n", " ")) from error
 
 
+def refuse_too_large(picture):
+    """Raise PhotoError for a picture of more pixels than may be decoded."""
+    try:
+        PIXELS.check(picture)
+    except ValueError as error:
+        raise PhotoError(str(error)) from None
+
+
 def refuse_what_is_left_out(picture):
     """Raise PhotoError for a TIFF file with more than Pillow reads of it: further pages, further bands."""
     if picture.format != "TIFF":
@@ -185,14 +197,24 @@ def refuse_what_is_left_out(picture):
     bands = picture.tag_v2.get(SAMPLES_PER_PIXEL, 1)
     if bands > len(picture.getbands()):
         raise PhotoError(f"a TIFF of {bands} bands; expected grey or RGB, with or without transparency")
-    pages = 1
-    for page in range(1, picture.n_frames):
-        picture.seek(page)
-        pages += not picture.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1  # a smaller copy of another page is no page of its own
+    pages = [page for page in pages_of(picture) if not page & 1]  # a smaller copy of another page is none of its own
     picture.seek(0)
     picture.load()
-    if pages > 1:
-        raise PhotoError(f"a TIFF of {pages} pages; expected one picture a file: save the page that is meant alone")
+    if len(pages) > 1:
+        count = f"{len(pages)} pages" if len(pages) < MOST_PAGES else "very many pages"
+        raise PhotoError(f"a TIFF of {count}; expected one picture a file: save the page that is meant alone")
+
+
+def pages_of(picture):
+    """The NewSubfileType of each page of a TIFF, of MOST_PAGES at most: a file may have them without end."""
+    kinds = []
+    for page in range(MOST_PAGES):
+        try:
+            picture.seek(page)
+        except EOFError:
+            break
+        kinds.append(picture.tag_v2.get(NEW_SUBFILE_TYPE, 0))
+    return kinds
 
 
 def what_else(path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.annotations import Annotation, read_annotations
+from camlib.annotations import Annotation, read_annotations, size_of
 from camlib.console import UserError
 from camlib.photos import PhotoError
 
@@ -99,3 +99,16 @@ def test_missing_places_and_masks(tmp_path):
         read_annotations(tmp_path / "nothing")
     with pytest.raises(PhotoError, match="its mask .*m.png cannot be read"):
         Annotation(tmp_path / "p.jpg", "dog", (), tmp_path / "m.png", 4, 4).inside(4, 4)
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", b"nonsense", b""],
+                         ids=["PostScript", "text", "empty"])  # fmt: skip
+def test_a_mask_is_a_picture(tmp_path, content):
+    """PostScript would be handed to another program by the library that decodes pictures."""
+    (tmp_path / "mask.png").write_bytes(content)
+    annotation = Annotation(tmp_path / "a.jpg", "dog", (), tmp_path / "mask.png", 4, 4)
+    with pytest.raises(PhotoError, match="its mask .* cannot be read") as why:
+        annotation.inside(4, 4)
+    assert "identify" in str(why.value)
+    with pytest.raises(UserError, match="expected a mask"):
+        size_of(tmp_path / "mask.png")

@@ -1,9 +1,12 @@
 """Photos: what is found, how it is decoded, what a bad file is told, class folders, and the cache."""
 
+import contextlib
 import io
 import os
 import struct
 import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import cv2
@@ -22,6 +25,7 @@ from camlib.photos import (
     read_photo,
     resize_photo,
 )
+from camlib.pixel_budget import PIXELS, PixelBudget
 
 pytestmark = pytest.mark.any_backend
 
@@ -220,15 +224,68 @@ def test_bad_files_say_why(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_a_picture_too_large_to_be_meant_is_refused(tmp_path):
-    header = save(tmp_path / "a.png", np.zeros((8, 8), np.uint8)).read_bytes()
-    width = (60_000).to_bytes(4, "big")
-    body = header[12:16] + width + width + header[24:29]
-    import zlib
+def with_sides(path, width, height):
+    """Write other sides into the header of a PNG: its pixels are then cut off, but what it claims comes first."""
+    data = path.read_bytes()
+    body = data[12:16] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + data[24:29]
+    path.write_bytes(data[:12] + body + zlib.crc32(body).to_bytes(4, "big") + data[33:])
 
-    (tmp_path / "a.png").write_bytes(header[:12] + body + zlib.crc32(body).to_bytes(4, "big") + header[33:])
-    with pytest.raises(PhotoError, match="exceeds limit"):
-        read_photo(tmp_path / "a.png")
+
+def test_a_picture_too_large_to_be_meant_is_refused(tmp_path):
+    save(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
+    for side in (13_300, 60_000):
+        with_sides(tmp_path / "a.png", side, side)
+        words = f"{side:,} x {side:,} pixels.* expected at most 100,000,000: .*--most-pixels {side * side}"
+        with pytest.raises(PhotoError, match=words):
+            read_photo(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"format": "MPO"}], ids=["baseline", "progressive", "MPO"]
+)
+def test_what_counts_of_a_large_jpeg_is_the_scale_it_is_decoded_at(tmp_path, options, monkeypatch):
+    path = save(tmp_path / "a.jpg", blocks(1600, 2400), **options)
+    monkeypatch.setattr(PIXELS, "most", 700_000)  # an eighth of each side has 60,000, a third of all 1,150,000
+    assert read_photo(path, 200).shape == (200, 300, 3)
+    with pytest.raises(PhotoError, match="2,400 x 1,600 pixels, of which 3,840,000 would be decoded"):
+        read_photo(path)
+    monkeypatch.setattr(PIXELS, "most", 3_840_000)
+    assert read_photo(path).shape == (1600, 2400, 3)
+
+
+def test_pixels_in_flight_are_bounded_for_all_threads(tmp_path, monkeypatch):
+    """Eight threads decode pictures of which two fit at a time; one that never fits beside another is decoded alone."""
+    small = [save(tmp_path / f"{number}.png", blocks(300, 200)) for number in range(16)]
+    large = save(tmp_path / "large.png", np.dstack((blocks(400, 300), np.full((400, 300), 255, np.uint8))))
+    budget, seen, spent_on = PixelBudget(150_000), [], PixelBudget.spent_on
+
+    @contextlib.contextmanager
+    def watched(self, picture):
+        with spent_on(self, picture):
+            seen.append(self.taken)
+            time.sleep(0.005)  # so that others come meanwhile
+            yield
+
+    monkeypatch.setattr(PixelBudget, "spent_on", watched)
+    monkeypatch.setattr("camlib.photos.PIXELS", budget)
+    with ThreadPoolExecutor(8) as pool:
+        shapes = [image.shape for image in pool.map(read_photo, [*small[:8], large, *small[8:]])]
+    assert sorted(set(shapes)) == [(300, 200, 3), (400, 300, 3)] and len(shapes) == 17
+    assert set(seen) == {60_000, 120_000, 240_000} and seen.count(240_000) == 1 and budget.taken == 0
+
+
+def test_a_tiff_without_end_is_no_photo(tmp_path):
+    pages = [Image.fromarray(np.full((2, 2), number, np.uint8)) for number in range(3)]
+    path = save(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:])
+    data = bytearray(path.read_bytes())
+    place, offsets = 4, []
+    while offset := int.from_bytes(data[place : place + 4], "little"):
+        offsets.append(offset)
+        place = offset + 2 + 12 * int.from_bytes(data[offset : offset + 2], "little")
+    data[place : place + 4] = offsets[1].to_bytes(4, "little")  # the last page's next is the second
+    path.write_bytes(data)
+    with pytest.raises(PhotoError, match="a TIFF of|damaged"):
+        read_photo(path)
 
 
 def test_batches_go_on_past_bad_files(tmp_path):
