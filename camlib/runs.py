@@ -158,6 +158,7 @@ class MapRun:
     def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True, groups=(),
                  pictures=True):  # fmt: skip
         self.output, self.class_names, self.groups, self.pictures = output, class_names, groups, pictures
+        self.failed_list = output / FAILED_FILE
         numbers = [f"logit_{name}" for name in class_names]
         if with_probabilities:
             numbers += [f"probability_{name}" for name in (*class_names, *groups)]
@@ -169,11 +170,6 @@ class MapRun:
     def claim(self, settings, conventions, overwrite):
         """Take the place of the run, see `claim_folder`."""
         claim_folder(self.output, settings, conventions, overwrite, remove_maps)
-
-    @property
-    def failed_file(self):
-        """Path of the list of photos that failed."""
-        return self.output / FAILED_FILE
 
     def read_rows(self):
         """The whole rows of predictions.csv; a last line cut off by a kill is left out."""
@@ -275,12 +271,12 @@ class MapRun:
             for count, of_batch in self.written(batches, explain, pool):
                 failed += of_batch
                 progress.advance(count)
-        write_failed(self.failed_file, failed)
+        write_failed(self.failed_list, failed)
         print(f"wrote the maps of {counted(len(left) - len(failed), 'photo')} to {self.output}")
         if len(failed) < len(photos):  # with nothing to look at there is nothing to do next
             print(f"next: {next_command}")
         if failed:
-            say_failed(failed, self.failed_file)
+            say_failed(failed, self.failed_list)
         return EXIT_SOME_FAILED if failed else 0
 
     def written(self, batches, explain, pool):

@@ -56,6 +56,7 @@ class StoreRun(MapRun):
         self.classes_of_photo = classes_of_photo or len(self.explained)
         path.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(path, settings, conventions, class_names, overwrite, **about)
+        self.failed_list = path.with_name(f"{path.stem}_{FAILED_FILE}")
 
     def claim(self, settings, conventions, overwrite):
         """Become the only process that writes to the file, and look whether it is this run's."""
@@ -85,10 +86,6 @@ class StoreRun(MapRun):
             refuse_others(self.output, found.header["run"]["settings"], settings, "--store")
         if overwrite or not found.rows:
             self.output.unlink()
-
-    @property
-    def failed_file(self):
-        return self.output.with_name(f"{self.output.stem}_{FAILED_FILE}")
 
     def read_rows(self):
         """(name, when it was written) of each photo in the store."""
