@@ -7,6 +7,8 @@
     python show_heatmaps.py outputs/cam --sheet sheet.png                   # twelve photos, their maps, one picture
     python show_heatmaps.py outputs/cam/val/cat/cat_001/heatmap_for_cat.npy     # one map alone
 
+A store, outputs/mine.h5, or a folder of stores is shown like outputs/cam.
+
 Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within two seconds, whatever the number of
 photos. Arrow keys or the slider go through the photos, up and down through the classes, `h` lists the keys.
 """

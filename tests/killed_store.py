@@ -23,8 +23,8 @@ from camlib.maps import write_maps
 from camlib.meaning import Meaning
 from camlib.photos import find_photos
 
-CLASSES = ["dog", "cat"]
-LONGEST = 0.4  # seconds that an attempt is left alone
+CLASSES, AT_END = ["dog", "cat"], "before it is closed"
+PAUSE, LONGEST = 0.01, 0.2  # seconds: of each batch, and that an attempt is left alone after its first
 
 
 def die(*_, **__):
@@ -44,21 +44,29 @@ def die_after(function, times):
     return instead
 
 
-def at_record(self, *arguments, **more):
-    """Add photos, but die when all is flushed and no record is written."""
-    self.file.flush = die_after(self.file.flush, 0)
+add, close = store.StoreWriter.add, store.StoreWriter.close
+
+
+def dies_at_record(self, *arguments, **more):
+    """Add photos, but to the store itself only what comes before their records."""
+    if not self.path.name.startswith("."):  # the copy of a store that was killed
+        self.file.flush = die
     add(self, *arguments, **more)
 
 
-add = store.StoreWriter.add
+def dies_at_end(self):
+    """Close a copy, but not the store itself."""
+    die() if not self.path.name.startswith(".") else close(self)
+
+
 # what is exchanged in an attempt, so that it dies there
 MOMENTS = {
     "before the file has its name": lambda: setattr(store.os, "replace", die),
     "between two photos of a batch": lambda: setattr(store, "write_chunks", die_after(store.write_chunks, 6)),
     "while the last run's photos are copied": lambda: setattr(store.StoreWriter, "add", die),
     "when they are copied": lambda: setattr(store.os, "replace", die),
-    "before the records of a batch": lambda: setattr(store.StoreWriter, "add", at_record),
-    "before it is closed": lambda: setattr(store.StoreWriter, "close", die),
+    "before the records of a batch": lambda: setattr(store.StoreWriter, "add", dies_at_record),
+    AT_END: lambda: setattr(store.StoreWriter, "close", dies_at_end),
 }
 
 
@@ -76,6 +84,7 @@ def make(photos, path, flushed=lambda count: None, dtype="float32"):
         def write(index, photo, target, picture):
             write_maps(target, "heatmap", maps_of(images[index]), True, picture, None)
 
+        time.sleep(PAUSE)
         sums = images.reshape(len(images), -1).mean(axis=1)
         return np.column_stack((sums, -sums)), np.column_stack((sums, 256 - sums)) / 256, write
 
@@ -119,8 +128,9 @@ def main(folder, path, kills):
     photos, generator = find_photos([Path(folder)]), random.Random(0)
     screen = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    attempts = [(moment, None) for moment in MOMENTS] + [(None, generator.uniform(0, LONGEST)) for _ in range(kills)]
-    for moment, seconds in [*attempts, (None, None)]:
+    attempts = [(moment, None) for moment in MOMENTS if moment != AT_END]
+    attempts += [(None, generator.uniform(0, LONGEST)) for _ in range(kills)]
+    for moment, seconds in [*attempts, (AT_END, None), (None, None)]:
         ended = attempt(photos, Path(path), moment, seconds)
         held = len(store.Store(Path(path)).rows) if Path(path).exists() else None
         os.write(screen, json.dumps(ended | {"held": held}).encode() + b"\n")
