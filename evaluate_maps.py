@@ -4,6 +4,7 @@
     python evaluate_maps.py --annotations my_set --maps cam grad-cam grad-cam@block4_conv3
     python evaluate_maps.py --annotations my_set --maps my_network.h5:cam --only localisation
     python evaluate_maps.py my_photos/val --only network      # class folders, without annotations
+    python evaluate_maps.py --annotations my_set --maps outputs/cam maps.h5         # maps that were saved
 
 Writes tables (CSV and Markdown), figures and one HTML page to the output folder. Every score stands beside what maps
 that know no network reach, and has a 95 % interval by resampling photos. The same command again does only what is
@@ -53,8 +54,9 @@ def parse_arguments(arguments=None):
                         help="annotations.json, PASCAL VOC's XML files, or a folder with masks/")  # fmt: skip
     add_pixel_option(photos)
     maps = parser.add_argument_group("maps")
-    maps.add_argument("--maps", nargs="+", default=list(DEFAULT_MAPS), metavar="[FILE:]METHOD[@LAYER]",
-                      help="FILE: .h5, .keras, or a name of keras.applications; "
+    maps.add_argument("--maps", nargs="+", default=list(DEFAULT_MAPS), metavar="[FILE:]METHOD[@LAYER]|PLACE",
+                      help="PLACE: saved maps, a folder or a store (.h5), of which localisation and the network's "
+                      "answers are scored; FILE: .h5, .keras, or a name of keras.applications; "
                       f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}")  # fmt: skip
     maps.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the evaluation")
     maps.add_argument("--sample", type=int, default=8, metavar="N",
@@ -87,19 +89,18 @@ from camlib.annotations import find_items, spread, truth_kind
 from camlib.explaining import targets_of
 from camlib.model_files import identity_of, load_network
 from camlib.perturbation import deletion_insertion_function, probability_function
-from camlib.pictures import encode_photo
-from camlib.report import NO_NETWORK, report
+from camlib.report import report
 from camlib.runs import FAILED_FILE, Results, claim_folder, say_failed, write_failed
+from camlib.saved_maps import SavedMaps, evaluate_saved, saved_place
 from camlib.scoring import (
+    add_scores,
     batches,
     cascade,
     check_finite,
     faithfulness,
     fill_up,
     listed,
-    localise,
     of_gradients,
-    outlines_of,
     parse_map,
     scores_of_map,
     truth_of,
@@ -124,6 +125,7 @@ class ScoredNetwork(Subject):
         self.path, self.name, self.kinds = path, path.stem, kinds
         self.signed = {kind.name: kind.is_signed for kind in kinds}
         network, meaning = load_network(path, settings.trust_model, settings.architecture)
+        self.identity = identity_of(path)["model_sha256"]
         super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, settings.size,
                          settings.dtype)  # fmt: skip
         if not self.has_probabilities:
@@ -211,20 +213,8 @@ def evaluate_fast(subject, items, settings, results, failed, with_baselines):
             outputs, maps = subject.fast_maps(subject.prepare(pixels), np.stack((labels, others)))
             for index, (item, picture) in enumerate(zip(chosen, pictures, strict=True)):
                 with listed(item, failed):
-                    check_finite(outputs[index])
-                    right = bool(subject.targets[labels[index], outputs[index].argmax()])
-                    truth = truth_of(item, picture.shape[:2])
-                    of_item = {
-                        name: scores_of_map(values[0, index], values[1, index], truth, picture, subject.signed[name])
-                        for name, values in maps.items()
-                    }
-                    if with_baselines and truth:
-                        baselines = metrics.baseline_maps(picture, item.seed)
-                        lie = {name: localise(values, truth) for name, values in baselines.items()}
-                        results.add(NO_NETWORK, "maps", item, truth=truth_kind(item), maps=lie)
-                    results.add(subject.name, "maps", item, label=int(labels[index]), outputs=outputs[index].tolist(),
-                                right=right, truth=truth_kind(item), picture=encode_photo(picture),
-                                outlines=outlines_of(item, truth), maps=of_item)  # fmt: skip
+                    of_item = {name: (values[0, index], values[1, index]) for name, values in maps.items()}
+                    add_scores(results, subject, item, picture, outputs[index], of_item, with_baselines)
             progress.advance(len(chosen))
 
 
@@ -276,12 +266,15 @@ def evaluate_sanity(subject, sample, settings, results, failed):
 
 
 def subjects_of(settings):
-    """Load each network that --maps names."""
-    kinds = [parse_map(text) for text in dict.fromkeys(settings.maps)]
-    files = dict.fromkeys(kind.network for kind in kinds)
-    if len({file.stem for file in files}) < len(files):
+    """Load each network that --maps names, and find the saved maps."""
+    texts = list(dict.fromkeys(settings.maps))
+    places = [place for place in map(saved_place, texts) if place]
+    kinds = [parse_map(text) for text in texts if not saved_place(text)]
+    files = list(dict.fromkeys(kind.network for kind in kinds))
+    if len({file.stem for file in (*files, *places)}) < len(files) + len(places):
         raise UserError("--maps names two files with the same name; expected different ones, as tables go by them")
-    return [ScoredNetwork(file, [kind for kind in kinds if kind.network == file], settings) for file in files]
+    networks = [ScoredNetwork(file, [kind for kind in kinds if kind.network == file], settings) for file in files]
+    return [*networks, *map(SavedMaps, places)]
 
 
 def known_items(items, subjects):
@@ -302,6 +295,11 @@ def known_items(items, subjects):
 def evaluate(subject, items, settings, results, failed, with_baselines):
     """All parts of the evaluation of one network."""
     parts, sample = settings.only, spread(items, settings.sample)
+    if isinstance(subject, SavedMaps):
+        if left_out := [part for part in parts if part in ("faithfulness", "sanity")]:
+            print(f"{subject.name}: {' and '.join(left_out)} ask the network, which saved maps are without: left out")
+        evaluate_saved(subject, items, results, failed, with_baselines)
+        return
     if "localisation" in parts or "network" in parts:
         evaluate_fast(subject, items, settings, results, failed, with_baselines)
     if "faithfulness" in parts or ("localisation" in parts and subject.explain_slow):
@@ -322,7 +320,7 @@ def main(arguments=None):
     decisive = {
         name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
     } | {"dtype": ", ".join(dict.fromkeys(subject.dtype for subject in subjects))}
-    identities = {subject.name: identity_of(subject.path)["model_sha256"] for subject in subjects}
+    identities = {subject.name: subject.identity for subject in subjects}
     claim_folder(
         settings.output,
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],

@@ -17,7 +17,13 @@ from pathlib import Path
 
 from camlib.cam_family import METHODS
 from camlib.console import ArgumentParser, answer_at_once, command, counted, run_script
-from camlib.options import add_network_options, add_output_options, add_port_options, add_style_options
+from camlib.options import (
+    add_map_run_options,
+    add_network_options,
+    add_port_options,
+    add_style_options,
+    check_store_options,
+)
 from camlib.pixel_budget import PIXELS, add_pixel_option
 
 # ---------------------------------------------------------------- settings
@@ -56,9 +62,10 @@ def parse_arguments(arguments=None):
     add_network_options(network)
     add_port_options(parser.add_argument_group("networks with several inputs or outputs"))
     add_style_options(parser.add_argument_group("pictures"))
-    add_output_options(parser.add_argument_group("output"), OUTPUT, "maps", batch_size=8)
+    add_map_run_options(parser.add_argument_group("output"), OUTPUT, batch_size=8)
     settings = parser.parse_args(arguments)
     parser.require(settings, batch_size=1)
+    check_store_options(parser, settings)
     PIXELS.most = settings.most_pixels
     if settings.counterfactual and METHODS[settings.method].needs != "gradients":
         parser.error(
@@ -95,7 +102,7 @@ from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
 from camlib.pictures import METHOD_TITLES, style_of_run, style_settings, titles_of
 from camlib.ports import port_of
-from camlib.runs import MapRun
+from camlib.storing import run_of
 from camlib.subject import Subject, announce_guided, check_guided, kept_precision, zero_maps_of
 from camlib.watching import guided_rule
 
@@ -298,8 +305,8 @@ def main(arguments=None):
         if not settings.guided_anyway:
             check_guided(subject.plan, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
         announce_guided(subject.plan)
-    run = MapRun(
-        settings.output,
+    run = run_of(
+        settings,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
          "weights": settings.weights, **identity_of(source, settings.architecture), "layer": subject.layer,
          "classes": settings.classes,
@@ -311,10 +318,10 @@ def main(arguments=None):
          **style_settings(settings)},
         CONVENTIONS,
         meaning.class_names,
-        settings.overwrite,
+        explained=subject.class_names,
+        classes_of_photo=len(chosen),
         with_probabilities=subject.has_probabilities,
         groups=groups,
-        pictures=not settings.no_pictures,
     )  # fmt: skip
     explain_batch = explainer(
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,

@@ -4,6 +4,7 @@
     python make_cam_maps.py my_photos --output outputs/mine
     python make_cam_maps.py my_photos --model outputs/training/mine.h5 --size 128
     python make_cam_maps.py my_photos --model densenet.keras --preprocess torch --class-names names.txt
+    python make_cam_maps.py my_photos --store outputs/mine.h5   # one file of maps instead of a folder
 
 Works for every network whose scores come from one Dense layer right behind global average pooling: those of
 train_cam_4class.py, the original's model_weight.h5, and any .keras or .h5 file of Keras's own layers, nested ones too.
@@ -15,7 +16,13 @@ does only what is missing.
 from pathlib import Path
 
 from camlib.console import ArgumentParser, UserError, answer_at_once, command, counted, run_script
-from camlib.options import add_network_options, add_output_options, add_style_options, size_name
+from camlib.options import (
+    add_map_run_options,
+    add_network_options,
+    add_style_options,
+    check_store_options,
+    size_name,
+)
 from camlib.pixel_budget import PIXELS, add_pixel_option
 
 # ---------------------------------------------------------------- settings
@@ -41,9 +48,10 @@ def parse_arguments(arguments=None):
                          "shipped models/cam_4class.h5")  # fmt: skip
     add_network_options(network)
     add_style_options(parser.add_argument_group("pictures"))
-    add_output_options(parser.add_argument_group("output"), OUTPUT, "maps", batch_size=32)
+    add_map_run_options(parser.add_argument_group("output"), OUTPUT, batch_size=32)
     settings = parser.parse_args(arguments)
     parser.require(settings, batch_size=1)
+    check_store_options(parser, settings)
     PIXELS.most = settings.most_pixels
     return settings
 
@@ -63,7 +71,7 @@ from camlib.maps import write_maps
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import style_of_run, style_settings
-from camlib.runs import MapRun
+from camlib.storing import run_of
 from camlib.subject import Subject
 from camlib.surveying import both_sides
 from camlib.watching import watched
@@ -203,17 +211,15 @@ def main(arguments=None):
     maps_of, meaning = cam_of_subject(subject), subject.meaning
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
-    run = MapRun(
-        settings.output,
+    run = run_of(
+        settings,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
          "model": str(source), **identity_of(source, settings.architecture),
          "size": meaning.height if meaning.height == meaning.width else size_name(meaning.height, meaning.width),
          "preprocess": settings.preprocess, "dtype": settings.dtype, **style_settings(settings)},
         CONVENTIONS,
         meaning.class_names,
-        settings.overwrite,
         with_probabilities=subject.has_probabilities,
-        pictures=not settings.no_pictures,
     )  # fmt: skip
 
     def explain(images, count):

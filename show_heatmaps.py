@@ -7,6 +7,8 @@
     python show_heatmaps.py outputs/cam --sheet sheet.png                   # twelve photos, their maps, one picture
     python show_heatmaps.py outputs/cam/val/cat/cat_001/heatmap_for_cat.npy     # one map alone
 
+A store, outputs/mine.h5, or a folder of stores is shown like outputs/cam.
+
 Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within two seconds, whatever the number of
 photos. Arrow keys or the slider go through the photos, up and down through the classes, `h` lists the keys.
 """
@@ -22,7 +24,7 @@ from camlib.files import write_whole
 from camlib.maps import MapError, all_maps, attempt, class_names_in, find_maps, find_saved, read_map
 from camlib.options import add_style_options
 from camlib.page import write_page
-from camlib.photos import PhotoError, name_without_suffix, read_photo
+from camlib.photos import PhotoError, name_without_suffix
 from camlib.pictures import (
     EVIDENCE_ENDS,
     GRADIENTS,
@@ -125,7 +127,7 @@ def entry_of(saved, style=USUAL):
     Raises:
         MapError, PhotoError: the photo or a map cannot be read.
     """
-    photo, kinds = read_photo(saved.photo_file), {}
+    photo, kinds = saved.read_photo(), {}
     for kind, paths in find_maps(saved).items():
         maps = {name: read_map(path) for name, path in paths.items()}
         scale = scale_on_page(saved, kind, maps.values())
@@ -175,7 +177,12 @@ def index_of(photos, name):
 def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
     parser.add_argument(
-        "place", type=Path, nargs="?", default=DEFAULT_PLACE, metavar="FOLDER_OR_NPY", help="saved maps"
+        "place",
+        type=Path,
+        nargs="?",
+        default=DEFAULT_PLACE,
+        metavar="FOLDER_OR_FILE",
+        help="saved maps: a folder, a store of maps (.h5), a folder of stores, or one .npy",
     )
     instead = parser.add_argument_group("instead of a window")
     instead.add_argument("--save", type=Path, metavar="FILE", help="write the figure of one photo: png, jpg, pdf, svg")
@@ -213,7 +220,7 @@ def main(arguments=None):
         raise UserError(
             f"--class {settings.class_name}: {photos[index].name} has no map of it; expected one of {', '.join(names)}"
         )
-    if settings.place.is_file():
+    if photos[index].only:
         error = attempt(read_map, settings.place)
         if isinstance(error, Exception):
             raise UserError(f"{error}; expected a saved map or a folder of them")

@@ -1,11 +1,13 @@
-"""Measure what the files of a photo cost beside the network: reading the photo, colours, JPEG and .npy.
+"""Measure what the files of a photo cost beside the network: reading the photo, colours, JPEG, .npy, or a store.
 
-    python benchmarks/files_speed.py my_photos --photos 300 --repeats 5     # about half a minute
+    python benchmarks/files_speed.py my_photos --photos 300 --repeats 5     # about a minute
+    python benchmarks/files_speed.py my_photos --maps outputs/cam           # with the maps of a network
 
 make_cam_maps.py's own way of reading and writing, with a network of no cost: four maps of 96x96 for each photo. Taking
-turns it makes all files, the arrays alone, and reads only, on one core and on all, and prints for each the median over
-the repeats: milliseconds a photo times cores, which is what a photo costs of one core; of these those that the
-processor worked, which other programs lengthen less; photos a second; and the largest peak of memory so far.
+turns it makes all files, the arrays alone, stores, and reads only, on one core and on all, and prints for each the
+median over the repeats: milliseconds a photo times cores, which is what a photo costs of one core; of these those that
+the processor worked, which other programs lengthen less; photos a second; kilobytes and files a photo; and the largest
+peak of memory so far. Maps of waves are smoother than a network's: their size in a store says little, see --maps.
 """
 
 import argparse
@@ -24,11 +26,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from camlib.maps import write_maps
+from camlib.maps import all_maps, find_saved, read_map, write_maps
 from camlib.meaning import Meaning
 from camlib.photos import Photo, find_photos, read_batches
 from camlib.pictures import USUAL
 from camlib.runs import MapRun
+from camlib.storing import StoreRun
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 MEANING = Meaning(CLASSES, 96, 96, 3)
@@ -47,14 +50,25 @@ def smooth_maps():
 MAPS, LOGITS = smooth_maps(), np.zeros((BATCH_SIZE, len(CLASSES)), np.float32)
 
 
-def write_files(photos, folder, pictures):
-    """Make the files of a run, with maps that cost nothing."""
-    run = MapRun(folder, {}, "", CLASSES, pictures=pictures)
+def maps_of_run(place):
+    """The maps of a run's first photos, float32 (N, C, h, w), those of as many photos as a batch has."""
+    saved = find_saved(place)[:BATCH_SIZE]
+    maps = [[read_map(path) for path in next(iter(all_maps(photo).values())).values()] for photo in saved]
+    return np.resize(np.array(maps), (BATCH_SIZE, *np.shape(maps)[1:]))
+
+
+def write_files(photos, folder, pictures, dtype=None):
+    """Make the files of a run, or with a dtype a store, with maps that cost nothing."""
+    if dtype:
+        run = StoreRun(folder / "maps.h5", {}, "", CLASSES, pictures=pictures, dtype=dtype)
+    else:
+        run = MapRun(folder, {}, "", CLASSES, pictures=pictures)
+    style = USUAL if pictures and not dtype else None
 
     def explain(images, count):
         def write(index, photo, folder, picture):
             of_classes = dict(zip(CLASSES, MAPS[index], strict=True))
-            write_maps(folder, "heatmap", of_classes, True, picture, USUAL if pictures else None, over_photo=True)
+            write_maps(folder, "heatmap", of_classes, True, picture, style, over_photo=True)
 
         return LOGITS, LOGITS, write
 
@@ -71,15 +85,20 @@ def read_only(photos, folder):
 WORK = {
     "all files": lambda photos, folder: write_files(photos, folder, True),
     "arrays only": lambda photos, folder: write_files(photos, folder, False),
+    "store float32": lambda photos, folder: write_files(photos, folder, True, "float32"),
+    "store float16": lambda photos, folder: write_files(photos, folder, True, "float16"),
+    "store float16 without pictures": lambda photos, folder: write_files(photos, folder, False, "float16"),
     "reading": read_only,
 }
 
 
 def measure(work, photos, folder):
-    """(seconds, seconds of the processor) of a piece of WORK, in a new folder."""
+    """(seconds, seconds of the processor, bytes, files) of a piece of WORK, in a new folder."""
     began, began_processor = time.perf_counter(), time.process_time()
     WORK[work](photos, folder)
-    return time.perf_counter() - began, time.process_time() - began_processor
+    seconds = time.perf_counter() - began, time.process_time() - began_processor
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return *seconds, sum(path.stat().st_size for path in files), len(files)
 
 
 def measure_in_turns(photos, works, cores, repeats, place):
@@ -104,7 +123,8 @@ def main():
     parser.add_argument("places", type=Path, nargs="+", metavar="PHOTO_OR_FOLDER")
     parser.add_argument("--photos", type=int, default=300, metavar="N", help="the same again where there are fewer")
     parser.add_argument("--repeats", type=int, default=5, metavar="N")
-    parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), metavar="all files|arrays only|reading")
+    parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), metavar="WORK", help=", ".join(WORK))
+    parser.add_argument("--maps", type=Path, metavar="DIR", help="a run of four classes, whose maps are written")
     parser.add_argument(
         "--place",
         type=Path,
@@ -115,11 +135,13 @@ def main():
     found = itertools.islice(itertools.cycle(find_photos(settings.places)), settings.photos)
     photos = [Photo(photo.path, f"{number}.jpg", f"{number}") for number, photo in enumerate(found)]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    seconds = measure_in_turns(photos, settings.only, cores, settings.repeats, settings.place)
-    for (work, count), taken in seconds.items():
-        wall, processor = (1000 / len(photos) * statistics.median(one) for one in zip(*taken, strict=True))
-        print(f"{work} on {count}: {wall * count:.2f} ms a photo and core, processor {processor:.2f} ms, "
-              f"{1000 / wall:.0f} photos/s")  # fmt: skip
+    if settings.maps:
+        MAPS[:] = maps_of_run(settings.maps)
+    measured = measure_in_turns(photos, settings.only, cores, settings.repeats, settings.place)
+    for (work, count), taken in measured.items():
+        wall, processor, size, files = (statistics.median(one) / len(photos) for one in zip(*taken, strict=True))
+        print(f"{work} on {count}: {1000 * wall * count:.2f} ms a photo and core, processor {1000 * processor:.2f} ms, "
+              f"{1 / wall:.0f} photos/s, {size / 1000:.1f} kB in {files:.1f} files")  # fmt: skip
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from camlib.console import ArgumentParser, Progress, UserError, print_table, run_script
-from camlib.maps import PHOTO_FILE, find_maps, find_saved, read_map
+from camlib.maps import find_maps, find_saved, read_map
 from camlib.photos import read_photo
 from camlib.pictures import (
     Style,
@@ -113,7 +113,7 @@ def pictures_of(saved):
     kind, paths = next(iter(find_maps(saved).items()))
     if saved.predicted not in paths:
         return
-    photo = read_photo(saved.folder / PHOTO_FILE)
+    photo = saved.read_photo()
     maps = {name: read_map(path) for name, path in paths.items()}
     large = enlarged_for_display(maps[saved.predicted], *photo.shape[:2])
     scale = superposition_scale_of(saved.is_signed(kind), maps.values())

@@ -10,7 +10,7 @@ import numpy as np
 from camlib.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.console import UserError
 from camlib.maps import all_maps, attempt, class_names_in, read_map, shown_of
-from camlib.photos import PhotoError, read_photo, resize_photo
+from camlib.photos import PhotoError, resize_photo
 from camlib.pictures import GRADIENTS, Scale, magnitude, scale_of, superposition_scale_of
 
 DISPLAY_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
@@ -57,7 +57,7 @@ def read_content(saved, chosen=None, annotations=None):
     Returns:
         Content.
     """
-    photo, found = attempt(read_photo, saved.photo_file), all_maps(saved)
+    photo, found = attempt(saved.read_photo), all_maps(saved)
     maps = {
         kind: {name: attempt(read_map, path) for name, path in paths.items()}
         for kind, paths in shown_of(found, chosen).items()

@@ -8,14 +8,16 @@ import functools
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from camlib.console import UserError, first_line
 from camlib.files import open_csv, write_whole
-from camlib.photos import RUN_FILE, PhotoError, name_without_suffix
+from camlib.photos import RUN_FILE, PhotoError, name_without_suffix, read_photo
 from camlib.pictures import (
     GRADIENTS,
     picture_of,
@@ -26,6 +28,7 @@ from camlib.pictures import (
     write_jpeg,
     write_panel,
 )
+from camlib.store import BROKEN, Store, StoredNumbers, stores_in
 
 PHOTO_FILE, PREDICTIONS_FILE = "photo.jpg", "predictions.csv"
 
@@ -74,7 +77,7 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
 
     Args:
-        folder: Path.
+        folder: Path; or a dict that is handed the arrays, as kind -> of_classes, in place of files.
         kind: str, a key of SIGNED.
         of_classes: dict of class name -> float (h, w) or (H, W, 3).
         signed: bool, whether maps of this kind have two signs.
@@ -85,6 +88,9 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     Returns:
         (the Scale that all classes share, that of the superpositions); None without pictures.
     """
+    if isinstance(folder, dict):
+        folder[kind] = of_classes
+        return None
     for name, values in of_classes.items():
         write_array(folder / f"{kind}_for_{name}.npy", values)
     if style is None:
@@ -102,7 +108,7 @@ def write_explanations(folder, photo, maps, headings, titles, signed, style):
     """Write one photo's maps, superpositions and panels.
 
     Args:
-        folder: Path.
+        folder: as for `write_maps`.
         photo: uint8 (H, W, 3), for display.
         maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
         headings: dict of class name -> list of str, the lines above its panel.
@@ -148,8 +154,8 @@ class SavedPhoto:
     name: str
     folders: list
     predicted: str | None = None
-    probabilities: dict = field(default_factory=dict)
-    logits: dict = field(default_factory=dict)
+    probabilities: Mapping = field(default_factory=dict)
+    logits: Mapping = field(default_factory=dict)
     only: Path | None = None
     settings: dict = field(default_factory=dict)
 
@@ -166,12 +172,28 @@ class SavedPhoto:
         pictures = not self.settings.get("no_pictures")
         return next((folder for folder in self.folders if dated_file(folder, pictures)), self.folders[-1])
 
-    @property
-    def photo_file(self):
-        """Path of the photo to show: the run's photo.jpg, or of a run without pictures the photo itself."""
+    def read_photo(self):
+        """The photo to show, uint8 (H, W, 3): the run's photo.jpg, or of a run without pictures the photo itself.
+
+        Raises:
+            PhotoError: it cannot be read.
+        """
+        photo = self.folder / PHOTO_FILE
         if self.settings.get("no_pictures"):
-            return next((path for path in self.sources if path.is_file()), self.folder / PHOTO_FILE)
-        return self.folder / PHOTO_FILE
+            photo = next((path for path in self.sources if path.is_file()), photo)
+        return read_photo(photo)
+
+    def map_places(self):
+        """Where the photo's maps are: dict of kind -> dict of class name -> Path; see `read_map`."""
+        if self.only:
+            kind, class_name = parse_map_name(self.only.name) or ("heatmap", self.only.stem)
+            return {kind: {class_name: self.only}}
+        found = {}
+        for path in sorted(self.folder.glob("*.npy")) if self.folder.is_dir() else []:
+            if parse_map_name(path.name):
+                kind, class_name = parse_map_name(path.name)
+                found.setdefault(kind, {})[class_name] = path
+        return found
 
     @property
     def places(self):
@@ -195,11 +217,46 @@ class SavedPhoto:
         return folder if folder in known else None
 
 
+@dataclass(frozen=True)
+class StoredPhoto(SavedPhoto):
+    """A photo whose maps are in a store.
+
+    Attributes:
+        store: Store.
+        row: int, its row there.
+    """
+
+    store: Store | None = None
+    row: int = 0
+
+    def read_photo(self):
+        try:
+            picture = self.store.picture(self.row)
+        except BROKEN as error:
+            raise PhotoError(f"damaged or cut off ({first_line(error)})") from error
+        source = next((path for path in self.sources if path.is_file()), Path(self.name))
+        return read_photo(io.BytesIO(picture) if picture else source)
+
+    def map_places(self):
+        """dict of kind -> dict of class name -> StoredMap."""
+        return self.store.maps_of(self.row)
+
+
+def photos_of_stores(stores):
+    """The photos of all stores, one store after the other: list of StoredPhoto."""
+    return [
+        StoredPhoto(name, [store.path.parent], store.predicted(row), StoredNumbers(store, "probabilities", row),
+                    StoredNumbers(store, "logits", row), settings=store.header["run"]["settings"], store=store, row=row)
+        for store in stores
+        for name, row in store.rows.items()
+    ]  # fmt: skip
+
+
 def find_saved(place):
     """List the photos with saved maps.
 
     Args:
-        place: Path of a run's output folder, a folder in it, or one .npy file.
+        place: Path of a run's output folder, a folder in it, a store, a folder of stores, or one .npy file.
 
     Returns:
         list of SavedPhoto, never empty, in the order of predictions.csv where there is one.
@@ -207,6 +264,12 @@ def find_saved(place):
     Raises:
         UserError: nothing there.
     """
+    stores = stores_at(place)
+    if stores:
+        saved = photos_of_stores(stores)
+        if not saved:
+            raise UserError(f"no maps in {place} yet; expected those of a photo at least: the same command goes on")
+        return saved
     if place.is_file():
         return [SavedPhoto(place.name, [place.parent], only=place, settings=settings_of_run(place.resolve().parent))]
     if not place.is_dir():
@@ -222,6 +285,17 @@ def find_saved(place):
     if not saved:
         raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run python make_cam_maps.py")
     return saved
+
+
+def stores_at(place):
+    """The store that a path leads to, or those in a folder that is no run's; else an empty list.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    if place.is_file():
+        return [Store(place)] if h5py.is_hdf5(place) else []
+    return stores_in(place) if place.is_dir() and not (place / PREDICTIONS_FILE).is_file() else []
 
 
 def read_predictions(run):
@@ -264,18 +338,11 @@ def parse_map_name(name):
 
 
 def all_maps(saved):
-    """The .npy files of a photo's maps: dict of kind -> dict of class name -> Path.
+    """Where a photo's maps are: dict of kind -> dict of class name -> Path or StoredMap, see `read_map`.
 
     Classes are in the run's order, of many the most probable first; kinds in that of SIGNED.
     """
-    if saved.only:
-        kind, class_name = parse_map_name(saved.only.name) or ("heatmap", saved.only.stem)
-        return {kind: {class_name: saved.only}}
-    found = {}
-    for path in sorted(saved.folder.glob("*.npy")) if saved.folder.is_dir() else []:
-        if parse_map_name(path.name):
-            kind, class_name = parse_map_name(path.name)
-            found.setdefault(kind, {})[class_name] = path
+    found = saved.map_places()
     order = list(saved.probabilities)
     if len(order) > MOST_CLASSES:
         order = sorted(order, key=saved.probabilities.get, reverse=True)
@@ -293,7 +360,7 @@ def class_names_in(maps):
 
 
 def find_maps(saved):
-    """The .npy files of the maps that are shown at once, see `all_maps` and `shown_of`."""
+    """Where the maps are that are shown at once, see `all_maps` and `shown_of`."""
     return shown_of(all_maps(saved))
 
 
@@ -314,11 +381,14 @@ def shown_of(found, chosen=None):
 def read_map(path):
     """Read a saved map: float32 (H, W), or (H, W, 3) for gradients of RGB. Those of grey photos, (H, W, 1), are (H, W).
 
+    Args:
+        path: Path of an array, or StoredMap.
+
     Raises:
-        MapError: the file is missing, damaged, or holds something else.
+        MapError: it is missing, damaged, or something else.
     """
     try:
-        values = np.load(path, allow_pickle=False)
+        values = np.load(path, allow_pickle=False) if isinstance(path, Path) else path.read()
     except (OSError, ValueError, EOFError) as error:
         raise MapError(f"{path.name} cannot be read ({first_line(error)})") from error
     of_maps_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
@@ -329,9 +399,9 @@ def read_map(path):
     return (values[..., 0] if values.shape[2:] == (1,) else values).astype(np.float32)
 
 
-def attempt(read, path):
+def attempt(read, *path):
     """What `read(path)` returns, or the error that says why there is nothing to show."""
     try:
-        return read(path)
+        return read(*path)
     except (MapError, PhotoError) as error:
         return error

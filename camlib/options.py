@@ -7,6 +7,7 @@ from camlib.console import UserError
 from camlib.meaning import OWN_PREPROCESSING, PREPROCESSING, WHAT_PREPROCESSING_MEANS
 
 FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
+STORE_TYPES = ("float32", "float16")  # what maps may be kept in
 FILLS = ("blur", "mean")  # what replaces deleted pixels
 OWN_COLOURS = "evidence"  # the name of our own colour map
 LEAST_SIDE = 8  # pixels of a network's input
@@ -54,6 +55,29 @@ def add_output_options(group, folder, what, batch_size):
     group.add_argument("--output", type=Path, default=folder, metavar="DIR", help=f"folder where the {what} go")
     group.add_argument("--batch-size", type=int, default=batch_size, metavar="N", help="photos per forward pass")
     group.add_argument("--overwrite", action="store_true", help=f"replace {what} made with other settings")
+
+
+def add_map_run_options(group, folder, batch_size):
+    """Add the options that say where a run writes its maps, a folder or one file; see `add_output_options`."""
+    add_output_options(group, folder, "maps", batch_size)
+    group.add_argument("--store", type=Path, metavar="FILE.h5",
+                       help="put the maps into one HDF5 file, without pictures, instead of into --output")  # fmt: skip
+    group.add_argument("--store-dtype", choices=STORE_TYPES, default=STORE_TYPES[0],
+                       help="what maps are kept in there; float16 takes less than half, and is off by up to 1/4096 of "
+                       "a map's largest value")  # fmt: skip
+
+
+def check_store_options(parser, settings):
+    """End with an error where the options of a store do not fit one another."""
+    given = [name for name in ("output", "store_dtype") if getattr(settings, name) != parser.get_default(name)]
+    if settings.store is None and "store_dtype" in given:
+        parser.error(f"--store-dtype {settings.store_dtype} without --store; expected --store FILE.h5 with it")
+    if settings.store is None:
+        return
+    if settings.store.suffix.lower() != ".h5":
+        parser.error(f"--store {settings.store}: expected a name that ends in .h5")
+    if "output" in given:
+        parser.error(f"--store {settings.store} with --output {settings.output}; expected one of the two")
 
 
 def add_style_options(group, writes=True):

@@ -3,6 +3,7 @@
 Every image here is RGB (or one grey channel), uint8, height x width x channels, upright.
 """
 
+import io
 import os
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,7 @@ def read_photo(path, shorter_side=None):
     many pixels on its shorter side, which is several times faster for large photos.
 
     Args:
-        path: Path of a JPEG, PNG, BMP, WebP or TIFF file, whatever its name.
+        path: Path of a JPEG, PNG, BMP, WebP or TIFF file, whatever its name; or such a file's bytes in a BytesIO.
         shorter_side: int, pixels that will be needed, or None for full size.
 
     Returns:
@@ -159,7 +160,7 @@ def read_photo(path, shorter_side=None):
         PhotoError: the file is missing, cut off, damaged, of another kind or too large; the message is the reason.
     """
     try:
-        if os.path.getsize(path) == 0:
+        if not isinstance(path, io.BytesIO) and os.path.getsize(path) == 0:
             raise PhotoError("empty file")
         with Image.open(path, formats=FORMATS) as picture:
             if shorter_side:
@@ -175,7 +176,7 @@ def read_photo(path, shorter_side=None):
     except PermissionError:
         raise PhotoError("no permission to read it") from None
     except Image.UnidentifiedImageError:
-        raise PhotoError(what_else(path)) from None
+        raise PhotoError("damaged" if isinstance(path, io.BytesIO) else what_else(path)) from None
     except PhotoError:
         raise
     except Exception as error:  # decoders meet damaged bytes with errors of almost every class

@@ -150,18 +150,19 @@ def style_of(settings, opacity=USUAL.opacity):
 
 
 def style_of_run(settings):
-    """The Style of a run's pictures, see `style_of`; None with --no-pictures.
+    """The Style of a run's pictures, see `style_of`; None with --no-pictures and --store.
 
     Raises:
         UserError: the user says how pictures look, too.
     """
-    if not settings.no_pictures:
+    without = "--no-pictures" if settings.no_pictures else "--store" if settings.store else None
+    if without is None:
         return style_of(settings)
     given = {"--colours": settings.colours != OWN_COLOURS, "--photo-in-colour": settings.photo_in_colour,
-             "--full-size": settings.full_size}  # fmt: skip
+             "--full-size": settings.full_size and settings.no_pictures}  # fmt: skip
     if any(given.values()):
         option = next(name for name in given if given[name])
-        raise UserError(f"--no-pictures with {option}, which is about pictures; expected one of the two")
+        raise UserError(f"{without} with {option}, which is about pictures; expected one of the two")
     return None
 
 
@@ -445,7 +446,17 @@ JPEG_QUALITY, JPEG_SIDE = 90, 65_500  # percent; pixels, at most
 
 
 def write_jpeg(path, image):
-    """Save uint8 (H, W, 3), RGB, as JPEG. OpenCV writes the same bytes as Pillow, in half the time.
+    """Save uint8 (H, W, 3), RGB, as JPEG, see `encoded_jpeg`."""
+    encoded = encoded_jpeg(image, path)
+    write_whole(path, lambda file: file.write(encoded))
+
+
+def encoded_jpeg(image, what="a picture"):
+    """The bytes of a JPEG file of uint8 (H, W, 3), RGB. OpenCV writes the same as Pillow, in half the time.
+
+    Args:
+        image: the array.
+        what: what it is, for the error.
 
     Raises:
         UserError: it is larger than a JPEG can be.
@@ -453,15 +464,9 @@ def write_jpeg(path, image):
     height, width = image.shape[:2]
     if max(height, width) > JPEG_SIDE:
         raise UserError(
-            f"{path} would have {width:,} x {height:,} pixels; a JPEG has at most {JPEG_SIDE:,} a side: expected a "
+            f"{what} would have {width:,} x {height:,} pixels; a JPEG has at most {JPEG_SIDE:,} a side: expected a "
             "smaller photo, or no --full-size"
         )
-    encoded = encoded_jpeg(image)
-    write_whole(path, lambda file: file.write(encoded))
-
-
-def encoded_jpeg(image):
-    """The bytes of a JPEG file of uint8 (H, W, 3), RGB."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
 

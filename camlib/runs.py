@@ -58,19 +58,31 @@ def claim_folder(output, settings, conventions, overwrite, remove):
     run_file = output / RUN_FILE
     if run_file.exists():
         earlier = json.loads(run_file.read_text("utf-8", "surrogateescape"))["settings"]
-        now = json.loads(json.dumps(settings, default=str))
-        changed = sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
-        if changed and not overwrite:
-            raise UserError(
-                f"{output} holds results of other settings ({', '.join(changed)}); expected another --output, or "
-                "--overwrite to replace them"
-            )
+        if not overwrite:
+            refuse_others(output, earlier, settings)
     elif output.is_dir() and any(not name.name.startswith((".", "README")) for name in output.iterdir()):
         raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
     if overwrite and output.is_dir():
         remove(output)
     output.mkdir(parents=True, exist_ok=True)
     write_json(run_file, run_record(settings, conventions))
+
+
+def refuse_others(output, earlier, settings, option="--output"):
+    """Raise UserError where what an earlier run left in a place has settings other than those of now.
+
+    Args:
+        output: Path, the place.
+        earlier, settings: dict, the former as read from JSON.
+        option: str, which names the place.
+    """
+    now = json.loads(json.dumps(settings, default=str))
+    changed = sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
+    if changed:
+        raise UserError(
+            f"{output} holds results of other settings ({', '.join(changed)}); expected another {option}, or "
+            "--overwrite to replace them"
+        )
 
 
 def write_failed(path, failed):
@@ -146,13 +158,18 @@ class MapRun:
     def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True, groups=(),
                  pictures=True):  # fmt: skip
         self.output, self.class_names, self.groups, self.pictures = output, class_names, groups, pictures
+        self.failed_list = output / FAILED_FILE
         numbers = [f"logit_{name}" for name in class_names]
         if with_probabilities:
             numbers += [f"probability_{name}" for name in (*class_names, *groups)]
         self.columns = ["path", "predicted", *numbers]
         settings = settings | {"class_names": class_names}
-        claim_folder(output, settings, conventions, overwrite, remove_maps)
+        self.claim(settings, conventions, overwrite)
         self.rows = {row[0]: row for row in self.read_rows()}
+
+    def claim(self, settings, conventions, overwrite):
+        """Take the place of the run, see `claim_folder`."""
+        claim_folder(self.output, settings, conventions, overwrite, remove_maps)
 
     def read_rows(self):
         """The whole rows of predictions.csv; a last line cut off by a kill is left out."""
@@ -254,12 +271,12 @@ class MapRun:
             for count, of_batch in self.written(batches, explain, pool):
                 failed += of_batch
                 progress.advance(count)
-        write_failed(self.output / FAILED_FILE, failed)
+        write_failed(self.failed_list, failed)
         print(f"wrote the maps of {counted(len(left) - len(failed), 'photo')} to {self.output}")
         if len(failed) < len(photos):  # with nothing to look at there is nothing to do next
             print(f"next: {next_command}")
         if failed:
-            say_failed(failed, self.output / FAILED_FILE)
+            say_failed(failed, self.failed_list)
         return EXIT_SOME_FAILED if failed else 0
 
     def written(self, batches, explain, pool):

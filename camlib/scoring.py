@@ -10,11 +10,13 @@ import numpy as np
 from keras import ops
 
 from camlib import metrics
+from camlib.annotations import truth_kind
 from camlib.cam_family import GUIDED, METHODS
 from camlib.console import UserError, did_you_mean
 from camlib.model_files import GAP_NETWORK, VGG_NETWORK
 from camlib.photos import PhotoError, read_batches
-from camlib.pictures import EVIDENCE_ENDS, encode_overlay, resize_map, superposition_scale_of
+from camlib.pictures import EVIDENCE_ENDS, encode_overlay, encode_photo, resize_map, superposition_scale_of
+from camlib.report import NO_NETWORK
 from camlib.runs import NOT_FINITE
 
 OUTLINE_ERROR = 0.003  # of the longer side: how far a drawn border may lie from the mask's
@@ -168,10 +170,37 @@ def scores_of_map(values, other, truth, picture, signed):
     scale = superposition_scale_of(signed, [values], capped=True)
     return scores | {
         "zero": float(not values.any()),
-        "other_class": metrics.rank_correlation(values, other),
+        "other_class": None if other is None else metrics.rank_correlation(values, other),
         "picture": encode_overlay(values, scale, picture.shape[:2]),
         "scale": list(scale),
     }
+
+
+def add_scores(results, subject, item, picture, outputs, maps, with_baselines):
+    """Score an item's maps, and add what is kept of them and of its network's answer to the results.
+
+    Args:
+        results: Results.
+        subject: Subject, or what has its name, class_names, targets and kinds.
+        item: Item.
+        picture: uint8 (H, W, 3), its photo.
+        outputs: float (C,), the network's probabilities.
+        maps: dict of name -> (map of the item's class float (h, w), that of another class or None).
+        with_baselines: bool, score maps that know no network, too.
+
+    Raises:
+        PhotoError: its mask cannot be read, or the outputs are not finite.
+    """
+    check_finite(outputs)
+    label, truth = subject.class_names.index(item.class_name), truth_of(item, picture.shape[:2])
+    signed = {kind.name: kind.is_signed for kind in subject.kinds}
+    of_item = {name: scores_of_map(*pair, truth, picture, signed[name]) for name, pair in maps.items()}
+    if with_baselines and truth:
+        lie = {name: localise(values, truth) for name, values in metrics.baseline_maps(picture, item.seed).items()}
+        results.add(NO_NETWORK, "maps", item, truth=truth_kind(item), maps=lie)
+    results.add(subject.name, "maps", item, label=label, outputs=outputs.tolist(),
+                right=bool(subject.targets[label, outputs.argmax()]), truth=truth_kind(item),
+                picture=encode_photo(picture), outlines=outlines_of(item, truth), maps=of_item)  # fmt: skip
 
 
 # ---------------------------------------------------------------- whether the network uses what the map shows

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from camlib.console import UserError
-from camlib.locks import HOLDER, only_writer
+from camlib.locks import HOLDER, OnlyWriter
 
 pytestmark = pytest.mark.any_backend
 
@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 sys.argv[0] = "make_cam_maps.py"
-from camlib.locks import only_writer
-with only_writer(Path(sys.argv[2]), sys.argv[3]):
+from camlib.locks import OnlyWriter
+with OnlyWriter(Path(sys.argv[2]), sys.argv[3]):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -45,11 +45,11 @@ def holding(tmp_path):
 def test_a_second_writer_is_told_who_the_first_is(holding, tmp_path):
     process = holding()
     words = f"being written by make_cam_maps.py, process {process.pid} on .* since 20..-..-.. .*; expected another"
-    with pytest.raises(UserError, match=words), only_writer(tmp_path / "run"):
+    with pytest.raises(UserError, match=words), OnlyWriter(tmp_path / "run"):
         pass
     assert json.loads((tmp_path / "run" / HOLDER).read_text())["process"] == process.pid  # not ours
     process.communicate("\n")
-    with only_writer(tmp_path / "run"):
+    with OnlyWriter(tmp_path / "run"):
         pass
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
@@ -59,15 +59,15 @@ def test_a_killed_writer_holds_nothing(holding, tmp_path):
     process.kill()
     process.wait()
     assert (tmp_path / "run" / HOLDER).exists()  # it could not remove it
-    with only_writer(tmp_path / "run"):
+    with OnlyWriter(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / HOLDER).read_text())["process"] != process.pid
 
 
 def test_files_of_other_names_are_written_meanwhile(holding, tmp_path):
     holding("a")
-    with only_writer(tmp_path / "run", "b"):
+    with OnlyWriter(tmp_path / "run", "b"):
         pass
-    with pytest.raises(UserError, match="run/a is being written by"), only_writer(tmp_path / "run", "a"):
+    with pytest.raises(UserError, match="run/a is being written by"), OnlyWriter(tmp_path / "run", "a"):
         pass
 
 
@@ -75,5 +75,5 @@ def test_files_of_other_names_are_written_meanwhile(holding, tmp_path):
 def test_whatever_is_written_about_the_first_the_line_is_one(holding, tmp_path, content):
     holding()
     (tmp_path / "run" / HOLDER).write_text(content)
-    with pytest.raises(UserError, match="being written by another process; expected"), only_writer(tmp_path / "run"):
+    with pytest.raises(UserError, match="being written by another process; expected"), OnlyWriter(tmp_path / "run"):
         pass
