@@ -87,8 +87,9 @@ class SavedMaps:
         ]  # fmt: skip
         text = json.dumps([photo.settings for photo in (photos[0], photos[-1])], sort_keys=True, default=str)
         self.identity = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-        self.by_name = {photo.name: photo for photo in photos}
         self.by_path = {source.resolve(): photo for photo in photos for source in photo.sources}
+        # of photos that are no longer where they were, since another set may have photos of the same names
+        self.by_name = {photo.name: photo for photo in photos if not any(source.is_file() for source in photo.sources)}
 
     def maps_of(self, item):
         """The maps of an item's class, and of the next one, None where there is none: dict of name -> (float, float).

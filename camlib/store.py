@@ -69,7 +69,7 @@ def unpacked_chunk(data, shape, dtype):
     size = int(np.prod(shape)) * dtype.itemsize
     inflate = zlib.decompressobj()
     found = inflate.decompress(data, size + 1)
-    if len(found) != size or not (inflate.eof or inflate.decompress(inflate.unconsumed_tail, 1) == b"" and inflate.eof):
+    if len(found) != size or not inflate.eof:
         raise ValueError("a chunk holds other numbers than its shape says")
     planes = np.frombuffer(found, np.uint8).reshape(dtype.itemsize, -1)
     return np.ascontiguousarray(planes.T).view(dtype).reshape(shape)

@@ -1,5 +1,6 @@
 """A run whose maps go to a store, one file, instead of a folder of files; it resumes by the same rules."""
 
+import contextlib
 import re
 
 import h5py
@@ -102,10 +103,16 @@ class StoreRun(MapRun):
     def make(self, *arguments, **more):
         """Explain photos, see MapRun; the store is closed at the end, however that comes."""
         try:
-            return super().make(*arguments, **more)
-        finally:
+            code = super().make(*arguments, **more)
             if self.writer:
                 self.writer.close()
+            return code
+        except BaseException:
+            if self.writer:
+                with contextlib.suppress(OSError, RuntimeError, ValueError):  # where the disk is full, say
+                    self.writer.close()
+            raise
+        finally:
             self.right.close()
 
     def write_photo(self, write, index, photo, picture):
@@ -136,7 +143,9 @@ class StoreRun(MapRun):
             create_store(self.output, self.header, first, self.dtype, numbers, with_probabilities)
         try:
             return StoreWriter(self.output)
-        except OSError:
+        except OSError as error:
+            if "already open for write" not in str(error):
+                raise
             print(f"{self.output} was not closed: {counted(len(self.rows), 'photo')} whole in it, copied", flush=True)
             with Progress("copied", len(self.rows)) as progress:
                 rescue(self.output, progress.advance)
