@@ -15,7 +15,15 @@ does only what is missing.
 from pathlib import Path
 
 from camlib.console import ArgumentParser, UserError, answer_at_once, command, counted, run_script
-from camlib.options import add_network_options, add_output_options, add_style_options, size_name
+from camlib.engines import check_machine_options, engine_of
+from camlib.files import parse_place
+from camlib.options import (
+    add_machine_options,
+    add_network_options,
+    add_output_options,
+    add_style_options,
+    size_name,
+)
 
 # ---------------------------------------------------------------- settings
 
@@ -31,7 +39,7 @@ CONVENTIONS = (
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
+    parser.add_argument("places", type=parse_place, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
     network = parser.add_argument_group("network")
     network.add_argument("--model", type=Path, metavar="FILE|NAME",
@@ -40,15 +48,17 @@ def parse_arguments(arguments=None):
     add_network_options(network)
     add_style_options(parser.add_argument_group("pictures"))
     add_output_options(parser.add_argument_group("output"), OUTPUT, "maps", batch_size=32)
+    add_machine_options(parser.add_argument_group("several machines"))
     settings = parser.parse_args(arguments)
     parser.require(settings, batch_size=1)
+    check_machine_options(parser, settings)
     return settings
 
 
 if __name__ == "__main__":
     answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
 
-from camlib.backend import compiled, device_name, traced
+from camlib.backend import compiled, device_name, leave_gpus, traced
 
 # isort: split
 from keras import activations, layers, ops
@@ -60,7 +70,8 @@ from camlib.maps import write_maps
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import style_of_run, style_settings
-from camlib.runs import MapRun
+from camlib.runs import MapRun, Work
+from camlib.shards import Part
 from camlib.subject import Subject
 from camlib.surveying import both_sides
 from camlib.watching import watched
@@ -190,8 +201,16 @@ def cam_of_subject(subject):
 # ---------------------------------------------------------------- the script
 
 
-def main(arguments=None):
-    settings = parse_arguments(arguments)
+def prepared(settings, worker=False):
+    """Load the network and claim the folder of a run.
+
+    Args:
+        settings: Namespace, see `parse_arguments`.
+        worker: bool, for another process, which did so before, see `camlib.engines`.
+
+    Returns:
+        Work.
+    """
     style = style_of_run(settings)
     source = settings.model or GAP_NETWORK
     network, meaning = load_network(source, settings.trust_model, settings.architecture)
@@ -199,7 +218,7 @@ def main(arguments=None):
                       settings.dtype)  # fmt: skip
     maps_of, meaning = cam_of_subject(subject), subject.meaning
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
-    photos = find_photos(places)
+    photos = [] if worker else find_photos(places)
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
@@ -211,6 +230,8 @@ def main(arguments=None):
         settings.overwrite,
         with_probabilities=subject.has_probabilities,
         pictures=not settings.no_pictures,
+        part=settings.shard and Part(settings.shard, photos, settings.batch_size),
+        worker=worker,
     )  # fmt: skip
 
     def explain(images, count):
@@ -224,9 +245,17 @@ def main(arguments=None):
         return logits, subject.probabilities_of(logits), write
 
     print(f"network {source}: {meaning.preprocessing}, {subject.whose}")
-    print(f"{counted(len(photos), 'photo')} on {device_name()}")
-    return run.make(photos, meaning, settings.batch_size, explain, command("show_heatmaps.py", run.output),
-                    settings.full_size)  # fmt: skip
+    return Work(run, photos, meaning, settings.batch_size, explain, settings.full_size)
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    if settings.engine == "ray":
+        leave_gpus()
+    work = prepared(settings)
+    if settings.engine == "process":
+        print(f"{counted(len(work.photos), 'photo')} on {device_name()}")
+    return work.make(command("show_heatmaps.py", settings.output), engine_of("make_cam_maps", settings, work))
 
 
 if __name__ == "__main__":
