@@ -1,8 +1,8 @@
 """Make one run of the shards in a folder: what make_cam_maps.py or gradcam_vgg16.py without --shard would have written.
 
-    python make_cam_maps.py my_photos --output outputs/mine --shard 1/2    # on two machines that share outputs/mine,
-    python make_cam_maps.py my_photos --output outputs/mine --shard 2/2    # or in a job array: --shard slurm
-    python join_shards.py outputs/mine
+    python make_cam_maps.py my_photos --shard 1/2    # on two machines that share outputs/cam,
+    python make_cam_maps.py my_photos --shard 2/2    # or in a job array: --shard slurm
+    python join_shards.py outputs/cam
 
 The maps are in place already. The shards' lists become one predictions.csv, and one failed.csv if a photo failed, in
 the order of a single run; then the same command without --shard goes on in the folder. Shards that are not finished are
@@ -17,7 +17,7 @@ from camlib.shards import FAILED_FILE, PREDICTIONS_FILE, join_shards
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the --output of the shards")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the shards wrote")
     return parser.parse_args(arguments)
 
 

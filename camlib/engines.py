@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import socket
+import warnings
 
 from camlib.console import UserError, counted, first_line
 
@@ -69,19 +70,22 @@ def finished_by_ray(script, settings, photos, batch_size):
     ray = begin_ray(settings.address)
     try:
         resource, workers = workers_of(ray.cluster_resources(), settings.workers)
-        print(f"Ray: {counted(workers, 'worker')}, one for each {resource}", flush=True)
         batches = [photos[first : first + batch_size] for first in range(0, len(photos), batch_size)]
+        workers = min(workers, len(batches))
+        print(f"Ray: {counted(workers, 'worker')}, one for each {resource}", flush=True)
         tasks = max(len(batches) // BATCHES_AT_ONCE, min(len(batches), TASKS_PER_WORKER * workers))
         data = ray.data.from_items([{"photos": pickle.dumps(batch)} for batch in batches], override_num_blocks=tasks)
-        results = data.map_batches(
-            Worker,
-            batch_size=None,  # all batches of a task
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            fn_constructor_args=(script, settings, os.getcwd(), os.environ.get("KERAS_BACKEND")),
-            max_restarts=-1,  # machines may come and go
-            max_task_retries=RETRIES,
-            **({"num_gpus": 1} if resource == "GPU" else {"num_cpus": 1}),
-        )
+        with warnings.catch_warnings():  # from 2.64 on Ray names the settings of an actor otherwise
+            warnings.simplefilter("ignore")
+            results = data.map_batches(
+                Worker,
+                batch_size=None,  # all batches of a task
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                fn_constructor_args=(script, settings, os.getcwd(), os.environ.get("KERAS_BACKEND")),
+                max_restarts=-1,  # machines may come and go
+                max_task_retries=RETRIES,
+                **({"num_gpus": 1} if resource == "GPU" else {"num_cpus": 1}),
+            )
         for row in results.iter_rows():
             result = pickle.loads(row["result"])
             if isinstance(result, Exception):
