@@ -93,8 +93,8 @@ def finished_by_ray(script, settings, photos, batch_size):
             yield result
     except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise UserError(
-            f"workers of Ray ended {RETRIES + 1} times on the same photos ({first_line(error)}); expected more memory "
-            "for each, fewer --workers, or a smaller --batch-size; the same command goes on"
+            f"workers of Ray ended {RETRIES + 1} times on the same photos, or as they began ({first_line(error)}); "
+            "expected more memory for each: fewer --workers, or a smaller --batch-size; the same command goes on"
         ) from None
     finally:
         ray.shutdown()

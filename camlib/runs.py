@@ -82,7 +82,6 @@ def claim_folder(output, settings, conventions, overwrite, remove):
     if overwrite and output.is_dir():
         remove(output)
     output.mkdir(parents=True, exist_ok=True)
-    remove_lists(output)  # of shards that are replaced, or that were joined when a kill came
     write_json(output / RUN_FILE, run_record(settings, conventions))
 
 
@@ -196,6 +195,7 @@ class MapRun:
             join_in(output, run_record(settings, conventions), part)
         else:
             claim_folder(output, settings, conventions, overwrite, remove_maps)
+            remove_lists(output)  # of shards that are replaced, or that were joined when a kill came
         self.rows = {} if worker else {row[0]: row for row in self.read_rows()}
 
     def read_rows(self):

@@ -1,5 +1,6 @@
 """Engines: Ray's workers do what one process does, also when one of them is killed; photos at places of fsspec."""
 
+import argparse
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import gradcam_vgg16
@@ -19,7 +21,7 @@ from camlib.console import UserError
 from camlib.files import parse_place
 from camlib.meaning import Meaning
 from camlib.model_files import save_network
-from camlib.photos import find_photos, read_photo
+from camlib.photos import Photo, find_photos, read_photo
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = {"make_cam_maps": (make_cam_maps.main, "--model"), "gradcam_vgg16": (gradcam_vgg16.main, "--weights")}
@@ -145,6 +147,31 @@ def test_what_a_worker_meets_is_one_line(ray, given, tmp_path, monkeypatch, end_
                                                 "--workers", "1"])  # fmt: skip
     assert code == 2 and message.startswith("error: ") and message.count("\n") == 1 and len(message) < 310
     assert "net.h5" in message and "(on " in message
+
+
+DEADLY = """
+import os
+class Work:
+    def finished(self, photos):
+        with open("attempts.txt", "a") as file:
+            file.write("x")
+        os._exit(1)
+def prepared(settings, worker):
+    return Work()
+"""
+
+
+def test_photos_that_end_every_worker_end_the_run(ray, tmp_path, monkeypatch):
+    """As a decoder would that crashes, or a batch that does not fit in memory."""
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    settings = argparse.Namespace(address=None, workers=1)
+    with pytest.raises(
+        UserError, match=r"workers of Ray ended 4 times on the same photos, or as they began \("
+    ) as error:
+        list(engines.finished_by_ray("deadly", settings, [Photo(Path("a.jpg"), "a.jpg", "a")], 4))
+    assert (tmp_path / "attempts.txt").read_text() == "xxxx" and len(str(error.value)) <= 300
 
 
 def test_no_cluster_at_the_address_is_one_line(ray, given, tmp_path, end_of):
