@@ -17,7 +17,10 @@ from pathlib import Path
 
 from camlib.cam_family import METHODS
 from camlib.console import ArgumentParser, answer_at_once, command, counted, run_script
+from camlib.engines import check_machine_options, engine_of
+from camlib.files import file_sha256, parse_place
 from camlib.options import (
+    add_machine_options,
     add_map_run_options,
     add_network_options,
     add_port_options,
@@ -42,7 +45,7 @@ CONVENTIONS = (
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
+    parser.add_argument("places", type=parse_place, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
     add_pixel_option(parser)
     maps = parser.add_argument_group("maps")
@@ -63,10 +66,11 @@ def parse_arguments(arguments=None):
     add_port_options(parser.add_argument_group("networks with several inputs or outputs"))
     add_style_options(parser.add_argument_group("pictures"))
     add_map_run_options(parser.add_argument_group("output"), OUTPUT, batch_size=8)
+    add_machine_options(parser.add_argument_group("several machines"))
     settings = parser.parse_args(arguments)
     parser.require(settings, batch_size=1)
     check_store_options(parser, settings)
-    PIXELS.most = settings.most_pixels
+    check_machine_options(parser, settings)
     if settings.counterfactual and METHODS[settings.method].needs != "gradients":
         parser.error(
             f"--counterfactual negates gradients, which {settings.method} does without; expected another --method"
@@ -79,7 +83,7 @@ def parse_arguments(arguments=None):
 if __name__ == "__main__":
     answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
 
-from camlib.backend import device_name
+from camlib.backend import device_name, leave_gpus
 
 # isort: split
 import keras
@@ -96,12 +100,13 @@ from camlib.explaining import (
     runner,
     targets_of,
 )
-from camlib.files import file_sha256
 from camlib.maps import write_explanations
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
 from camlib.pictures import METHOD_TITLES, style_of_run, style_settings, titles_of
 from camlib.ports import port_of
+from camlib.runs import Work
+from camlib.shards import Part
 from camlib.storing import run_of
 from camlib.subject import Subject, announce_guided, check_guided, kept_precision, zero_maps_of
 from camlib.watching import guided_rule
@@ -288,9 +293,17 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
 # ---------------------------------------------------------------- the script
 
 
-def main(arguments=None):
-    settings = parse_arguments(arguments)
-    style = style_of_run(settings)
+def prepared(settings, worker=False):
+    """Load the network and claim the folder of a run.
+
+    Args:
+        settings: Namespace, see `parse_arguments`.
+        worker: bool, for another process, which did so before, see `camlib.engines`.
+
+    Returns:
+        Work.
+    """
+    PIXELS.most, style = settings.most_pixels, style_of_run(settings)
     source = VGG_NETWORK if settings.weights == "4class" else settings.weights
     network, meaning = load_network(source, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, settings.weights, settings.layer, settings.preprocess, settings.class_names,
@@ -299,12 +312,14 @@ def main(arguments=None):
     chosen = subject.chosen_classes(settings.classes)
     groups = subject.groups_among(chosen)
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
-    photos = find_photos(places)
+    photos = [] if worker else find_photos(places)
     print(*subject.sentences(settings.weights, settings.method), sep="\n")
     if not settings.no_guided:
         if not settings.guided_anyway:
             check_guided(subject.plan, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
         announce_guided(subject.plan)
+    # of many classes the maps of a batch would fill the memory
+    batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
     run = run_of(
         settings,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
@@ -322,6 +337,8 @@ def main(arguments=None):
         classes_of_photo=len(chosen),
         with_probabilities=subject.has_probabilities,
         groups=groups,
+        part=settings.shard and Part(settings.shard, photos, batch_size),
+        worker=worker,
     )  # fmt: skip
     explain_batch = explainer(
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
@@ -330,7 +347,6 @@ def main(arguments=None):
     titles = titles_of(settings.method, settings.counterfactual)
     against = "against the class, " if settings.counterfactual else ""
     made = f"{METHOD_TITLES[settings.method]} {against}of layer {subject.layer}, {Path(settings.weights).name}"
-    zero_maps = {}  # of a photo's name: which, and why
 
     def explain_photos(images, count, classes=chosen):
         found = subject.ask(explain_batch, images, classes, count)
@@ -340,21 +356,26 @@ def main(arguments=None):
             maps = maps_of_photo(found, index, subject.class_names)
             headings = {name: [run.heading(photo, name, probabilities, index), made] for name in maps["gradcam"]}
             write_explanations(folder, picture, maps, headings, titles, method.signed, style)
-            if zero := zero_maps_of(photo, maps, found, index, method, settings.counterfactual):
-                zero_maps[photo.name] = zero
+            return zero_maps_of(photo, maps, found, index, method, settings.counterfactual)
 
         return found.logits, probabilities, write
 
-    print(f"{counted(len(photos), 'photo')} on {device_name()}")
-    # of many classes the maps of a batch would fill the memory
-    batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
-    if len(chosen) > CLASSES_AT_ONCE:
+    if settings.engine == "process":
+        print(f"{counted(len(photos), 'photo')} on {device_name()}")
+    if len(chosen) > CLASSES_AT_ONCE and settings.engine == "process":
         some = chosen[:CLASSES_AT_ONCE]
         run.announce(photos, meaning, lambda *batch: explain_photos(*batch, some), batch_size, len(some), len(chosen))
-        zero_maps.clear()  # of no photo of the user's
-    code = run.make(photos, meaning, batch_size, explain_photos, command("show_heatmaps.py", run.output),
-                    settings.full_size)  # fmt: skip
-    zero = [one for photo in photos for one in zero_maps.get(photo.name, [])]  # in order, whichever was written first
+    return Work(run, photos, meaning, batch_size, explain_photos, settings.full_size)
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    if settings.engine == "ray":
+        leave_gpus()
+    work = prepared(settings)
+    code = work.make(command("show_heatmaps.py", work.run.output), engine_of("gradcam_vgg16", settings, work))
+    # in order, whichever was written first
+    zero = [one for photo in work.photos for one in work.run.notes.get(photo.name, [])]
     if zero:
         print(f"{counted(len(zero), 'map')} {'is' if len(zero) == 1 else 'are'} zero everywhere, the first {zero[0]}")
     return code

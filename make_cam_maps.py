@@ -16,7 +16,10 @@ does only what is missing.
 from pathlib import Path
 
 from camlib.console import ArgumentParser, UserError, answer_at_once, command, counted, run_script
+from camlib.engines import check_machine_options, engine_of
+from camlib.files import parse_place
 from camlib.options import (
+    add_machine_options,
     add_map_run_options,
     add_network_options,
     add_style_options,
@@ -39,7 +42,7 @@ CONVENTIONS = (
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER",
+    parser.add_argument("places", type=parse_place, nargs="*", metavar="PHOTO_OR_FOLDER",
                         help="default: the demo set's val and both")  # fmt: skip
     add_pixel_option(parser)
     network = parser.add_argument_group("network")
@@ -49,17 +52,18 @@ def parse_arguments(arguments=None):
     add_network_options(network)
     add_style_options(parser.add_argument_group("pictures"))
     add_map_run_options(parser.add_argument_group("output"), OUTPUT, batch_size=32)
+    add_machine_options(parser.add_argument_group("several machines"))
     settings = parser.parse_args(arguments)
     parser.require(settings, batch_size=1)
     check_store_options(parser, settings)
-    PIXELS.most = settings.most_pixels
+    check_machine_options(parser, settings)
     return settings
 
 
 if __name__ == "__main__":
     answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
 
-from camlib.backend import compiled, device_name, traced
+from camlib.backend import compiled, device_name, leave_gpus, traced
 
 # isort: split
 from keras import activations, layers, ops
@@ -71,6 +75,8 @@ from camlib.maps import write_maps
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import style_of_run, style_settings
+from camlib.runs import Work
+from camlib.shards import Part
 from camlib.storing import run_of
 from camlib.subject import Subject
 from camlib.surveying import both_sides
@@ -201,16 +207,24 @@ def cam_of_subject(subject):
 # ---------------------------------------------------------------- the script
 
 
-def main(arguments=None):
-    settings = parse_arguments(arguments)
-    style = style_of_run(settings)
+def prepared(settings, worker=False):
+    """Load the network and claim the folder of a run.
+
+    Args:
+        settings: Namespace, see `parse_arguments`.
+        worker: bool, for another process, which did so before, see `camlib.engines`.
+
+    Returns:
+        Work.
+    """
+    PIXELS.most, style = settings.most_pixels, style_of_run(settings)
     source = settings.model or GAP_NETWORK
     network, meaning = load_network(source, settings.trust_model, settings.architecture)
     subject = Subject(network, meaning, source, None, settings.preprocess, settings.class_names, settings.size,
                       settings.dtype)  # fmt: skip
     maps_of, meaning = cam_of_subject(subject), subject.meaning
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
-    photos = find_photos(places)
+    photos = [] if worker else find_photos(places)
     run = run_of(
         settings,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
@@ -220,6 +234,8 @@ def main(arguments=None):
         CONVENTIONS,
         meaning.class_names,
         with_probabilities=subject.has_probabilities,
+        part=settings.shard and Part(settings.shard, photos, settings.batch_size),
+        worker=worker,
     )  # fmt: skip
 
     def explain(images, count):
@@ -233,9 +249,17 @@ def main(arguments=None):
         return logits, subject.probabilities_of(logits), write
 
     print(f"network {source}: {meaning.preprocessing}, {subject.whose}")
-    print(f"{counted(len(photos), 'photo')} on {device_name()}")
-    return run.make(photos, meaning, settings.batch_size, explain, command("show_heatmaps.py", run.output),
-                    settings.full_size)  # fmt: skip
+    return Work(run, photos, meaning, settings.batch_size, explain, settings.full_size)
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    if settings.engine == "ray":
+        leave_gpus()
+    work = prepared(settings)
+    if settings.engine == "process":
+        print(f"{counted(len(work.photos), 'photo')} on {device_name()}")
+    return work.make(command("show_heatmaps.py", work.run.output), engine_of("make_cam_maps", settings, work))
 
 
 if __name__ == "__main__":

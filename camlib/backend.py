@@ -392,6 +392,14 @@ def device_name():
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "CPU"
 
 
+def leave_gpus():
+    """Compute on the CPU in this process, and leave the GPUs to others, which could not share them."""
+    if BACKEND == "jax":
+        jax.config.update("jax_platforms", "cpu")
+    else:
+        tf.config.set_visible_devices([], "GPU")
+
+
 @contextlib.contextmanager
 def all_devices():
     """Build and fit a network in this context to share each batch among all GPUs of the machine, or of all hosts."""

@@ -1,9 +1,44 @@
 """Files: written whole or not at all, whatever their names; what is in one, by its SHA-256."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
+from pathlib import Path
+
+from camlib.console import UserError, first_line
+
+RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
+
+
+def parse_place(text):
+    """Where photos are: the Path for what the user wrote, or for s3://bucket/photos and the like a UPath of fsspec.
+
+    Raises:
+        UserError: what reads such a place is not installed.
+    """
+    if "://" not in text:
+        return Path(text)
+    try:
+        from upath import UPath
+
+        place = UPath(text)
+        place.exists()
+        return place
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{text} cannot be read ({first_line(error)}); expected what pip install -r requirements-cluster.txt "
+            "installs, and fsspec's package for such places, as s3fs for s3://"
+        ) from None
+    except Exception as error:  # a store that cannot be reached: its library's own errors
+        raise UserError(f"{text} cannot be reached ({first_line(error)}); expected a place that fsspec reads") from None
+
+
+def is_stored(place):
+    """Whether a place is not a file or folder of this machine's, but a UPath of fsspec."""
+    return not isinstance(place, (str, os.PathLike))
 
 
 def write_whole(path, write):
@@ -24,8 +59,29 @@ def write_whole(path, write):
 
 
 def write_json(path, record):
-    text = json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_whole(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+    write_whole(path, lambda file: file.write(json_text(record).encode("utf-8", "surrogateescape")))
+
+
+def json_text(record):
+    """A dict as our JSON files hold it."""
+    return json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def write_csv(path, rows):
+    """Write a CSV file whole; names that are not UTF-8 survive."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
+
+
+def write_json_once(path, record):
+    """Write a JSON file that no other process has written; of several that try at one moment one succeeds.
+
+    Raises:
+        FileExistsError: it is there, perhaps not whole yet.
+    """
+    with open(path, "x", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(json_text(record))
 
 
 def open_csv(path, mode):

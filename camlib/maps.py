@@ -3,7 +3,6 @@
 Imports neither Keras nor TensorFlow, so that a viewer starts at once.
 """
 
-import csv
 import functools
 import io
 import json
@@ -16,8 +15,8 @@ import h5py
 import numpy as np
 
 from camlib.console import UserError, first_line
-from camlib.files import open_csv, write_whole
-from camlib.photos import RUN_FILE, PhotoError, name_without_suffix, read_photo
+from camlib.files import RUN_FILE, write_whole
+from camlib.photos import PhotoError, name_without_suffix, read_photo
 from camlib.pictures import (
     GRADIENTS,
     picture_of,
@@ -28,9 +27,10 @@ from camlib.pictures import (
     write_jpeg,
     write_panel,
 )
+from camlib.shards import NUMBER, PREDICTIONS_FILE, lists_of, read_list
 from camlib.store import BROKEN, Store, StoredNumbers, stores_in
 
-PHOTO_FILE, PREDICTIONS_FILE = "photo.jpg", "predictions.csv"
+PHOTO_FILE = "photo.jpg"
 
 # ---------------------------------------------------------------- the files of one photo
 
@@ -259,7 +259,7 @@ def find_saved(place):
         place: Path of a run's output folder, a folder in it, a store, a folder of stores, or one .npy file.
 
     Returns:
-        list of SavedPhoto, never empty, in the order of predictions.csv where there is one.
+        list of SavedPhoto, never empty, in the order of predictions.csv where there is one, or of the lists of shards.
 
     Raises:
         UserError: nothing there.
@@ -275,7 +275,7 @@ def find_saved(place):
     if not place.is_dir():
         raise UserError(f"{place} does not exist; expected a folder of maps: run python make_cam_maps.py first")
     for run in (place.resolve(), *place.resolve().parents):
-        if (run / PREDICTIONS_FILE).is_file():
+        if lists_of(run):
             saved = [photo for photo in read_predictions(run) if photo.folder.is_relative_to(place.resolve())]
             break
     else:
@@ -299,18 +299,18 @@ def stores_at(place):
 
 
 def read_predictions(run):
-    """The photos of a run's predictions.csv; a last line that is being written is left out."""
-    with open_csv(run / PREDICTIONS_FILE, "r") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    """The photos of a run's predictions.csv, or of all lists of its shards, in the order of the run's photos."""
     settings = settings_of_run(run)
-    saved = []
-    for row in rows:
-        if len(row) == len(header):
+    found = {}  # of a photo's name: its place, and the photo
+    for path in lists_of(run):
+        header, rows = read_list(path)
+        for index, row in enumerate(rows):
             # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
             folders = [run / row[0], run / name_without_suffix(row[0])]
             shares, logits = (numbers_of(header, row, prefix) for prefix in ("probability_", "logit_"))
-            saved.append(SavedPhoto(row[0], folders, row[1], shares, logits, settings=settings))
-    return saved
+            place = int(row[-1]) if header[-1] == NUMBER else index
+            found[row[0]] = place, SavedPhoto(row[0], folders, row[1], shares, logits, settings=settings)
+    return [saved for _, saved in sorted(found.values(), key=lambda one: one[0])]
 
 
 def numbers_of(header, row, prefix):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from camlib.console import UserError
 from camlib.meaning import OWN_PREPROCESSING, PREPROCESSING, WHAT_PREPROCESSING_MEANS
+from camlib.shards import parse_shard
 
 FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 STORE_TYPES = ("float32", "float16")  # what maps may be kept in
@@ -78,6 +79,18 @@ def check_store_options(parser, settings):
         parser.error(f"--store {settings.store}: expected a name that ends in .h5")
     if "output" in given:
         parser.error(f"--store {settings.store} with --output {settings.output}; expected one of the two")
+
+
+def add_machine_options(group):
+    """Add the options of a run on several GPUs or machines."""
+    group.add_argument("--shard", type=parse_shard, metavar="K/N|slurm",
+                        help="do the K-th of N parts alone, in a folder that all share, slurm: that of this task of a "
+                        "job array; python join_shards.py makes one run of them")  # fmt: skip
+    group.add_argument("--engine", choices=("process", "ray"), default="process",
+                       help="who does the work: this process, or workers of Ray, one for each GPU, or without any each "
+                       "core")  # fmt: skip
+    group.add_argument("--address", metavar="HOST:PORT", help="of a cluster of Ray; default: this machine")
+    group.add_argument("--workers", type=int, metavar="N", help="how many; default: as many as there can be")
 
 
 def add_style_options(group, writes=True):

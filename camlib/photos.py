@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from camlib.console import UserError
+from camlib.files import RUN_FILE, is_stored
 from camlib.pixel_budget import PIXELS
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictures in a file, as phones write
@@ -23,7 +24,6 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".ti
 DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only makes the files larger
 SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
 MOST_PAGES = 1000  # of a TIFF, that are looked at
-RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
 
 
 class PhotoError(Exception):
@@ -35,7 +35,7 @@ class Photo:
     """One photo file.
 
     Attributes:
-        path: Path, where to read it.
+        path: Path, or a UPath of fsspec, where to read it.
         name: str, its path below the folder it was found in, with '/' on every system.
         folder: str, where its maps go: `name` without suffix, or with it where two photos would share a folder.
     """
@@ -60,6 +60,15 @@ def is_photo(path):
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
         or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
     )
+
+
+def walk_stored(folder):
+    """As `walk_photos`, of a UPath: what is named like a photo; to look into each file would take long."""
+    for parent, folders, files in folder.walk():
+        folders[:] = [] if RUN_FILE in files else sorted(name for name in folders if not name.startswith("."))
+        for name in [] if RUN_FILE in files else sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in PHOTO_SUFFIXES:
+                yield parent / name
 
 
 def walk_photos(folder):
@@ -98,7 +107,7 @@ def find_photos(places):
     """List the photos in files and folders given by the user.
 
     Args:
-        places: list of Path; a folder is searched with all its subfolders.
+        places: list of Path or UPath; a folder is searched with all its subfolders.
 
     Returns:
         list of Photo in the given order, each file once. With several folders each name begins with its folder's.
@@ -111,7 +120,8 @@ def find_photos(places):
     for place in places:
         if not place.is_file() and not place.is_dir():
             raise UserError(f"{place} does not exist; expected a photo or a folder of photos")
-        for path in walk_photos(place) if place.is_dir() else [place]:
+        walk = walk_stored if is_stored(place) else walk_photos
+        for path in walk(place) if place.is_dir() else [place]:
             root = place if place.is_dir() else place.parent
             name = path.relative_to(root).as_posix()
             if len(folders) > 1 and place.is_dir():
@@ -150,7 +160,7 @@ def read_photo(path, shorter_side=None):
     many pixels on its shorter side, which is several times faster for large photos.
 
     Args:
-        path: Path of a JPEG, PNG, BMP, WebP or TIFF file, whatever its name; or such a file's bytes in a BytesIO.
+        path: Path or UPath of a JPEG, PNG, BMP, WebP or TIFF file, whatever its name; or a BytesIO that holds one.
         shorter_side: int, pixels that will be needed, or None for full size.
 
     Returns:
@@ -160,9 +170,11 @@ def read_photo(path, shorter_side=None):
         PhotoError: the file is missing, cut off, damaged, of another kind or too large; the message is the reason.
     """
     try:
-        if not isinstance(path, io.BytesIO) and os.path.getsize(path) == 0:
+        in_memory = isinstance(path, io.BytesIO)
+        source = io.BytesIO(path.read_bytes()) if is_stored(path) and not in_memory else path
+        if (source.getbuffer().nbytes if isinstance(source, io.BytesIO) else os.path.getsize(source)) == 0:
             raise PhotoError("empty file")
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(source, formats=FORMATS) as picture:
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
             refuse_too_large(picture)
@@ -176,7 +188,7 @@ def read_photo(path, shorter_side=None):
     except PermissionError:
         raise PhotoError("no permission to read it") from None
     except Image.UnidentifiedImageError:
-        raise PhotoError("damaged" if isinstance(path, io.BytesIO) else what_else(path)) from None
+        raise PhotoError("damaged" if in_memory else what_else(path)) from None
     except PhotoError:
         raise
     except Exception as error:  # decoders meet damaged bytes with errors of almost every class
@@ -220,7 +232,7 @@ def pages_of(picture):
 
 def what_else(path):
     """What a file is that is no picture, as a reason."""
-    with open(path, "rb") as file:
+    with path.open("rb") if is_stored(path) else open(path, "rb") as file:
         head = file.read(6)
     if head == b"\x93NUMPY":
         return "a NumPy array; expected a picture: save its photo as PNG or TIFF, 8 bits, grey or RGB"
@@ -316,7 +328,9 @@ def in_parallel(function, items, ahead=64):
 def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
     """Decode photos in parallel and yield them in batches of one size, the last one filled up with zeros.
 
-    Equal shapes mean that a compiled network is traced once. At most a few batches are in memory at a time.
+    Equal shapes mean that a compiled network is traced once. At most a few batches are in memory at a time. A batch is
+    made of batch_size photos that follow one another, less those that cannot be read, so that a photo's place in it
+    does not depend on other batches: on its place, what is computed of it may depend, in the last bits.
 
     Args:
         photos: list of Photo.
@@ -343,18 +357,17 @@ def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
 
     images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
     done, failed = [], []
-    for photo, result in in_parallel(read, photos):
+    for number, (photo, result) in enumerate(in_parallel(read, photos), 1):
         if isinstance(result, PhotoError):
             failed.append((str(photo.path), str(result)))
         else:
             images[len(done)] = result[0]
             done.append((photo, result[1]))
-        if len(done) == batch_size:
+        if number % batch_size == 0 or number == len(photos):
+            if done:
+                images[len(done) :] = 0
             yield done, images, failed
             done, failed = [], []
-    if done or failed:
-        images[len(done) :] = 0
-        yield done, images, failed
 
 
 def display_size(height, width, least):

@@ -12,16 +12,28 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from camlib.console import EXIT_SOME_FAILED, Progress, UserError, counted, duration
-from camlib.files import open_csv, write_json, write_whole
-from camlib.maps import PHOTO_FILE, PREDICTIONS_FILE, SIGNED, dated_file, photo_folder
+from camlib.console import EXIT_SOME_FAILED, Progress, UserError, command, counted, duration
+from camlib.files import open_csv, write_csv, write_json, write_whole
+from camlib.maps import PHOTO_FILE, SIGNED, dated_file, photo_folder
 from camlib.photos import DISPLAY_SIDE, RUN_FILE, Photo, network_input, read_batches
 from camlib.pictures import write_jpeg
+from camlib.shards import (
+    FAILED_COLUMNS,
+    FAILED_FILE,
+    NUMBER,
+    PREDICTIONS_FILE,
+    changed_settings,
+    join_in,
+    read_list,
+    read_record,
+    refuse_shards,
+    remove_lists,
+)
 
-FAILED_FILE = "failed.csv"
 NOT_FINITE = (
     "the network's numbers for it are not finite; if for all photos, try another --preprocess or --dtype float32"
 )
@@ -55,17 +67,17 @@ def claim_folder(output, settings, conventions, overwrite, remove):
     Raises:
         UserError: the folder holds results of other settings, or other files of the user's.
     """
-    run_file = output / RUN_FILE
-    if run_file.exists():
-        earlier = json.loads(run_file.read_text("utf-8", "surrogateescape"))["settings"]
+    record = read_record(output)
+    if record:
         if not overwrite:
-            refuse_others(output, earlier, settings)
+            refuse_shards(output, record)
+            refuse_others(output, record["settings"], settings)
     elif output.is_dir() and any(not name.name.startswith((".", "README")) for name in output.iterdir()):
         raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
     if overwrite and output.is_dir():
         remove(output)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(run_file, run_record(settings, conventions))
+    write_json(output / RUN_FILE, run_record(settings, conventions))
 
 
 def refuse_others(output, earlier, settings, option="--output"):
@@ -76,8 +88,7 @@ def refuse_others(output, earlier, settings, option="--output"):
         earlier, settings: dict, the former as read from JSON.
         option: str, which names the place.
     """
-    now = json.loads(json.dumps(settings, default=str))
-    changed = sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
+    changed = changed_settings(earlier, settings)
     if changed:
         raise UserError(
             f"{output} holds results of other settings ({', '.join(changed)}); expected another {option}, or "
@@ -85,13 +96,12 @@ def refuse_others(output, earlier, settings, option="--output"):
         )
 
 
-def write_failed(path, failed):
+def write_failed(path, failed, columns=FAILED_COLUMNS):
     """Write (path, reason) rows, or remove the list of an earlier run when nothing failed."""
-    if not failed:
+    if failed:
+        write_csv(path, [columns, *failed])
+    else:
         path.unlink(missing_ok=True)
-        return
-    with open_csv(path, "w") as file:
-        csv.writer(file).writerows([("path", "reason"), *failed])
 
 
 def say_failed(failed, path):
@@ -135,6 +145,24 @@ def writers():
         pool.shutdown(cancel_futures=True)
 
 
+class Finished(NamedTuple):
+    """A batch whose files are written.
+
+    Attributes:
+        photos: list of Photo, those with maps.
+        logits: float (len(photos), C).
+        probabilities: float (len(photos), C + groups), or None.
+        failed: list of (path, reason), of its other photos.
+        notes: dict of a photo's name -> list of str, what is to be said of it.
+    """
+
+    photos: list
+    logits: np.ndarray | None
+    probabilities: np.ndarray | None
+    failed: list
+    notes: dict
+
+
 class MapRun:
     """A folder of maps in the making: which photos are done, and one CSV row for each.
 
@@ -150,35 +178,48 @@ class MapRun:
         with_probabilities: bool, the network's scores have probabilities.
         groups: list of str, groups of classes whose probability is a column of its own.
         pictures: bool, the run writes pictures beside the arrays, among them photo.jpg.
+        part: Part, what this process does of the run, in a folder that it shares with others; None for all of it.
+        worker: bool, the folder is claimed already, by the process that this one works for.
 
     Raises:
         UserError: the folder holds another run's maps, or other files of the user's.
     """
 
     def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True, groups=(),
-                 pictures=True):  # fmt: skip
+                 pictures=True, part=None, worker=False):  # fmt: skip
         self.output, self.class_names, self.groups, self.pictures = output, class_names, groups, pictures
-        self.failed_list = output / FAILED_FILE
+        self.part, self.list, self.failed_list = part, output / PREDICTIONS_FILE, output / FAILED_FILE
+        self.numbers = {}  # of a shard's photos: each one's place among those of all
+        self.notes = {}  # of a photo's name: what is to be said of it
         numbers = [f"logit_{name}" for name in class_names]
         if with_probabilities:
             numbers += [f"probability_{name}" for name in (*class_names, *groups)]
         self.columns = ["path", "predicted", *numbers]
         settings = settings | {"class_names": class_names}
-        self.claim(settings, conventions, overwrite)
-        self.rows = {row[0]: row for row in self.read_rows()}
+        if worker:
+            if read_record(output) is None:
+                raise UserError(f"{output} is not to be seen by a worker; expected an --output that all machines share")
+        else:
+            self.claim(settings, conventions, overwrite)
+        self.rows = {} if worker else {row[0]: row for row in self.read_rows()}
 
     def claim(self, settings, conventions, overwrite):
-        """Take the place of the run, see `claim_folder`."""
-        claim_folder(self.output, settings, conventions, overwrite, remove_maps)
+        """Take the place of the run, or of its part, see `claim_folder` and `camlib.shards.join_in`."""
+        if self.part:
+            self.list, self.failed_list = (
+                self.output / self.part.list_name(path.name) for path in (self.list, self.failed_list)
+            )
+            self.columns.append(NUMBER)
+            self.numbers = self.part.numbers(lambda photo: photo.name)
+            join_in(self.output, run_record(settings, conventions), self.part)
+        else:
+            claim_folder(self.output, settings, conventions, overwrite, remove_maps)
+            remove_lists(self.output)  # of shards that are replaced, or that were joined when a kill came
 
     def read_rows(self):
         """The whole rows of predictions.csv; a last line cut off by a kill is left out."""
-        path = self.output / PREDICTIONS_FILE
-        if not path.exists():
-            return []
-        text = path.read_text("utf-8", "surrogateescape")
-        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines(keepends=True)))
-        return [row for row in rows[1:] if len(row) == len(self.columns)]
+        rows = read_list(self.list)[1] if self.list.exists() else []
+        return [row for row in rows if len(row) == len(self.columns)]
 
     def is_done(self, photo):
         """Whether the photo has its row, and has not changed since its maps were written."""
@@ -192,8 +233,9 @@ class MapRun:
         left = [photo for photo in photos if not self.is_done(photo)]
         for photo in left:
             self.rows.pop(photo.name, None)
-        with open_csv(self.output / PREDICTIONS_FILE, "w") as file:
-            csv.writer(file).writerows([self.columns, *self.rows.values()])
+        write_csv(self.list, [self.columns, *self.rows.values()])
+        if self.numbers:
+            self.failed_list.unlink(missing_ok=True)  # else its photos would count as dealt with
         return left
 
     def add_rows(self, photos, logits, probabilities):
@@ -202,9 +244,10 @@ class MapRun:
         numbers = (
             logits if probabilities is None else np.concatenate((logits, probabilities), axis=1)
         )  # (N, 2 C + groups)
-        with open_csv(self.output / PREDICTIONS_FILE, "a") as file:
+        with open_csv(self.list, "a") as file:
             for photo, name, row in zip(photos, predicted, numbers, strict=True):
-                csv.writer(file).writerow([photo.name, name, *row])
+                place = [self.numbers[photo.name]] if self.numbers else []
+                csv.writer(file).writerow([photo.name, name, *row, *place])
 
     def heading(self, photo, name, probabilities, index):
         """What stands above a panel of a photo: its file, the class, and the probability if there is one.
@@ -245,7 +288,7 @@ class MapRun:
         of = f"{counted(count, 'class', 'classes')} of {counted(left, 'photo')}"
         print(f"{of}: {cost}, {size * times / 1e9:,.1f} GB; --classes with fewer takes less", flush=True)
 
-    def make(self, photos, meaning, batch_size, explain, next_command, full_size=False):
+    def make(self, photos, meaning, batch_size, explain, next_command, full_size=False, engine=None):
         """Explain the photos that are not done yet, batch by batch, and say what was written.
 
         Args:
@@ -255,74 +298,115 @@ class MapRun:
             explain: function of (images uint8 (batch_size, H, W, C), how many of them matter) -> (logits,
                 probabilities or None, write): float (batch_size, C), NaN where the network's numbers are not finite,
                 and a function of (index, Photo, folder, display photo) that writes the files of one photo, called in
-                several threads.
+                several threads; it returns what is to be said of the photo, list of str.
             next_command: str, what to run next.
             full_size: bool, the display photos are in their own size.
+            engine: function of photos that gives what `finished` does, from other processes; default: this one.
 
         Returns:
             int, the exit code.
         """
+        places = {str(photo.path): number for number, photo in enumerate(photos)}
+        if self.part:
+            print(self.part.heading())
+            photos = self.part.own
+        if self.numbers:
+            next_command = f"{command('join_shards.py', self.output)}, when all {self.part.shard.count} shards are done"
         left = self.begin(photos)
         if len(left) < len(photos):
             print(f"{len(photos) - len(left):,} of {counted(len(photos), 'photo')} are done already")
         failed = []
-        reading = contextlib.closing(read_batches(left, meaning, batch_size, full_size, self.pictures))
-        with Progress("photos", len(left)) as progress, reading as batches, writers() as pool:
-            for count, of_batch in self.written(batches, explain, pool):
-                failed += of_batch
-                progress.advance(count)
-        write_failed(self.failed_list, failed)
+        work = engine(left) if engine else self.finished(left, meaning, batch_size, explain, full_size)
+        with Progress("photos", len(left)) as progress, contextlib.closing(work) as batches:
+            for batch in batches:
+                if batch.photos:
+                    self.add_rows(batch.photos, batch.logits, batch.probabilities)
+                    self.notes |= batch.notes
+                failed += batch.failed
+                progress.advance(len(batch.photos) + len(batch.failed))
+        failed.sort(key=lambda one: places[one[0]])
+        if self.numbers:
+            rows = [(path, reason, places[path]) for path, reason in failed]
+            write_failed(self.failed_list, rows, [*FAILED_COLUMNS, NUMBER])
+        else:
+            write_failed(self.failed_list, failed)
         print(f"wrote the maps of {counted(len(left) - len(failed), 'photo')} to {self.output}")
-        if len(failed) < len(photos):  # with nothing to look at there is nothing to do next
+        if len(failed) < len(photos) or self.numbers:  # with nothing to look at there is nothing to do next
             print(f"next: {next_command}")
         if failed:
             say_failed(failed, self.failed_list)
         return EXIT_SOME_FAILED if failed else 0
 
-    def written(self, batches, explain, pool):
+    def finished(self, photos, meaning, batch_size, explain, full_size=False):
         """Explain photos batch by batch, and write the files of each while the network sees the next.
 
         Args:
-            batches: iterable, see `camlib.photos.read_batches`.
-            explain: as for `make`.
-            pool: Executor of the writing.
+            photos, meaning, batch_size, explain, full_size: as for `make`.
 
         Yields:
-            (how many photos of a batch are dealt with, list of (path, reason) of those among them that failed).
+            Finished.
         """
+        reading = contextlib.closing(read_batches(photos, meaning, batch_size, full_size, self.pictures))
         finish = None
-        for done, images, unreadable in batches:
-            explained = explain(images, len(done)) if done else None
+        with reading as batches, writers() as pool:
+            for done, images, unreadable in batches:
+                explained = explain(images, len(done)) if done else None
+                if finish:
+                    yield finish()  # so that two batches are in memory at most
+                finish = self.write_batch(pool, done, unreadable, explained)
             if finish:
-                yield finish()  # so that two batches are in memory at most
-            finish = self.write_batch(pool, done, unreadable, explained)
-        if finish:
-            yield finish()
+                yield finish()
 
     def write_batch(self, pool, done, unreadable, explained):
-        """Begin to write the files of a batch; returns what waits for them and writes its rows, see `written`."""
+        """Begin to write the files of a batch; returns what waits for them and gives its Finished."""
         if not done:
-            return lambda: (len(unreadable), unreadable)
+            return lambda: Finished([], None, None, unreadable, {})
         logits, probabilities, write = explained
         finite = np.flatnonzero(np.isfinite(logits[: len(done)]).all(axis=1))
-        begun = [pool.submit(self.write_photo, write, index, *done[index]) for index in finite]
+        begun = {done[index][0]: pool.submit(self.write_photo, write, index, *done[index]) for index in finite}
 
         def finish():
-            for one in begun:
-                one.result()  # raises what its writing raised
+            notes = {photo.name: one.result() for photo, one in begun.items()}  # raises what its writing raised
             some = None if probabilities is None else probabilities[finite]
-            self.add_rows([done[index][0] for index in finite], logits[finite], some)
             failed = [(str(photo.path), NOT_FINITE) for index, (photo, _) in enumerate(done) if index not in finite]
-            return len(done) + len(unreadable), failed + unreadable
+            noted = {name: lines for name, lines in notes.items() if lines}
+            return Finished(list(begun), logits[finite], some, failed + unreadable, noted)
 
         return finish
 
     def write_photo(self, write, index, photo, picture):
-        """Write the files of one photo of a batch."""
+        """Write the files of one photo of a batch; returns what is to be said of it, list of str or None."""
         folder = photo_folder(self.output, photo)
-        write(index, photo, folder, picture)
+        said = write(index, photo, folder, picture)
         if self.pictures:
             write_jpeg(folder / PHOTO_FILE, picture)  # last: it marks the photo as done
+        return said
+
+
+class Work(NamedTuple):
+    """A run that is ready to be done.
+
+    Attributes:
+        run: MapRun.
+        photos: list of Photo, all of them; of a worker none.
+        meaning, batch_size, explain, full_size: as for `MapRun.make`.
+    """
+
+    run: MapRun
+    photos: list
+    meaning: object
+    batch_size: int
+    explain: object
+    full_size: bool
+
+    def make(self, next_command, engine=None):
+        """Do it, see `MapRun.make`."""
+        return self.run.make(self.photos, self.meaning, self.batch_size, self.explain, next_command, self.full_size,
+                             engine)  # fmt: skip
+
+    def finished(self, photos):
+        """Do some photos for another process, see `MapRun.finished`."""
+        return self.run.finished(photos, self.meaning, self.batch_size, self.explain, self.full_size)
 
 
 # ---------------------------------------------------------------- a file of scores

@@ -8,7 +8,8 @@ import h5py
 from camlib.console import Progress, UserError, counted, first_line
 from camlib.locks import OnlyWriter
 from camlib.pictures import encoded_jpeg
-from camlib.runs import FAILED_FILE, MapRun, refuse_others, run_record
+from camlib.runs import MapRun, refuse_others, run_record
+from camlib.shards import FAILED_FILE
 from camlib.store import Store, StoreWriter, create_store, packed_photo, rescue
 
 
@@ -20,7 +21,7 @@ def run_of(settings, decisive, conventions, class_names, explained=None, classes
         decisive: dict that decides what the maps are.
         conventions, class_names: as for MapRun.
         explained, classes_of_photo: as for StoreRun.
-        about: with_probabilities and groups, as for MapRun.
+        about: with_probabilities, groups, part and worker, as for MapRun.
     """
     pictures = not settings.no_pictures
     if not settings.store:
@@ -118,10 +119,11 @@ class StoreRun(MapRun):
     def write_photo(self, write, index, photo, picture):
         """Bring the maps of one photo of a batch into the form of the file; they wait for the others."""
         maps = {}
-        write(index, photo, maps, picture)
+        said = write(index, photo, maps, picture)
         shown = encoded_jpeg(picture, f"the picture of {photo.name}").tobytes() if self.pictures else b""
         classes = self.classes_of_photo
         self.ready[photo.name] = packed_photo(photo.name, shown, maps, self.explained, classes, self.dtype)
+        return said
 
     def add_rows(self, photos, logits, probabilities):
         """Add the photos of a batch to the file."""

@@ -296,8 +296,9 @@ def test_batches_go_on_past_bad_files(tmp_path):
     assert {path for _, _, failed in batches for path, _ in failed} == set(map(str, bad))
     names = [photo.name for done, _, _ in batches for photo, _ in done]
     assert names == [f"good_{number}.png" for number in range(5)]
-    assert [len(done) for done, _, _ in batches] == [2, 2, 1]
-    done, images, _ = batches[-1]
+    assert [len(done) for done, _, _ in batches] == [0, 0, 0, 2, 2, 1, 0]  # 6 bad files before the good, 3 after
+    assert [len(failed) for _, _, failed in batches] == [2, 2, 2, 0, 0, 1, 2]
+    done, images, _ = batches[5]
     assert images.shape == (2, 8, 8, 3) and (images[0] == 160).all() and not images[1].any()
 
 

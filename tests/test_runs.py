@@ -158,6 +158,24 @@ def test_rows_come_after_files_in_order_and_two_batches_at_most_wait(tmp_path):
     assert all(is_whole(run.output / photo.folder) for photo in photos)
 
 
+def test_photos_that_failed_are_listed_in_the_order_of_photos(tmp_path):
+    """Whatever the reason, and whichever was seen first: in a batch the unreadable is, before any is explained."""
+    photos = photos_of(tmp_path, 5)
+    for number in (0, 3):
+        photos[number].path.write_text("no photo")
+
+    def explain(images, count):
+        logits = np.zeros((len(images), 2))
+        logits[0] = np.nan  # 1.png and 4.png
+        return logits, None, lambda *_: None
+
+    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    assert run.make(photos, MEANING, 3, explain, "") == 1
+    with open(tmp_path / "out" / "failed.csv", newline="") as file:
+        listed = [Path(row["path"]).name for row in csv.DictReader(file)]
+    assert listed == ["0.png", "1.png", "3.png", "4.png"] and rows_of(run) == ["2.png"]
+
+
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="Linux has a disk that is always full")
 def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path):
     photos, threads = photos_of(tmp_path, 12), threading.active_count()
