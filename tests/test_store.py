@@ -106,6 +106,23 @@ def test_a_store_holds_what_the_files_hold(script, more, network, photos, tmp_pa
         np.testing.assert_allclose(file["logits"][()], logits, rtol=1e-6)
 
 
+def test_shards_have_a_store_each(network, photos, tmp_path, capsys):
+    """With batches of one photo: three shards of the five photos, of which the second cannot be read."""
+    main, option = MAPS_OF["make_cam_maps"]
+    command = [str(photos), option, str(network), "--batch-size", "1"]
+    codes = []
+    for number in (3, 1, 2):
+        place = str(tmp_path / "stores" / f"{number}.h5")
+        codes.append(main([*command, "--store", place, "--shard", f"{number}/3"]))
+        assert f"next: python show_heatmaps.py {place}" in capsys.readouterr().out
+    assert sorted(codes) == [0, 0, 1] and main([*command, "--output", str(tmp_path / "files")]) == 1
+    assert_same(arrays_of(tmp_path / "stores"), arrays_of(tmp_path / "files"))
+    each = [len(find_saved(tmp_path / "stores" / f"{number}.h5")) for number in (1, 2, 3)]
+    assert sum(each) == 4 and min(each) >= 1  # no photo in two
+    with open(next((tmp_path / "stores").glob("*_failed.csv")), newline="") as listed:
+        assert [row["path"] for row in csv.DictReader(listed)] == [str(photos / "cat" / "bad.jpg")]
+
+
 def test_float16_is_off_by_a_4096th_of_the_largest_value_at_most(network, photos, tmp_path):
     more = ("--store-dtype", "float16", "--classes", "all")
     main, option = MAPS_OF["gradcam_vgg16"]
