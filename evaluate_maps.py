@@ -308,29 +308,8 @@ def evaluate(subject, items, settings, results, failed, with_baselines):
         evaluate_sanity(subject, sample, settings, results, failed)
 
 
-def main(arguments=None):
-    settings = parse_arguments(arguments)
-    items = find_items(settings.places, settings.annotations)
-    subjects = subjects_of(settings)
-    items = known_items(items, subjects)
-    if "localisation" not in settings.only:
-        items = [replace(item, annotation=None) for item in items]
-    if "localisation" in settings.only and not any(item.annotation for item in items):
-        print("no annotations: localisation and sharpness are left out; --annotations names them")
-    decisive = {
-        name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
-    } | {"dtype": ", ".join(dict.fromkeys(subject.dtype for subject in subjects))}
-    identities = {subject.name: subject.identity for subject in subjects}
-    claim_folder(
-        settings.output,
-        {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
-         "annotations": str(settings.annotations and settings.annotations.resolve()),
-         "class_names": settings.class_names and [subject.class_names for subject in subjects],
-         "items": len(items), "networks": identities} | decisive,
-        CONVENTIONS,
-        settings.overwrite,
-        lambda output: (output / RESULTS_FILE).unlink(missing_ok=True),
-    )  # fmt: skip
+def evaluate_all(subjects, items, settings):
+    """Score the maps of all networks and saved maps, and write what came of it; returns the exit code."""
     results, failed = Results(settings.output / RESULTS_FILE), {}
     photos = len({item.name for item in items})
     objects, maps = counted(len(items), "object"), counted(len(settings.maps), "kind of map", "kinds of map")
@@ -346,6 +325,32 @@ def main(arguments=None):
     if failed:
         say_failed(list(failed.items()), settings.output / FAILED_FILE)
     return EXIT_SOME_FAILED if failed else 0
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    items = find_items(settings.places, settings.annotations)
+    subjects = subjects_of(settings)
+    items = known_items(items, subjects)
+    if "localisation" not in settings.only:
+        items = [replace(item, annotation=None) for item in items]
+    if "localisation" in settings.only and not any(item.annotation for item in items):
+        print("no annotations: localisation and sharpness are left out; --annotations names them")
+    decisive = {
+        name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
+    } | {"dtype": ", ".join(dict.fromkeys(subject.dtype for subject in subjects))}
+    identities = {subject.name: subject.identity for subject in subjects}
+    with claim_folder(
+        settings.output,
+        {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
+         "annotations": str(settings.annotations and settings.annotations.resolve()),
+         "class_names": settings.class_names and [subject.class_names for subject in subjects],
+         "items": len(items), "networks": identities} | decisive,
+        CONVENTIONS,
+        settings.overwrite,
+        lambda output: (output / RESULTS_FILE).unlink(missing_ok=True),
+    ):  # fmt: skip
+        return evaluate_all(subjects, items, settings)
 
 
 if __name__ == "__main__":

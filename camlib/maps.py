@@ -67,10 +67,10 @@ def photo_folder(output, photo):
 
 
 def dated_file(folder, pictures=True):
-    """The file whose time says when a photo's maps were written: photo.jpg; without pictures, any array. Or None."""
+    """The file that has the photo's own time: photo.jpg; without pictures, the first array. None if there is none."""
     if pictures:
         return folder / PHOTO_FILE if (folder / PHOTO_FILE).exists() else None
-    return next((path for path in folder.glob("*.npy") if parse_map_name(path.name)), None)
+    return min((path for path in folder.glob("*.npy") if parse_map_name(path.name)), default=None)
 
 
 def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False):

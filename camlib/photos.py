@@ -7,7 +7,7 @@ import io
 import os
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictu
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".avif"}
 DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only makes the files larger
 SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
+RUN_SUFFIXES = (".jpg", ".npy", ".csv", ".json")  # of the files that runs write beside photos' folders, and in them
 MOST_PAGES = 1000  # of a TIFF, that are looked at
 
 
@@ -38,11 +39,13 @@ class Photo:
         path: Path, or a UPath of fsspec, where to read it.
         name: str, its path below the folder it was found in, with '/' on every system.
         folder: str, where its maps go: `name` without suffix, or with it where two photos would share a folder.
+        modified: float, when the file was changed last, in seconds since 1970, before it was read; None until then.
     """
 
     path: Path
     name: str
     folder: str
+    modified: float | None = None
 
 
 # ---------------------------------------------------------------- finding
@@ -136,11 +139,12 @@ def find_photos(places):
 def folders_of(names):
     """Where each photo's maps go: its name without suffix, or with it where that would be another's place too.
 
-    Case does not tell two folders apart, as on Windows and macOS.
+    Case does not tell two folders apart, as on Windows and macOS. predictions.csv.jpg keeps its suffix: its folder must
+    not have the name of a file that a run writes.
     """
     stems = Counter(name_without_suffix(name).casefold() for name in names)
     taken = {name.casefold() for name in names}
-    unique = {stem for stem, count in stems.items() if count == 1} - taken
+    unique = {stem for stem, count in stems.items() if count == 1 and not stem.endswith(RUN_SUFFIXES)} - taken
     return [name_without_suffix(name) if name_without_suffix(name).casefold() in unique else name for name in names]
 
 
@@ -228,6 +232,14 @@ def pages_of(picture):
             break
         kinds.append(picture.tag_v2.get(NEW_SUBFILE_TYPE, 0))
     return kinds
+
+
+def modified_of(path):
+    """When a file was changed last, in seconds since 1970; None if it cannot be told."""
+    try:
+        return path.stat().st_mtime
+    except (OSError, AttributeError):  # some stores of objects know no time
+        return None
 
 
 def what_else(path):
@@ -348,12 +360,13 @@ def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
     enough = max(network_side, DISPLAY_SIDE) if meaning.interpolation == "area" else None
 
     def read(photo):
+        modified = modified_of(photo.path)
         image, shown = read_photo(photo.path, enough), None  # the network's input is the same whatever is shown
         if pictures and full_size:
             shown = image if enough is None else read_photo(photo.path)
         elif pictures:
             shown = resize_photo(image, *display_size(*image.shape[:2], network_side))
-        return network_input(image, meaning), shown
+        return network_input(image, meaning), (replace(photo, modified=modified), shown)
 
     images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
     done, failed = [], []
@@ -362,7 +375,7 @@ def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
             failed.append((str(photo.path), str(result)))
         else:
             images[len(done)] = result[0]
-            done.append((photo, result[1]))
+            done.append(result[1])
         if number % batch_size == 0 or number == len(photos):
             if done:
                 images[len(done) :] = 0

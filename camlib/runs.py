@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import platform
@@ -16,10 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from camlib.console import EXIT_SOME_FAILED, Progress, UserError, command, counted, duration
-from camlib.files import open_csv, write_csv, write_json, write_whole
+from camlib.console import EXIT_SOME_FAILED, Progress, UserError, command, counted, duration, first_line
+from camlib.files import is_stored, open_csv, write_csv, write_json, write_whole
+from camlib.locks import OnlyWriter
 from camlib.maps import PHOTO_FILE, SIGNED, dated_file, photo_folder
-from camlib.photos import DISPLAY_SIDE, RUN_FILE, Photo, network_input, read_batches
+from camlib.photos import DISPLAY_SIDE, RUN_FILE, Photo, PhotoError, modified_of, network_input, read_batches
 from camlib.pictures import write_jpeg
 from camlib.shards import (
     FAILED_COLUMNS,
@@ -27,6 +29,7 @@ from camlib.shards import (
     NUMBER,
     PREDICTIONS_FILE,
     changed_settings,
+    has_foreign_files,
     join_in,
     read_list,
     read_record,
@@ -37,6 +40,9 @@ from camlib.shards import (
 NOT_FINITE = (
     "the network's numbers for it are not finite; if for all photos, try another --preprocess or --dtype float32"
 )
+# of a photo whose folder is a file of the run's, such as predictions.csv/a.jpg, or has a name that is too long
+NAMES_NOT_TO_BE_HAD = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL)
+SAME_TIME = 2  # seconds: some file systems know no less
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "pillow", "h5py", "matplotlib")
 
 
@@ -64,20 +70,28 @@ def claim_folder(output, settings, conventions, overwrite, remove):
         overwrite: bool, remove an earlier run's files.
         remove: function of the folder that does so.
 
+    Returns:
+        OnlyWriter, of the folder.
+
     Raises:
-        UserError: the folder holds results of other settings, or other files of the user's.
+        UserError: the folder holds results of other settings, or other files of the user's, or another process writes
+            to it.
     """
-    record = read_record(output)
-    if record:
-        if not overwrite:
+    if output.is_dir() and has_foreign_files(output):
+        raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
+    right = OnlyWriter(output)
+    try:
+        record = read_record(output)
+        if record and not overwrite:
             refuse_shards(output, record)
             refuse_others(output, record["settings"], settings)
-    elif output.is_dir() and any(not name.name.startswith((".", "README")) for name in output.iterdir()):
-        raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
-    if overwrite and output.is_dir():
-        remove(output)
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / RUN_FILE, run_record(settings, conventions))
+        if overwrite:
+            remove(output)
+        write_json(output / RUN_FILE, run_record(settings, conventions))
+    except BaseException:
+        right.close()
+        raise
+    return right
 
 
 def refuse_others(output, earlier, settings, option="--output"):
@@ -167,7 +181,8 @@ class MapRun:
     """A folder of maps in the making: which photos are done, and one CSV row for each.
 
     A row is written after the photo's files, so a photo with a row is done. The same command again goes on; another
-    model, other photos or settings need another folder, or `overwrite`.
+    model, other photos or settings need another folder, or `overwrite`. One process has the folder, or its part of it,
+    until `make` ends.
 
     Args:
         output: Path.
@@ -182,13 +197,14 @@ class MapRun:
         worker: bool, the folder is claimed already, by the process that this one works for.
 
     Raises:
-        UserError: the folder holds another run's maps, or other files of the user's.
+        UserError: the folder holds another run's maps, or other files of the user's, or another process writes to it.
     """
 
     def __init__(self, output, settings, conventions, class_names, overwrite=False, with_probabilities=True, groups=(),
                  pictures=True, part=None, worker=False):  # fmt: skip
         self.output, self.class_names, self.groups, self.pictures = output, class_names, groups, pictures
         self.part, self.list, self.failed_list = part, output / PREDICTIONS_FILE, output / FAILED_FILE
+        self.right = None
         self.numbers = {}  # of a shard's photos: each one's place among those of all
         self.notes = {}  # of a photo's name: what is to be said of it
         numbers = [f"logit_{name}" for name in class_names]
@@ -212,8 +228,9 @@ class MapRun:
             self.columns.append(NUMBER)
             self.numbers = self.part.numbers(lambda photo: photo.name)
             join_in(self.output, run_record(settings, conventions), self.part)
+            self.right = OnlyWriter(self.output, Path(self.part.list_name("shard")).stem)
         else:
-            claim_folder(self.output, settings, conventions, overwrite, remove_maps)
+            self.right = claim_folder(self.output, settings, conventions, overwrite, remove_maps)
             remove_lists(self.output)  # of shards that are replaced, or that were joined when a kill came
 
     def read_rows(self):
@@ -222,11 +239,13 @@ class MapRun:
         return [row for row in rows if len(row) == len(self.columns)]
 
     def is_done(self, photo):
-        """Whether the photo has its row, and has not changed since its maps were written."""
+        """Whether the photo has its row, and has not been changed or replaced since it was read."""
         if photo.name not in self.rows:
             return False
-        saved = dated_file(self.output / photo.folder, self.pictures)
-        return saved is not None and saved.stat().st_mtime >= photo.path.stat().st_mtime
+        saved, now = dated_file(self.output / photo.folder, self.pictures), modified_of(photo.path)
+        if now is None:  # it is gone, or some place of fsspec's does not tell
+            return saved is not None and is_stored(photo.path)
+        return saved is not None and abs(saved.stat().st_mtime - now) < SAME_TIME
 
     def begin(self, photos):
         """Rewrite predictions.csv with the rows of finished photos; returns the photos still to do."""
@@ -266,8 +285,8 @@ class MapRun:
         """Say how long the maps of many classes take and how much they fill, from those of some, before they are made.
 
         Args:
-            photos, meaning, batch_size: as for `make`.
-            explain: as for `make`, of some of the classes; its first call compiles.
+            photos, meaning, batch_size: as for `explain_all`.
+            explain: as for `explain_all`, of some of the classes; its first call compiles.
             some, count: int, how many classes it explains, and how many there are.
         """
         left = sum(not self.is_done(photo) for photo in photos)
@@ -288,7 +307,18 @@ class MapRun:
         of = f"{counted(count, 'class', 'classes')} of {counted(left, 'photo')}"
         print(f"{of}: {cost}, {size * times / 1e9:,.1f} GB; --classes with fewer takes less", flush=True)
 
-    def make(self, photos, meaning, batch_size, explain, next_command, full_size=False, engine=None):
+    def make(self, *arguments, **more):
+        """As `explain_all`; then others may write to the folder, whatever ended it."""
+        try:
+            return self.explain_all(*arguments, **more)
+        finally:
+            self.close()
+
+    def close(self):
+        """Let others write to the folder."""
+        self.right.close()
+
+    def explain_all(self, photos, meaning, batch_size, explain, next_command, full_size=False, engine=None):
         """Explain the photos that are not done yet, batch by batch, and say what was written.
 
         Args:
@@ -341,7 +371,7 @@ class MapRun:
         """Explain photos batch by batch, and write the files of each while the network sees the next.
 
         Args:
-            photos, meaning, batch_size, explain, full_size: as for `make`.
+            photos, meaning, batch_size, explain, full_size: as for `explain_all`.
 
         Yields:
             Finished.
@@ -363,23 +393,39 @@ class MapRun:
             return lambda: Finished([], None, None, unreadable, {})
         logits, probabilities, write = explained
         finite = np.flatnonzero(np.isfinite(logits[: len(done)]).all(axis=1))
-        begun = {done[index][0]: pool.submit(self.write_photo, write, index, *done[index]) for index in finite}
+        begun = {index: pool.submit(self.write_photo, write, index, *done[index]) for index in finite}
 
         def finish():
-            notes = {photo.name: one.result() for photo, one in begun.items()}  # raises what its writing raised
-            some = None if probabilities is None else probabilities[finite]
-            failed = [(str(photo.path), NOT_FINITE) for index, (photo, _) in enumerate(done) if index not in finite]
-            noted = {name: lines for name, lines in notes.items() if lines}
-            return Finished(list(begun), logits[finite], some, failed + unreadable, noted)
+            said = {index: one.result() for index, one in begun.items()}  # raises what its writing raised
+            whole = [index for index in said if not isinstance(said[index], PhotoError)]
+            failed = [
+                (str(photo.path), str(said.get(index, NOT_FINITE)))
+                for index, (photo, _) in enumerate(done)
+                if index not in whole
+            ]
+            some = None if probabilities is None else probabilities[whole]
+            noted = {done[index][0].name: said[index] for index in whole if said[index]}
+            return Finished([done[index][0] for index in whole], logits[whole], some, failed + unreadable, noted)
 
         return finish
 
     def write_photo(self, write, index, photo, picture):
-        """Write the files of one photo of a batch; returns what is to be said of it, list of str or None."""
-        folder = photo_folder(self.output, photo)
-        said = write(index, photo, folder, picture)
-        if self.pictures:
-            write_jpeg(folder / PHOTO_FILE, picture)  # last: it marks the photo as done
+        """Write the files of one photo of a batch.
+
+        Returns:
+            what is to be said of it, list of str or None; a PhotoError where its files' names cannot be had.
+        """
+        try:
+            folder = photo_folder(self.output, photo)
+            said = write(index, photo, folder, picture)
+            if self.pictures:
+                write_jpeg(folder / PHOTO_FILE, picture)
+        except OSError as error:
+            if error.errno not in NAMES_NOT_TO_BE_HAD:
+                raise
+            return PhotoError(f"its maps cannot be written ({first_line(error)}); expected another name of the photo")
+        if photo.modified is not None:
+            os.utime(dated_file(folder, self.pictures), (photo.modified, photo.modified))
         return said
 
 
@@ -389,7 +435,7 @@ class Work(NamedTuple):
     Attributes:
         run: MapRun.
         photos: list of Photo, all of them; of a worker none.
-        meaning, batch_size, explain, full_size: as for `MapRun.make`.
+        meaning, batch_size, explain, full_size: as for `MapRun.explain_all`.
     """
 
     run: MapRun

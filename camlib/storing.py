@@ -101,10 +101,10 @@ class StoreRun(MapRun):
         """The photos still to do."""
         return [photo for photo in photos if not self.is_done(photo)]
 
-    def make(self, *arguments, **more):
+    def explain_all(self, *arguments, **more):
         """Explain photos, see MapRun; the store is closed at the end, however that comes."""
         try:
-            code = super().make(*arguments, **more)
+            code = super().explain_all(*arguments, **more)
             if self.writer:
                 self.writer.close()
             return code
@@ -113,8 +113,6 @@ class StoreRun(MapRun):
                 with contextlib.suppress(OSError, RuntimeError, ValueError):  # where the disk is full, say
                     self.writer.close()
             raise
-        finally:
-            self.right.close()
 
     def write_photo(self, write, index, photo, picture):
         """Bring the maps of one photo of a batch into the form of the file; they wait for the others."""

@@ -144,6 +144,7 @@ def make_run(output, names, kind="heatmap", classes=CLASSES, settings=None):
         logits = np.zeros((1, len(classes)))
         logits[0, index % len(classes)] = np.log(3)  # of two classes: 0.75 and 0.25
         run.add_rows([photo], logits, probabilities_of(logits))
+    run.close()
     return output
 
 

@@ -50,6 +50,7 @@ def test_rows_of_a_killed_run_are_kept_and_half_a_row_is_not(tmp_path):
     finish(run, photos[1])
     with open(tmp_path / "out" / "predictions.csv", "a", newline="") as file:
         file.write("one.png,a,0.")
+    run.close()
     again = MapRun(tmp_path / "out", {"size": 3}, "", CLASSES)
     assert again.begin(photos) == photos[:1]
     assert (tmp_path / "out" / "predictions.csv").read_bytes().endswith(b'"two, \n and more.png",a,0.5,0.5,0.5,0.5\r\n')
@@ -63,11 +64,12 @@ def test_changed_photo_and_lost_maps_are_done_again(tmp_path):
         finish(run, photo)
     os.utime(photos[1].path, (time.time() + 9,) * 2)
     (tmp_path / "out" / "lost" / "photo.jpg").unlink()
+    run.close()
     assert MapRun(tmp_path / "out", {}, "", CLASSES).begin(photos) == photos[1:]
 
 
 def test_other_settings_are_named(tmp_path):
-    MapRun(tmp_path / "out", {"size": 3, "model": "a"}, "", CLASSES)
+    MapRun(tmp_path / "out", {"size": 3, "model": "a"}, "", CLASSES).close()
     with pytest.raises(UserError, match=r"out holds results of other settings \(model, size\); expected another"):
         MapRun(tmp_path / "out", {"size": 4, "model": "b"}, "", CLASSES)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"] == {
@@ -94,10 +96,27 @@ def test_overwriting_removes_an_earlier_runs_maps_and_nothing_else(tmp_path):
     (tmp_path / "out" / "mine").mkdir()
     (tmp_path / "out" / "mine" / "notes.txt").write_text("mine")
     (tmp_path / "out" / "mine" / "my_photo.jpg").write_text("mine")
+    run.close()
     run = MapRun(tmp_path / "out", {"size": 4}, "", CLASSES, overwrite=True)
     left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
-    assert left == ["mine", "mine/my_photo.jpg", "mine/notes.txt", "run.json"]
+    assert left == [".lock", ".writer.json", "mine", "mine/my_photo.jpg", "mine/notes.txt", "run.json"]
     assert run.begin([photo]) == [photo]
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    """The second is told who is there; the first's rows and files stay as they are, and after it the folder is free."""
+    photos = photos_of(tmp_path, 3)
+    run, told = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False), []
+
+    def before(photo):
+        with pytest.raises(UserError, match="out is being written by .*, process .* on .* since .*; expected another"):
+            MapRun(tmp_path / "out", {}, "", CLASSES, overwrite=True, with_probabilities=False)
+        told.append(photo.name)
+
+    assert make(run, photos, before=before) == 0 and len(told) == 3
+    assert rows_of(run) == [photo.name for photo in photos] and all(is_whole(run.output / one.folder) for one in photos)
+    again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    assert make(again, photos) == 0 and rows_of(run) == [photo.name for photo in photos]
 
 
 # ---------------------------------------------------------------- files written by several threads
