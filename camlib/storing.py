@@ -5,7 +5,7 @@ import re
 
 import h5py
 
-from camlib.console import Progress, UserError, counted, first_line
+from camlib.console import Progress, UserError, counted
 from camlib.files import OnlyProcess
 from camlib.pictures import encoded_jpeg
 from camlib.runs import FAILED_FILE, MapRun, refuse_others, run_record
@@ -135,8 +135,11 @@ class StoreRun(MapRun):
             if self.writer is None:
                 self.writer = self.opened(packed[0], logits.dtype, probabilities is not None)
             self.writer.add(packed, logits, probabilities)
-        except OSError as error:
-            reason = f"{self.output} cannot be written ({reason_of(error)})"
+        except (OSError, RuntimeError, ValueError) as error:  # HDF5 has no class for a full disk
+            said = re.search("error message = '([^']*)'", str(error))
+            if not said:
+                raise
+            reason = f"{self.output} cannot be written ({said.group(1)})"
             raise UserError(f"{reason}; what was flushed is whole, and the same command goes on") from error
 
     def opened(self, first, number_dtype, with_probabilities):
@@ -153,9 +156,3 @@ class StoreRun(MapRun):
             with Progress("copied", len(self.rows)) as progress:
                 rescue(self.output, progress.advance)
             return StoreWriter(self.output)
-
-
-def reason_of(error):
-    """What the system said, in an error of HDF5's, which says much more."""
-    found = re.search("error message = '([^']*)'", str(error))
-    return found.group(1) if found else first_line(error)
