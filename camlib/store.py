@@ -15,7 +15,6 @@ import math
 import os
 import re
 import threading
-import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -31,7 +30,7 @@ from camlib.console import UserError, first_line
 FORMAT = b"camlib maps 1"  # the file's attribute `format`
 RECORD = np.dtype(
     [("name_at", "<u8"), ("name_length", "<u4"), ("picture_at", "<u8"), ("picture_length", "<u4"),
-     ("predicted", "<i4"), ("written", "<f8"), ("whole", "<u4")]
+     ("predicted", "<i4"), ("modified", "<f8"), ("whole", "<u4")]
 )  # fmt: skip
 WHOLE = 0x57484F4C  # the last field of a record: what stands before it, and what it points to, is in the file
 PAGE = 4096  # bytes: of the system's memory
@@ -91,6 +90,7 @@ class PackedPhoto(NamedTuple):
         shapes: dict of kind -> shape of its maps.
         chunks: dict of kind -> list of bytes.
         scales: dict of kind -> float32 (R,), what float16 maps are to be multiplied by; empty of float32.
+        modified: float, when its file had been changed last, in seconds since 1970; NaN where that is not known.
     """
 
     name: str
@@ -99,13 +99,14 @@ class PackedPhoto(NamedTuple):
     shapes: dict
     chunks: dict
     scales: dict
+    modified: float
 
 
-def packed_photo(name, picture, maps, class_names, rows, dtype):
+def packed_photo(photo, picture, maps, class_names, rows, dtype):
     """Bring a photo's maps into the form of the file; several threads do so at once.
 
     Args:
-        name: str.
+        photo: Photo.
         picture: bytes, see PackedPhoto.
         maps: dict of kind -> dict of class name -> float (h, w) or (H, W, channels); all kinds of the same classes.
         class_names: list of str, the classes and groups that there may be maps of.
@@ -127,7 +128,8 @@ def packed_photo(name, picture, maps, class_names, rows, dtype):
         filled = np.zeros((-(-rows // of_chunk) * of_chunk, *shapes[kind]), np.dtype(dtype).newbyteorder("<"))
         filled[: len(names)] = values
         chunks[kind] = [packed_chunk(filled[start : start + of_chunk]) for start in range(0, len(filled), of_chunk)]
-    return PackedPhoto(name, picture, classes, shapes, chunks, scales)
+    modified = np.nan if photo.modified is None else photo.modified
+    return PackedPhoto(photo.name, picture, classes, shapes, chunks, scales, modified)
 
 
 def maps_in_chunk(rows, shape, dtype):
@@ -203,14 +205,13 @@ class StoreWriter:
         flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
         self.file = h5py.File(h5py.h5f.open(os.fsencode(path), flags, fapl=access))
 
-    def add(self, photos, logits, probabilities, written=None):
+    def add(self, photos, logits, probabilities):
         """Add photos; they are in the file, whatever happens then, when this returns.
 
         Args:
             photos: list of PackedPhoto.
             logits: float (N, C).
             probabilities: float (N, C + groups), or None.
-            written: float (N,), when they were made, seconds since 1970; default: now.
         """
         begin, end = self.count, self.count + len(photos)
         records = np.zeros(len(photos), RECORD)
@@ -219,7 +220,7 @@ class StoreWriter:
             records[f"{what}_length"] = [len(part) for part in parts]
             records[f"{what}_at"] = self.append(f"{what}s", b"".join(parts)) + np.cumsum([0, *map(len, parts)])[:-1]
         records["predicted"], records["whole"] = logits.argmax(axis=1), WHOLE
-        records["written"] = time.time() if written is None else written
+        records["modified"] = [photo.modified for photo in photos]
         tables = {"classes": [photo.classes for photo in photos], "logits": logits, "probabilities": probabilities}
         tables |= {f"scales/{kind}": [photo.scales[kind] for photo in photos] for kind in photos[0].scales}
         for name, rows in tables.items():
@@ -274,7 +275,7 @@ def rescue(path, advance=lambda count: None):
             for some in (rows[start : start + RESCUED_AT_ONCE] for start in range(0, len(rows), RESCUED_AT_ONCE)):
                 probabilities = old["probabilities"][some] if with_probabilities else None
                 photos = [store.packed(old, row) for row in some]
-                new.add(photos, old["logits"][some], probabilities, store.records["written"][some])
+                new.add(photos, old["logits"][some], probabilities)
                 advance(len(some))
     store.close()
     os.replace(partial, path)
@@ -573,7 +574,8 @@ class Store:
             chunks[kind] = [self.chunk(file, kind, row, number) for number in range(count)]
         scales = {kind: file[f"scales/{kind}"][row] for kind in self.shapes} if self.dtype == "float16" else {}
         picture = self.picture_in(file, row)
-        return PackedPhoto(self.names[row], picture, classes, self.shapes, chunks, scales)
+        modified = float(self.records["modified"][row])
+        return PackedPhoto(self.names[row], picture, classes, self.shapes, chunks, scales, modified)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ import re
 
 import h5py
 
-from camlib.console import Progress, UserError, counted, first_line
+from camlib.console import Progress, UserError, counted
+from camlib.files import is_stored
 from camlib.locks import OnlyWriter
+from camlib.photos import modified_of
 from camlib.pictures import encoded_jpeg
 from camlib.runs import MapRun, refuse_others, run_record
 from camlib.shards import FAILED_FILE
@@ -87,15 +89,18 @@ class StoreRun(MapRun):
             self.output.unlink()
 
     def read_rows(self):
-        """(name, when it was written) of each photo in the store."""
+        """(name, when its file had been changed last) of each photo in the store."""
         if not self.output.exists():
             return []
         found = Store(self.output)
-        return [(name, found.records["written"][row]) for name, row in found.rows.items()]
+        return [(name, found.records["modified"][row]) for name, row in found.rows.items()]
 
     def is_done(self, photo):
-        """Whether the photo is in the store, and has not changed since."""
-        return photo.name in self.rows and self.rows[photo.name][1] >= photo.path.stat().st_mtime
+        """Whether the photo is in the store, and has not been changed or replaced since it was read."""
+        now = modified_of(photo.path)
+        if now is None:  # it is gone, or some place of fsspec's does not tell
+            return photo.name in self.rows and is_stored(photo.path)
+        return photo.name in self.rows and self.rows[photo.name][1] == now
 
     def begin(self, photos):
         """The photos still to do."""
@@ -120,7 +125,7 @@ class StoreRun(MapRun):
         said = write(index, photo, maps, picture)
         shown = encoded_jpeg(picture, f"the picture of {photo.name}").tobytes() if self.pictures else b""
         classes = self.classes_of_photo
-        self.ready[photo.name] = packed_photo(photo.name, shown, maps, self.explained, classes, self.dtype)
+        self.ready[photo.name] = packed_photo(photo, shown, maps, self.explained, classes, self.dtype)
         return said
 
     def add_rows(self, photos, logits, probabilities):
@@ -132,8 +137,11 @@ class StoreRun(MapRun):
             if self.writer is None:
                 self.writer = self.opened(packed[0], logits.dtype, probabilities is not None)
             self.writer.add(packed, logits, probabilities)
-        except OSError as error:
-            reason = f"{self.output} cannot be written ({reason_of(error)})"
+        except (OSError, RuntimeError, ValueError) as error:  # HDF5 has no class for a full disk
+            said = re.search("error message = '([^']*)'", str(error))
+            if not said:
+                raise
+            reason = f"{self.output} cannot be written ({said.group(1)})"
             raise UserError(f"{reason}; what was flushed is whole, and the same command goes on") from error
 
     def opened(self, first, number_dtype, with_probabilities):
@@ -150,9 +158,3 @@ class StoreRun(MapRun):
             with Progress("copied", len(self.rows)) as progress:
                 rescue(self.output, progress.advance)
             return StoreWriter(self.output)
-
-
-def reason_of(error):
-    """What the system said, in an error of HDF5's, which says much more."""
-    found = re.search("error message = '([^']*)'", str(error))
-    return found.group(1) if found else first_line(error)

@@ -286,11 +286,11 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing_and_ends_as_an_undis
     numbers = ("logits", "probabilities", "classes")
     with h5py.File(store) as one, h5py.File(tmp_path / "undisturbed.h5") as other:
         assert all((one[name][:150] == other[name][:150]).all() for name in numbers)
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".killed.h5.l")] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".killed.h5.lock"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="forks")
-def test_a_killed_store_is_read_as_it_is_and_keeps_when_its_photos_were_made(tmp_path):
+def test_a_killed_store_is_read_as_it_is_and_keeps_when_its_photos_were_changed(tmp_path):
     photos, store = noise_photos(tmp_path / "photos", 12), tmp_path / "maps.h5"
     program = "import sys; sys.path[0] = sys.argv[1]; import killed_store as k; k.MOMENTS[k.AT_END]();"
     program += "from pathlib import Path; k.make(k.find_photos([Path(sys.argv[2])]), Path(sys.argv[3]))"
@@ -299,14 +299,14 @@ def test_a_killed_store_is_read_as_it_is_and_keeps_when_its_photos_were_made(tmp
     with pytest.raises(OSError, match="already open for write"):
         h5py.File(store, "a")
     assert_whole(store, photos)
-    written, inode = Store(store).records["written"], store.stat().st_ino
+    modified, inode = Store(store).records["modified"], store.stat().st_ino
     os.utime(photos[3].path, (time.time() + 9,) * 2)
     assert killed_store.make(photos, store) == 0
     found = Store(store)
     assert store.stat().st_ino != inode and len(found.records) == 13
-    np.testing.assert_array_equal(found.records["written"][:12], written)
+    np.testing.assert_array_equal(found.records["modified"][:12], modified)
     assert_whole(store, photos)
-    assert not list(tmp_path.glob(".maps*"))
+    assert [path.name for path in tmp_path.glob(".maps*")] == [".maps.h5.lock"]
 
 
 def test_the_same_command_does_only_the_rest(network, photos, tmp_path, capsys):
