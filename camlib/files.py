@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 from camlib.console import UserError, first_line
@@ -67,11 +68,28 @@ def json_text(record):
     return json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
+# A cell that a spreadsheet would take for a formula, or that has been kept from it
+FORMULA, KEPT = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
+
+
+def csv_text(rows):
+    """Rows as a CSV file has them. Before a text that a spreadsheet would run, as "=1+1.jpg", stands an apostrophe."""
+    text = io.StringIO(newline="")
+    for row in rows:
+        cells = (f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell for cell in row)
+        csv.writer(text).writerow(cells)
+    return text.getvalue()
+
+
+def csv_rows(text):
+    """The rows of what `csv_text` made, without its apostrophes; a last line that is being written is left out."""
+    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    return [[cell[1:] if KEPT.match(cell) else cell for cell in row] for row in csv.reader(whole)]
+
+
 def write_csv(path, rows):
     """Write a CSV file whole; names that are not UTF-8 survive."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
+    write_whole(path, lambda file: file.write(csv_text(rows).encode("utf-8", "surrogateescape")))
 
 
 def write_json_once(path, record):

@@ -345,7 +345,7 @@ def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
     does not depend on other batches: on its place, what is computed of it may depend, in the last bits.
 
     Args:
-        photos: list of Photo.
+        photos: list of Photo, or of what else has a path.
         meaning: object with height, width, channels and interpolation of the network's input.
         batch_size: int.
         full_size: bool, show photos in their own size.
@@ -360,13 +360,14 @@ def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
     enough = max(network_side, DISPLAY_SIDE) if meaning.interpolation == "area" else None
 
     def read(photo):
-        modified = modified_of(photo.path)
+        if isinstance(photo, Photo):
+            photo = replace(photo, modified=modified_of(photo.path))
         image, shown = read_photo(photo.path, enough), None  # the network's input is the same whatever is shown
         if pictures and full_size:
             shown = image if enough is None else read_photo(photo.path)
         elif pictures:
             shown = resize_photo(image, *display_size(*image.shape[:2], network_side))
-        return network_input(image, meaning), (replace(photo, modified=modified), shown)
+        return network_input(image, meaning), (photo, shown)
 
     images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
     done, failed = [], []

@@ -1,7 +1,6 @@
 """A run's folder: claimed, resumed, and the records of what was done in it."""
 
 import contextlib
-import csv
 import errno
 import json
 import os
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from camlib.console import EXIT_SOME_FAILED, Progress, UserError, command, counted, duration, first_line
-from camlib.files import is_stored, open_csv, write_csv, write_json, write_whole
+from camlib.files import csv_text, is_stored, open_csv, write_csv, write_json, write_whole
 from camlib.locks import OnlyWriter
 from camlib.maps import PHOTO_FILE, SIGNED, dated_file, photo_folder
 from camlib.photos import DISPLAY_SIDE, RUN_FILE, Photo, PhotoError, modified_of, network_input, read_batches
@@ -263,10 +262,10 @@ class MapRun:
         numbers = (
             logits if probabilities is None else np.concatenate((logits, probabilities), axis=1)
         )  # (N, 2 C + groups)
+        places = [[self.numbers[photo.name]] if self.numbers else [] for photo in photos]
+        rows = zip(photos, predicted, numbers, places, strict=True)
         with open_csv(self.list, "a") as file:
-            for photo, name, row in zip(photos, predicted, numbers, strict=True):
-                place = [self.numbers[photo.name]] if self.numbers else []
-                csv.writer(file).writerow([photo.name, name, *row, *place])
+            file.write(csv_text([photo.name, name, *row, *place] for photo, name, row, place in rows))
 
     def heading(self, photo, name, probabilities, index):
         """What stands above a panel of a photo: its file, the class, and the probability if there is one.
@@ -463,6 +462,9 @@ class Results:
 
     Args:
         path: Path; lines of an earlier run are read, a last one cut off by a kill is left out.
+
+    Raises:
+        UserError: the file is damaged.
     """
 
     def __init__(self, path):
@@ -471,8 +473,13 @@ class Results:
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             write_whole(path, lambda file: file.write(whole.encode("utf-8", "surrogateescape")))
-        self.records = [json.loads(line) for line in whole.splitlines()]
-        self.done = {(record["network"], record["part"], record["item"]) for record in self.records}
+        try:
+            self.records = [json.loads(line) for line in whole.split("\n")[:-1]]  # U+2028 ends none
+            self.done = {(record["network"], record["part"], record["item"]) for record in self.records}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(
+                f"{path} is damaged ({first_line(error)}); expected what the script wrote; --overwrite begins anew"
+            ) from error
 
     def left(self, network, part, items):
         """The items that have no such record yet."""

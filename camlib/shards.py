@@ -4,9 +4,7 @@ The photos are dealt in whole batches, as one run alone would see them: what a n
 the photo's place in its batch, in the last bits. Imports neither Keras nor TensorFlow.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camlib.console import UserError, command, counted
-from camlib.files import RUN_FILE, open_csv, write_csv, write_json, write_json_once
+from camlib.files import RUN_FILE, csv_rows, open_csv, write_csv, write_json, write_json_once
 
 PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
@@ -262,8 +260,7 @@ def lists_of(folder, name=PREDICTIONS_FILE):
 def read_list(path):
     """(header, rows) of a list, lists of str; a last line that is being written is left out."""
     with open_csv(path, "r") as file:
-        text = file.read()
-    header, *rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))) or [[]]
+        header, *rows = csv_rows(file.read()) or [[]]
     return header, [row for row in rows if len(row) == len(header)]
 
 

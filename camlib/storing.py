@@ -70,23 +70,31 @@ class StoreRun(MapRun):
             "groups": list(self.groups),
             "explained": self.explained,
         }
+        self.found_store()  # before a lock is laid beside what is no store
         self.right = OnlyWriter(self.output.parent, self.output.name, "--store")
         try:
-            if self.output.exists():
-                self.take_over(settings, overwrite)
+            self.take_over(settings, overwrite)
         except BaseException:
             self.right.close()
             raise
 
     def take_over(self, settings, overwrite):
         """Go on in the store of an earlier run, or remove it with `overwrite`; nothing else is ever removed."""
-        if not self.output.is_file() or not h5py.is_hdf5(self.output):
-            raise UserError(f"{self.output} is no store of maps; expected a new file, or one that --store wrote")
-        found = Store(self.output)
+        found = self.found_store()
+        if found is None:
+            return
         if not overwrite:
             refuse_others(self.output, found.header["run"]["settings"], settings, "--store")
         if overwrite or not found.rows:
             self.output.unlink()
+
+    def found_store(self):
+        """The Store that is there; None where there is no file."""
+        if not self.output.exists():
+            return None
+        if not self.output.is_file() or not h5py.is_hdf5(self.output):
+            raise UserError(f"{self.output} is no store of maps; expected a new file, or one that --store wrote")
+        return Store(self.output)
 
     def read_rows(self):
         """(name, when its file had been changed last) of each photo in the store."""

@@ -1,10 +1,12 @@
 """A run's folder: rows of killed runs, what is done again, what is left alone."""
 
 import csv
+import io
 import json
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -21,7 +23,7 @@ from camlib.console import UserError
 from camlib.maps import find_saved, write_maps
 from camlib.meaning import Meaning
 from camlib.model_files import save_network
-from camlib.photos import Photo, read_photo
+from camlib.photos import Photo, find_photos, read_photo
 from camlib.pictures import Style
 from camlib.runs import NOT_FINITE, MapRun
 
@@ -101,6 +103,63 @@ def test_overwriting_removes_an_earlier_runs_maps_and_nothing_else(tmp_path):
     left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
     assert left == [".lock", ".writer.json", "mine", "mine/my_photo.jpg", "mine/notes.txt", "run.json"]
     assert run.begin([photo]) == [photo]
+
+
+NAMES = [
+    "a\rb.png", "a\x0cb.png", "a\x1cb.png", "a\x85b.png", "a\u2028b.png", "two\nlines.png", '"quoted".png', "a,b.png",
+    "predictions.csv.png", "run.json.png", "failed.csv.png", "photo.jpg.png", "heatmap_for_a.npy.png",
+    "=1+1.png", "+1.png", "-1.png", "@x.png", "'=1.png", "''@x.png", "'plain.png",
+]  # fmt: skip
+
+
+def test_whatever_photos_are_called_each_is_done_once(tmp_path):
+    photos_of(tmp_path, 0)
+    for name in NAMES:
+        photo_file(tmp_path / "photos", name)
+    photos = find_photos([tmp_path / "photos"])
+    assert sorted(photo.name for photo in photos) == sorted(NAMES)
+    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    assert make(run, photos, 4) == 0
+    again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    assert sorted(again.rows) == sorted(NAMES) and again.begin(photos) == []
+    saved = find_saved(tmp_path / "out")
+    assert [photo.name for photo in saved] == [photo.name for photo in photos]
+    assert all(is_whole(photo.folder) for photo in saved)
+    cells = [row[0] for row in csv.reader(io.StringIO((tmp_path / "out" / "predictions.csv").read_text(), newline=""))]
+    assert not [cell for cell in cells if cell[0] in "=+-@"]  # what a spreadsheet would run
+
+
+def test_a_photo_whose_folder_cannot_be_had_is_one_row_of_failed(tmp_path):
+    """Its folder would be predictions.csv, or its name is longer than a name of a folder may be."""
+    places = ["predictions.csv/a.png", "b.png", f"{'c' * 120}/{'d' * 120}.png"]
+    for place in places:
+        (tmp_path / "photos" / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / place)
+    photos = find_photos([tmp_path / "photos"])
+    photos = [replace(one, folder=one.folder + "e" * 200 * (one.name[0] == "c")) for one in photos]
+    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    assert make(run, photos) == 1
+    assert rows_of(run) == ["b.png"]
+    with open(tmp_path / "out" / "failed.csv", newline="") as file:
+        failed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(failed) == {str(tmp_path / "photos" / place) for place in (places[0], places[2])}
+    assert all("its maps cannot be written" in reason for reason in failed.values())
+
+
+def test_photos_that_were_replaced_or_are_gone_are_not_done(tmp_path):
+    """An older file counts as another; one dated in the future, which stays as it is, does not."""
+    photos = photos_of(tmp_path, 4)
+    os.utime(photos[2].path, (time.time() + 10_000,) * 2)
+    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    assert make(run, photos) == 0
+    os.utime(photos[0].path, (time.time() - 10_000,) * 2)
+    photos[3].path.unlink()
+    photos[3].path.symlink_to(tmp_path / "nowhere")
+    again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    assert make(again, photos) == 1
+    with open(tmp_path / "out" / "failed.csv", newline="") as file:
+        assert [row["reason"] for row in csv.DictReader(file)] == ["no such file"]
+    assert rows_of(run) == ["1.png", "2.png", "0.png"]
 
 
 def test_two_runs_in_one_folder(tmp_path):
@@ -207,7 +266,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path):
     rows = rows_of(run)
     assert rows == [photo.name for photo in photos[: len(rows)]] and len(rows) <= 4
     assert all(is_whole(run.output / row.removesuffix(".png")) for row in rows)
-    assert not list(run.output.rglob(".*")) and not (run.output / "11").exists()
+    assert not list(run.output.rglob(".*.partial")) and not (run.output / "11").exists()
     again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
     assert make(again, photos) == 0 and rows_of(again) == [photo.name for photo in photos]
     assert all(is_whole(run.output / photo.folder) for photo in photos)
@@ -230,7 +289,7 @@ def test_ctrl_c_waits_for_the_files_begun_and_no_others(tmp_path):
         make(run, photos, 100, explained, before)
     assert time.monotonic() - start < 2  # 100 photos would take 5 s of one thread
     assert len(begun) < 50 and all(is_whole(run.output / Path(name).stem) for name in begun)
-    assert not list(run.output.rglob(".*"))
+    assert not list(run.output.rglob(".*.partial"))
 
 
 # ---------------------------------------------------------------- arrays alone
