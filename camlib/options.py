@@ -64,7 +64,7 @@ def add_map_run_options(group, folder, batch_size):
     group.add_argument("--store", type=Path, metavar="FILE.h5",
                        help="put the maps into one HDF5 file, without pictures, instead of into --output")  # fmt: skip
     group.add_argument("--store-dtype", choices=STORE_TYPES, default=STORE_TYPES[0],
-                       help="what maps are kept in there; float16 takes less than half, and is off by up to 1/4096 of "
+                       help="what maps are kept in there; float16 takes less than half, and is off by up to 1/2048 of "
                        "a map's largest value")  # fmt: skip
 
 
