@@ -16,6 +16,7 @@ from camlib.console import UserError, counted, first_line
 BATCHES_AT_ONCE = 8  # of a worker's task: while one is written the next is read; a killed worker does them again
 TASKS_PER_WORKER = 4  # at least, so that no worker waits long for the last
 RETRIES = 3  # of a task whose worker died, before the photos are taken for the reason
+SECONDS_TO_ANSWER = 10  # for a cluster
 STORE_BYTES = 256 * 2**20  # of the object store on this machine, where names of photos and numbers pass
 
 
@@ -121,8 +122,11 @@ def begin_ray(address):
     alone = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
+        if address not in ("local", "auto"):  # Ray itself tries for ten minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **alone)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:  # OSError: ConnectionError, names unknown
         raise UserError(
             f"Ray cannot begin at {address} ({first_line(error)}); expected --address of a running cluster, HOST:6379, "
             "with the same versions of Ray and Python, or none for this machine"

@@ -176,10 +176,11 @@ def test_photos_that_end_every_worker_end_the_run(ray, tmp_path, monkeypatch):
 
 def test_no_cluster_at_the_address_is_one_line(ray, given, tmp_path, end_of):
     file, photos = given
-    code, message = end_of(make_cam_maps.main, [photos, "--model", file, "--output", tmp_path / "o", "--engine", "ray",
-                                                "--address", "127.0.0.1:1"])  # fmt: skip
-    assert code == 2 and message.startswith("error: Ray cannot begin at 127.0.0.1:1 (") and message.count("\n") == 1
-    assert "expected --address of a running cluster" in message
+    for address in ("127.0.0.1:1", "http://127.0.0.1:1", "nonsense", "127.0.0.1:99999999"):
+        code, message = end_of(make_cam_maps.main, [photos, "--model", file, "--output", tmp_path / "o", "--engine",
+                                                    "ray", "--address", address])  # fmt: skip
+        assert code == 2 and message.startswith(f"error: Ray cannot begin at {address} (") and message.count("\n") == 1
+        assert "expected --address of a running cluster" in message
 
 
 def test_options_that_do_not_fit(end_of, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import keras
@@ -224,6 +225,20 @@ def test_a_photo_that_fails_later_is_in_one_list_only(run_of, network_file, tmp_
     assert "joined 1 shard: 8 photos" in capsys.readouterr().out
 
 
+def test_a_photo_that_failed_is_not_done_while_its_shard_is_at_work_again(run_of, tmp_path, monkeypatch, end_of):
+    output = tmp_path / "out"
+    run_of("make_cam_maps.py", output, "--shard", "1/1")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("camlib.runs.read_batches", killed)
+        run_of("make_cam_maps.py", output, "--shard", "1/1")
+    code, message = end_of(join_shards.main, [output])
+    assert code == 2 and "2 of 11 photos in" in message and "1 shard of 1 not finished (1)" in message
+
+
 def test_a_shard_without_photos_says_so(run_of, tmp_path, capsys):
     assert run_of("make_cam_maps.py", tmp_path / "out", "--shard", "9/9") == 0
     said = capsys.readouterr().out
@@ -290,6 +305,17 @@ def test_a_damaged_record_is_said_in_one_line(run_of, tmp_path, monkeypatch):
     for more in ((), ("--shard", "1/2")):
         with pytest.raises(UserError, match="run.json is damaged; expected what a script wrote"):
             run_of("make_cam_maps.py", tmp_path, *more)
+
+
+def test_a_record_that_another_shard_is_writing_is_waited_for(run_of, tmp_path):
+    run_of("make_cam_maps.py", tmp_path / "out", "--shard", "1/2")
+    record = tmp_path / "out" / "run.json"
+    whole = record.read_bytes()
+    record.write_bytes(whole[: len(whole) // 2])
+    writing = threading.Timer(3, record.write_bytes, [whole])
+    writing.start()
+    assert run_of("make_cam_maps.py", tmp_path / "out", "--shard", "2/2") == 1
+    assert not writing.is_alive() and record.read_bytes() == whole
 
 
 BEGIN = """
