@@ -92,14 +92,18 @@ def processor():
     return found.get("model name") or platform.processor() or platform.machine(), found.get("flags", "").split()
 
 
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def hardware():
     """The machine in words: processor, what it is fast at, cores, memory."""
     name, flags = processor()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
     extra = f" ({', '.join(fast)})" if fast else ""
-    return f"{name}{extra}, {counted(cores, 'core')}, {memory:.0f} GiB"
+    return f"{name}{extra}, {counted(cores(), 'core')}, {memory:.0f} GiB"
 
 
 def fast_bfloat16():
