@@ -40,13 +40,14 @@ AXES = {"photos": (100, 1_000, 4_000, 24_000), "size": (64, 96, 128, 256, 512), 
 # a network of so many classes, in a process of its own: the memory of this one must not grow
 NETWORK = """
 import sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import camlib.backend
 from camlib.meaning import Meaning
 from camlib.model_files import save_network
 from camlib.networks import modern_network
 names = [f"class_{number}" for number in range(int(sys.argv[3]))]
-save_network(modern_network(len(names)), sys.argv[2], Meaning(names, 96, 96, 3))
+save_network(modern_network(len(names)), Path(sys.argv[2]), Meaning(names, 96, 96, 3))
 """
 
 
@@ -103,8 +104,9 @@ def run_and_watch(command):
         seconds = time.perf_counter() - began
         if process.returncode:
             said.seek(0)
+            what = Path(command[1]).name if command[1] != "-c" else "making a network"
             last = said.read().decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise UserError(f"{Path(command[1]).name} ended with exit code {process.returncode}: {''.join(last)[:200]}")
+            raise UserError(f"{what} ended with exit code {process.returncode}: {''.join(last)[:200]}")
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
@@ -116,7 +118,7 @@ def measure(axis, value, where):
         place = Path(folder)
         write_photos(place / "photos", photos)
         network, output = place / "network.h5", place / "maps"
-        subprocess.run([sys.executable, "-c", NETWORK, str(ROOT), str(network), str(classes)], check=True)
+        run_and_watch([sys.executable, "-c", NETWORK, str(ROOT), str(network), str(classes)])
         command = [sys.executable, str(ROOT / "make_cam_maps.py"), str(place / "photos"), "--model", str(network),
                    "--output", str(output), "--size", str(size), "--no-pictures"]  # fmt: skip
         seconds, peak = run_and_watch(command)
@@ -257,7 +259,7 @@ def main(arguments=None):
     write_whole(path.with_suffix(".md"), lambda file: file.write(f"# Growth\n\n{text}\n".encode()))
     draw(path.with_suffix(".png"), points)
     for place in settings.docs:
-        fill(place, {"growth": text})
+        fill(place, {"growth": text}, {"growth": [path.with_suffix(".png"), path]})
     print(f"wrote {path}, growth.md and growth.png")
 
 

@@ -15,6 +15,7 @@ speed.md and speed.png, and with --docs the tables into pages; ends with what li
 if anything lies above, with exit code 1.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -158,12 +159,14 @@ class Lane:
     def ask(self, word):
         """Tell it a word, and read its answer."""
         if not self.refuses:
-            self.process.stdin.write(f"{word}\n")
-            self.process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which `read` says
+                self.process.stdin.write(f"{word}\n")
+                self.process.stdin.flush()
         return self.read()
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()
@@ -266,6 +269,13 @@ def measure(case, batch, size, pairs, rounds, quick, machine):
     return rows
 
 
+def measured_already(rows, machine):
+    """{(tool, case, dtype, batch, size)} of rows of this machine and of the versions that are installed."""
+    known = {tool: versions([tool]) for tool in TOOLS}
+    return {(row.tool, row.case, row.dtype, row.batch, row.size) for row in rows
+            if row.hardware == machine["hardware"] and row.versions == known[row.tool]}  # fmt: skip
+
+
 def groups_of(settings, rows, machine):
     """What is left to be measured: list of (case, batch, size, [(tool, dtype)]), of which each takes turns.
 
@@ -276,7 +286,7 @@ def groups_of(settings, rows, machine):
         tools = [*[tool for tool in OURS if installed(tool)][:1], *tools]
     tools.sort(key=list(TOOLS).index)
     dtypes = settings.dtypes or ["float32", *(["bfloat16"] if fast_bfloat16() else [])]
-    done = {(row.tool, row.case, row.dtype, row.batch, row.size) for row in rows if row.hardware == machine["hardware"]}
+    done = measured_already(rows, machine)
     groups = []
     for name in dict.fromkeys(settings.cases):
         case = CASES[name]
@@ -302,6 +312,9 @@ def measure_all(settings, path, machine):
         rounds = QUICK_ROUNDS if settings.quick else settings.rounds
         started = time.monotonic()
         found = measure(case, batch, size, pairs, rounds, settings.quick, machine)
+        if not settings.again:  # what was measured beside others stays beside them
+            done = measured_already(rows, machine)
+            found = [row for row in found if (row.tool, row.case, row.dtype, row.batch, row.size) not in done]
         rows = merged(rows, found)
         write_rows(path, rows)
         for row in found:
@@ -335,7 +348,7 @@ def main(arguments=None):
     write_whole(page, lambda file: file.write(f"# Speed\n\n{texts['limits']}\n\n{texts['table']}\n".encode()))
     draw(path.with_suffix(".png"), own or rows)
     for place in settings.docs:
-        fill(place, texts)
+        fill(place, texts, {"table": [path.with_suffix(".png"), path]})
     for limit in limits:
         print(limit)
     print(f"wrote {path}, {page.name} and {path.with_suffix('.png').name}")

@@ -3,9 +3,11 @@
 import csv
 import io
 import re
+import shutil
 import statistics
 import textwrap
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -315,8 +317,13 @@ def summary(rows):
 # ---------------------------------------------------------------- pages
 
 
-def fill(path, texts):
+def fill(path, texts, files=None):
     """Put texts between a page's marks `<!-- speed: NAME -->` and `<!-- end of NAME -->`, as far as it has them.
+
+    Args:
+        path: Path of the page.
+        texts: dict of name -> str.
+        files: dict of name -> list of Path, a picture first, which are copied beside the page and linked from there.
 
     Raises:
         UserError: the page has no such marks.
@@ -327,9 +334,14 @@ def fill(path, texts):
         raise UserError(f"{path} has no line <!-- speed: table -->; expected a page with such marks, as docs/speed.md")
     for name in marks:
         if name in texts:
+            text = texts[name]
+            if files and name in files:
+                picture, *others = [Path(shutil.copy(file, path.parent)).name for file in files[name]]
+                links = ", ".join(f"[{other}]({other})" for other in others)
+                text += f"\n\n![The same, drawn]({picture})\n\nAll numbers: {links}"
             begin, end = f"<!-- speed: {name} -->", f"<!-- end of {name} -->"
             pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
-            page = re.sub(pattern, lambda _, text=f"{begin}\n{texts[name]}\n{end}": text, page, flags=re.DOTALL)
+            page = re.sub(pattern, lambda _, text=f"{begin}\n{text}\n{end}": text, page, flags=re.DOTALL)
     write_whole(path, lambda file: file.write(page.encode()))
 
 

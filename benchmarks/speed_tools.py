@@ -62,8 +62,12 @@ def keras_network(setup):
     pooling_free = CASES[setup.case].maps == "cam"
     if not setup.quick:
         return load_network(GAP_NETWORK if pooling_free else VGG_NETWORK)
+    usual = networks.VGG16_BLOCKS, networks.MODERN_CONVOLUTIONS
     networks.VGG16_BLOCKS, networks.MODERN_CONVOLUTIONS = SMALL_VGG16, SMALL_MODERN
-    network = (networks.modern_network if pooling_free else networks.vgg16_network)(CLASSES)
+    try:
+        network = (networks.modern_network if pooling_free else networks.vgg16_network)(CLASSES)
+    finally:
+        networks.VGG16_BLOCKS, networks.MODERN_CONVOLUTIONS = usual
     if pooling_free:
         generator = np.random.default_rng(0)
         network.set_weights([np.abs(generator.normal(0.2, 0.1, weight.shape)) for weight in network.weights])

@@ -35,16 +35,16 @@ from camlib.backend import device_name
 from camlib.batches import Batches
 from camlib.training_progress import TrainingProgress
 from train_cam_4class import main
-steps, batches, ends = int(sys.argv[2]), [], []
+steps, seen, ends = int(sys.argv[2]), {}, []
 def length(self):
-    batches[:] = [self]
+    seen["batches"] = self
     return steps
 def ended(self, batch, logs=None, usual=TrainingProgress.on_train_batch_end):
     ends.append(time.perf_counter())
     usual(self, batch, logs)
 Batches.__len__, TrainingProgress.on_train_batch_end = length, ended
 main(sys.argv[3:])
-batches, = batches
+batches = seen["batches"]
 batches.epoch, size = 7, batches.recipe.batch_size
 batches[0]
 began = time.perf_counter()
