@@ -33,7 +33,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.speed_cases import CASES, FAMILY, OURS, TOOLS, Setup, installed
-from benchmarks.speed_table import Row, draw, fill, limits_of, merged, read_rows, sections, write_rows
+from benchmarks.speed_table import Row, draw, fill, in_ms, limits_of, merged, read_rows, sections, write_rows
 from camlib.console import ROOT, ArgumentParser, UserError, counted, run_script
 from camlib.files import write_whole
 
@@ -249,7 +249,8 @@ def measure(case, batch, size, pairs, rounds, quick, machine):
         try:
             for lane in lanes:
                 lane.read()
-            on = [lane.answer.get("device", "CPU") for lane in lanes]
+            known = [lane.answer["device"] for lane in lanes if not lane.refuses]
+            on = [lane.answer.get("device", *known[:1] or ["CPU"]) for lane in lanes]
             check_logits(lanes)
             firsts = [lane.ask("first").get("first") for lane in lanes]
             times = take_turns(lanes, rounds)
@@ -293,7 +294,8 @@ def groups_of(settings, rows, machine):
         size = QUICK_SIZE if settings.quick else case.size
         for batch in [1] if settings.quick else settings.batches or case.batches:
             pairs = [(tool, dtype) for dtype in dtypes for tool in tools if name in TOOLS[tool].cases]
-            left = [pair for pair in pairs if settings.again or (pair[0], name, pair[1], batch, size) not in done]
+            asked = [pair for pair in pairs if pair[0] in settings.tools]
+            left = [pair for pair in asked if settings.again or (pair[0], name, pair[1], batch, size) not in done]
             if left and left[0] != pairs[0]:
                 left = [pairs[0], *left]
             if left:
@@ -318,7 +320,9 @@ def measure_all(settings, path, machine):
         rows = merged(rows, found)
         write_rows(path, rows)
         for row in found:
-            told = f"refuses: {row.refuses}" if row.refuses else f"{row.photo_ms[0]:.3g} ms a photo, {row.ratio[0]:.2f}"
+            told = (
+                f"refuses: {row.refuses}" if row.refuses else f"{in_ms(row.photo_ms[0])} ms a photo, {row.ratio[0]:.2f}"
+            )
             print(f"{CASES[case].title}, batch {batch}, {TOOLS[row.tool].title}, {row.dtype}: {told}", flush=True)
         print(f"({time.monotonic() - started:.0f} s)", flush=True)
     return rows
@@ -332,7 +336,7 @@ def main(arguments=None):
     for tool in settings.tools:
         if not installed(tool) and not settings.tables_only:
             print(f"{TOOLS[tool].title} is not installed and left out")
-    if not any(installed(tool) for tool in OURS):
+    if not settings.tables_only and not any(installed(tool) for tool in OURS):
         raise UserError(
             "neither tensorflow nor jax is installed; expected one of them: pip install -r requirements.txt"
         )

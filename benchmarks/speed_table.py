@@ -218,7 +218,12 @@ def time_text(row):
         return "refuses"
     median, least, largest = row.ratio
     own = "" if row.case == "forward" else f" ({median:.2f}; {least:.2f}-{largest:.2f})"
-    return f"{row.photo_ms[0]:.3g} ms{own}"
+    return f"{in_ms(row.photo_ms[0])} ms{own}"
+
+
+def in_ms(value):
+    """Milliseconds with three digits that count, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def other_text(row):

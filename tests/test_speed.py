@@ -115,13 +115,16 @@ def test_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path, end_of
                     "<!-- speed: growth -->\nkept\n<!-- end of growth -->\nafter\n")  # fmt: skip
     (tmp_path / "run").mkdir()
     machine = {"hardware": speed.hardware()}
-    rows = [row(**machine), row("xplique", refuses="ValueError: `no` | never", seconds=(), forward=(), **machine)]
+    rows = [
+        row(seconds=[9, 10, 11], forward=[9, 9, 8], **machine),
+        row("xplique", refuses="ValueError: `no` | never", seconds=(), forward=(), **machine),
+    ]
     speed_table.write_rows(tmp_path / "run" / "speed.csv", speed_table.merged([], rows))
     assert speed.main(["--output", str(tmp_path / "run"), "--tables-only", "--docs", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("before\n<!-- speed: table -->\n") and text.endswith("kept\n<!-- end of growth -->\nafter\n")
     median, least, largest = rows[0].ratio
-    cell = f"{rows[0].photo_ms[0]:.3g} ms ({median:.2f}; {least:.2f}-{largest:.2f})"
+    cell = f"{1000 * np.median(rows[0].seconds) / 8:,.0f} ms ({median:.2f}; {least:.2f}-{largest:.2f})"
     assert f"| Grad-CAM, one class | 8 | float32 | {cell} | refuses |" in text and "old" not in text
     assert "- Xplique refuses Grad-CAM, one class, float32: `ValueError: 'no' | never`" in text
     assert "\n![The same, drawn](speed.png)\n\nAll numbers: [speed.csv](speed.csv)\n<!-- end of table -->" in text
@@ -130,6 +133,11 @@ def test_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path, end_of
     (tmp_path / "other.md").write_text("no marks")
     code, said = end_of(speed.main, ["--output", tmp_path / "run", "--tables-only", "--docs", tmp_path / "other.md"])
     assert code == 2 and "other.md has no line <!-- speed: table -->; expected" in said
+
+
+def test_milliseconds_are_numbers_to_read():
+    assert [speed_table.in_ms(value) for value in (0.01234, 3.456, 99.94, 123.4, 19421.0)] == [
+        "0.0123", "3.46", "99.9", "123", "19,421"]  # fmt: skip
 
 
 def test_the_summary_for_readme_has_five_lines_at_most():
@@ -164,7 +172,7 @@ def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, cap
         assert 100 < one.peak_mb < 20_000 and "keras 3" in one.versions and one.hardware == speed.hardware()
     assert rows[0].agreement is None and rows[1].agreement > 0.999
     page = (tmp_path / "speed_quick.md").read_text()
-    assert f"{rows[1].photo_ms[0]:.3g} ms ({rows[1].ratio[0]:.2f}; " in page and speed.hardware() in page
+    assert f"{speed_table.in_ms(rows[1].photo_ms[0])} ms ({rows[1].ratio[0]:.2f}; " in page and speed.hardware() in page
     with Image.open(tmp_path / "speed_quick.png") as chart:
         assert chart.format == "PNG" and len(np.unique(np.asarray(chart.convert("L")))) > 10
     assert "ms a photo" in told
@@ -174,13 +182,13 @@ def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, cap
 def test_another_networks_times_are_refused():
     """What gives other logits is not the same network, and is not timed beside it."""
     lanes = []
-    for logits in ([[1.0, 2.0]], [[1.00005, 2.0]], [[1.1, 2.0]]):
+    for logits in ([[1.0, 2.0]], [[1.00015, 2.0]], [[1.0003, 2.0]]):
         lane = speed.Lane.__new__(speed.Lane)
         lane.setup, lane.refuses, lane.answer = Setup("captum", "grad-cam", "float32", "", "", True), "", {}
         lane.answer["logits"] = logits
         lanes.append(lane)
     speed.check_logits(lanes)
-    assert [lane.refuses for lane in lanes] == ["", "", "its network's logits differ by 5.0e-02 of the largest"]
+    assert [lane.refuses for lane in lanes] == ["", "", "its network's logits differ by 1.5e-04 of the largest"]
 
 
 def test_a_tool_that_fails_is_in_the_table_with_its_own_words(tmp_path):
@@ -216,6 +224,7 @@ def test_only_what_is_left_is_measured_beside_ours(monkeypatch):
     ours, theirs = ("ours-tensorflow", "float32"), ("captum", "float32")
     assert speed.groups_of(both, [], machine) == [("grad-cam", 8, 224, [ours, theirs])]
     assert speed.groups_of(settings_of("--tools", "captum"), [], machine) == [("grad-cam", 8, 224, [ours, theirs])]
+    assert speed.groups_of(settings_of("--tools", "captum", "--cases", "cam"), [], machine) == []  # it makes none
     rows = [row(**known)]
     assert speed.groups_of(both, rows, machine) == [("grad-cam", 8, 224, [ours, theirs])]
     rows += [row("captum", **known | {"versions": speed.versions(["captum"])})]
