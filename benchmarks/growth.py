@@ -186,7 +186,7 @@ def paragraph(points):
 
 
 def draw(path, points):
-    """Time and memory against what grows: a panel of time and one of memory for each axis, both on log scales; PNG."""
+    """Time and memory against what grows: a panel of time, on a log scale, and one of memory for each axis; PNG."""
     axes = [axis for axis in AXES if any(point.axis == axis for point in points)]
     figure = Figure(figsize=(3.2 * len(axes) + 0.6, 5), layout="constrained")
     panels = figure.subplots(2, len(axes), squeeze=False, sharex="col")
@@ -195,10 +195,14 @@ def draw(path, points):
         values = [getattr(point, axis) for point in found]
         for panel, name, label in zip(panels[:, column], ("seconds", "peak_mb"), ("seconds", "peak MB"), strict=True):
             panel.plot(values, [getattr(point, name) for point in found], "o-")
-            panel.set(xscale="log", yscale="log", ylabel=label if column == 0 else None)
+            panel.set(xscale="log", ylabel=label if column == 0 else None)
             panel.grid(which="both", linewidth=0.3)
         panels[1, column].set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
-        panels[1, column].minorticks_off()
+        panels[1, column].xaxis.minorticks_off()
+        panels[0, column].set_yscale("log")
+        panels[0, column].yaxis.set_major_formatter("{x:g}")
+        panels[0, column].yaxis.set_minor_formatter("")
+        panels[1, column].set_ylim(bottom=0)
         panels[1, column].set_xlabel(axis if axis != "size" else "height and width, pixels")
         others = {"photos": f"{SIZE}x{SIZE}, {CLASSES} classes", "size": f"{OF_SIZES} photos, {CLASSES} classes",
                   "classes": f"{OF_CLASSES} photos, {SIZE}x{SIZE}"}  # fmt: skip
