@@ -46,10 +46,10 @@ print("measured", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, epoch[1] -
 """
 
 
-def write_photos(folder, count):
-    """Class folders of `count` JPEG files to train on and VALIDATED of each class; smooth noise, each its own."""
+def write_photos(folder, count, validated=VALIDATED):
+    """Class folders of `count` JPEG files to train on and some of each to validate; smooth noise, each its own."""
     generator = np.random.default_rng(0)
-    for part, of_each in (("train", count // len(CLASSES)), ("val", VALIDATED)):
+    for part, of_each in (("train", count // len(CLASSES)), ("val", validated)):
         for name in CLASSES:
             place = folder / part / name
             place.mkdir(parents=True)

@@ -18,10 +18,12 @@ if BACKEND != "tensorflow":
 pytest.importorskip("tf_keras_vis", reason="requirements-parity.txt is not installed")
 warnings.filterwarnings("ignore")
 
-from benchmarks import right_gradients  # noqa: E402
+from benchmarks import right_gradients, speed  # noqa: E402
+from benchmarks.speed_table import read_rows  # noqa: E402
 
 VIS, XPLIQUE, EXPLAIN, OURS = right_gradients.TOOLS
 RIGHT, WRONG = 1e-5, 0.1
+ENLARGING = ("xplique", "pytorch-grad-cam")  # whose maps come in the photo's size, by rules of their own
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,16 @@ def test_captum_on_the_same_weights():
         np.testing.assert_allclose(theirs, guided[c], atol=1e-5 * np.abs(guided[c]).max())
         expected = oracle.maps(steps(), right_gradients.SCALE * IMAGES[0], c, target=3)[2]
         np.testing.assert_allclose(theirs[0], expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("case", "tools"),
+    [("all-three", ["tf-keras-vis", "xplique", "pytorch-grad-cam", "captum"]), ("grad-cam", ["tf-explain"])],
+)
+def test_ways_of_the_speed_benchmark(case, tools, tmp_path):
+    """Each tool that benchmarks/speed.py times makes our maps there, of a network with our logits."""
+    speed.main(["--quick", "--cases", case, "--tools", "ours-tensorflow", *tools, "--output", str(tmp_path)])
+    rows = {row.tool: row for row in read_rows(tmp_path / "speed_quick.csv")}
+    assert list(rows) == ["ours-tensorflow", *tools]
+    for tool in tools:
+        assert rows[tool].refuses == "" and rows[tool].agreement > (0.98 if tool in ENLARGING else 0.99999)
