@@ -1,26 +1,46 @@
 """Files: written whole or not at all, whatever their names; what is in one, by its SHA-256."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 
 
-def write_whole(path, write):
-    """Call `write(file)` on a binary file beside `path`, then give it its name: nobody sees half a file.
+@contextlib.contextmanager
+def partial_of(path):
+    """Yield the name under which a file is written, beside `path`; it gets that name at the end, or is removed.
 
     Until then it is hidden, so that a stopped run leaves nothing that would be taken for a photo.
+
+    Raises:
+        OSError: of the writing, with the file's name in it.
     """
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{name}.partial")
     try:
-        with open(partial, "wb") as file:
-            write(file)
+        yield partial
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where
+            error.filename = os.fspath(path)
         raise
+
+
+def write_whole(path, write):
+    """Call `write(file)` on a binary file beside `path`, then give it its name: nobody sees half a file."""
+    with partial_of(path) as partial, open(partial, "wb") as file:
+        write(file)
+
+
+def write_csv(path, rows):
+    """Write rows, lists of values, to a CSV file; names that are not UTF-8 survive."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
 
 
 def write_json(path, record):

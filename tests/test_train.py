@@ -22,6 +22,7 @@ import make_cam_maps
 from camlib.batches import PlainBatches
 from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError
+from camlib.hdf5_files import write_hdf5
 from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.model_files import load_known_network, load_network
@@ -338,8 +339,7 @@ def test_what_training_starts_from_counts_by_content(tmp_path):
 
 def test_state_of_another_command_is_refused(tmp_path):
     path = tmp_path / "state.h5"
-    with h5py.File(path, "w") as file:
-        file.attrs["settings"] = json.dumps({"seed": 1, "recipe": "modern"})
+    write_hdf5(path, lambda file: file.attrs.update(settings=json.dumps({"seed": 1, "recipe": "modern"})))
     state = TrainingState(path, None, None, None, 5, {"seed": 2, "recipe": "modern"})
     with pytest.raises(UserError, match=r"was trained with other settings \(seed\); expected the command it"):
         state.restore(None)
