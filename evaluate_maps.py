@@ -80,8 +80,9 @@ import numpy as np
 from keras import ops
 
 from camlib import metrics
-from camlib.annotations import find_items, spread, truth_kind
+from camlib.annotations import find_items, items_sha256, spread, truth_kind
 from camlib.explaining import targets_of
+from camlib.memory import check_subject
 from camlib.model_files import identity_of, load_network
 from camlib.perturbation import deletion_insertion_function, probability_function
 from camlib.pictures import encode_photo
@@ -312,6 +313,9 @@ def main(arguments=None):
     items = find_items(settings.places, settings.annotations)
     subjects = subjects_of(settings)
     items = known_items(items, subjects)
+    settings.batch_size = min(settings.batch_size, len(items))
+    for subject in subjects:
+        check_subject(subject, settings.batch_size, with_gradients=subject.explain_fast is not None)
     if "localisation" not in settings.only:
         items = [replace(item, annotation=None) for item in items]
     if "localisation" in settings.only and not any(item.annotation for item in items):
@@ -319,13 +323,15 @@ def main(arguments=None):
     decisive = {
         name: getattr(settings, name) for name in ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
     } | {"dtype": ", ".join(dict.fromkeys(subject.dtype for subject in subjects))}
-    identities = {subject.name: identity_of(subject.path)["model_sha256"] for subject in subjects}
+    identities = {
+        subject.name: "/".join(identity_of(subject.path, settings.architecture).values()) for subject in subjects
+    }
     claim_folder(
         settings.output,
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
          "annotations": str(settings.annotations and settings.annotations.resolve()),
          "class_names": settings.class_names and [subject.class_names for subject in subjects],
-         "items": len(items), "networks": identities} | decisive,
+         "items": len(items), "networks": identities} | items_sha256(items) | decisive,
         CONVENTIONS,
         settings.overwrite,
         lambda output: (output / RESULTS_FILE).unlink(missing_ok=True),

@@ -80,6 +80,8 @@ from camlib.cam_family import enlarged
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import (
     CLASSES_AT_ONCE,
+    PHOTO_AXES,
+    Explanation,
     explained_at_once,
     explained_with_changes,
     maps_of_photo,
@@ -88,6 +90,7 @@ from camlib.explaining import (
 )
 from camlib.files import file_sha256
 from camlib.maps import write_explanations
+from camlib.memory import check_subject, halving
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
 from camlib.pictures import METHOD_TITLES, style_of_run, style_settings, titles_of
@@ -290,6 +293,9 @@ def main(arguments=None):
     groups = subject.groups_among(chosen)
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
+    # of many classes the maps of a batch would fill the memory
+    batch_size = min(len(photos), max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE)))
+    check_subject(subject, batch_size, with_gradients=True)
     print(*subject.sentences(settings.weights, settings.method), sep="\n")
     if not settings.no_guided:
         if not settings.guided_anyway:
@@ -317,13 +323,14 @@ def main(arguments=None):
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
         with_guided=not settings.no_guided, groups=list(subject.groups.values()),
     )  # fmt: skip
+    ask = halving(lambda images, count, classes: subject.ask(explain_batch, images, classes, count), PHOTO_AXES)
     titles = titles_of(settings.method, settings.counterfactual)
     against = "against the class, " if settings.counterfactual else ""
     made = f"{METHOD_TITLES[settings.method]} {against}of layer {subject.layer}, {Path(settings.weights).name}"
     zero_maps = {}  # of a photo's name: which, and why
 
     def explain_photos(images, count, classes=chosen):
-        found = subject.ask(explain_batch, images, classes, count)
+        found = Explanation(*ask(images, count, classes))
         probabilities = subject.with_groups(subject.probabilities_of(found.logits), groups)
 
         def write(index, photo, folder, picture):
@@ -336,8 +343,6 @@ def main(arguments=None):
         return found.logits, probabilities, write
 
     print(f"{counted(len(photos), 'photo')} on {device_name()}")
-    # of many classes the maps of a batch would fill the memory
-    batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
     if len(chosen) > CLASSES_AT_ONCE:
         some = chosen[:CLASSES_AT_ONCE]
         run.announce(photos, meaning, lambda *batch: explain_photos(*batch, some), batch_size, len(some), len(chosen))

@@ -57,6 +57,7 @@ from camlib.axes import check_axes
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import widened
 from camlib.maps import write_maps
+from camlib.memory import check_subject, halving
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import style_of_run, style_settings
@@ -200,6 +201,8 @@ def main(arguments=None):
     maps_of, meaning = cam_of_subject(subject), subject.meaning
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = find_photos(places)
+    batch_size = min(settings.batch_size, len(photos))
+    check_subject(subject, batch_size, with_gradients=False)
     run = MapRun(
         settings.output,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
@@ -213,8 +216,13 @@ def main(arguments=None):
         pictures=not settings.no_pictures,
     )  # fmt: skip
 
+    def maps_of_batch(images, count):
+        return tuple(ops.convert_to_numpy(part) for part in maps_of(subject.prepare(images)))
+
+    run_batch = halving(maps_of_batch, axes=(0, 0, 0))
+
     def explain(images, count):
-        maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(subject.prepare(images)))
+        maps, logits, outputs = run_batch(images, count)
         logits = subject.checked_logits(outputs, logits)
 
         def write(index, photo, folder, picture):
@@ -225,7 +233,7 @@ def main(arguments=None):
 
     print(f"network {source}: {meaning.preprocessing}, {subject.whose}")
     print(f"{counted(len(photos), 'photo')} on {device_name()}")
-    return run.make(photos, meaning, settings.batch_size, explain, command("show_heatmaps.py", run.output),
+    return run.make(photos, meaning, batch_size, explain, command("show_heatmaps.py", run.output),
                     settings.full_size)  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """The report of an evaluation: tables with intervals, figures, and one page. Imports neither Keras nor TensorFlow."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import numpy as np
 
 from camlib import metrics
 from camlib.figures import draw_bars, draw_cascade, draw_confusion_matrix, draw_curves, draw_extremes, draw_reliability
-from camlib.files import open_csv, write_whole
+from camlib.files import write_csv, write_whole
 from camlib.page import write_page
 from camlib.pictures import Scale, legend_of
 
@@ -256,19 +255,15 @@ def collection_of(photo):
 
 def write_tables(output, tables, network_rows):
     """Write scores.csv and networks.csv (one number a line) and report.md (tables)."""
-    with open_csv(output / "scores.csv", "w") as file:
-        writer = csv.writer(file)
-        writer.writerow(("table", "map", "score", "value", "low", "high", "items"))
-        for table in tables:
-            for name, cells in table.rows.items():
-                for score, cell in zip(table.scores, cells, strict=True):
-                    if cell[-1]:
-                        writer.writerow((table.title, name, score.name, *cell))
-    with open_csv(output / "networks.csv", "w") as file:
-        if network_rows:
-            writer = csv.DictWriter(file, list(network_rows[0]))
-            writer.writeheader()
-            writer.writerows(network_rows)
+    header = ("table", "map", "score", "value", "low", "high", "items")
+    scores = [
+        (table.title, name, score.name, *cell)
+        for table in tables for name, cells in table.rows.items()
+        for score, cell in zip(table.scores, cells, strict=True) if cell[-1]
+    ]  # fmt: skip
+    write_csv(output / "scores.csv", [header, *scores])
+    columns = [network_rows[0].keys()] if network_rows else []
+    write_csv(output / "networks.csv", [*columns, *(row.values() for row in network_rows)])
 
 
 def grids_of(tables, network_rows, confusions):

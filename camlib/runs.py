@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from camlib.console import EXIT_SOME_FAILED, Progress, UserError, counted, duration
-from camlib.files import open_csv, write_json, write_whole
+from camlib.files import open_csv, write_csv, write_json, write_whole
 from camlib.maps import PHOTO_FILE, PREDICTIONS_FILE, SIGNED, dated_file, photo_folder
 from camlib.photos import DISPLAY_SIDE, RUN_FILE, Photo, network_input, read_batches
 from camlib.pictures import write_jpeg
@@ -78,8 +78,7 @@ def write_failed(path, failed):
     if not failed:
         path.unlink(missing_ok=True)
         return
-    with open_csv(path, "w") as file:
-        csv.writer(file).writerows([("path", "reason"), *failed])
+    write_csv(path, [("path", "reason"), *failed])
 
 
 def say_failed(failed, path):

@@ -8,7 +8,7 @@ import numpy as np
 
 from camlib.backend import fast_half_precision
 from camlib.console import UserError
-from camlib.files import file_sha256, write_csv
+from camlib.files import file_sha256
 from camlib.hdf5_files import DamagedFile, read_hdf5, write_hdf5
 
 
@@ -41,15 +41,30 @@ class TrainingState(keras.callbacks.Callback):
         self.history.append({"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()})
         for name in ("loss", "val_loss"):
             if not np.isfinite(logs[name]):
-                raise UserError(
-                    f"{name} is {logs[name]} in epoch {epoch + 1}; expected a number: try --dtype float32, or a lower "
-                    "--learning-rate"
-                )
+                self.diverge(f"{name} is {logs[name]} in epoch {epoch + 1}")
+                return
         self.waited += 1
         if logs["val_loss"] < self.best_loss:
             self.best_loss, self.best_weights, self.waited = logs["val_loss"], self.network.get_weights(), 0
         self.model.stop_training = self.finished
         self.save()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs["loss"]):  # the mean of an epoch, which stays so
+            self.model.stop_training = True
+
+    def diverge(self, found):
+        """End training that has lost its way; the best weights before stay, and the state as it was.
+
+        Raises:
+            UserError: there are none.
+        """
+        lower = "a lower --learning-rate, or --dtype float32"
+        if self.best_weights is None:
+            raise UserError(f"{found}; expected a number: try {lower}")
+        best = min(self.history[:-1], key=lambda row: row["val_loss"])["epoch"]
+        print(f"{found}: the weights of epoch {best}, the best before, are kept; {lower}, may go further", flush=True)
+        self.model.stop_training = True
 
     def save(self):
         """Write the state, under its name only when whole; the first host does."""
@@ -171,8 +186,3 @@ def dtype_policy(choice):
     """Keras's dtype policy for --dtype; auto takes half precision where the device is fast at it."""
     dtype = (fast_half_precision() or "float32") if choice == "auto" else choice
     return dtype if dtype == "float32" else f"mixed_{dtype}"
-
-
-def write_history(path, history):
-    """One CSV row per epoch: loss, top-1 and Keras's binary accuracy, for train and val."""
-    write_csv(path, [history[0].keys(), *(row.values() for row in history)])
