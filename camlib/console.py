@@ -258,7 +258,7 @@ def heeding_signals(go_on):
     Python raises KeyboardInterrupt in whatever runs just then. In a callback whose exceptions Python prints and ignores
     (JAX has one for each garbage collection), or in a library that catches everything, the script would go on.
     """
-    hook = sys.unraisablehook
+    hook, ENDING.signal, ENDING.works = sys.unraisablehook, None, 0
 
     def interrupt(*_):
         begin_in_time(SECONDS_TO_STOP, stop, go_on)
@@ -281,7 +281,7 @@ def heeding_signals(go_on):
     try:
         yield
     finally:
-        sys.unraisablehook, ENDING.signal, ENDING.works = hook, None, 0
+        sys.unraisablehook = hook
         for number in before:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 

@@ -135,8 +135,9 @@ def halving(run, axes):
             except Exception as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
-            size = portion = size // 2  # here, where what the error held is free again
-            print(f"out of memory with {2 * size} photos at once: going on with {size}", flush=True)
+            size, before = size // 2, size  # here, where what the error held is free again
+            portion = size
+            print(f"out of memory with {before} photos at once: going on with {size}", flush=True)
         if len(parts) == 1:
             return parts[0]
         joined = zip(axes, zip(*parts, strict=True), strict=True)
