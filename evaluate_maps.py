@@ -85,8 +85,9 @@ import numpy as np
 from keras import ops
 
 from camlib import metrics
-from camlib.annotations import find_items, spread, truth_kind
+from camlib.annotations import find_items, items_sha256, spread, truth_kind
 from camlib.explaining import targets_of
+from camlib.memory import check_subject
 from camlib.model_files import identity_of, load_network
 from camlib.perturbation import deletion_insertion_function, probability_function
 from camlib.report import report
@@ -125,7 +126,7 @@ class ScoredNetwork(Subject):
         self.path, self.name, self.kinds = path, path.stem, kinds
         self.signed = {kind.name: kind.is_signed for kind in kinds}
         network, meaning = load_network(path, settings.trust_model, settings.architecture)
-        self.identity = identity_of(path)["model_sha256"]
+        self.identity = "/".join(identity_of(path, settings.architecture).values())
         super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, settings.size,
                          settings.dtype)  # fmt: skip
         if not self.has_probabilities:
@@ -332,6 +333,10 @@ def main(arguments=None):
     items = find_items(settings.places, settings.annotations)
     subjects = subjects_of(settings)
     items = known_items(items, subjects)
+    settings.batch_size = min(settings.batch_size, len(items))
+    for subject in subjects:
+        if not isinstance(subject, SavedMaps):
+            check_subject(subject, settings.batch_size, with_gradients=subject.explain_fast is not None)
     if "localisation" not in settings.only:
         items = [replace(item, annotation=None) for item in items]
     if "localisation" in settings.only and not any(item.annotation for item in items):
@@ -345,7 +350,7 @@ def main(arguments=None):
         {"script": "evaluate_maps.py", "photos": [str(place.resolve()) for place in settings.places],
          "annotations": str(settings.annotations and settings.annotations.resolve()),
          "class_names": settings.class_names and [subject.class_names for subject in subjects],
-         "items": len(items), "networks": identities} | decisive,
+         "items": len(items), "networks": identities} | items_sha256(items) | decisive,
         CONVENTIONS,
         settings.overwrite,
         lambda output: (output / RESULTS_FILE).unlink(missing_ok=True),

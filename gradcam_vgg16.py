@@ -94,6 +94,8 @@ from camlib.cam_family import enlarged
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import (
     CLASSES_AT_ONCE,
+    PHOTO_AXES,
+    Explanation,
     explained_at_once,
     explained_with_changes,
     maps_of_photo,
@@ -101,6 +103,7 @@ from camlib.explaining import (
     targets_of,
 )
 from camlib.maps import write_explanations
+from camlib.memory import check_subject, halving
 from camlib.model_files import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
 from camlib.pictures import METHOD_TITLES, style_of_run, style_settings, titles_of
@@ -313,13 +316,16 @@ def prepared(settings, worker=False):
     groups = subject.groups_among(chosen)
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = [] if worker else find_photos(places)
+    if not worker:  # whose photos are dealt in batches of this size
+        settings.batch_size = min(settings.batch_size, len(photos))
+    # of many classes the maps of a batch would fill the memory
+    batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
+    check_subject(subject, batch_size, with_gradients=True)
     print(*subject.sentences(settings.weights, settings.method), sep="\n")
     if not settings.no_guided:
         if not settings.guided_anyway:
             check_guided(subject.plan, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
         announce_guided(subject.plan)
-    # of many classes the maps of a batch would fill the memory
-    batch_size = max(1, settings.batch_size // -(-len(chosen) // CLASSES_AT_ONCE))
     run = run_of(
         settings,
         {"script": "gradcam_vgg16.py", "photos": [str(place.resolve()) for place in places],
@@ -344,12 +350,13 @@ def prepared(settings, worker=False):
         network, subject.plan, subject.layer, settings.method, counterfactual=settings.counterfactual,
         with_guided=not settings.no_guided, groups=list(subject.groups.values()),
     )  # fmt: skip
+    ask = halving(lambda images, count, classes: subject.ask(explain_batch, images, classes, count), PHOTO_AXES)
     titles = titles_of(settings.method, settings.counterfactual)
     against = "against the class, " if settings.counterfactual else ""
     made = f"{METHOD_TITLES[settings.method]} {against}of layer {subject.layer}, {Path(settings.weights).name}"
 
     def explain_photos(images, count, classes=chosen):
-        found = subject.ask(explain_batch, images, classes, count)
+        found = Explanation(*ask(images, count, classes))
         probabilities = subject.with_groups(subject.probabilities_of(found.logits), groups)
 
         def write(index, photo, folder, picture):

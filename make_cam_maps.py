@@ -72,6 +72,7 @@ from camlib.axes import check_axes
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import widened
 from camlib.maps import write_maps
+from camlib.memory import check_subject, halving
 from camlib.model_files import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
 from camlib.pictures import style_of_run, style_settings
@@ -225,6 +226,9 @@ def prepared(settings, worker=False):
     maps_of, meaning = cam_of_subject(subject), subject.meaning
     places = settings.places or [demo_folder() / "val", demo_folder() / "both"]
     photos = [] if worker else find_photos(places)
+    if not worker:  # whose photos are dealt in batches of this size
+        settings.batch_size = min(settings.batch_size, len(photos))
+        check_subject(subject, settings.batch_size, with_gradients=False)
     run = run_of(
         settings,
         {"script": "make_cam_maps.py", "photos": [str(place.resolve()) for place in places],
@@ -238,8 +242,13 @@ def prepared(settings, worker=False):
         worker=worker,
     )  # fmt: skip
 
+    def maps_of_batch(images, count):
+        return tuple(ops.convert_to_numpy(part) for part in maps_of(subject.prepare(images)))
+
+    run_batch = halving(maps_of_batch, axes=(0, 0, 0))
+
     def explain(images, count):
-        maps, logits, outputs = (ops.convert_to_numpy(part) for part in maps_of(subject.prepare(images)))
+        maps, logits, outputs = run_batch(images, count)
         logits = subject.checked_logits(outputs, logits)
 
         def write(index, photo, folder, picture):

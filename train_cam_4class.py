@@ -22,9 +22,7 @@ from camlib.console import (
     EXIT_SOME_FAILED,
     ArgumentParser,
     answer_at_once,
-    command,
     counted,
-    print_table,
     run_script,
     whole_number,
 )
@@ -173,28 +171,27 @@ if __name__ == "__main__":
 from camlib.backend import ALONE, all_devices, device_name, usual_settings
 
 # isort: split
+import numpy as np
+
 from camlib.batches import Batches, PlainBatches
-from camlib.class_folders import find_labelled_photos, load_photos, validation_folders
+from camlib.class_folders import find_labelled_photos, load_photos
 from camlib.demo.scenes import demo_folder
-from camlib.figures import draw_confusion_matrix, draw_history
-from camlib.files import write_json
-from camlib.hosts import check_agreement, joined, together
+from camlib.hosts import check_agreement, first_before_others, joined, together
 from camlib.meaning import Meaning
-from camlib.metrics import binary_accuracy, confusion_matrix
-from camlib.model_files import load_known_network, save_network
+from camlib.memory import MODEST, check_training
+from camlib.model_files import load_known_network
 from camlib.networks import fold, per_cell, start_from
-from camlib.photos import RUN_FILE
-from camlib.runs import run_record, write_failed
 from camlib.teaching import decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
 from camlib.training_progress import TrainingProgress
+from camlib.training_results import sibling, write_results
 from camlib.training_state import (
     TrainingState,
     check_not_lost,
     check_same,
     check_state,
     decisive_settings,
+    dtype_policy,
     settings_of_finished,
-    write_history,
 )
 
 # ---------------------------------------------------------------- training that can be resumed
@@ -204,6 +201,17 @@ def build(recipe, class_count):
     """The network in the form that is trained."""
     form = {"for_training": True} if recipe.training_form else {}
     return recipe.network(class_count, recipe.channels, **form)
+
+
+def check_fits(recipe, meaning, photo_count, dtype, share):
+    """Refuse what would not fit into memory, before a photo is decoded, see `camlib.memory.check_training`."""
+    side, batch_size = recipe.cut or recipe.size, min(recipe.batch_size, photo_count)
+    if batch_size * side**2 > MODEST:
+        keras.config.set_dtype_policy(dtype)
+        network = build(recipe, len(meaning.class_names))
+        keras.config.set_dtype_policy("float32")
+        shape, least = (side, side, recipe.channels), 4 if recipe.mosaic else 1
+        check_training(network, shape, recipe.size, batch_size, share.devices, least)
 
 
 def train(photos, meaning, recipe, state_path, settings, resume, source=None, lesson=None, share=ALONE):
@@ -261,31 +269,6 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
     return best, state.history
 
 
-# ---------------------------------------------------------------- reports
-
-
-def report(network, meaning, photos, output, history):
-    """Write history, curves and confusion matrix, and print the accuracies of the network kept."""
-    probabilities = network.predict(PlainBatches(photos, meaning, 32), verbose=0)  # (N, C)
-    counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), len(meaning.class_names))
-    write_history(sibling(output, "history.csv"), history)
-    draw_history(sibling(output, "curves.png"), history)
-    draw_confusion_matrix(sibling(output, "confusion.png"), counts, meaning.class_names, "photos of val")
-    print(f"top-1 accuracy on the {counts.sum():,} photos of val: {counts.trace() / counts.sum():.3f}")
-    rows = [
-        [name, f"{right:,}", f"{row.sum():,}", f"{right / max(row.sum(), 1):.3f}"]
-        for name, row, right in zip(meaning.class_names, counts, counts.diagonal(), strict=True)
-    ]
-    print_table("by class", ["class", "right", "of", "share"], rows)
-    binary = binary_accuracy(probabilities, photos.labels)
-    print(f"binary accuracy (what Keras called accuracy in the original): {binary:.3f}")
-
-
-def sibling(output, ending):
-    """The file beside the network that shares its name: mine.h5 -> mine_history.csv."""
-    return output.with_name(f"{output.stem}_{ending}")
-
-
 # ---------------------------------------------------------------- the script
 
 
@@ -306,16 +289,6 @@ def meaning_of(recipe, class_names, source_meaning):
     return meaning
 
 
-def next_command(settings):
-    """The command that makes the new network's maps of the photos it was validated on."""
-    of_vgg = settings.recipe == "vgg16"
-    script, option = ("gradcam_vgg16.py", "--weights") if of_vgg else ("make_cam_maps.py", "--model")
-    folder = sibling(settings.output, "maps")
-    anew = ["--overwrite"] if (folder / RUN_FILE).exists() else []  # maps of an earlier network
-    photos = validation_folders(settings.data) if settings.data else []
-    return command(script, *photos, option, settings.output, "--output", folder, *anew)
-
-
 def load_data(settings, recipe, share):
     """What is trained on: (meaning, photos, failed, parts, source, teacher), see `load_photos`; the first host decodes.
 
@@ -330,26 +303,10 @@ def load_data(settings, recipe, share):
         teacher = load_teacher(settings, class_names)
         meaning = meaning_of(recipe, class_names, source_meaning)
         parts = dict(zip(("train", "val"), found, strict=True))
-    for first in (True, False):  # the others read what the first has written
-        with together(share):
-            if first == (share.host == 0):
-                photos, failed = load_photos(parts, meaning, sibling(settings.output, "photos.h5"), write=first)
+        check_fits(recipe, meaning, len(parts["train"]), dtype_policy(settings.dtype), share)
+    cache = sibling(settings.output, "photos.h5")
+    photos, failed = first_before_others(share, lambda first: load_photos(parts, meaning, cache, write=first))
     return meaning, photos, failed, parts, source, teacher
-
-
-def write_results(network, meaning, photos, failed, history, settings, fixed):
-    """Write all that stays beside the network, and say how good it is and what comes next."""
-    output = settings.output
-    save_network(network, output, meaning, half=settings.half)
-    save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)
-    write_json(sibling(output, "run.json"), run_record(vars(settings) | fixed, "classes in the order of class_names"))
-    write_failed(sibling(output, "failed.csv"), failed)
-    report(network, meaning, photos["val"], output, history)
-    sibling(output, "state.h5").unlink()
-    print(f"wrote {output}, its weights, history, curves and confusion matrix to {output.parent}")
-    if failed:
-        print(f"{counted(len(failed), 'photo')} could not be read: see {sibling(output, 'failed.csv')}")
-    print(f"next: {next_command(settings)}")
 
 
 @usual_settings()
@@ -378,15 +335,15 @@ def run(settings, share):
             check_state(state_path, fixed)  # before a teacher is asked for an hour
     print(f"training {settings.recipe} on {device_name()}, {fixed['dtype']}", flush=True)
     lesson = None
-    for first in (True, False):  # the others read the answers that the first was given
-        with together(share):
-            if teacher and first == (share.host == 0):
-                lesson = prepare_lesson(settings, teacher, recipe, meaning, parts["train"], failed)
+    if teacher:  # the others read the answers that the first was given
+        asked = settings, teacher, recipe, meaning, parts["train"], failed
+        lesson = first_before_others(share, lambda _: prepare_lesson(*asked))
     network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source, lesson, share)
+    code = EXIT_SOME_FAILED if failed or not np.isfinite(history[-1]["loss"]) else 0
     with together(share):
         if share.host == 0:
-            write_results(network, meaning, photos, failed, history, settings, fixed)
-    return EXIT_SOME_FAILED if failed else 0
+            code = max(code, write_results(network, meaning, photos, failed, history, settings, fixed))
+    return code
 
 
 if __name__ == "__main__":

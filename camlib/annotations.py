@@ -1,7 +1,9 @@
 """Where the animals are: our JSON, PASCAL VOC's XML files, or a folder of masks."""
 
+import hashlib
 import json
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -11,6 +13,7 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
+from camlib.files import file_sha256
 from camlib.photos import FORMATS, PhotoError, find_photos, name_without_suffix
 from camlib.pixel_budget import PIXELS
 
@@ -251,3 +254,36 @@ def find_items(places, annotations):
     if not items:
         raise UserError(f"none of the photos in {', '.join(map(str, places))} has an annotation in {annotations}")
     return items
+
+
+def items_sha256(items):
+    """What tells whether photos or annotations have changed, by content, for a run's settings.
+
+    Args:
+        items: list of Item.
+
+    Returns:
+        {"photos_sha256": str, "annotations_sha256": str}, the second of masks, boxes, classes and sizes.
+    """
+    masks = [item.annotation.mask for item in items if item.annotation and item.annotation.mask]
+    paths = list(dict.fromkeys([*(item.path for item in items), *masks]))
+    with ThreadPoolExecutor() as pool:
+        contents = dict(zip(paths, pool.map(sha256_if_readable, paths), strict=True))
+    photos = [[item.key, contents[item.path]] for item in items]
+    marked = [
+        [item.key, item.annotation.boxes, item.annotation.width, item.annotation.height,
+         contents.get(item.annotation.mask)]
+        for item in items if item.annotation
+    ]  # fmt: skip
+    return {
+        f"{name}_sha256": hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        for name, what in (("photos", photos), ("annotations", marked))
+    }
+
+
+def sha256_if_readable(path):
+    """SHA-256 of a file, None of one that cannot be read, which is listed when it is looked at."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None

@@ -235,6 +235,48 @@ def traced(function, shape):
     return jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, "float32")).jaxpr
 
 
+# What only shows or passes on another value, without memory of its own
+TENSORFLOW_VIEWS = {"Identity", "Reshape", "ReadVariableOp", "Placeholder", "Const", "Squeeze", "ExpandDims", "Shape"}
+JAX_VIEWS = {"reshape", "squeeze", "expand_dims", "copy", "convert_element_type"}
+
+
+def largest_and_all(function, shape):
+    """What a function of a float32 tensor of that shape takes: traced, not run.
+
+    Returns:
+        (largest, every): bytes of the operation with the largest inputs and results, and of the results of all.
+    """
+    program = traced(function, shape)
+    sizes = tensorflow_sizes(program) if BACKEND == "tensorflow" else jax_sizes(program)
+    return max(before + made for before, made in sizes), sum(made for _, made in sizes)
+
+
+def tensorflow_sizes(graph):
+    def bytes_of(tensors):
+        known = [tensor for tensor in tensors if tensor.shape.is_fully_defined() and tensor.dtype.is_floating]
+        return sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in known)
+
+    return [
+        (bytes_of(operation.inputs), bytes_of(operation.outputs))
+        for operation in graph.get_operations()
+        if operation.type not in TENSORFLOW_VIEWS
+    ]
+
+
+def jax_sizes(program):
+    def bytes_of(values):
+        return sum(value.aval.size * value.aval.dtype.itemsize for value in values if hasattr(value.aval, "dtype"))
+
+    sizes = []
+    for equation in program.eqns:
+        inner = [] if equation.primitive.name == "custom_jvp_call" else inner_programs(equation)
+        for part in inner:
+            sizes += jax_sizes(part)
+        if not inner and equation.primitive.name not in JAX_VIEWS:
+            sizes.append((bytes_of(equation.invars), bytes_of(equation.outvars)))
+    return sizes
+
+
 # How activations appear in a traced program, and what a ReLU looks like that is not called as one: a comparison with 0
 TENSORFLOW_ACTIVATIONS = {
     "Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Erfc",
@@ -415,6 +457,14 @@ def all_devices():
             yield
         finally:
             keras.distribution.set_distribution(before)
+
+
+def device_memory():
+    """Bytes that are free on an accelerator, infinity where the backend does not say; None on a CPU."""
+    if device_name() == "CPU":
+        return None
+    found = (jax.local_devices()[0].memory_stats() or {}) if BACKEND == "jax" else {}
+    return found["bytes_limit"] - found.get("bytes_in_use", 0) if "bytes_limit" in found else float("inf")
 
 
 def has_float64():

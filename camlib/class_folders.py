@@ -7,11 +7,12 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
-import h5py
 import numpy as np
 
 from camlib.console import Progress, UserError, counted
+from camlib.hdf5_files import DamagedFile, read_hdf5, write_hdf5
 from camlib.photos import PhotoError, find_photos, in_parallel, is_photo, read_network_input, walk_photos
 
 FEW_TO_VALIDATE = 10  # photos of a class: each is a tenth of its accuracy then
@@ -27,12 +28,13 @@ class StoredImages:
         path: Path of the file; it is kept open, so that another one of its name changes nothing.
         offset: int, bytes in front of the first image; None where there is no image.
         shape: (N, H, W, C), of uint8.
+        checks: uint32 (N,), CRC-32 of each image.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, path, offset, shape):
-        self.path, self.offset, self.shape = path, offset, tuple(shape)
+    def __init__(self, path, offset, shape, checks):
+        self.path, self.offset, self.shape, self.checks = path, offset, tuple(shape), checks
         self.file, self.lock = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), threading.Lock()
 
     def __del__(self):
@@ -59,7 +61,7 @@ class StoredImages:
         """One image, uint8 (H, W, C), by its number from 0.
 
         Raises:
-            UserError: the file has become shorter.
+            UserError: the file has become shorter, or other bytes stand in it than were written.
         """
         size = math.prod(self.shape[1:])
         start = self.offset + number * size
@@ -73,6 +75,11 @@ class StoredImages:
             raise UserError(
                 f"{self.path} ends before its photo {number + 1:,}; expected the decoded photos as they were written: "
                 "delete it, and give the same command with --resume"
+            )
+        if crc32(content) != self.checks[number]:
+            raise UserError(
+                f"{self.path} is damaged at its photo {number + 1:,}; expected the decoded photos as they were "
+                "written: delete it, and give the same command with --resume"
             )
         return np.frombuffer(content, np.uint8).reshape(self.shape[1:])
 
@@ -314,18 +321,16 @@ def cache_key(parts, meaning):
 
 def write_cache(cache, key, parts, meaning):
     """Decode every photo of every part into one HDF5 file, under its name only when whole; see `read_cache`."""
+
+    def write(file):
+        file.attrs["key"] = key
+        failed = []
+        for part, photos in parts.items():
+            failed += decode_part(file.create_group(part), photos, meaning)
+        file["failed"] = json.dumps(failed)
+
     cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_name(cache.name + ".partial")
-    failed = []
-    try:
-        with h5py.File(partial, "w") as file:
-            file.attrs["key"] = key
-            for part, photos in parts.items():
-                failed += decode_part(file.create_group(part), photos, meaning)
-            file["failed"] = json.dumps(failed)
-        os.replace(partial, cache)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_hdf5(cache, write, unchecked=["images"])
 
 
 def decode_part(group, photos, meaning):
@@ -343,7 +348,7 @@ def decode_part(group, photos, meaning):
         list of (path, reason) of unreadable photos.
     """
     shape = len(photos), meaning.height, meaning.width, meaning.channels
-    images, labels, names, failed = group.create_dataset("images", shape, np.uint8), [], [], []
+    images, labels, names, checks, failed = group.create_dataset("images", shape, np.uint8), [], [], [], []
     decoded = in_parallel(lambda item: read_network_input(item[0].path, meaning), photos)
     with Progress(f"decoding {group.name[1:]}", len(photos)) as progress:
         for (photo, label), image in decoded:
@@ -352,28 +357,34 @@ def decode_part(group, photos, meaning):
                 failed.append((str(photo.path), str(image)))
             else:
                 images[len(labels)] = image
+                checks.append(crc32(image))
                 labels.append(label)
                 names.append(photo.name)
     group["labels"], group["names"] = np.array(labels, np.int64), json.dumps(names)
+    group["checks"] = np.array(checks, np.uint32)  # of each image, since all of them are too much to read at once
     return failed
 
 
 def read_cache(cache, key):
     """What `write_cache` wrote under this key; None if there is no such file, another key's, or a damaged one."""
+
+    def read(file):
+        if file.attrs["key"] != key:
+            return None
+        loaded = {part: stored_photos(cache, group) for part, group in file.items() if part != "failed"}
+        return loaded, [tuple(entry) for entry in json.loads(file["failed"][()])]
+
     try:
-        with h5py.File(cache, "r") as file:
-            if file.attrs.get("key") != key:
-                return None
-            loaded = {part: stored_photos(cache, group) for part, group in file.items() if part != "failed"}
-            return loaded, [tuple(entry) for entry in json.loads(file["failed"][()])]
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return read_hdf5(cache, read, unchecked=["images"])
+    except (OSError, DamagedFile):
         return None
 
 
 def stored_photos(cache, group):
     """The LabelledPhotos that `decode_part` wrote into a group of a cache; ValueError if they are not all there."""
-    images, labels, names = group["images"], group["labels"][:], json.loads(group["names"][()])
+    images, labels, checks = group["images"], group["labels"][:], group["checks"][:]
+    names = json.loads(group["names"][()])
     offset = images.id.get_offset()
     if images.dtype != np.uint8 or len(names) != len(labels) or len(labels) and offset is None:
         raise ValueError(f"{cache}: {group.name} is not whole")
-    return LabelledPhotos(StoredImages(cache, offset, (len(labels), *images.shape[1:])), labels, names)
+    return LabelledPhotos(StoredImages(cache, offset, (len(labels), *images.shape[1:]), checks), labels, names)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -23,8 +24,9 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), 
 
 EXIT_SOME_FAILED = 1
 EXIT_BAD_USAGE = 2
-EXIT_INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+EXIT_OF_SIGNALS = 128  # a shell adds the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 SECONDS_TO_STOP = 5  # after Ctrl-C, for what is worth saving
+SECONDS_TO_FINISH = 4  # the batch, after SIGTERM; schedulers kill what is there 10 or 30 seconds after it
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -165,62 +167,130 @@ def answer_at_once(parse_arguments):
     """
     screen = os.dup(2)  # stderr is elsewhere while the backend starts
 
-    def stop(*_):
-        os.write(screen, b"\nstopped before it began\n")
-        os._exit(EXIT_INTERRUPTED)
+    def stop(number, _):
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            os.write(screen, b"\nstopped before it began\n")
+        os._exit(EXIT_OF_SIGNALS + number)
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a shell it is ignored
-        signal.signal(signal.SIGINT, stop)
+    for number in (signal.SIGINT, *ENDING_SIGNALS):
+        if is_heeded(number):
+            signal.signal(number, stop)
     parse_arguments()
+
+
+# What a scheduler, or a terminal that is closed, sends; Windows has no SIGHUP
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def is_heeded(number):
+    """Whether a signal is not ignored, as Ctrl-C is in the background of a shell and SIGHUP under nohup."""
+    return signal.getsignal(number) not in (None, signal.SIG_IGN)
 
 
 def run_script(main, go_on="the same command goes on from here"):
     """Run `main()` and turn its outcome into an exit code: its own, 2 for a user's error, 130 for Ctrl-C.
 
-    An error of the operating system (a full disk, a folder that may not be written) is the user's to mend as well.
-    `go_on` tells who pressed Ctrl-C how to continue.
+    What ends it in an orderly way, SIGTERM and SIGHUP, makes 143 and 129 of it. An error of the operating system (a
+    full disk, a folder that may not be written) and memory that runs out are the user's to mend as well. `go_on` tells
+    who stopped it how to continue.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
-        with heeding_ctrl_c(go_on):
+        with heeding_signals(go_on):
             sys.exit(main())
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_USAGE)
     except KeyboardInterrupt:
         stop(go_on)
+    except Exception as error:
+        if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error):
+            raise
+        print(f"error: {words_of(error, go_on)}", file=sys.stderr)
+        sys.exit(EXIT_BAD_USAGE)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
+
+
+def words_of(error, go_on):
+    """What the user is told of an error that is theirs to mend."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f"{error.filename} could not be written" if error.filename else "a file could not be written"
+        return f"{where} ({error.strerror}); expected room for it: free some, then {go_on}"
+    if is_out_of_memory(error):
+        return f"out of memory ({first_line(error)}); expected a lower --batch-size or --size; {go_on}"
+    return str(error)
+
+
+def is_out_of_memory(error):
+    """Whether memory ran out, the machine's or the device's; TensorFlow, JAX and OpenCV each have their own error."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "ResourceExhaustedError"
+        or "RESOURCE_EXHAUSTED" in text
+        or (type(error).__module__ == "cv2" and "Insufficient memory" in text)
+    )
+
+
+class Ending:
+    """What asked the script to end.
+
+    Attributes:
+        signal: int, its number, or None.
+        works: int, how many pieces of work are on their way that ask `end_if_asked` after each batch.
+    """
+
+    signal, works = None, 0
+
+
+ENDING = Ending()
+
+
+def end_if_asked():
+    """Called between two pieces of work: where SIGTERM or SIGHUP came, go no further."""
+    if ENDING.signal:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def heeding_ctrl_c(go_on):
-    """Let Ctrl-C end the script wherever it is met.
+def heeding_signals(go_on):
+    """Let Ctrl-C end the script wherever it is met, and SIGTERM and SIGHUP where the next batch would begin.
 
     Python raises KeyboardInterrupt in whatever runs just then. In a callback whose exceptions Python prints and ignores
     (JAX has one for each garbage collection), or in a library that catches everything, the script would go on.
     """
-    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    hook, ENDING.signal, ENDING.works = sys.unraisablehook, None, 0
 
     def interrupt(*_):
-        last_resort = threading.Timer(SECONDS_TO_STOP, stop, [go_on])
-        last_resort.daemon = True
-        last_resort.start()
+        begin_in_time(SECONDS_TO_STOP, stop, go_on)
         raise KeyboardInterrupt
+
+    def finish(number, _):
+        again, ENDING.signal = ENDING.signal, number
+        if again or not ENDING.works:  # asked twice, nothing was finished in time, or there are no batches
+            interrupt()
+        begin_in_time(SECONDS_TO_FINISH, signal.raise_signal, number)
 
     def heed(ignored):
         if issubclass(ignored.exc_type, KeyboardInterrupt):
             stop(go_on)
         hook(ignored)
 
-    if before in (None, signal.SIG_IGN):  # as in the background of a shell
-        yield
-        return
-    signal.signal(signal.SIGINT, interrupt)
+    handlers = {signal.SIGINT: interrupt} | dict.fromkeys(ENDING_SIGNALS, finish)
+    before = {number: signal.signal(number, handlers[number]) for number in handlers if is_heeded(number)}
     sys.unraisablehook = heed
     try:
         yield
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in before:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def begin_in_time(seconds, function, *arguments):
+    """Call a function after so many seconds, if the process is there still."""
+    timer = threading.Timer(seconds, function, arguments)
+    timer.daemon = True
+    timer.start()
 
 
 def stop(go_on):
@@ -229,13 +299,14 @@ def stop(go_on):
     Threads of the backend's may be at work still, and would meet a Python that is being taken apart: a segmentation
     fault, now and then.
     """
-    print(f"\nstopped: every file written is whole; {go_on}", file=sys.stderr)
-    if sys.stdout.isatty():
-        print(SHOW_CURSOR, end="")  # which a progress bar hides
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        print(f"\nstopped: every file written is whole; {go_on}", file=sys.stderr)
+        if sys.stdout.isatty():
+            print(SHOW_CURSOR, end="")  # which a progress bar hides
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(EXIT_OF_SIGNALS + (ENDING.signal or signal.SIGINT))
 
 
 LOG_WIDTH = 160  # characters of a table where there is no terminal
@@ -282,6 +353,7 @@ class Progress:
         self.bar = TerminalProgress(*COLUMNS) if sys.stdout.isatty() else None
 
     def __enter__(self):
+        ENDING.works += 1
         self.start = self.last_line = time.monotonic()
         if self.bar:
             self.bar.start()
@@ -289,12 +361,14 @@ class Progress:
         return self
 
     def __exit__(self, *error):
+        ENDING.works -= 1
         if self.bar:
             self.bar.stop()
 
     def advance(self, count=1):
-        """Count `count` more as done."""
+        """Count `count` more as done; where the script was asked to end, it does so here."""
         self.done += count
+        end_if_asked()
         if self.bar:
             self.bar.advance(self.task, count)
             return

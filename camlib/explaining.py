@@ -44,6 +44,9 @@ class Explanation(NamedTuple):
     products: object
 
 
+PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1, 1)  # which axis of each is that of the photos
+
+
 def widened(values):
     """A tensor in float32 at least: half precision is widened, float64 stays what it is."""
     return ops.cast(values, "float64" if keras.backend.standardize_dtype(values.dtype) == "float64" else "float32")

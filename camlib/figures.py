@@ -7,33 +7,57 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from PIL import Image
 
 from camlib import metrics
+from camlib.files import write_whole
+from camlib.layout import shortened
 from camlib.pictures import USUAL
 
 MOST_BANDS = 6  # intervals of more maps would hide each other; the tables have them all
 COUNT_OF_EXTREMES = 5  # best and worst photos of each map
 PICTURE_FONT = 9  # points, beside photos
+DPI = 110
+MOST_PIXELS, LONGEST_SIDE = 40_000_000, 20_000  # of a figure, about: 160 MB while it is drawn
+MOST_NUMBERS = 30  # classes of a confusion matrix with numbers; its size does not grow beyond
+MOST_NAMES = 120  # classes named beside it
+NAME_FONT, LONGEST_NAME = 10, 300  # points, pixels of one
 
 
 def save(figure, path):
-    """Write a figure and return its path."""
-    figure.savefig(path, dpi=110)
+    """Write a figure, of DPI dots an inch or as many fewer as keep it within MOST_PIXELS, and return its path.
+
+    Names of classes and files stand in it as they are, whatever Matplotlib takes a "$" for.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    width, height = figure.get_size_inches()
+    dpi = min(DPI, LONGEST_SIDE / max(width, height), (MOST_PIXELS / (width * height)) ** 0.5)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
     return path
 
 
 def draw_confusion_matrix(path, counts, class_names, title):
-    """The confusion matrix, coloured by each row's shares."""
-    figure = Figure(figsize=(1.6 + 0.8 * len(class_names),) * 2, layout="constrained")
+    """The confusion matrix, coloured by each row's shares; of many classes without numbers, and with some names only.
+
+    Args:
+        path: Path of the PNG file.
+        counts: int (C, C), truth in rows.
+        class_names: list of C str.
+        title: str.
+    """
+    side = 1.6 + 0.8 * min(len(class_names), MOST_NUMBERS)  # inches
+    figure = Figure(figsize=(side, side), layout="constrained")
     panel = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
+    for (row, column), count in np.ndenumerate(counts) if len(class_names) <= MOST_NUMBERS else ():
         panel.text(column, row, count, ha="center", va="center", color="white" if shares[row, column] > 0.5 else "k")
-    places = range(len(class_names))
-    panel.set_xticks(places, class_names, rotation=90)
-    panel.set_yticks(places, class_names)
+    places = range(0, len(class_names), -(-len(class_names) // MOST_NAMES))  # as many names as fit
+    names = [shortened(class_names[place], NAME_FONT, LONGEST_NAME) for place in places]
+    panel.set_xticks(places, names, rotation=90)
+    panel.set_yticks(places, names)
     panel.set(xlabel="predicted", ylabel="true", title=title)
     return save(figure, path)
 
@@ -152,9 +176,9 @@ def draw_extremes(path, title, pictures):
             if one:
                 score, class_name, photo, overlay, outlines = one
                 draw_photo(panel, laid_over(photo, overlay), outlines)
-                panel.set_title(f"{class_name} {score:.2f}", fontsize=PICTURE_FONT, parse_math=False)
+                panel.set_title(f"{class_name} {score:.2f}", fontsize=PICTURE_FONT)
         row[0].text(-0.1, 0.5, lines_of(name), transform=row[0].transAxes, ha="right", va="center",
-                    fontsize=PICTURE_FONT, parse_math=False)  # fmt: skip
+                    fontsize=PICTURE_FONT)  # fmt: skip
     figure.suptitle(title)
     return save(figure, path)
 
@@ -174,9 +198,9 @@ def draw_side_by_side(path, pictures):
         for panel, picture in zip(row, shown, strict=True):
             panel.set_axis_off()
             draw_photo(panel, picture)
-        row[0].set_title(title, fontsize=PICTURE_FONT, parse_math=False)
+        row[0].set_title(title, fontsize=PICTURE_FONT)
     for panel, name in zip(panels[0][1:], names, strict=True):
-        panel.set_title(lines_of(name), fontsize=PICTURE_FONT, parse_math=False)
+        panel.set_title(lines_of(name), fontsize=PICTURE_FONT)
     return save(figure, path)
 
 
@@ -217,4 +241,4 @@ def draw_history(path, history):
         panel.plot(epochs, [row[f"val_{name}"] for row in history], label="val")
         panel.set(title=title, xlabel="epoch")
         panel.legend()
-    figure.savefig(path, dpi=120)
+    return save(figure, path)

@@ -42,21 +42,32 @@ def is_stored(place):
     return not isinstance(place, (str, os.PathLike))
 
 
-def write_whole(path, write):
-    """Call `write(file)` on a binary file beside `path`, then give it its name: nobody sees half a file.
+@contextlib.contextmanager
+def partial_of(path):
+    """Yield the name under which a file is written, beside `path`; it gets that name at the end, or is removed.
 
     Until then it is hidden, so that a stopped run leaves nothing that would be taken for a photo.
+
+    Raises:
+        OSError: of the writing, with the file's name in it.
     """
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{name}.partial")
     try:
-        with open(partial, "wb") as file:
-            write(file)
+        yield partial
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where
+            error.filename = os.fspath(path)
         raise
+
+
+def write_whole(path, write):
+    """Call `write(file)` on a binary file beside `path`, then give it its name: nobody sees half a file."""
+    with partial_of(path) as partial, open(partial, "wb") as file:
+        write(file)
 
 
 def write_json(path, record):
@@ -70,15 +81,20 @@ def json_text(record):
 
 # A cell that a spreadsheet would take for a formula, or that has been kept from it
 FORMULA, KEPT = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
 
 
 def csv_text(rows):
     """Rows as a CSV file has them. Before a text that a spreadsheet would run, as "=1+1.jpg", stands an apostrophe."""
     text = io.StringIO(newline="")
     for row in rows:
-        cells = (f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell for cell in row)
-        csv.writer(text).writerow(cells)
+        csv.writer(text).writerow(f"'{cell}" if is_formula(cell) else cell for cell in row)
     return text.getvalue()
+
+
+def is_formula(cell):
+    """Whether a spreadsheet would run a cell, or `csv_rows` would take an apostrophe of its own from it."""
+    return isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell)
 
 
 def csv_rows(text):

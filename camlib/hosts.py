@@ -138,6 +138,20 @@ def together(own):
         raise UserError(f"host {failed.argmax()} of {own.hosts} cannot go on, and says why; expected all of them to")
 
 
+def first_before_others(own, work):
+    """What `work(is_first)` returns on this host; the others read what the first has written, so they begin after it.
+
+    Args:
+        own: Share.
+        work: function of whether this is the first host.
+    """
+    for turn in (True, False):
+        with together(own):
+            if turn == (own.host == 0):
+                done = work(turn)
+    return done
+
+
 def check_agreement(own, what):
     """Refuse to train where the hosts do not have the very same settings and photos, a dict by name.
 

@@ -1,14 +1,12 @@
 """Knowledge distillation: a network, the teacher, answers for another one to learn from (Hinton et al. 2015)."""
 
 import hashlib
-import io
 import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import h5py
 import keras
 import numpy as np
 from keras import ops
@@ -16,7 +14,8 @@ from keras import ops
 from camlib.backend import compiled, share
 from camlib.class_folders import shortened
 from camlib.console import Progress, UserError, counted, duration
-from camlib.files import file_sha256, write_whole
+from camlib.files import file_sha256
+from camlib.hdf5_files import DamagedFile, read_hdf5, write_hdf5
 from camlib.meaning import probabilities_of
 from camlib.model_files import load_known_network
 from camlib.options import TEACHING
@@ -234,13 +233,22 @@ def announce_photos(teacher, path, left, total):
 
 
 def read_answers(path, key):
-    """dict of a photo's SHA-256 -> logits float32 (V, C), kept under this key; empty without such a file."""
+    """dict of a photo's SHA-256 -> logits float32 (V, C), kept under this key; empty without such a file.
+
+    Those of a damaged file are asked for anew, which is said.
+    """
+
+    def read(file):
+        if file.attrs["key"] != key:
+            return {}
+        return dict(zip(file["photos"].asstr()[:], file["logits"][:], strict=True))
+
     try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("key") != key:
-                return {}
-            return dict(zip(file["photos"].asstr()[:], file["logits"][:], strict=True))
-    except (OSError, KeyError, ValueError):
+        return read_hdf5(path, read)
+    except FileNotFoundError:
+        return {}
+    except DamagedFile as error:
+        print(f"{error}: its answers are asked for anew", flush=True)
         return {}
 
 
@@ -249,13 +257,14 @@ def write_answers(path, key, known):
     known = read_answers(path, key) | known
     if not known:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
+
+    def write(file):
         file.attrs["key"] = key
         file["photos"] = list(known)
         file["logits"] = np.stack(list(known.values()))
-    write_whole(path, lambda file: file.write(content.getbuffer()))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_hdf5(path, write)
 
 
 # ---------------------------------------------------------------- its answers, to each view

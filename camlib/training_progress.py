@@ -6,7 +6,7 @@ import time
 import keras
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from camlib.console import duration
+from camlib.console import ENDING, duration, end_if_asked
 
 COLUMNS = (
     TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -34,6 +34,9 @@ class TrainingProgress(keras.callbacks.Callback):
         self.most = "" if patience is None else "at most "
         self.bar, self.told, self.times = None, False, []
 
+    def on_train_begin(self, logs=None):
+        ENDING.works += 1
+
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.begun = epoch, time.monotonic()
         if sys.stdout.isatty():
@@ -42,6 +45,7 @@ class TrainingProgress(keras.callbacks.Callback):
             self.task = self.bar.add_task(f"epoch {epoch + 1} of {self.epochs}", total=self.steps, loss=0, top1=0)
 
     def on_train_batch_end(self, batch, logs=None):
+        end_if_asked()
         if self.bar:
             self.bar.update(self.task, completed=batch + 1, **{name: logs[name] for name in ("loss", "top1")})
         if batch + 1 == FIRST_STEPS:
@@ -63,6 +67,7 @@ class TrainingProgress(keras.callbacks.Callback):
         print(f"epoch {epoch + 1} of {self.epochs}: {', '.join(numbers)}{left}", flush=True)
 
     def on_train_end(self, logs=None):
+        ENDING.works -= 1
         self.stop_bar()
 
     def stop_bar(self):

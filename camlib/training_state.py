@@ -1,17 +1,15 @@
 """What --resume needs: the state of a training, and what must be the same for it to go on."""
 
-import csv
 import hashlib
 import json
-import os
 
-import h5py
 import keras
 import numpy as np
 
 from camlib.backend import fast_half_precision
 from camlib.console import UserError
 from camlib.files import file_sha256
+from camlib.hdf5_files import DamagedFile, read_hdf5, write_hdf5
 
 
 class TrainingState(keras.callbacks.Callback):
@@ -43,22 +41,37 @@ class TrainingState(keras.callbacks.Callback):
         self.history.append({"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()})
         for name in ("loss", "val_loss"):
             if not np.isfinite(logs[name]):
-                raise UserError(
-                    f"{name} is {logs[name]} in epoch {epoch + 1}; expected a number: try --dtype float32, or a lower "
-                    "--learning-rate"
-                )
+                self.diverge(f"{name} is {logs[name]} in epoch {epoch + 1}")
+                return
         self.waited += 1
         if logs["val_loss"] < self.best_loss:
             self.best_loss, self.best_weights, self.waited = logs["val_loss"], self.network.get_weights(), 0
         self.model.stop_training = self.finished
         self.save()
 
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs["loss"]):  # the mean of an epoch, which stays so
+            self.model.stop_training = True
+
+    def diverge(self, found):
+        """End training that has lost its way; the best weights before stay, and the state as it was.
+
+        Raises:
+            UserError: there are none.
+        """
+        lower = "a lower --learning-rate, or --dtype float32"
+        if self.best_weights is None:
+            raise UserError(f"{found}; expected a number: try {lower}")
+        best = min(self.history[:-1], key=lambda row: row["val_loss"])["epoch"]
+        print(f"{found}: the weights of epoch {best}, the best before, are kept; {lower}, may go further", flush=True)
+        self.model.stop_training = True
+
     def save(self):
         """Write the state, under its name only when whole; the first host does."""
         if self.batches.share.host:
             return
-        partial = self.path.with_name(self.path.name + ".partial")
-        with h5py.File(partial, "w") as file:
+
+        def write(file):
             file.attrs["settings"] = json.dumps(self.settings)
             file.attrs["history"] = json.dumps(self.history)
             file.attrs["best_loss"], file.attrs["waited"] = self.best_loss, self.waited
@@ -69,14 +82,17 @@ class TrainingState(keras.callbacks.Callback):
             ):
                 for number, array in enumerate(arrays):
                     file[f"{name}/{number:04d}"] = array
-        os.replace(partial, self.path)
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_hdf5(self.path, write)
 
     def restore(self, model):
         """Bring model and callback to where the file says; returns the epochs done, 0 without a file."""
         if not self.path.exists():
             return 0
         check_state(self.path, self.settings)
-        with h5py.File(self.path, "r") as file:
+
+        def read(file):
             self.history = json.loads(file.attrs["history"])
             self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
             self.best_weights = [array[()] for array in file["best_weights"].values()]
@@ -84,6 +100,8 @@ class TrainingState(keras.callbacks.Callback):
             model.optimizer.build(model.trainable_variables)
             for variable, array in zip(model.optimizer.variables, file["optimizer"].values(), strict=True):
                 variable.assign(array[()])
+
+        read_state(self.path, read)
         return len(self.history)
 
 
@@ -99,9 +117,20 @@ def check_not_lost(output, state_path, settings):
 
 def check_state(state_path, fixed):
     """Refuse to go on from a state of other settings than `fixed`."""
-    with h5py.File(state_path, "r") as file:
-        saved = json.loads(file.attrs["settings"])
+    saved = read_state(state_path, lambda file: json.loads(file.attrs["settings"]))
     check_same(state_path, saved, fixed)
+
+
+def read_state(state_path, read):
+    """What `read(file)` makes of a state, see `read_hdf5`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return read_hdf5(state_path, read)
+    except DamagedFile as error:
+        raise UserError(f"{error}; expected the state of a training; --overwrite trains anew") from error
 
 
 def check_same(path, saved, fixed):
@@ -157,11 +186,3 @@ def dtype_policy(choice):
     """Keras's dtype policy for --dtype; auto takes half precision where the device is fast at it."""
     dtype = (fast_half_precision() or "float32") if choice == "auto" else choice
     return dtype if dtype == "float32" else f"mixed_{dtype}"
-
-
-def write_history(path, history):
-    """One CSV row per epoch: loss, top-1 and Keras's binary accuracy, for train and val."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=history[0].keys())
-        table.writeheader()
-        table.writerows(history)

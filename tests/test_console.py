@@ -1,6 +1,13 @@
-"""How the scripts speak: tables on the terminal."""
+"""How the scripts speak: tables on the terminal, and what they say when they are ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
+from conftest import ROOT
 
 from camlib import console
 
@@ -22,3 +29,86 @@ def test_columns_that_do_not_fit_are_named(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "10.25" not in out and "0.915" in out
     assert out.splitlines()[-1] == "(1 more column does not fit: energy)"
+
+
+# ---------------------------------------------------------------- ended by a signal
+
+WORK = """
+import sys, time
+from pathlib import Path
+from camlib.console import Progress, run_script
+
+def main():
+    with Progress("photos", 1000) as progress:
+        for number in range(1000):
+            Path(sys.argv[1], f"{number}.begun").touch()
+            time.sleep(0.4)
+            Path(sys.argv[1], f"{number}.done").touch()
+            progress.advance()
+
+def wait():
+    Path(sys.argv[1], "0.begun").touch()
+    time.sleep(60)
+
+def stuck():
+    with Progress("photos", 1):
+        wait()
+
+run_script({"main": main, "wait": wait, "stuck": stuck}[sys.argv[2]])
+"""
+SENTENCE = "\nstopped: every file written is whole; the same command goes on from here\n"
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send to a process")
+
+
+def ended_by(number, folder, what="main", times=1):
+    """(exit code, stderr, seconds it took to end) of a script that got a signal while a piece of work was under way."""
+    command = [sys.executable, "-c", WORK, str(folder), what]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (folder / "0.begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    begun = time.monotonic()
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.05)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said, time.monotonic() - begun
+
+
+@posix
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_scheduler_lets_the_batch_be_finished(tmp_path, name, code):
+    assert ended_by(getattr(signal, name), tmp_path)[:2] == (code, SENTENCE)
+    begun, done = (len(list(tmp_path.glob(f"*.{ending}"))) for ending in ("begun", "done"))
+    assert begun == done >= 1
+
+
+@posix
+def test_who_asks_twice_or_where_there_are_no_batches_is_not_kept_waiting(tmp_path):
+    for folder, what, times in ((tmp_path / "twice", "stuck", 2), (tmp_path / "none", "wait", 1)):
+        folder.mkdir()
+        code, said, seconds = ended_by(signal.SIGTERM, folder, what, times)
+        assert (code, said) == (143, SENTENCE) and seconds < console.SECONDS_TO_FINISH
+
+
+@posix
+def test_a_batch_that_takes_too_long_is_not_waited_for(tmp_path):
+    code, said, seconds = ended_by(signal.SIGTERM, tmp_path, "stuck")
+    assert (code, said) == (143, SENTENCE)
+    assert console.SECONDS_TO_FINISH - 0.5 < seconds < console.SECONDS_TO_FINISH + 3
+
+
+@posix
+def test_what_is_ignored_stays_so(tmp_path):
+    """As SIGHUP under nohup."""
+    command = [sys.executable, "-c", WORK, str(tmp_path), "main"]
+    process = subprocess.Popen(["nohup", *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (tmp_path / "0.begun").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    while not (tmp_path / "2.done").exists() and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143

@@ -121,7 +121,9 @@ def test_whatever_photos_are_called_each_is_done_once(tmp_path):
     run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
     assert make(run, photos, 4) == 0
     again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    before = (tmp_path / "out" / "predictions.csv").read_bytes()
     assert sorted(again.rows) == sorted(NAMES) and again.begin(photos) == []
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
     saved = find_saved(tmp_path / "out")
     assert [photo.name for photo in saved] == [photo.name for photo in photos]
     assert all(is_whole(photo.folder) for photo in saved)

@@ -22,6 +22,7 @@ import make_cam_maps
 from camlib.batches import PlainBatches
 from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError
+from camlib.hdf5_files import read_hdf5, write_hdf5
 from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.model_files import load_known_network, load_network
@@ -338,8 +339,66 @@ def test_what_training_starts_from_counts_by_content(tmp_path):
 
 def test_state_of_another_command_is_refused(tmp_path):
     path = tmp_path / "state.h5"
-    with h5py.File(path, "w") as file:
-        file.attrs["settings"] = json.dumps({"seed": 1, "recipe": "modern"})
+    write_hdf5(path, lambda file: file.attrs.update(settings=json.dumps({"seed": 1, "recipe": "modern"})))
     state = TrainingState(path, None, None, None, 5, {"seed": 2, "recipe": "modern"})
     with pytest.raises(UserError, match=r"was trained with other settings \(seed\); expected the command it"):
         state.restore(None)
+
+
+@pytest.mark.any_backend
+def test_the_last_good_weights_outlive_a_loss_that_is_no_number(tmp_path, capsys):
+    network = original_network(2)
+    network.compile(keras.optimizers.RMSprop(), "binary_crossentropy")
+    network.optimizer.build(network.trainable_variables)
+    photos = LabelledPhotos(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), ["", ""])
+    validation = PlainBatches(photos, Meaning(["dog", "cat"], 8, 8, 1), 2)
+    state = TrainingState(tmp_path / "state.h5", network, validation, validation, None, {})
+    state.set_model(network)
+    state.on_epoch_end(0, {"loss": 1.0})
+    good, before = network.get_weights(), state.path.read_bytes()
+    network.set_weights([array * np.nan for array in good])
+    network.stop_training = False
+    state.on_train_batch_end(0, {"loss": 0.5})
+    assert not network.stop_training
+    state.on_train_batch_end(1, {"loss": np.nan})
+    assert network.stop_training
+    state.on_epoch_end(1, {"loss": np.nan})
+    for kept, array in zip(state.best_weights, good, strict=True):
+        np.testing.assert_array_equal(kept, array)
+    assert state.path.read_bytes() == before
+    said = "loss is nan in epoch 2: the weights of epoch 1, the best before, are kept; a lower --learning-rate, or"
+    assert capsys.readouterr().out.startswith(said)
+
+
+@pytest.mark.any_backend
+def test_training_is_finished_before_its_report(colour_photos, tmp_path, capsys):
+    """A figure that cannot be drawn, since a folder has its name, costs a warning."""
+    output = tmp_path / "o" / "net.h5"
+    (tmp_path / "o" / "net_confusion.png").mkdir(parents=True)
+    arguments = ["--data", str(colour_photos), "--output", str(output), "--recipe", "original", "--size", "32",
+                 "--epochs", "1"]  # fmt: skip
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert re.fullmatch(
+        r"warning: .*the confusion matrix could not be made \(.*\); the network is finished .*\n", said.err
+    )
+    assert load_network(output)[0].count_params() == 393_348 and (tmp_path / "o" / "net_curves.png").exists()
+    assert not (tmp_path / "o" / "net_state.h5").exists()
+    assert main([*arguments, "--resume"]) == 0 and "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.any_backend
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send to a process")
+def test_a_scheduler_ends_training_after_a_step(colour_photos, tmp_path):
+    command = [sys.executable, ROOT / "train_cam_4class.py", "--data", colour_photos, "--output", tmp_path / "n.h5",
+               "--recipe", "original", "--size", "32", "--epochs", "1000"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "n_state.h5").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    expected = "stopped: every file written is whole; with --resume the same command goes on from the last whole epoch"
+    assert (process.returncode, error) == (143, f"\n{expected}\n")
+    assert read_hdf5(tmp_path / "n_state.h5", lambda file: json.loads(file.attrs["history"]))
+    assert not list(tmp_path.glob(".*"))

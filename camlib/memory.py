@@ -1,0 +1,146 @@
+"""Memory: what a batch needs, before anything is allocated, what there is, and smaller batches where it runs out."""
+
+import functools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from camlib.backend import device_memory, largest_and_all
+from camlib.console import UserError, is_out_of_memory
+
+FORWARD = 1.1  # times the largest moment of a traced forward pass: what the shipped networks take, measured
+BACKWARD = 1.0  # times all its values, which a gradient keeps
+COPIES = 6  # of the weights in training: with their gradients, two moments, the best and those being saved
+MODEST = 2_000_000  # pixels of a batch that is not worth tracing a network for
+CGROUPS = (  # (limit, use) of a container: of the second version of cgroups and of the first
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def available_memory():
+    """Bytes that this process may still take: of the machine, its container and `ulimit -v`, or of the accelerator."""
+    of_accelerator = device_memory()
+    if of_accelerator is not None:
+        return of_accelerator
+    found = [psutil.virtual_memory().available]
+    for limit, use in CGROUPS:
+        try:
+            found.append(int(Path(limit).read_text()) - int(Path(use).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    if sys.platform != "win32":
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            found.append(limit - psutil.Process().memory_info().vms)
+    return max(0, min(found))
+
+
+def photo_memory(function, shape, with_gradients):
+    """Bytes that one photo of a batch takes while a network runs.
+
+    Args:
+        function: of a tensor float32 (1, H, W, channels), traced here and not run.
+        shape: (H, W, channels).
+        with_gradients: bool, the gradient of its result is taken too.
+    """
+    largest, every = largest_and_all(function, (1, *shape))
+    return BACKWARD * every if with_gradients else FORWARD * largest
+
+
+def check_subject(subject, batch_size, with_gradients):
+    """Refuse a batch with which a Subject would run out of memory, see `check_memory`."""
+    meaning, plan = subject.meaning, subject.plan
+    if batch_size * meaning.height * meaning.width <= MODEST:
+        return
+    shape = meaning.height, meaning.width, meaning.channels
+    of_photo = photo_memory(functools.partial(plan.port.run, subject.network), shape, with_gradients)
+    check_memory(of_photo, batch_size, max(shape[:2]))
+
+
+def check_training(network, shape, side, batch_size, devices, least):
+    """Refuse batches with which training would run out of memory, see `check_memory`.
+
+    Args:
+        network: keras.Model, in the form that is trained.
+        shape: (H, W, channels), what it is trained on.
+        side: int, that the user may ask for, of photos it is cut out of.
+        batch_size: int, photos in a step.
+        devices: int, which share them.
+        least: int, what `batch_size` is a multiple of.
+    """
+    of_photo = photo_memory(functools.partial(network, training=True), shape, with_gradients=True)
+    weights = 4 * network.count_params() * COPIES
+    check_memory(of_photo / devices, batch_size, side, least, weights)
+
+
+def check_memory(of_photo, batch_size, side, least=1, fixed=0):
+    """Refuse a batch that does not fit into memory, before anything is allocated.
+
+    Args:
+        of_photo: float, bytes of each photo.
+        batch_size: int.
+        side: int, the longer side of the photos in pixels; memory grows with its square.
+        least: int, what the size of a batch is a multiple of.
+        fixed: float, bytes that do not depend on the batch.
+
+    Raises:
+        UserError: with what would fit.
+    """
+    available, need = available_memory(), fixed + of_photo * batch_size
+    if need <= available:
+        return
+    fits = math.floor((available - fixed) / of_photo / least) * least
+    smaller = math.floor(side * math.sqrt(max(0, available - fixed) / (of_photo * least)))
+    lower = f"--size {smaller} or less, with --batch-size {least}" if smaller > 0 else "a machine with more memory"
+    expected = f"--batch-size {fits} or less" if fits >= least else lower
+    raise UserError(
+        f"a batch of {batch_size:,} photos of {side:,} pixels needs about {gigabytes(need)} of memory, of which "
+        f"{gigabytes(available)} are free; expected {expected}"
+    )
+
+
+def gigabytes(count):
+    """Bytes in words."""
+    return f"{count / 1e9:,.1f} GB"
+
+
+def halving(run, axes):
+    """Let a function of a batch do with smaller ones, from then on, where memory runs out; says so.
+
+    Args:
+        run: function of (images (N, ...), how many of them matter, ...) -> tuple of arrays, or None.
+        axes: int for each of these arrays, its axis of length N.
+
+    Returns:
+        function like `run`.
+    """
+    portion = None
+
+    def run_in_portions(images, count, *others):
+        nonlocal portion
+        size = min(portion or len(images), len(images))
+        while True:
+            try:
+                parts = [
+                    run(images[start : start + size], min(max(count - start, 1), size), *others)
+                    for start in range(0, len(images), size)
+                ]
+                break
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+            size, before = size // 2, size  # here, where what the error held is free again
+            portion = size
+            print(f"out of memory with {before} photos at once: going on with {size}", flush=True)
+        if len(parts) == 1:
+            return parts[0]
+        joined = zip(axes, zip(*parts, strict=True), strict=True)
+        return tuple(None if part[0] is None else np.concatenate(part, axis) for axis, part in joined)
+
+    return run_in_portions
