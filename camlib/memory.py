@@ -1,5 +1,6 @@
 """Memory: what a batch needs, before anything is allocated, what there is, and smaller batches where it runs out."""
 
+import contextlib
 import functools
 import math
 import sys
@@ -15,10 +16,13 @@ FORWARD = 1.1  # times the largest moment of a traced forward pass: what the shi
 BACKWARD = 1.0  # times all its values, which a gradient keeps
 COPIES = 6  # of the weights in training: with their gradients, two moments, the best and those being saved
 MODEST = 2_000_000  # pixels of a batch that is not worth tracing a network for
-CGROUPS = (  # (limit, use) of a container: of the second version of cgroups and of the first
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+# Of a container: its limit, its use, and among other numbers what of this the system gives back when needed, files
+# that were read before; in the second version of cgroups and in the first
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+     "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"),
+)  # fmt: skip
 
 
 def available_memory():
@@ -27,11 +31,9 @@ def available_memory():
     if of_accelerator is not None:
         return of_accelerator
     found = [psutil.virtual_memory().available]
-    for limit, use in CGROUPS:
-        try:
-            found.append(int(Path(limit).read_text()) - int(Path(use).read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
+    for paths in CGROUPS:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
+            found.append(free_in_container(*paths))
     if sys.platform != "win32":
         import resource
 
@@ -39,6 +41,12 @@ def available_memory():
         if limit != resource.RLIM_INFINITY:
             found.append(limit - psutil.Process().memory_info().vms)
     return max(0, min(found))
+
+
+def free_in_container(limit, use, numbers, given_back):
+    """Bytes that a container may still take; the arguments as in CGROUPS."""
+    counts = dict(line.split() for line in Path(numbers).read_text().splitlines())
+    return int(Path(limit).read_text()) - int(Path(use).read_text()) + int(counts[given_back])
 
 
 def photo_memory(function, shape, with_gradients):
