@@ -1,5 +1,7 @@
 """One process at a time writes to a folder, or to some files of it."""
 
+import contextlib
+import errno
 import json
 import os
 import platform
@@ -8,12 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-import filelock
-
 from camlib.console import UserError
 from camlib.files import write_json
 
-LOCK, HOLDER = ".lock", ".writer.json"  # hidden, so that neither counts among a run's files
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+LOCK, HOLDER = ".lock", ".writer.json"  # hidden, and gone when the writer is done
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them says
 
 
 class OnlyWriter:
@@ -32,31 +39,59 @@ class OnlyWriter:
 
     def __init__(self, folder, name="", option="--output"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock, self.holder = (folder / (f".{name}{hidden}" if name else hidden) for hidden in (LOCK, HOLDER))
-        self.lock = filelock.FileLock(lock, timeout=0)
+        self.path, self.holder = (folder / (f".{name}{hidden}" if name else hidden) for hidden in (LOCK, HOLDER))
         try:
-            self.lock.acquire()
-        except filelock.Timeout:
+            self.file = locked(self.path)
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC) and not self.path.exists():
+                raise  # it is not the lock that is refused
             raise UserError(
                 f"{folder / name} is being written by {described(self.holder)}; expected another {option}, or to wait "
                 "until it has ended"
             ) from None
-        except NotImplementedError:  # what filelock raises where a file system has no locks
-            print(f"{folder} is on a file system without locks: nothing keeps a second run from writing to it")
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         about = {"host": platform.node(), "process": os.getpid(), "started": started, "command": sys.argv}
         write_json(self.holder, about)
 
     def close(self):
-        """Let go of it; the lock's file stays, since removed it could be locked twice."""
+        """Let go of it; the lock's file is removed while it is locked still, see `locked`."""
         self.holder.unlink(missing_ok=True)
-        self.lock.release()
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            self.path.unlink()
+        os.close(self.file)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.close()
+
+
+def locked(path):
+    """Lock a file, made if missing, for this process alone; returns its descriptor.
+
+    Raises:
+        OSError: another process has it locked, or the file cannot be made.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    return file
+            os.close(file)  # the process that had it removed it before it was ours
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                print(
+                    f"{path.parent} is on a file system without locks: nothing keeps a second run from it", flush=True
+                )
+                return file
+            os.close(file)
+            raise
 
 
 def described(holder):

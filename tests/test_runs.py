@@ -268,7 +268,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path):
     rows = rows_of(run)
     assert rows == [photo.name for photo in photos[: len(rows)]] and len(rows) <= 4
     assert all(is_whole(run.output / row.removesuffix(".png")) for row in rows)
-    assert not list(run.output.rglob(".*.partial")) and not (run.output / "11").exists()
+    assert not list(run.output.rglob(".*")) and not (run.output / "11").exists()
     again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
     assert make(again, photos) == 0 and rows_of(again) == [photo.name for photo in photos]
     assert all(is_whole(run.output / photo.folder) for photo in photos)
@@ -291,7 +291,7 @@ def test_ctrl_c_waits_for_the_files_begun_and_no_others(tmp_path):
         make(run, photos, 100, explained, before)
     assert time.monotonic() - start < 2  # 100 photos would take 5 s of one thread
     assert len(begun) < 50 and all(is_whole(run.output / Path(name).stem) for name in begun)
-    assert not list(run.output.rglob(".*.partial"))
+    assert not list(run.output.rglob(".*"))
 
 
 # ---------------------------------------------------------------- arrays alone
