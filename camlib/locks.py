@@ -42,9 +42,7 @@ class OnlyWriter:
         self.path, self.holder = (folder / (f".{name}{hidden}" if name else hidden) for hidden in (LOCK, HOLDER))
         try:
             self.file = locked(self.path)
-        except OSError as error:
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC) and not self.path.exists():
-                raise  # it is not the lock that is refused
+        except BlockingIOError:
             raise UserError(
                 f"{folder / name} is being written by {described(self.holder)}; expected another {option}, or to wait "
                 "until it has ended"
@@ -71,7 +69,8 @@ def locked(path):
     """Lock a file, made if missing, for this process alone; returns its descriptor.
 
     Raises:
-        OSError: another process has it locked, or the file cannot be made.
+        BlockingIOError: another process has it locked.
+        OSError: the file cannot be made.
     """
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -86,12 +85,10 @@ def locked(path):
             os.close(file)  # the process that had it removed it before it was ours
         except OSError as error:
             if error.errno in WITHOUT_LOCKS:
-                print(
-                    f"{path.parent} is on a file system without locks: nothing keeps a second run from it", flush=True
-                )
+                print(f"{path.parent} is on a file system without locks: a second run would not be noticed", flush=True)
                 return file
             os.close(file)
-            raise
+            raise BlockingIOError from error
 
 
 def described(holder):

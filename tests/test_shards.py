@@ -335,6 +335,7 @@ for attempt in range(30):  # as many new folders, entered at one moment
     run = MapRun(output / str(attempt), {"size": 3}, "", ["a"] * 500, part=part)
     run.begin([])
     (run.output / str(number)).mkdir()
+    run.close()
 print("went well", flush=True)
 """
 
