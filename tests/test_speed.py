@@ -257,6 +257,7 @@ def test_jax_is_timed_without_tensorflow(tmp_path, without_tensorflow):
     assert "ours, TensorFlow is not installed" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_chip_is_measured_without_tensorflow(tmp_path, without_tensorflow):
     pytest.importorskip("jax")
     page = tmp_path / "page.md"
@@ -300,6 +301,7 @@ def test_the_largest_batch_is_the_last_that_memory_holds():
         speed_chip.largest_that_runs(lambda count: 1 / 0, 7)
 
 
+@pytest.mark.slow
 def test_training_is_timed_with_its_pipeline(tmp_path):
     words = ["--recipes", "original", "--batches", "4", "--steps", "3", "--output", str(tmp_path)]
     training_speed.main(words)
