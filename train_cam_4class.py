@@ -14,6 +14,7 @@ with the top-1 accuracy of each class. Stopped at any time, the same command wit
 and, on a CPU, ends with the very same weights.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,6 +178,7 @@ from camlib.batches import Batches, PlainBatches
 from camlib.class_folders import find_labelled_photos, load_photos
 from camlib.demo.scenes import demo_folder
 from camlib.hosts import check_agreement, first_before_others, joined, together
+from camlib.locks import OnlyWriter
 from camlib.meaning import Meaning
 from camlib.memory import MODEST, check_training
 from camlib.model_files import load_known_network
@@ -312,7 +314,10 @@ def load_data(settings, recipe, share):
 @usual_settings()
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    with joined(settings) as share:
+    with joined(settings) as share, contextlib.ExitStack() as held:
+        with together(share):
+            if share.host == 0:
+                held.enter_context(OnlyWriter(settings.output.parent, settings.output.name))
         return run(settings, share)
 
 

@@ -23,6 +23,7 @@ from camlib.batches import PlainBatches
 from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError
 from camlib.hdf5_files import read_hdf5, write_hdf5
+from camlib.locks import OnlyWriter
 from camlib.meaning import Meaning
 from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.model_files import load_known_network, load_network
@@ -298,6 +299,14 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path):
 
 
 @pytest.mark.any_backend
+def test_two_trainings_of_one_name(colour_photos, tmp_path, end_of):
+    output = tmp_path / "net.h5"
+    with OnlyWriter(tmp_path, "net.h5"):
+        code, said = end_of(main, ["--data", colour_photos, "--epochs", "1", "--output", output])
+    assert code == 2 and said.startswith(f"error: {output} is being written by ") and said.count("\n") == 1
+    assert not list(tmp_path.glob("net*"))
+
+
 def test_a_finished_network_of_unknown_settings_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="net.h5 exists without its net_run.json"):
         settings_of_finished(tmp_path / "net_run.json", tmp_path / "net.h5")
