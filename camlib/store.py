@@ -606,7 +606,8 @@ class Probabilities(Mapping):
     @cached_property
     def known(self):
         header, numbers = self.store.header, self.store.probabilities_of(self.row)
-        return dict(zip(header["class_names"] + header["groups"], numbers.tolist(), strict=False))
+        names = header["class_names"] + header["groups"]
+        return dict(zip(names, map(float, map(str, numbers)), strict=False))  # as predictions.csv says them
 
     def __getitem__(self, name):
         return self.known[name]
