@@ -14,9 +14,7 @@ import json
 import math
 import os
 import re
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +43,6 @@ MOST_MAP_BYTES = 2**28  # a map of 4,096 x 4,096 with three channels is below
 MOST_NAME, MOST_HEADER, MOST_KINDS, MOST_CLASSES = 32_768, 2**24, 16, 2**17
 EXPECTED = "expected a store of maps, as --store writes it"
 RESCUED_AT_ONCE = 64  # photos
-MOST_OPEN = 64  # files
 BROKEN = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError,
           RecursionError, zlib.error)  # fmt: skip
 
@@ -277,7 +274,6 @@ def rescue(path, advance=lambda count: None):
                 photos = [store.packed(old, row) for row in some]
                 new.add(photos, old["logits"][some], probabilities)
                 advance(len(some))
-    store.close()
     os.replace(partial, path)
 
 
@@ -408,7 +404,7 @@ def stores_in(folder):
 class Store:
     """A store to be read, be it finished, in the making, or of a process that was killed.
 
-    The files of the stores that were read last stay open, since opening and checking one takes longer than a map.
+    Nothing stays open, so that the same process may write to it; a file that has not changed is checked once.
 
     Args:
         path: Path.
@@ -426,18 +422,14 @@ class Store:
         UserError: it is no store, or damaged.
     """
 
-    reading, files = threading.RLock(), OrderedDict()  # Store -> h5py.File that is open
-
     def __init__(self, path):
-        self.path, self.records = path, None
+        self.path, self.records, self.checked = path, None, None
         try:
             with self.opened() as file:
                 self.records = whole_records(file["photos"])
                 self.names = names_of(file["names"], self.records)
         except BROKEN as error:
             raise UserError(f"{path} cannot be read ({first_line(error)}); {EXPECTED}") from error
-        finally:
-            self.close()  # what else there is of these photos may have been written after it was looked at
         self.rows = {}
         for row, name in enumerate(self.names):
             self.rows.pop(name, None)  # so that it stands where it was written last
@@ -450,23 +442,13 @@ class Store:
         Raises:
             ValueError, OSError and what else BROKEN lists: it is another.
         """
-        with self.reading:
-            if self not in self.files:
-                self.files[self] = opened(self.path)
-                try:
-                    self.look_at(self.files[self])
-                except BaseException:
-                    self.close()
-                    raise
-                while len(self.files) > MOST_OPEN:
-                    self.files.popitem(last=False)[1].close()
-            self.files.move_to_end(self)
-            yield self.files[self]
-
-    def close(self):
-        with self.reading:
-            if self in self.files:
-                self.files.pop(self).close()
+        with opened(self.path) as file:
+            about = os.stat(self.path)
+            now = about.st_ino, about.st_size, about.st_mtime_ns
+            if now != self.checked:
+                self.look_at(file)
+                self.checked = now
+            yield file
 
     def look_at(self, file):
         """Check every dataset, before anything of it is read."""
@@ -629,7 +611,8 @@ class StoredNumbers(Mapping):
     @cached_property
     def known(self):
         header, numbers = self.store.header, self.store.numbers_of(self.table, self.row)
-        return dict(zip(header["class_names"] + header["groups"], numbers.tolist(), strict=False))
+        names = header["class_names"] + header["groups"]
+        return dict(zip(names, map(float, map(str, numbers)), strict=False))  # as predictions.csv says them
 
     def __getitem__(self, name):
         return self.known[name]

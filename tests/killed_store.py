@@ -81,6 +81,8 @@ def make(photos, path, flushed=lambda count: None, dtype="float32"):
     run = storing.StoreRun(path, {"size": 16}, "", CLASSES, dtype=dtype)
 
     def explain(images, count):
+        images = images.copy()  # the next batch overwrites it while this one is written
+
         def write(index, photo, target, picture):
             write_maps(target, "heatmap", maps_of(images[index]), True, picture, None)
 
