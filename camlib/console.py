@@ -268,7 +268,7 @@ def heeding_signals(go_on):
         again, ENDING.signal = ENDING.signal, number
         if again or not ENDING.works:  # asked twice, nothing was finished in time, or there are no batches
             interrupt()
-        begin_in_time(SECONDS_TO_FINISH, signal.raise_signal, number)
+        begin_in_time(SECONDS_TO_FINISH, wake, number)
 
     def heed(ignored):
         if issubclass(ignored.exc_type, KeyboardInterrupt):
@@ -291,6 +291,14 @@ def begin_in_time(seconds, function, *arguments):
     timer = threading.Timer(seconds, function, arguments)
     timer.daemon = True
     timer.start()
+
+
+def wake(number):
+    """Send a signal to the main thread, which may be waiting in what only a signal of its own ends."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, number)
+    else:  # Windows
+        signal.raise_signal(number)
 
 
 def stop(go_on):

@@ -13,7 +13,7 @@ from camlib.photos import RUN_FILE
 from camlib.runs import run_record, write_failed
 from camlib.saving import save_network
 
-SHARES = 32  # photos in a batch of those that the finished network is asked about
+BATCH_SIZE = 32  # photos in a batch of those that the finished network is asked about
 
 
 def sibling(output, ending):
@@ -70,7 +70,7 @@ def report(network, meaning, photos, output, history):
     with warned_of("the curves", missing):
         draw_history(sibling(output, "curves.png"), history)
     with warned_of("the accuracies and the confusion matrix", missing):
-        probabilities = network.predict(PlainBatches(photos, meaning, SHARES), verbose=0)  # (N, C)
+        probabilities = network.predict(PlainBatches(photos, meaning, BATCH_SIZE), verbose=0)  # (N, C)
         counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), class_count)
         print_accuracies(counts, meaning.class_names)
         binary = binary_accuracy(probabilities, photos.labels)

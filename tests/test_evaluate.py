@@ -483,3 +483,31 @@ def test_scores_without_probabilities_are_not_evaluated(tmp_path, photos):
     arguments = ["--annotations", str(photos), "--maps", f"{tmp_path / 'one.keras'}:grad-cam"]
     with pytest.raises(UserError, match="one.keras gives scores without probabilities"):
         evaluate_maps.main([*arguments, "--output", str(tmp_path / "out")])
+
+
+def test_results_of_other_annotations_or_photos_are_not_gone_on_with(photo_folder, files, tmp_path, end_of):
+    """What decides is the content: neither a file's time nor how the JSON is laid out."""
+    folder = photo_folder({"dog/a.png": (200, 60, 60), "cat/b.png": (60, 200, 60)})
+    records = [
+        {"file": name, "class": name[:3], "boxes": [[5, 5, 25, 25]], "mask": None, "width": 40, "height": 30}
+        for name in ("dog/a.png", "cat/b.png")
+    ]
+    annotations = folder / "annotations.json"
+    annotations.write_text(json.dumps(records))
+    arguments = ["--annotations", str(folder), "--maps", f"{files[0]}:cam", "--only", "localisation", "network",
+                 "--output", str(tmp_path / "evaluation")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    before = (folder / "dog" / "a.png").read_bytes()
+    annotations.write_text(json.dumps(records, indent=4))
+    (folder / "dog" / "a.png").write_bytes(before)
+    assert evaluate_maps.main(arguments) == 0
+    records[0]["boxes"] = [[5, 5, 25, 26]]
+    annotations.write_text(json.dumps(records))
+    code, said = end_of(evaluate_maps.main, arguments)
+    assert code == 2 and "holds results of other settings (annotations_sha256)" in said and said.count("\n") == 1
+    records[0]["boxes"] = [[5, 5, 25, 25]]
+    annotations.write_text(json.dumps(records))
+    (folder / "dog" / "a.png").write_bytes((folder / "cat" / "b.png").read_bytes())
+    code, said = end_of(evaluate_maps.main, arguments)
+    assert code == 2 and "holds results of other settings (photos_sha256)" in said
+    assert evaluate_maps.main([*arguments, "--overwrite"]) == 0
