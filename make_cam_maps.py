@@ -194,7 +194,7 @@ def main(arguments=None):
     settings = parse_arguments(arguments)
     style = style_of_run(settings)
     source = settings.model or GAP_NETWORK
-    network, meaning = load_network(source, settings.trust_model, settings.architecture)
+    network, meaning = load_network(source, settings.trust_model, settings.architecture, settings.largest_model)
     subject = Subject(network, meaning, source, None, settings.preprocess, settings.class_names, settings.size,
                       settings.dtype)  # fmt: skip
     maps_of, meaning = cam_of_subject(subject), subject.meaning
