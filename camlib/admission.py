@@ -182,7 +182,7 @@ def has_tensor(value):
 
 
 NAMES = {"name", "module", "class_name", "registered_name"}  # keys of what is no argument; others may hold no slash
-PLACE = re.compile(r"[/\\]|^~|^\w+:|\.\.|\0")
+PLACE = re.compile(r"[/\\\0]|^~|^\.\.$")
 
 
 def refuse_places(key, text, path):

@@ -66,7 +66,8 @@ class Meaning:
 LARGEST_FACTOR = 1e30  # of a pixel, float32
 LARGEST_SIDE = 8192  # pixels of a photo as a network takes it
 MOST_CLASSES = 100_000
-LONGEST_NAME = 150  # bytes of a class's name; file systems take 255 of a file's
+LONGEST_NAME = 200  # bytes of a class's name; file systems take 255 of a file's
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks, and what moves a terminal's cursor
 
 
 def meaning_of(record):
@@ -96,7 +97,7 @@ def meaning_of(record):
     if type(names) is not list or not 1 <= len(names) <= MOST_CLASSES or len(set(names)) < len(names):
         raise ValueError("class names that are no list of different ones")
     for name in names:
-        if not name.isprintable() or len(name.encode()) > LONGEST_NAME:
+        if UNPRINTABLE.search(name) or len(name.encode()) > LONGEST_NAME:
             raise ValueError(f"class name {name[:20]!r}; expected up to {LONGEST_NAME} bytes of text")
     return meaning
 

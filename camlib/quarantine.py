@@ -24,7 +24,7 @@ from camlib.options import LARGEST_MODEL
 DIGESTS = Path(__file__).parent.parent / "models" / "SHA256SUMS"  # of the shipped networks
 SMALL = 64 << 20  # bytes; files up to here are known by their SHA-256
 MEMORY = 2 << 30  # bytes that reading one may take
-SECONDS = 10  # that reading one may take, and one more for each
+SECONDS = 8  # that reading one may take, and one more for each
 BYTES_PER_SECOND = 50 << 20
 # Threads take memory; HDF5 would look for plugins to unpack with, which are programs
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
@@ -165,7 +165,7 @@ def read_in_a_child(file, data, path, size, largest):
     """
     seconds = SECONDS + size // BYTES_PER_SECOND
     memory = max(MEMORY, largest // 2)
-    limits = {"memory": memory, "seconds": seconds, "largest": largest}
+    limits = {"memory": memory, "seconds": seconds + 1, "largest": largest}
     command = [sys.executable, "-I", "-c", PROGRAM]
     arguments = [plain_data.__file__, json.dumps(limits), json.dumps(sys.path)]
     expected = "expected a whole file of Keras"

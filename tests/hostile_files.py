@@ -270,12 +270,12 @@ BIG_NETWORKS = {
     "input": lambda: stack(shape=[None, BIG, BIG, 3]),
     "10,000 layers": lambda: stack(*(entry("ReLU", f"relu{number}") for number in range(10_000))),
     "2 ** 28 calls": called_by_each_other,
-    "Full, without a tensor": lambda: with_operation("Full", [200_000, 200_000], 1.0),
+    "Full, without a tensor": lambda: with_operation("Full", 1.0, shape=[200_000, 200_000]),
     "Tile of a constant": lambda: with_operation(
         "Tile", {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": "float32"}}, repeats=[10 * BIG]
     ),
     "text as numbers": lambda: with_operation(
-        "Add", "conv", {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": f"U{BIG}"}}
+        "Add", "conv", {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": f"U{BIG // 2}"}}
     ),
 }
 
@@ -291,7 +291,8 @@ MEANINGS = {
     "infinity": {"offset": float("inf")}, "scales": {"scale": [1.0] * 1000}, "scale as text": {"scale": "1e400"},
     "interpolation": {"interpolation": "/etc/passwd"}, "bgr": {"bgr": "no"}, "names": {"class_names": "ab"},
     "one name": {"class_names": ["a" * 100_000, "b"]}, "same names": {"class_names": ["a", "a"]},
-    "line": {"class_names": ["a\nerror: b", "b"]}, "parent": {"class_names": ["../a", "b"]},
+    "line": {"class_names": ["a\nerror: b", "b"]}, "escape": {"class_names": ["\x1b[2J", "b"]},
+    "parent": {"class_names": ["../a", "b"]},
     "unheard": {"command": "rm"}, "true": {"height": True},
 }  # fmt: skip
 
@@ -304,7 +305,7 @@ def linked(path, how, place):
 
     Args:
         path: Path.
-        how: "soft link", "external link", "external storage", "virtual", "filter" or "text".
+        how: "soft link", "external link", "external storage", "virtual", "plugin" or "text".
         place: Path of another file.
     """
     write_h5(path, stack())
@@ -323,10 +324,10 @@ def linked(path, how, place):
             group.create_virtual_dataset(label, layout)
         elif how == "text":
             group.create_dataset(label, data=["a", "b"])
-        else:  # a filter that nobody has, or that a plugin would bring
+        else:  # a filter that a plugin would bring
             plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             plan.set_chunk((CLASSES,))
-            plan.set_filter(h5py.h5z.FILTER_SZIP if how == "szip" else 32015, h5py.h5z.FLAG_OPTIONAL, (1,))
+            plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, (1,))
             space = h5py.h5s.create_simple((CLASSES,))
             links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
             links.set_create_intermediate_group(True)
@@ -350,3 +351,12 @@ def mutated(content, seed, count=4):
 def pipe(path):
     os.mkfifo(path)
     return path
+
+
+def replace_member(path, name, content):
+    """Put other bytes in the place of a member of an archive."""
+    with zipfile.ZipFile(path) as archive:
+        members = {one: archive.read(one) for one in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, old in members.items():
+            archive.writestr(member, content if member == name else old)
