@@ -261,7 +261,7 @@ def checked(place, item):
 
 def is_bfloat16(item):
     """Whether a dataset holds bfloat16, which Keras writes as two bytes that HDF5 does not know as a number."""
-    return item.dtype.itemsize == 2 and item.dtype.kind == "V" and item.attrs.get("dtype") == "bfloat16"
+    return item.dtype.itemsize == 2 and item.dtype.kind == "V" and item.dtype.fields is None
 
 
 def written(target, place, dataset):
