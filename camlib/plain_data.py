@@ -50,6 +50,7 @@ def transcribe(source, target, largest):
     """
     index = {"arrays": {}, "groups": {}, "names": [], "config": None, "meaning": None, "keras_version": None}
     index |= {"refused": None, "weights_refused": None, "damaged": None}
+    source.seek(0)  # where a handle from another process stands is not known
     index["is_archive"] = source.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE
     try:
         if not index["is_archive"]:

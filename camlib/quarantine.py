@@ -138,7 +138,8 @@ def transcribed(file, path, largest):
         file = as_file(content)  # what is read is what the SHA-256 is of
     read_in_a_child(file, data, path, size, largest)
     contents = contents_of(data, path)
-    known_digests().add(sha256)
+    if sha256:
+        known_digests().add(sha256)
     return contents
 
 

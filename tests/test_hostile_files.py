@@ -89,6 +89,14 @@ def test_contents_are_the_files_own(tmp_path):
     assert json.loads(contents.config) == hostile.stack() and json.loads(contents.meaning) == hostile.MEANING
 
 
+@pytest.mark.any_backend
+@pytest.mark.parametrize("write", [hostile.write_h5, hostile.write_keras])
+def test_large_files_are_read_where_they_lie(tmp_path, monkeypatch, write):
+    path = write(tmp_path / "net", hostile.stack())
+    monkeypatch.setattr(quarantine, "SMALL", 100)
+    assert sorted(read_contents(path).shapes.values()) == sorted(hostile.WEIGHTS.values())
+
+
 # ---------------------------------------------------------------- what may be named
 
 
