@@ -151,12 +151,19 @@ def load_network(source, trust=False, architecture=None, largest=None):
     if description and not trust:
         give_memory(network, list(contents.shapes.values()), path)
     fill(network, path, contents)
-    if meaning and len(meaning.class_names) != network.output_shape[-1]:
-        raise UserError(
-            f"{shown(path)} names {len(meaning.class_names)} classes for {network.output_shape[-1]} outputs; expected "
-            "one each"
-        )
+    if meaning:
+        refuse_other_count(network, meaning, path)
     return network, meaning
+
+
+def refuse_other_count(network, meaning, path):
+    """Raise UserError unless a file names one class for each score of its network."""
+    shape = getattr(network, "output_shape", None)  # a list or dict where there are several outputs, or none at all
+    count = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else "several"
+    if len(meaning.class_names) != count:
+        raise UserError(
+            f"{shown(path)} names {len(meaning.class_names)} classes for {count} outputs; expected one each"
+        )
 
 
 def load_known_network(path):

@@ -254,6 +254,15 @@ def with_operation(kind, *arguments, module="keras.src.ops.numpy", **settings):
     return graph(parts, "class")
 
 
+def with_outputs(outputs):
+    """A network whose outputs are in a dict or in lists."""
+    parts = [image(), (convolution(), [["image"]]), (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
+             (dense(), [["pool"]])]  # fmt: skip
+    network = graph(parts, "class")
+    network["config"]["output_layers"] = outputs
+    return network
+
+
 BIG = 1_000_000_000
 # networks that take memory, or time, before anything of them is compared with the file
 BIG_NETWORKS = {

@@ -256,6 +256,13 @@ def test_a_meaning_that_makes_no_sense_is_one_line(tmp_path):
     refused(path, r"cannot be read \(height 1000000000; expected a whole number from 1 to 8192\)")
 
 
+@pytest.mark.any_backend
+@pytest.mark.parametrize("outputs", [{"a": ["class", 0, 0]}, [["class", 0, 0], ["pool", 0, 0]], [[["class", 0, 0]]]])
+def test_classes_of_several_outputs_are_refused(tmp_path, outputs):
+    path = hostile.write_h5(tmp_path / "net.h5", hostile.with_outputs(outputs))
+    refused(path, "names 2 classes for several outputs; expected one each")
+
+
 # ---------------------------------------------------------------- the process that reads
 
 
