@@ -192,8 +192,8 @@ def lying_archive(path, size=64 << 20):
     return path
 
 
-def zeros_array(path, count=3 << 30):
-    """An .h5 file of a few kilobytes with an array of `count` numbers that were never written."""
+def zeros_array(path, count=1 << 28):
+    """An .h5 file of a few kilobytes with an array of a gigabyte that was never written."""
     write_h5(path, stack())
     with h5py.File(path, "r+") as file:
         group = file["model_weights/class"]
@@ -220,8 +220,8 @@ def circle(path):
     return path
 
 
-def shared_array(path, names=3000):
-    """An .h5 file with one array of a megabyte under thousands of names."""
+def shared_array(path, names=700):
+    """An .h5 file with one array of a megabyte under hundreds of names."""
     write_h5(path, stack())
     with h5py.File(path, "r+") as file:
         array = file["model_weights"].create_dataset("big", data=np.ones(1 << 18, np.float32))
@@ -279,9 +279,9 @@ BIG_NETWORKS = {
     "input": lambda: stack(shape=[None, BIG, BIG, 3]),
     "10,000 layers": lambda: stack(*(entry("ReLU", f"relu{number}") for number in range(10_000))),
     "2 ** 28 calls": called_by_each_other,
-    "Full, without a tensor": lambda: with_operation("Full", 1.0, shape=[200_000, 200_000]),
+    "Full, without a tensor": lambda: with_operation("Full", 1.0, shape=[20_000, 20_000]),
     "Tile of a constant": lambda: with_operation(
-        "Tile", {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": "float32"}}, repeats=[10 * BIG]
+        "Tile", {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": "float32"}}, repeats=[400_000_000]
     ),
     "text as numbers": lambda: with_operation(
         "Add", "conv", {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": f"U{BIG // 2}"}}

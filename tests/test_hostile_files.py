@@ -1,11 +1,13 @@
 """A stranger's model file opens nothing, takes no memory that it does not fill, and ends in one line."""
 
+import contextlib
 import hashlib
 import io
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import hostile_files as hostile
 import keras
@@ -28,10 +30,23 @@ MOST_SECONDS = 10
 PHOTOS = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
 
 
+@contextlib.contextmanager
+def little_memory():
+    """Four gigabytes more than there are now, so that no fault in the code fills the machine that runs the tests."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    if pages:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 30), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def refused(path, message, **settings):
     """Make sure that a file is refused in one line, soon, and without much memory."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    with pytest.raises(UserError, match=message) as error:
+    with little_memory(), pytest.raises(UserError, match=message) as error:
         load_network(path, **settings)
     said = str(error.value)
     assert len(said) <= LONGEST and "\n" not in said
@@ -177,11 +192,21 @@ def test_weights_in_an_archive_may_begin_anywhere(tmp_path):
 # ---------------------------------------------------------------- bombs
 
 
+BIG_MESSAGES = {
+    "ZeroPadding2D": "'pad' puts out 1000000006x1000000006x4 for each photo", "UpSampling2D": "'up' puts out 600000x60",
+    "Resizing": "'to' puts out 200000x200000x4", "input": "'image' puts out 1000000000x",
+    "10,000 layers": "calls layers .* times", "2 ** 28 calls": "calls layers .* times; expected 4,000 at most",
+    "text as numbers": "numbers of the kind 'U500", "Full, without a tensor": "calls its layer 'op' on no other's output",
+    "Tile of a constant": "calls its layer 'op' on no other's output", "Dense": "has 5,000,000,112 numbers",
+    "Conv2D": "has 30,000,000,002 numbers",
+}  # fmt: skip
+
+
 @pytest.mark.any_backend
 @pytest.mark.parametrize("name", hostile.BIG_NETWORKS)
 def test_big_networks_are_refused_before_they_take_memory(tmp_path, name):
     path = hostile.write_h5(tmp_path / "net.h5", hostile.BIG_NETWORKS[name](), None)
-    refused(path, "weights do not fit|puts out|calls|numbers of the kind|cannot be read|rebuild")
+    refused(path, BIG_MESSAGES.get(name, "weights do not fit its network|cannot rebuild its network"))
 
 
 @pytest.mark.any_backend
@@ -197,8 +222,8 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (hostile.zeros_array, "would take 12,884,9"), (hostile.many_groups, "64 deep"), (hostile.circle, "64 deep"),
-        (hostile.shared_array, "would take 3,14"),
+        (hostile.zeros_array, "would take 1,073,7"), (hostile.many_groups, "64 deep"), (hostile.circle, "64 deep"),
+        (hostile.shared_array, "would take 735,"),
     ],
 )  # fmt: skip
 def test_arrays_that_the_file_does_not_hold_are_refused(tmp_path, write, message):
