@@ -206,7 +206,8 @@ def refuse_many_calls(config, path):
     """Raise UserError where building a network would take longer than a network does."""
     count = calls_in(config)
     if count > MOST_CALLS:
-        raise UserError(f"{shown(path)} calls layers {count:,.4g} times; expected {MOST_CALLS:,} at most")
+        times = f"{count:,} times" if count < 1e9 else "more than a billion times"
+        raise UserError(f"{shown(path)} calls layers {times}; expected {MOST_CALLS:,} at most")
 
 
 def calls_in(value):

@@ -195,7 +195,7 @@ def test_weights_in_an_archive_may_begin_anywhere(tmp_path):
 BIG_MESSAGES = {
     "ZeroPadding2D": "'pad' puts out 1000000006x1000000006x4 for each photo", "UpSampling2D": "'up' puts out 600000x60",
     "Resizing": "'to' puts out 200000x200000x4", "input": "'image' puts out 1000000000x",
-    "10,000 layers": "calls layers .* times", "2 ** 28 calls": "calls layers .* times; expected 4,000 at most",
+    "10,000 layers": "calls layers 10,005 times", "2 ** 28 calls": "calls layers .* times; expected 4,000 at most",
     "text as numbers": "numbers of the kind 'U500",
     "Full, without a tensor": "calls its layer 'op' on no other's output",
     "Tile of a constant": "calls its layer 'op' on no other's output", "Dense": "has 5,000,000,112 numbers",
