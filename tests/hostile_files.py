@@ -255,7 +255,7 @@ def with_operation(kind, *arguments, module="keras.src.ops.numpy", **settings):
 
 
 def with_outputs(outputs):
-    """A network whose outputs are in a dict or in lists."""
+    """A network of several outputs, each [layer, call, output]."""
     parts = [image(), (convolution(), [["image"]]), (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
              (dense(), [["pool"]])]  # fmt: skip
     network = graph(parts, "class")

@@ -194,7 +194,7 @@ def test_weights_in_an_archive_may_begin_anywhere(tmp_path):
 
 BIG_MESSAGES = {
     "ZeroPadding2D": "'pad' puts out 1000000006x1000000006x4 for each photo", "UpSampling2D": "'up' puts out 600000x60",
-    "Resizing": "'to' puts out 200000x200000x4", "input": "'image' puts out 1000000000x",
+    "Resizing": "'to' puts out 200000x200000x4", "input": "puts out 1000000000x1000000000x3",
     "10,000 layers": "calls layers 10,005 times", "2 ** 28 calls": "calls layers .* times; expected 4,000 at most",
     "text as numbers": "numbers of the kind 'U500",
     "Full, without a tensor": "calls its layer 'op' on no other's output",
@@ -283,9 +283,9 @@ def test_a_meaning_that_makes_no_sense_is_one_line(tmp_path):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("outputs", [{"a": ["class", 0, 0]}, [["class", 0, 0], ["pool", 0, 0]], [[["class", 0, 0]]]])
-def test_classes_of_several_outputs_are_refused(tmp_path, outputs):
-    path = hostile.write_h5(tmp_path / "net.h5", hostile.with_outputs(outputs))
+def test_classes_of_several_outputs_are_refused(tmp_path):
+    network = hostile.with_outputs([["class", 0, 0], ["pool", 0, 0]])
+    path = hostile.write_h5(tmp_path / "net.h5", network)
     refused(path, "names 2 classes for several outputs; expected one each")
 
 
