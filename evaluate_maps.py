@@ -125,7 +125,7 @@ class ScoredNetwork(Subject):
     def __init__(self, path, kinds, settings):
         self.path, self.name, self.kinds = path, path.stem, kinds
         self.signed = {kind.name: kind.is_signed for kind in kinds}
-        network, meaning = load_network(path, settings.trust_model, settings.architecture)
+        network, meaning = load_network(path, settings.trust_model, settings.architecture, settings.largest_model)
         self.identity = "/".join(identity_of(path, settings.architecture).values())
         super().__init__(network, meaning, path, None, settings.preprocess, settings.class_names, settings.size,
                          settings.dtype)  # fmt: skip

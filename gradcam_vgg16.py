@@ -308,7 +308,7 @@ def prepared(settings, worker=False):
     """
     PIXELS.most, style = settings.most_pixels, style_of_run(settings)
     source = VGG_NETWORK if settings.weights == "4class" else settings.weights
-    network, meaning = load_network(source, settings.trust_model, settings.architecture)
+    network, meaning = load_network(source, settings.trust_model, settings.architecture, settings.largest_model)
     subject = Subject(network, meaning, settings.weights, settings.layer, settings.preprocess, settings.class_names,
                       settings.size, settings.dtype, port_of(network, settings), settings.image_input)  # fmt: skip
     meaning, method = subject.meaning, METHODS[settings.method]

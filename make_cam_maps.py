@@ -220,7 +220,7 @@ def prepared(settings, worker=False):
     """
     PIXELS.most, style = settings.most_pixels, style_of_run(settings)
     source = settings.model or GAP_NETWORK
-    network, meaning = load_network(source, settings.trust_model, settings.architecture)
+    network, meaning = load_network(source, settings.trust_model, settings.architecture, settings.largest_model)
     subject = Subject(network, meaning, source, None, settings.preprocess, settings.class_names, settings.size,
                       settings.dtype)  # fmt: skip
     maps_of, meaning = cam_of_subject(subject), subject.meaning

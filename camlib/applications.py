@@ -81,13 +81,14 @@ def preprocessing_of(name):
     raise UserError(f"keras.applications prepares pixels for {name} in a way unknown here; expected Keras 3.15")
 
 
-def load_application(name, path=None):
+def load_application(name, path=None, weights=None):
     """A network of keras.applications with its weights of ImageNet, and their meaning.
 
     Args:
         name: a key of APPLICATIONS.
-        path: Path of the weights, Keras's file of that network; default: Keras's own, which it keeps in its folder and
-            downloads once.
+        path: Path of Keras's file of that network, for messages; default: Keras's own, which it keeps in its folder
+            and downloads once.
+        weights: Path of an HDF5 file with the same weights, which Keras reads.
 
     Returns:
         (keras.Model, Meaning).
@@ -99,7 +100,7 @@ def load_application(name, path=None):
 
     def found_file(file_name, origin, **settings):
         wanted.append((file_name, origin))
-        return str(path) if path else get_file(file_name, origin, **settings)
+        return str(weights) if weights else get_file(file_name, origin, **settings)
 
     try:
         # Keras builds some networks differently for a file that it has not downloaded itself (EfficientNet's scaling)

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import h5py
-
 from camlib.console import UserError
+from camlib.plain_data import HDF5_SIGNATURE, ZIP_SIGNATURE
 
-HDF5, ARCHIVE = "HDF5", "archive"
 EXPECTED = "expected a .keras or .h5 file"
 START = 512  # bytes that tell
 
@@ -33,27 +31,24 @@ OTHERS = {
 }
 
 
-def kind_of(path):
-    """HDF5 or ARCHIVE, the two kinds of file that Keras 3 writes.
-
-    Args:
-        path: Path.
-
-    Raises:
-        UserError: it does not exist, or is something else, which the message names.
-    """
+def refuse_folder(path):
+    """Raise UserError for a path that does not exist, or is a folder, which the message names."""
     if path.is_dir():
         what = next((what for name, what in FOLDERS if (path / name).exists()), f"is a folder; {EXPECTED}")
         raise UserError(f"{shown(path)} {what}")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{shown(path)} does not exist; {EXPECTED}, as train_cam_4class.py writes one")
-    with open(path, "rb") as file:
-        start = file.read(START)
-    if start.startswith(b"PK\x03\x04"):
-        return ARCHIVE
-    if h5py.is_hdf5(path):
-        return HDF5
-    raise UserError(f"{shown(path)} {what_else(start, path.suffix.lower())}")
+
+
+def check_kind(start, path):
+    """Raise UserError unless a file begins as one of the two kinds does that Keras 3 writes.
+
+    Args:
+        start: bytes, its first START.
+        path: Path, for the message.
+    """
+    if not start.startswith((HDF5_SIGNATURE, ZIP_SIGNATURE)):
+        raise UserError(f"{shown(path)} {what_else(start, path.suffix.lower())}")
 
 
 def what_else(start, suffix):

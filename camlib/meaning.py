@@ -63,6 +63,45 @@ class Meaning:
         return f"{self.height}x{self.width} {order}, pixel * {numbers(self.scale)} + {numbers(self.offset)}"
 
 
+LARGEST_FACTOR = 1e30  # of a pixel, float32
+LARGEST_SIDE = 8192  # pixels of a photo as a network takes it
+MOST_CLASSES = 100_000
+LONGEST_NAME = 200  # bytes of a class's name; file systems take 255 of a file's
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks, and what moves a terminal's cursor
+
+
+def meaning_of(record):
+    """The Meaning that a stranger's file holds.
+
+    Args:
+        record: what its JSON says.
+
+    Raises:
+        TypeError, ValueError: it is none; the message says what.
+    """
+    meaning = Meaning(**record)
+    for name, least, greatest in (("height", 1, LARGEST_SIDE), ("width", 1, LARGEST_SIDE), ("channels", 1, 3)):
+        value = getattr(meaning, name)
+        if type(value) is not int or not least <= value <= greatest or (name == "channels" and value == 2):
+            raise ValueError(f"{name} {str(value)[:20]}; expected a whole number from {least} to {greatest}")
+    for name in ("scale", "offset"):
+        value = getattr(meaning, name)
+        values = value if isinstance(value, list) else [value] * meaning.channels
+        if len(values) != meaning.channels or not all(
+            type(one) in (int, float) and math.isfinite(one) and abs(one) <= LARGEST_FACTOR for one in values
+        ):
+            raise ValueError(f"{name} {str(value)[:20]}; expected a number, or one per channel")
+    if type(meaning.bgr) is not bool or meaning.interpolation not in ("area", "cubic"):
+        raise ValueError(f"interpolation {str(meaning.interpolation)[:20]}; expected area or cubic, and bgr or not")
+    names = meaning.class_names
+    if type(names) is not list or not 1 <= len(names) <= MOST_CLASSES or len(set(names)) < len(names):
+        raise ValueError("class names that are no list of different ones")
+    for name in names:
+        if UNPRINTABLE.search(name) or len(name.encode()) > LONGEST_NAME:
+            raise ValueError(f"class name {name[:20]!r}; expected up to {LONGEST_NAME} bytes of text")
+    return meaning
+
+
 def numbers(value):
     """One number, or one per channel, for a message."""
     return f"({', '.join(f'{one:.6g}' for one in value)})" if isinstance(value, list) else f"{value:.6g}"

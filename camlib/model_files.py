@@ -3,10 +3,7 @@
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 import warnings
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,17 +12,19 @@ import keras
 import numpy as np
 from keras import ops
 
+from camlib.admission import give_memory, parsed, refuse_many_calls, refuse_unsafe, without_memory
 from camlib.applications import IMAGENET, application_named, application_of_file, load_application, unknown_network
 from camlib.backend import usual_settings
 from camlib.class_folders import ORIGINAL_CLASSES
 from camlib.console import UserError, first_line
-from camlib.file_kinds import ARCHIVE, kind_of, shown
+from camlib.file_kinds import shown
 from camlib.files import file_sha256
-from camlib.meaning import Meaning
+from camlib.meaning import Meaning, meaning_of
 from camlib.networks import original_network
 from camlib.old_configurations import network_inputs, up_to_date
-from camlib.old_operations import BUILD_IT, CannotRepair
+from camlib.old_operations import CannotRepair
 from camlib.old_weights import load_weights
+from camlib.quarantine import read_contents, read_text
 
 MODELS = Path(__file__).parent.parent / "models"
 GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5"  # the networks shipped
@@ -33,12 +32,6 @@ GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5" 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
 ORIGINAL_MEANING = Meaning(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
 MEANING_ATTRIBUTE = "meaning"
-# Layers of Keras that run code or open files named in the configuration.
-UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__"}
-# What an entry of a configuration can be besides a layer or function: plain data
-DATA = {"__keras_tensor__", "__tensor__", "__numpy__", "__slice__", "__ellipsis__", "__bytes__"}
-LARGEST_UNPACKED = 1 << 30  # bytes of weights that may be packed any tighter than weights can be
-
 
 # ---------------------------------------------------------------- saving
 
@@ -104,19 +97,21 @@ class Description(NamedTuple):
 
 
 @usual_settings()
-def load_network(source, trust=False, architecture=None):
+def load_network(source, trust=False, architecture=None, largest=None):
     """Rebuild a network from a file: ours, any .keras or .h5 of Keras 2 or 3, or weights alone with an architecture.
 
     A name of keras.applications is that network with Keras's weights of ImageNet. The content decides what a file is,
-    not its name. It is treated as data from a stranger: only Keras's own layer classes are rebuilt and no code in it is
-    run. What earlier versions wrote otherwise is brought up to date, see `camlib.old_configurations`; the file is not
-    changed. The spatial input size is left open where the file says which size it was trained with and the network
-    allows it.
+    not its name. It is treated as data from a stranger: it is read in a process of its own (`camlib.quarantine`), only
+    what `camlib.admission` lists is rebuilt, none of its code is run, and what it describes takes no memory before that
+    is compared with what it holds. What earlier versions wrote otherwise is brought up to date, see
+    `camlib.old_configurations`; the file is not changed. The spatial input size is left open where the file says which
+    size it was trained with and the network allows it.
 
     Args:
         source: Path of a file, or a name of keras.applications; "imagenet" is VGG-16.
         trust: bool, let the file run code: rebuild layers that hold some.
         architecture: Path of what `model.to_json()` wrote, for a file of weights alone, or None.
+        largest: float, GB of file at most; default: LARGEST_MODEL of `camlib.options`.
 
     Returns:
         (keras.Model, Meaning or None): None for a file that does not say what it means.
@@ -130,12 +125,16 @@ def load_network(source, trust=False, architecture=None):
     path = Path(source)
     if not path.exists():
         raise unknown_network(path)
-    archive = kind_of(path) == ARCHIVE
-    description, meaning, shapes, names = (read_archive if archive else read_hdf5)(path)
+    contents = read_contents(path, largest)
+    description, meaning = described(contents, path)
     if description and architecture:
         raise UserError(f"{shown(path)} describes its network itself; expected no --architecture")
-    if description is None and not architecture and (name := application_of_file(path, names)):
-        return load_application(name, path)
+    if description is None:
+        refuse_without_weights(contents, path)
+    if description is None and not architecture and (name := application_of_file(path, contents.names)):
+        with contents.as_hdf5(path.name if path.name.endswith(".h5") else "network.h5") as weights:
+            return load_application(name, path, weights)
+    shapes = sorted(shape for place, shape in contents.shapes.items() if "optimizer" not in place)
     is_original = shapes == sorted(tuple(weight.shape) for weight in original_network(4).weights)
     if architecture:
         description = read_architecture(architecture)
@@ -148,13 +147,23 @@ def load_network(source, trust=False, architecture=None):
     # a file that does not say which size it was trained with keeps the size that its network has
     open_size = meaning is not None
     network = rebuilt(description, architecture or path, trust, open_size) if description else original_network(4)
-    fill(network, path, archive)
-    if meaning and len(meaning.class_names) != network.output_shape[-1]:
-        raise UserError(
-            f"{shown(path)} names {len(meaning.class_names)} classes for {network.output_shape[-1]} outputs; expected "
-            "one each"
-        )
+    refuse_without_weights(contents, path)
+    if description and not trust:
+        give_memory(network, list(contents.shapes.values()), path)
+    fill(network, path, contents)
+    if meaning:
+        refuse_other_count(network, meaning, path)
     return network, meaning
+
+
+def refuse_other_count(network, meaning, path):
+    """Raise UserError unless a file names one class for each score of its network."""
+    shape = getattr(network, "output_shape", None)  # a list or dict where there are several outputs, or none at all
+    count = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else "several"
+    if len(meaning.class_names) != count:
+        raise UserError(
+            f"{shown(path)} names {len(meaning.class_names)} classes for {count} outputs; expected one each"
+        )
 
 
 def load_known_network(path):
@@ -178,31 +187,19 @@ def load_known_network(path):
     return network, meaning
 
 
-def read_hdf5(path):
-    """What an HDF5 file holds: (Description or None, Meaning or None, sorted shapes of weights, names of groups)."""
+def described(contents, path):
+    """What a file says of its network: (Description or None, Meaning or None).
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        with h5py.File(path, "r") as file:
-            config = json.loads(file.attrs.get("model_config", "null"))
-            meaning = json.loads(file.attrs.get(MEANING_ATTRIBUTE, "null"))
-            meaning = meaning and Meaning(**meaning)
-            description = config and Description(config, first_number(file.attrs.get("keras_version")))
-            return description, meaning, weight_shapes(file), list(file)
-    except (OSError, TypeError, ValueError, RecursionError) as error:
+        config, meaning = parsed(contents.config), parsed(contents.meaning)
+        description = config and Description(config, first_number(contents.keras_version))
+        return description, meaning and meaning_of(meaning)
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{shown(path)}: its description of the network cannot be read ({first_line(error)}); expected a whole file"
-        ) from error
-
-
-def read_archive(path):
-    """What a .keras file holds, as `read_hdf5`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-            about = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
-            return Description(config, first_number(about.get("keras_version"))), None, [], []
-    except Exception as error:  # zipfile raises various classes for what is damaged, packed otherwise or locked
-        raise UserError(
-            f"{shown(path)} is an archive without a network ({first_line(error)}); expected a .h5 or .keras file"
         ) from error
 
 
@@ -213,7 +210,7 @@ def read_architecture(path):
         UserError: it cannot be read.
     """
     try:
-        config = json.loads(path.read_text("utf-8-sig"))
+        config = parsed(read_text(path))
         return Description(config, first_number(config.get("keras_version")))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
@@ -235,23 +232,13 @@ def first_number(version):
     return int(start) if start.isdecimal() else None
 
 
-def weight_shapes(file):
-    """Sorted shapes of a file's weights, without those of an optimizer."""
-    shapes = []
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset) and "optimizer" not in name:
-            shapes.append(tuple(item.shape))
-
-    file.visititems(visit)
-    return sorted(shapes)
-
-
 # ---------------------------------------------------------------- rebuilding
 
 
 def rebuilt(description, path, trust, open_size):
     """The network that a file describes, without its weights, after checking that this runs none of the file's code.
+
+    It has no memory for them either, until `give_memory`, unless the file is trusted.
 
     Args:
         description: Description.
@@ -266,6 +253,7 @@ def rebuilt(description, path, trust, open_size):
         config = up_to_date(description.config)
         if not trust:
             refuse_unsafe(config, path)
+            refuse_many_calls(config, path)
         refuse_other_inputs(network_inputs(config), path)
         config = open_input_size(config) if open_size else config
     except CannotRepair as error:
@@ -274,7 +262,8 @@ def rebuilt(description, path, trust, open_size):
         reason = first_line(error)
         raise UserError(f"{shown(path)}: its description of the network cannot be read ({reason})") from error
     try:
-        with warnings.catch_warnings(action="ignore"):  # about arguments, to whoever built the network
+        memory = contextlib.nullcontext() if trust else without_memory()
+        with warnings.catch_warnings(action="ignore"), memory:  # about arguments, to whoever built the network
             network = keras.saving.deserialize_keras_object(config, safe_mode=not trust)
             network = functional(network) if isinstance(network, keras.Sequential) and not trust else network
     except Exception as error:  # Keras raises various classes
@@ -318,70 +307,26 @@ def open_input_size(config):
     return config
 
 
-def fill(network, path, archive):
+def refuse_without_weights(contents, path):
+    """Raise UserError where a file's arrays were not read."""
+    if contents.weights_refused:
+        raise UserError(f"{shown(path)}: its weights do not fit its network ({first_line(contents.weights_refused)})")
+
+
+def fill(network, path, contents):
     """Give a network the weights of a file.
 
     Raises:
         UserError: they do not fit.
     """
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # about places in which no layer of photos keeps anything
-            weights_of_archive(path) if archive else contextlib.nullcontext(path) as weights,
-        ):
-            load_weights(network, weights)
+        with warnings.catch_warnings(action="ignore"), contents.as_hdf5() as weights:
+            load_weights(network, weights)  # warns about places in which no layer of photos keeps anything
     except Exception as error:  # Keras and h5py raise various classes for arrays that are missing or of another shape
         raise UserError(f"{shown(path)}: its weights do not fit its network ({first_line(error)})") from error
 
 
-@contextlib.contextmanager
-def weights_of_archive(path):
-    """The weights in a .keras file as a file of their own, for a while."""
-    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-        if any(name.startswith("assets/") for name in archive.namelist()):
-            raise ValueError("they are files of layers of text; expected a network of photos")
-        weights = archive.getinfo("model.weights.h5")
-        if weights.file_size > LARGEST_UNPACKED and weights.file_size > 100 * weights.compress_size:
-            raise ValueError(f"they would take {weights.file_size:,} bytes unpacked")
-        with archive.open(weights) as source, open(Path(folder) / "model.weights.h5", "wb") as target:
-            shutil.copyfileobj(source, target)
-        yield Path(target.name)
-
-
 # ---------------------------------------------------------------- refusing
-
-
-def refuse_unsafe(entry, path):
-    """Raise UserError for any class in a configuration that is not Keras's own, or that runs code (CVE-2025-9905).
-
-    Args:
-        entry: the configuration in the form of Keras 3, where Keras's own classes have its modules, or a part of it.
-        path: Path of the file, for the message.
-    """
-    if isinstance(entry, dict) and "class_name" in entry and entry["class_name"] not in DATA:
-        name, module = str(entry["class_name"]), str(entry.get("module"))
-        # Keras joins module and name before it looks them up: with a dot the name may be of another module's class
-        own = module.split(".")[0] == "keras" and ">" not in (entry.get("registered_name") or "") and "." not in name
-        where = f"{shown(path)} holds the layer or function {name[:30]!r} ({module[:30]})"
-        if is_lambda_of_keras_2(entry):
-            raise UserError(f"{where}, code of another Python; expected Keras's own layers only. Or {BUILD_IT}")
-        if not own or name == "function":
-            raise UserError(
-                f"{where}, which is none of Keras's own; expected those only. Or load it in Python with that and call "
-                "explain of gradcam_vgg16.py"
-            )
-        if name in UNSAFE_LAYERS:
-            raise UserError(
-                f"{where}, which may run code; expected Keras's own layers only. If you trust whoever made the file, "
-                "use --trust-model"
-            )
-    for value in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
-        refuse_unsafe(value, path)
-
-
-def is_lambda_of_keras_2(entry):
-    """Whether an entry holds the bytecode of another Python, which none but that one runs."""
-    return entry["class_name"] == "Lambda" and not isinstance(entry["config"].get("function"), dict)
 
 
 def refuse_other_inputs(inputs, path):

@@ -12,6 +12,7 @@ STORE_TYPES = ("float32", "float16")  # what maps may be kept in
 FILLS = ("blur", "mean")  # what replaces deleted pixels
 OWN_COLOURS = "evidence"  # the name of our own colour map
 LEAST_SIDE = 8  # pixels of a network's input
+LARGEST_MODEL = 4.0  # GB of a model file
 TEACHING = ("teacher_sees", "temperature", "label_share")  # settings that decide what is learnt from a teacher
 
 # ---------------------------------------------------------------- a network that is asked
@@ -31,6 +32,8 @@ def add_network_options(group):
     group.add_argument("--architecture", type=Path, metavar="FILE.json",
                        help="of a file of weights alone: what model.to_json() wrote")  # fmt: skip
     group.add_argument("--trust-model", action="store_true", help="let the model file run code")
+    group.add_argument("--largest-model", type=parse_gigabytes, default=LARGEST_MODEL, metavar="GB",
+                       help="larger model files are refused")  # fmt: skip
 
 
 def add_port_options(group):
@@ -122,6 +125,17 @@ def parse_size(text):
     if len(sides) > 2 or min(sides) < LEAST_SIDE:
         raise UserError(f"--size {text}: expected {LEAST_SIDE} or more pixels, N or HEIGHTxWIDTH")
     return sides[0], sides[-1]
+
+
+def parse_gigabytes(text):
+    """GB, float, for what the user wrote after --largest-model.
+
+    Raises:
+        UserError: it is no number above 0.
+    """
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or float(text) == 0:
+        raise UserError(f"--largest-model {text}: expected a number of GB above 0, at most 9999")
+    return float(text)
 
 
 def size_name(height, width):
