@@ -197,7 +197,6 @@ class StoreWriter:
         access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
         access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
         access.set_file_locking(False, True)
-        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
         # open for writing and for readers in one step: a kill between two would leave a file that no one may read
         flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
         self.file = h5py.File(h5py.h5f.open(os.fsencode(path), flags, fapl=access))
@@ -283,6 +282,15 @@ def rescue(path, advance=lambda count: None):
 def opened(path):
     """A file opened to be read while its writer lives, and after that was killed, too."""
     return h5py.File(path, "r", libver="latest", swmr=True, locking=False)
+
+
+def was_closed(path):
+    """Whether the last process that wrote to a store closed it."""
+    try:
+        h5py.File(path, "r", locking=False).close()
+    except OSError as error:
+        return "already open for write" not in str(error)
+    return True
 
 
 def check(holds, what):

@@ -12,7 +12,7 @@ from camlib.photos import modified_of
 from camlib.pictures import encoded_jpeg
 from camlib.runs import MapRun, refuse_others, run_record
 from camlib.shards import FAILED_FILE
-from camlib.store import Store, StoreWriter, create_store, packed_photo, rescue
+from camlib.store import Store, StoreWriter, create_store, packed_photo, rescue, was_closed
 
 
 def run_of(settings, decisive, conventions, class_names, explained=None, classes_of_photo=None, **about):
@@ -120,6 +120,8 @@ class StoreRun(MapRun):
             code = super().explain_all(*arguments, **more)
             if self.writer:
                 self.writer.close()
+            elif self.output.exists() and not was_closed(self.output):  # killed when all was done
+                self.rescue()
             return code
         except BaseException:
             if self.writer:
@@ -157,12 +159,12 @@ class StoreRun(MapRun):
         if not self.output.exists():
             numbers = "<f8" if number_dtype == "float64" else "<f4"
             create_store(self.output, self.header, first, self.dtype, numbers, with_probabilities)
-        try:
-            return StoreWriter(self.output)
-        except OSError as error:
-            if "already open for write" not in str(error):
-                raise
-            print(f"{self.output} was not closed: {counted(len(self.rows), 'photo')} whole in it, copied", flush=True)
-            with Progress("copied", len(self.rows)) as progress:
-                rescue(self.output, progress.advance)
-            return StoreWriter(self.output)
+        elif not was_closed(self.output):
+            self.rescue()
+        return StoreWriter(self.output)
+
+    def rescue(self):
+        """Copy what is whole in the file of a process that was killed, and say so."""
+        print(f"{self.output} was not closed: {counted(len(self.rows), 'photo')} whole in it, copied", flush=True)
+        with Progress("copied", len(self.rows)) as progress:
+            rescue(self.output, progress.advance)

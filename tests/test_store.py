@@ -394,11 +394,11 @@ def test_a_second_process_is_refused_and_readers_are_not(network, tmp_path, end_
 def test_a_full_disk_is_one_line_and_what_was_flushed_stays(tmp_path):
     photos, store = noise_photos(tmp_path / "photos", 60), tmp_path / "maps.h5"
     program = "import sys; sys.path[0] = sys.argv[1]; import killed_store as k, resource; from pathlib import Path;"
-    program += "from camlib.console import run_script; resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT,) * 2);"
+    program += "from camlib.console import run_script; resource.setrlimit(resource.RLIMIT_FSIZE, (MOST,) * 2);"
     program += "run_script(lambda: k.make(k.find_photos([Path(sys.argv[2])]), Path(sys.argv[3])))"
     assert killed_store.make(photos, tmp_path / "undisturbed.h5") == 0
     limit = (tmp_path / "undisturbed.h5").stat().st_size - 40_000  # of about 90,000 that photos take
-    words = [sys.executable, "-c", program.replace("LIMIT", str(limit)), ROOT / "tests", tmp_path / "photos", store]
+    words = [sys.executable, "-c", program.replace("MOST", str(limit)), ROOT / "tests", tmp_path / "photos", store]
     result = subprocess.run(words, env=ENVIRONMENT, timeout=100, capture_output=True, text=True)
     expected = "cannot be written (File too large); what was flushed is whole, and the same command goes on"
     assert (result.returncode, result.stderr) == (2, f"error: {store} {expected}\n")
