@@ -337,7 +337,7 @@ def in_parallel(function, items, ahead=64):
                 future.cancel()
 
 
-def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
+def read_batches(photos, meaning, batch_size, pictures=True):
     """Decode photos in parallel and yield them in batches of one size, the last one filled up with zeros.
 
     Equal shapes mean that a compiled network is traced once. At most a few batches are in memory at a time. A batch is
@@ -348,8 +348,7 @@ def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
         photos: list of Photo, or of what else has a path.
         meaning: object with height, width, channels and interpolation of the network's input.
         batch_size: int.
-        full_size: bool, show photos in their own size.
-        pictures: bool, photos are shown at all.
+        pictures: bool, give each photo for display too.
 
     Yields:
         (done, images, failed): done is a list of (Photo, photo for display uint8 (H, W, 3) or None without pictures),
@@ -363,9 +362,7 @@ def read_batches(photos, meaning, batch_size, full_size=False, pictures=True):
         if isinstance(photo, Photo):
             photo = replace(photo, modified=modified_of(photo.path))
         image, shown = read_photo(photo.path, enough), None  # the network's input is the same whatever is shown
-        if pictures and full_size:
-            shown = image if enough is None else read_photo(photo.path)
-        elif pictures:
+        if pictures:
             shown = resize_photo(image, *display_size(*image.shape[:2], network_side))
         return network_input(image, meaning), (photo, shown)
 

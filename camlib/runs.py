@@ -20,7 +20,16 @@ from camlib.console import EXIT_SOME_FAILED, Progress, UserError, command, count
 from camlib.files import csv_text, is_stored, open_csv, write_csv, write_json, write_whole
 from camlib.locks import OnlyWriter
 from camlib.maps import PHOTO_FILE, SIGNED, dated_file, photo_folder
-from camlib.photos import DISPLAY_SIDE, RUN_FILE, Photo, PhotoError, modified_of, network_input, read_batches
+from camlib.photos import (
+    DISPLAY_SIDE,
+    RUN_FILE,
+    Photo,
+    PhotoError,
+    modified_of,
+    network_input,
+    read_batches,
+    read_photo,
+)
 from camlib.pictures import write_jpeg
 from camlib.shards import (
     FAILED_COLUMNS,
@@ -375,7 +384,8 @@ class MapRun:
         Yields:
             Finished.
         """
-        reading = contextlib.closing(read_batches(photos, meaning, batch_size, full_size, self.pictures))
+        shown = self.pictures and not full_size  # whole photos are read when they are written: of a batch they are many
+        reading = contextlib.closing(read_batches(photos, meaning, batch_size, shown))
         finish = None
         with reading as batches, writers() as pool:
             for done, images, unreadable in batches:
@@ -408,6 +418,14 @@ class MapRun:
 
         return finish
 
+    def displayed(self, photo, picture):
+        """A photo as it is shown, uint8 (H, W, 3), read here where it is in its own size; None without pictures.
+
+        Raises:
+            PhotoError: it can no longer be read.
+        """
+        return read_photo(photo.path) if self.pictures and picture is None else picture
+
     def write_photo(self, write, index, photo, picture):
         """Write the files of one photo of a batch.
 
@@ -415,10 +433,13 @@ class MapRun:
             what is to be said of it, list of str or None; a PhotoError where its files' names cannot be had.
         """
         try:
+            picture = self.displayed(photo, picture)
             folder = photo_folder(self.output, photo)
             said = write(index, photo, folder, picture)
             if self.pictures:
                 write_jpeg(folder / PHOTO_FILE, picture)
+        except PhotoError as error:
+            return error
         except OSError as error:
             if error.errno not in NAMES_NOT_TO_BE_HAD:
                 raise

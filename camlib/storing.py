@@ -8,7 +8,7 @@ import h5py
 from camlib.console import Progress, UserError, counted
 from camlib.files import is_stored
 from camlib.locks import OnlyWriter
-from camlib.photos import modified_of
+from camlib.photos import PhotoError, modified_of
 from camlib.pictures import encoded_jpeg
 from camlib.runs import MapRun, refuse_others, run_record
 from camlib.shards import FAILED_FILE
@@ -132,6 +132,10 @@ class StoreRun(MapRun):
     def write_photo(self, write, index, photo, picture):
         """Bring the maps of one photo of a batch into the form of the file; they wait for the others."""
         maps = {}
+        try:
+            picture = self.displayed(photo, picture)
+        except PhotoError as error:
+            return error
         said = write(index, photo, maps, picture)
         shown = encoded_jpeg(picture, f"the picture of {photo.name}").tobytes() if self.pictures else b""
         classes = self.classes_of_photo
