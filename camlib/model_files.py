@@ -1,15 +1,11 @@
 """Model files: saving a network together with what it means, and loading one as data from a stranger."""
 
 import contextlib
-import json
-import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import keras
-import numpy as np
 from keras import ops
 
 from camlib.admission import give_memory, parsed, refuse_many_calls, refuse_unsafe, without_memory
@@ -32,54 +28,6 @@ GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5" 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
 ORIGINAL_MEANING = Meaning(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
 MEANING_ATTRIBUTE = "meaning"
-
-# ---------------------------------------------------------------- saving
-
-
-def save_network(network, path, meaning, half=False):
-    """Write a network, its weights and its meaning to one .h5 file, under its name only when whole.
-
-    The file is Keras's own HDF5 format; `keras.models.load_model` reads it too.
-
-    Args:
-        network: keras.Model.
-        path: Path ending in .h5; ending in .weights.h5 it gets Keras's weights-only format.
-        meaning: Meaning.
-        half: bool, store the weights as float16, half the size.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights_only = path.name.endswith(".weights.h5")
-    partial = path.with_name(f"partial_{path.name}")  # Keras goes by the end of the name
-    if weights_only:
-        network.save_weights(partial, overwrite=True)
-    else:
-        network.save(partial, overwrite=True, include_optimizer=False)
-    with h5py.File(partial, "r+") as file:
-        file.attrs[MEANING_ATTRIBUTE] = json.dumps(vars(meaning))
-        if weights_only:
-            config = {"class_name": type(network).__name__, "config": network.get_config()}
-            file.attrs["model_config"] = json.dumps(config)
-    if half:
-        copy_as_float16(partial)
-    os.replace(partial, path)
-
-
-def copy_as_float16(path):
-    """Rewrite an HDF5 file with its float32 arrays as float16; a new file, since HDF5 does not give space back."""
-    halved = path.with_name(f"half_{path.name}")
-    with h5py.File(path, "r") as source, h5py.File(halved, "w") as target:
-        target.attrs.update(source.attrs)
-
-        def copy(name, item):
-            if isinstance(item, h5py.Dataset):
-                target[name] = item[()].astype(np.float16) if item.dtype == np.float32 else item[()]
-            else:
-                target.require_group(name)
-            target[name].attrs.update(item.attrs)
-
-        source.visititems(copy)
-    os.replace(halved, path)
-
 
 # ---------------------------------------------------------------- loading, as data from a stranger
 

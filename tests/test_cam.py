@@ -20,10 +20,11 @@ from PIL import Image
 from camlib.backend import usual_settings
 from camlib.console import UserError
 from camlib.meaning import Meaning
-from camlib.model_files import VGG_NETWORK, load_network, save_network
+from camlib.model_files import VGG_NETWORK, load_network
 from camlib.networks import modern_network, original_network
 from camlib.photos import read_network_input
 from camlib.pictures import Style, colours, enlarged_for_display, superposition
+from camlib.saving import save_network
 from make_cam_maps import cam_function, class_activation_maps, main, pooled_classifier
 
 CLASSES = ["dog", "cat", "horse", "bird"]

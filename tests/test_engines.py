@@ -20,8 +20,8 @@ from camlib import engines
 from camlib.console import UserError
 from camlib.files import parse_place
 from camlib.meaning import Meaning
-from camlib.model_files import save_network
 from camlib.photos import Photo, find_photos, read_photo
+from camlib.saving import save_network
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = {"make_cam_maps": (make_cam_maps.main, "--model"), "gradcam_vgg16": (gradcam_vgg16.main, "--weights")}

@@ -18,11 +18,12 @@ from camlib import metrics, scoring
 from camlib.annotations import Annotation, Item
 from camlib.console import UserError
 from camlib.meaning import Meaning
-from camlib.model_files import load_network, save_network
+from camlib.model_files import load_network
 from camlib.networks import modern_network, vgg16_network
 from camlib.photos import read_network_input, read_photo, resize_photo
 from camlib.pictures import resize_map
 from camlib.report import LOCALISATION, SANITY, SHARPNESS, faithfulness_scores, text_of
+from camlib.saving import save_network
 from camlib.scoring import outlines_of, truth_of
 
 CLASSES = ["dog", "cat", "horse", "bird"]

@@ -16,9 +16,9 @@ from camlib.console import UserError
 from camlib.explaining import PREDICTED
 from camlib.maps import find_saved
 from camlib.meaning import Meaning
-from camlib.model_files import save_network
 from camlib.networks import modern_network, vgg16_network
 from camlib.photos import read_photo
+from camlib.saving import save_network
 from camlib.subject import chosen_classes
 from camlib.surveying import survey
 from camlib.watching import guided_rule, rectify

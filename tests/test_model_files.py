@@ -13,8 +13,9 @@ from small_networks import with_random_weights
 
 from camlib.console import UserError
 from camlib.meaning import Meaning
-from camlib.model_files import ORIGINAL_MEANING, load_network, save_network
+from camlib.model_files import ORIGINAL_MEANING, load_network
 from camlib.networks import modern_network, original_network
+from camlib.saving import save_network
 
 MEANING = Meaning(["a", "ü", "c"], 32, 48, 3, 0.5, -1.0)
 

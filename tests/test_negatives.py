@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from benchmarks.negatives import main, separation
 from camlib.meaning import Meaning
-from camlib.model_files import save_network
+from camlib.saving import save_network
 
 
 def test_separation_is_that_of_the_roc_curve():

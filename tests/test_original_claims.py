@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from camlib.model_files import ORIGINAL_MEANING, save_network
+from camlib.model_files import ORIGINAL_MEANING
 from camlib.networks import original_network
+from camlib.saving import save_network
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -22,10 +22,10 @@ from camlib.album import read_content
 from camlib.console import UserError
 from camlib.maps import find_saved, write_maps
 from camlib.meaning import Meaning
-from camlib.model_files import save_network
 from camlib.photos import Photo, find_photos, read_photo
 from camlib.pictures import Style
 from camlib.runs import NOT_FINITE, MapRun
+from camlib.saving import save_network
 
 pytestmark = pytest.mark.any_backend
 

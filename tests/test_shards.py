@@ -21,9 +21,9 @@ import show_heatmaps
 from camlib.console import UserError
 from camlib.maps import find_saved
 from camlib.meaning import Meaning
-from camlib.model_files import save_network
 from camlib.photos import Photo
 from camlib.runs import MapRun
+from camlib.saving import save_network
 from camlib.shards import Part, Shard, parse_shard, shard_of_slurm, without_shard
 
 pytestmark = pytest.mark.any_backend

@@ -24,8 +24,8 @@ import show_heatmaps
 from camlib.album import read_content
 from camlib.maps import all_maps, find_saved, read_map
 from camlib.meaning import Meaning
-from camlib.model_files import save_network
 from camlib.photos import find_photos, read_network_input
+from camlib.saving import save_network
 from camlib.store import Store
 from camlib.storing import StoreRun
 

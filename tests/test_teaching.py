@@ -14,7 +14,8 @@ from camlib.batches import Batches
 from camlib.class_folders import LabelledPhotos
 from camlib.console import UserError, duration
 from camlib.meaning import Meaning
-from camlib.model_files import load_network, save_network
+from camlib.model_files import load_network
+from camlib.saving import save_network
 from camlib.teaching import Distillation, Lesson, Teacher, photo_logits, softened, view_logits, views_of
 from camlib.training_state import TrainingState
 from train_cam_4class import RECIPES, main
