@@ -1,4 +1,4 @@
-"""Model files: saving a network together with what it means, and loading one as data from a stranger."""
+"""Model files: loading a network together with what it means, as data from a stranger."""
 
 import contextlib
 import warnings
