@@ -152,6 +152,9 @@ class StoreRun(MapRun):
                 self.writer = self.opened(packed[0], logits.dtype, probabilities is not None)
             self.writer.add(packed, logits, probabilities)
         except (OSError, RuntimeError, ValueError) as error:  # HDF5 has no class for a full disk
+            if self.writer:
+                self.writer.abandon()
+                self.writer = None
             said = re.search("error message = '([^']*)'", str(error))
             if not said:
                 raise
