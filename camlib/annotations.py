@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
-from camlib.files import file_sha256
+from camlib.files import file_sha256, read_json, refuse_no_file
 from camlib.photos import FORMATS, PhotoError, find_photos, name_without_suffix
 from camlib.pixel_budget import PIXELS
 
 ANNOTATIONS_FILE = "annotations.json"
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what keeps a mask's values
+MOST_SIDE = 1_000_000  # pixels
 MASK_FORMATS = (*FORMATS, "GIF", "PPM")  # of those that Pillow knows, some start other programs
 
 
@@ -49,6 +51,7 @@ class Annotation:
         """
         if self.mask:
             try:
+                refuse_no_file(self.mask)
                 with Image.open(self.mask, formats=MASK_FORMATS) as picture:
                     PIXELS.check(picture)
                     with PIXELS.spent_on(picture):
@@ -86,7 +89,7 @@ def read_annotations(place):
         raise UserError(f"--annotations {place} does not exist; expected a JSON file, XML files or a folder of masks")
     records = place / ANNOTATIONS_FILE if place.is_dir() else place
     if records.is_file() and records.suffix.lower() != ".xml":
-        found = read_json(records)
+        found = read_records(records)
     else:
         files = sorted(place.rglob("*.xml")) if place.is_dir() else [place]
         found = [annotation for file in files for annotation in read_voc(file)] or read_masks(place)
@@ -95,7 +98,7 @@ def read_annotations(place):
     return found
 
 
-def read_json(path):
+def read_records(path):
     """The objects of our own format."""
     try:
         return [
@@ -104,12 +107,11 @@ def read_json(path):
                 str(record["class"]),
                 tuple(box_of(box) for box in record.get("boxes") or ()),
                 path.parent / record["mask"] if record.get("mask") else None,
-                int(record["width"]),
-                int(record["height"]),
+                *sides_of(record["width"], record["height"]),
             )
-            for record in json.loads(path.read_text("utf-8"))
+            for record in read_json(path)
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); expected a list of records with file, class, "
             "boxes, mask, width and height"
@@ -119,18 +121,30 @@ def read_json(path):
 def box_of(numbers):
     """(x0, y0, x1, y1) as float, of a positive area."""
     x0, y0, x1, y1 = map(float, numbers)
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise ValueError(f"box {numbers} is no box")
     if not (x1 > x0 and y1 > y0):
         raise ValueError(f"box {numbers} has no area")
     return x0, y0, x1, y1
 
 
+def sides_of(*sides):
+    """(width, height) of a photo in pixels, as int."""
+    whole = all(isinstance(side, (int, str)) or (isinstance(side, float) and side.is_integer()) for side in sides)
+    width, height = map(int, sides) if whole else (-1, -1)
+    if not (0 < width < MOST_SIDE and 0 < height < MOST_SIDE):
+        raise ValueError(f"a photo of {sides[0]} x {sides[1]} pixels")
+    return width, height
+
+
 def read_voc(path):
     """The objects of one PASCAL VOC file: one Annotation a class, with the boxes of all objects of that class."""
     try:
+        refuse_no_file(path)
         root = ElementTree.parse(path).getroot()
         if root.tag != "annotation":
             return []
-        width, height = (int(root.findtext(f"size/{side}")) for side in ("width", "height"))
+        width, height = sides_of(root.findtext("size/width"), root.findtext("size/height"))
         boxes = {}
         for thing in root.iter("object"):
             # VOC counts pixels from 1 and includes the last one
@@ -169,6 +183,7 @@ def size_of(mask):
         UserError: it cannot be read.
     """
     try:
+        refuse_no_file(mask)
         with Image.open(mask, formats=MASK_FORMATS) as picture:
             return picture.size
     except Exception as error:

@@ -5,12 +5,18 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
+import stat
 from pathlib import Path
+
+import numpy as np
 
 from camlib.console import UserError, first_line
 
+MOST_JSON = 2**28  # bytes: annotations of a million photos have fewer
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
 
 
@@ -68,6 +74,49 @@ def write_whole(path, write):
     """Call `write(file)` on a binary file beside `path`, then give it its name: nobody sees half a file."""
     with partial_of(path) as partial, open(partial, "wb") as file:
         write(file)
+
+
+def read_json(path):
+    """What a JSON file holds, whoever wrote it.
+
+    Raises:
+        OSError: it is not there, or may not be read.
+        ValueError: it is no file, longer than MOST_JSON, no JSON, or nested deeper than Python reads.
+    """
+    refuse_no_file(path)
+    if os.path.getsize(path) > MOST_JSON:
+        raise ValueError(f"longer than {MOST_JSON // 2**20} MB")
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return json.load(file)
+    except RecursionError:
+        raise ValueError("lists in lists without end") from None
+
+
+def refuse_no_file(path):
+    """Raise ValueError for a pipe, a device or a folder, which may have no end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("no file, but a folder, a pipe or a device")
+
+
+def read_array(path):
+    """The numbers in an .npy file, whoever wrote it: of a kind without objects, and as many as the file has room for.
+
+    Raises:
+        OSError: it is not there, or may not be read.
+        ValueError: it holds something else, or is damaged.
+    """
+    refuse_no_file(path)
+    with open(path, "rb") as file:
+        try:
+            shape, by_columns, dtype = HEADERS[np.lib.format.read_magic(file)](file)
+        except Exception as error:  # NumPy meets damaged headers with errors of almost every class
+            raise ValueError("no array, or of another version of the format") from error
+        size, room = math.prod(shape) * dtype.itemsize, os.path.getsize(path) - file.tell()
+        if dtype.kind not in "biuf" or min(shape, default=0) < 0 or size != room:
+            raise ValueError(f"{dtype} {shape} in {room:,} bytes")
+        numbers = np.fromfile(file, dtype)
+    return numbers.reshape(shape, order="F" if by_columns else "C")
 
 
 def write_json(path, record):

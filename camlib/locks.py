@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import platform
 import re
@@ -11,7 +10,7 @@ import time
 from pathlib import Path
 
 from camlib.console import UserError
-from camlib.files import write_json
+from camlib.files import read_json, write_json
 
 try:
     import fcntl
@@ -94,7 +93,7 @@ def locked(path):
 def described(holder):
     """Who writes, in words; what is said of it may be half of it, or of an earlier one."""
     try:
-        about = json.loads(holder.read_text("utf-8", "surrogateescape"))
+        about = read_json(holder)
         script = Path(about["command"][0]).name
         words = f"{script}, process {about['process']} on {about['host']} since {about['started']}"
         return re.sub(r"[^ -~]", "?", words)[:120]

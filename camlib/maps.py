@@ -3,9 +3,9 @@
 Imports neither Keras nor TensorFlow, so that a viewer starts at once.
 """
 
+import csv
 import functools
 import io
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 
 from camlib.console import UserError, first_line
-from camlib.files import RUN_FILE, write_whole
+from camlib.files import RUN_FILE, read_array, read_json, write_whole
 from camlib.photos import PhotoError, name_without_suffix, read_photo
 from camlib.pictures import (
     GRADIENTS,
+    METHOD_TITLES,
     picture_of,
     scale_of,
     superposition_of,
@@ -130,6 +131,15 @@ def write_explanations(folder, photo, maps, headings, titles, signed, style):
 
 # ---------------------------------------------------------------- finding and reading saved maps
 
+# What readers take from a run.json, if it is of the right kind: anybody may have written it
+SETTINGS_READ = {
+    "method": lambda value: isinstance(value, str) and value in METHOD_TITLES,
+    "counterfactual": lambda value: isinstance(value, bool),
+    "signed": lambda value: isinstance(value, bool),
+    "no_pictures": lambda value: isinstance(value, bool),
+    "photos": lambda value: isinstance(value, list) and all(isinstance(place, str) for place in value),
+    "class_names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+}
 MOST_CLASSES = 8  # shown at once; of more, the most probable
 
 
@@ -299,18 +309,40 @@ def stores_at(place):
 
 
 def read_predictions(run):
-    """The photos of a run's predictions.csv, or of all lists of its shards, in the order of the run's photos."""
+    """The photos of a run's predictions.csv, or of all lists of its shards, in the order of the run's photos.
+
+    Raises:
+        UserError: one is damaged, or no list of predictions.
+    """
     settings = settings_of_run(run)
     found = {}  # of a photo's name: its place, and the photo
     for path in lists_of(run):
-        header, rows = read_list(path)
-        for index, row in enumerate(rows):
-            # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
-            folders = [run / row[0], run / name_without_suffix(row[0])]
-            shares, logits = (numbers_of(header, row, prefix) for prefix in ("probability_", "logit_"))
-            place = int(row[-1]) if header[-1] == NUMBER else index
-            found[row[0]] = place, SavedPhoto(row[0], folders, row[1], shares, logits, settings=settings)
+        try:
+            header, rows = read_list(path)
+            if header[:2] != ["path", "predicted"]:
+                raise ValueError("columns of another kind")
+            for index, row in enumerate(rows):
+                place = int(row[-1]) if header[-1] == NUMBER else index
+                found[row[0]] = place, predicted_photo(run, header, row, settings)
+        except (OSError, ValueError, csv.Error) as error:
+            why = first_line(error)
+            raise UserError(f"{path} cannot be read ({why}); expected the list of a run's maps") from error
     return [saved for _, saved in sorted(found.values(), key=lambda one: one[0])]
+
+
+def predicted_photo(run, header, row, settings):
+    """The SavedPhoto of a row of predictions.csv.
+
+    Raises:
+        ValueError: its name leads out of the run's folder, or a number is none.
+    """
+    name = row[0]
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"a photo called {name[:40]!r}")
+    # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
+    folders = [run / name, run / name_without_suffix(name)]
+    shares, logits = (numbers_of(header, row, prefix) for prefix in ("probability_", "logit_"))
+    return SavedPhoto(name, folders, row[1], shares, logits, settings=settings)
 
 
 def numbers_of(header, row, prefix):
@@ -324,10 +356,10 @@ def settings_of_run(folder):
     for run in (folder, *folder.parents):
         if (run / RUN_FILE).is_file():
             try:
-                settings = json.loads((run / RUN_FILE).read_text("utf-8", "surrogateescape"))["settings"]
-            except (OSError, ValueError, KeyError, TypeError):
+                settings = read_json(run / RUN_FILE)["settings"]
+                return {name: settings[name] for name, fits in SETTINGS_READ.items() if fits(settings.get(name))}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 return {}  # run.json is not needed to look at maps
-            return settings if isinstance(settings, dict) else {}
     return {}
 
 
@@ -388,8 +420,8 @@ def read_map(path):
         MapError: it is missing, damaged, or something else.
     """
     try:
-        values = np.load(path, allow_pickle=False) if isinstance(path, Path) else path.read()
-    except (OSError, ValueError, EOFError) as error:
+        values = read_array(path) if isinstance(path, Path) else path.read()
+    except (OSError, ValueError) as error:
         raise MapError(f"{path.name} cannot be read ({first_line(error)})") from error
     of_maps_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
     if not of_maps_shape or not values.size or values.dtype.kind not in "fiu" or not np.isfinite(values).all():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camlib.console import UserError, command, counted
-from camlib.files import RUN_FILE, csv_rows, open_csv, write_csv, write_json, write_json_once
+from camlib.files import RUN_FILE, csv_rows, open_csv, read_json, write_csv, write_json, write_json_once
 
 PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
@@ -141,7 +141,7 @@ def read_record(folder):
     deadline = time.monotonic() + SECONDS_TO_WRITE
     while True:
         try:
-            record = json.loads((folder / RUN_FILE).read_text("utf-8", "surrogateescape"))
+            record = read_json(folder / RUN_FILE)
             record["settings"].keys()
             return record
         except FileNotFoundError:

@@ -8,7 +8,7 @@ import numpy as np
 
 from camlib.backend import fast_half_precision
 from camlib.console import UserError
-from camlib.files import file_sha256
+from camlib.files import file_sha256, read_json
 from camlib.hdf5_files import DamagedFile, read_hdf5, write_hdf5
 
 
@@ -146,8 +146,10 @@ def check_same(path, saved, fixed):
 def settings_of_finished(record_path, output):
     """The settings a finished network was trained with, as its run.json holds them."""
     try:
-        return json.loads(record_path.read_text("utf-8", "surrogateescape"))["settings"]
-    except (OSError, ValueError, KeyError) as error:
+        settings = read_json(record_path)["settings"]
+        settings.keys()  # of a dict
+        return settings
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{output} exists without its {record_path.name}, so that nothing says how it was trained; expected "
             "--overwrite to train anew, or another --output"
