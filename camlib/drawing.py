@@ -21,9 +21,12 @@ class Picture(AxesImage):
     """An image that is drawn dot for dot where it has the size of its axes, and else as any."""
 
     def draw(self, renderer):
+        if not self.get_visible():  # it may never have had a picture: what it shows is the reason why there is none
+            self.stale = False
+            return
         box, (left, right), (bottom, top) = self.axes.bbox, self.axes.get_xlim(), self.axes.get_ylim()
         picture, whole = self.get_array(), (left, right, bottom, top) == tuple(self.get_extent())
-        if not self.get_visible() or not whole or picture.shape[:2] != (round(box.height), round(box.width)):
+        if not whole or picture.shape[:2] != (round(box.height), round(box.width)):
             super().draw(renderer)
             return
         opaque = np.dstack((np.asarray(picture), np.full(picture.shape[:2], 255, np.uint8)))

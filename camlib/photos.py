@@ -5,6 +5,7 @@ Every image here is RGB (or one grey channel), uint8, height x width x channels,
 
 import io
 import os
+import warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from camlib.console import UserError
 from camlib.files import RUN_FILE, is_stored
 from camlib.pixel_budget import PIXELS
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow makes of damaged tags is nothing to be done about
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictures in a file, as phones write
 # A file with one of these suffixes is meant as a photo: what cannot be read is reported, not passed over.
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".avif"}
