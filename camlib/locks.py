@@ -19,6 +19,7 @@ except ImportError:  # Windows
     import msvcrt
 
 LOCK, HOLDER = ".lock", ".writer.json"  # hidden, and gone when the writer is done
+PATIENCE = 5  # times that a lock is asked for once more
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them says
 
 
@@ -40,7 +41,7 @@ class OnlyWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.holder = (folder / (f".{name}{hidden}" if name else hidden) for hidden in (LOCK, HOLDER))
         try:
-            self.file = locked(self.path)
+            self.file = patiently_locked(self.path)
         except BlockingIOError:
             raise UserError(
                 f"{folder / name} is being written by {described(self.holder)}; expected another {option}, or to wait "
@@ -64,6 +65,39 @@ class OnlyWriter:
         self.close()
 
 
+def is_held(folder, name=""):
+    """Whether a process has the right to write, see OnlyWriter; not where a file system has no locks."""
+    try:
+        file = os.open(folder / (f".{name}{LOCK}" if name else LOCK), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        lock(file, shared=True)
+    except OSError as error:
+        return error.errno not in WITHOUT_LOCKS
+    finally:
+        os.close(file)
+    return False
+
+
+def lock(file, shared=False):
+    """Lock a file, by its descriptor; raises OSError where another process has it locked."""
+    if fcntl:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    else:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+
+def patiently_locked(path):
+    """As `locked`; somebody who only looks whether there is a writer, see `is_held`, is waited for."""
+    for _ in range(PATIENCE):
+        try:
+            return locked(path)
+        except BlockingIOError:
+            time.sleep(0.02)
+    return locked(path)
+
+
 def locked(path):
     """Lock a file, made if missing, for this process alone; returns its descriptor.
 
@@ -74,10 +108,7 @@ def locked(path):
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            lock(file)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):
                     return file

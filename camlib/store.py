@@ -24,6 +24,8 @@ import h5py
 import numpy as np
 
 from camlib.console import UserError, first_line
+from camlib.locks import is_held
+from camlib.unclosed import AsClosed, was_closed
 
 FORMAT = b"camlib maps 1"  # the file's attribute `format`
 RECORD = np.dtype(
@@ -287,18 +289,15 @@ def rescue(path, advance=lambda count: None):
 # ---------------------------------------------------------------- what a file holds, before it is read
 
 
+@contextlib.contextmanager
 def opened(path):
     """A file opened to be read while its writer lives, and after that was killed, too."""
-    return h5py.File(path, "r", libver="latest", swmr=True, locking=False)
-
-
-def was_closed(path):
-    """Whether the last process that wrote to a store closed it."""
-    try:
-        h5py.File(path, "r", locking=False).close()
-    except OSError as error:
-        return "already open for write" not in str(error)
-    return True
+    if not was_closed(path) and is_held(path.parent, path.name):
+        with h5py.File(path, "r", libver="latest", swmr=True, locking=False) as file:
+            yield file
+    else:
+        with AsClosed(path) as content, h5py.File(content, "r") as file:
+            yield file
 
 
 def check(holds, what):

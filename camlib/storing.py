@@ -12,7 +12,8 @@ from camlib.photos import PhotoError, modified_of
 from camlib.pictures import encoded_jpeg
 from camlib.runs import MapRun, refuse_others, run_record
 from camlib.shards import FAILED_FILE
-from camlib.store import Store, StoreWriter, create_store, packed_photo, rescue, was_closed
+from camlib.store import Store, StoreWriter, create_store, packed_photo, rescue
+from camlib.unclosed import was_closed
 
 
 def run_of(settings, decisive, conventions, class_names, explained=None, classes_of_photo=None, **about):

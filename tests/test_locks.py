@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from camlib.console import UserError
-from camlib.locks import HOLDER, OnlyWriter
+from camlib.locks import HOLDER, OnlyWriter, is_held
 
 pytestmark = pytest.mark.any_backend
 
@@ -61,6 +61,17 @@ def test_a_killed_writer_holds_nothing(holding, tmp_path):
     assert (tmp_path / "run" / HOLDER).exists()  # it could not remove it
     with OnlyWriter(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / HOLDER).read_text())["process"] != process.pid
+
+
+def test_whether_there_is_a_writer_is_seen_without_being_in_the_way(holding, tmp_path):
+    assert not is_held(tmp_path / "run") and not (tmp_path / "run").exists()
+    process = holding()
+    assert is_held(tmp_path / "run") and not is_held(tmp_path / "run", "a")
+    process.kill()
+    process.wait()
+    assert (tmp_path / "run" / ".lock").exists() and not is_held(tmp_path / "run")
+    with OnlyWriter(tmp_path / "run"):
+        assert is_held(tmp_path / "run")
 
 
 def test_files_of_other_names_are_written_meanwhile(holding, tmp_path):
