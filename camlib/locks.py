@@ -38,6 +38,7 @@ class OnlyWriter:
     """
 
     def __init__(self, folder, name="", option="--output"):
+        self.folder, self.is_new = folder, not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.holder = (folder / (f".{name}{hidden}" if name else hidden) for hidden in (LOCK, HOLDER))
         try:
@@ -52,11 +53,17 @@ class OnlyWriter:
         write_json(self.holder, about)
 
     def close(self):
-        """Let go of it; the lock's file is removed while it is locked still, see `locked`."""
+        """Let go of it, and leave no folder that nothing was written to.
+
+        The lock's file is removed while it is locked still, see `locked`.
+        """
         self.holder.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # Windows removes no file that is open
             self.path.unlink()
         os.close(self.file)
+        if self.is_new:
+            with contextlib.suppress(OSError):  # it is in use
+                self.folder.rmdir()
 
     def __enter__(self):
         return self

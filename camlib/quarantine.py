@@ -175,6 +175,9 @@ def read_in_a_child(file, data, path, size, largest):
             command + arguments, stdin=file, stdout=data, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT,
             timeout=seconds,
         )  # fmt: skip
+    except OSError as error:
+        reason = f"the process that reads it cannot be started: {error.strerror or error}"
+        raise UserError(f"{shown(path)} cannot be read ({reason}); expected {sys.executable} to run") from error
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{shown(path)} cannot be read within {seconds} s; {expected}") from error
     if ended.returncode == -getattr(signal, "SIGXCPU", 0):

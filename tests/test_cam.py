@@ -389,11 +389,18 @@ def test_output_that_cannot_be_written(run_script, photo_folder, model_file, tmp
     assert "a.jpg" in result.stderr
 
 
-def test_closed_folders(photos_with_closed_folder, model_file, tmp_path, as_nobody, end_of):
+@pytest.fixture
+def model_read_before(model_file):
+    """Nobody may not start the interpreter in root's home, which reads files that were not seen before."""
+    load_network(model_file)
+    return model_file
+
+
+def test_closed_folders(photos_with_closed_folder, model_read_before, tmp_path, as_nobody, end_of):
     """Without permission to read: an error where nothing is left to do, else a row of failed.csv."""
 
     def make(photos, output):
-        return end_of(main, [photos, "--model", model_file, "--output", output])
+        return end_of(main, [photos, "--model", model_read_before, "--output", output])
 
     code, message = make(photos_with_closed_folder / "closed", tmp_path / "m")
     assert code == 2 and message.startswith("error: ") and "may not be read" in message and message.count("\n") == 1

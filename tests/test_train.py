@@ -293,7 +293,10 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path):
     photos = LabelledPhotos(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), ["", ""])
     validation = PlainBatches(photos, Meaning(["dog", "cat"], 8, 8, 1), 2)
     state = TrainingState(tmp_path / "state.h5", network, None, validation, 5, {})
-    with pytest.raises(UserError, match="val_loss is nan in epoch 1; expected a number: try --dtype float32"):
+    with pytest.raises(
+        UserError,
+        match="val_loss is nan in epoch 1; expected a number: try a lower --learning-rate, or --dtype float32",
+    ):
         state.on_epoch_end(0, {"loss": 1.0})
     assert not state.path.exists()
 
