@@ -1,11 +1,13 @@
 """What several test files use: tiny networks with hand-set weights, small photo folders, the scripts as processes."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -42,6 +44,21 @@ def run_script():
             env={name: value for name, value in (ENVIRONMENT | (environment or {})).items() if value is not None},
             timeout=600,
         )
+
+    return run
+
+
+@pytest.fixture
+def run_here(capsys):
+    """As `run_script`, in this process, which has imported Keras already."""
+
+    def run(name, *arguments):
+        main = importlib.import_module(Path(name).stem).main
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            console.run_script(lambda: main([str(argument) for argument in arguments]))
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=said.err)
 
     return run
 

@@ -245,10 +245,10 @@ def test_files_of_a_run(run_script, photo_folder, model_file, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_superposition_of_dog_is_dogs(run_script, photo_folder, model_file, tmp_path):
+def test_superposition_of_dog_is_dogs(run_here, photo_folder, model_file, tmp_path):
     """The original swapped the files of dog and cat. Each picture must be the one drawn from its own map."""
     photos = photo_folder({"a.png": (120, 130, 140)}, size=(64, 64))
-    assert run_script("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m").returncode == 0
+    assert run_here("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m").returncode == 0
     maps = {name: np.load(tmp_path / "m" / "a" / f"heatmap_for_{name}.npy") for name in CLASSES}
     limit = max(values.max() for values in maps.values())  # positive: what speaks for a class is not faded
     assert limit > 0
@@ -297,16 +297,16 @@ def test_colours_are_diverging_and_red_is_positive():
 
 
 @pytest.mark.any_backend
-def test_second_run_does_only_the_rest(run_script, photo_folder, model_file, tmp_path):
+def test_second_run_does_only_the_rest(run_here, photo_folder, model_file, tmp_path):
     photos = photo_folder({f"{number}.jpg": (number, 90, 90) for number in range(5)})
     arguments = (photos, "--model", model_file, "--output", tmp_path / "m", "--batch-size", 2)
-    assert run_script("make_cam_maps.py", *arguments).returncode == 0
+    assert run_here("make_cam_maps.py", *arguments).returncode == 0
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "m").rglob("*.npy")}
     photo_folder({"new.jpg": (1, 2, 3)})
     changed = photos / "3.jpg"
     Image.new("RGB", (40, 30), "red").save(changed)
     os.utime(changed, (time.time() + 5,) * 2)
-    result = run_script("make_cam_maps.py", *arguments)
+    result = run_here("make_cam_maps.py", *arguments)
     assert "4 of 6 photos are done already" in result.stdout
     second = {path: path.stat().st_mtime_ns for path in first}
     assert {path.parent.name for path in first if first[path] != second[path]} == {"3"}
@@ -340,12 +340,12 @@ def test_killed_run_leaves_whole_files_and_goes_on(photo_folder, model_file, tmp
 
 
 @pytest.mark.any_backend
-def test_bad_photos_are_listed_and_the_rest_is_done(run_script, photo_folder, model_file, tmp_path):
+def test_bad_photos_are_listed_and_the_rest_is_done(run_here, photo_folder, model_file, tmp_path):
     photos = photo_folder({"good.jpg": (1, 2, 3), "cut.jpg": (4, 5, 6)})
     (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:-300])
     (photos / "text.jpg").write_text("not a photo")
     (photos / "zero.jpg").touch()
-    result = run_script("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")
+    result = run_here("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")
     assert result.returncode == 1
     failed = {row["path"]: row["reason"] for row in read_csv(tmp_path / "m" / "failed.csv")}
     assert set(failed) == {str(photos / name) for name in ("cut.jpg", "text.jpg", "zero.jpg")}
@@ -355,7 +355,7 @@ def test_bad_photos_are_listed_and_the_rest_is_done(run_script, photo_folder, mo
     assert "3 photos could not be read" in result.stdout.splitlines()[-1]
     for path in ("cut.jpg", "text.jpg", "zero.jpg"):
         (photos / path).unlink()
-    assert run_script("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m").returncode == 0
+    assert run_here("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m").returncode == 0
     assert not (tmp_path / "m" / "failed.csv").exists()
 
 
@@ -382,9 +382,9 @@ def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, arguments, message):
     assert not (tmp_path / "m").exists()
 
 
-def test_output_that_cannot_be_written(run_script, photo_folder, model_file, tmp_path):
+def test_output_that_cannot_be_written(run_here, photo_folder, model_file, tmp_path):
     photos = photo_folder({"a.jpg": (1, 2, 3)})
-    result = run_script("make_cam_maps.py", photos, "--model", model_file, "--output", photos / "a.jpg" / "maps")
+    result = run_here("make_cam_maps.py", photos, "--model", model_file, "--output", photos / "a.jpg" / "maps")
     assert result.returncode == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert "a.jpg" in result.stderr
 
@@ -418,30 +418,30 @@ def test_closed_folders(photos_with_closed_folder, model_read_before, tmp_path, 
 
 
 @pytest.mark.any_backend
-def test_other_settings_do_not_mix_into_an_earlier_run(run_script, photo_folder, model_file, tmp_path):
+def test_other_settings_do_not_mix_into_an_earlier_run(run_here, photo_folder, model_file, tmp_path):
     photos = photo_folder({"a.jpg": (1, 2, 3)})
     base = ("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")
-    assert run_script(*base).returncode == 0
-    result = run_script(*base, "--size", 48)
+    assert run_here(*base).returncode == 0
+    result = run_here(*base, "--size", 48)
     assert result.returncode == 2 and "results of other settings (size)" in result.stderr
     assert np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy").shape == (32, 32)
-    assert run_script(*base, "--size", 48, "--overwrite").returncode == 0
+    assert run_here(*base, "--size", 48, "--overwrite").returncode == 0
     assert np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy").shape == (48, 48)
 
 
-def test_folder_with_other_files_is_not_written_to(run_script, photo_folder, model_file, tmp_path):
+def test_folder_with_other_files_is_not_written_to(run_here, photo_folder, model_file, tmp_path):
     photos = photo_folder({"a.jpg": (1, 2, 3)})
-    result = run_script("make_cam_maps.py", photos, "--model", model_file, "--output", photos)
+    result = run_here("make_cam_maps.py", photos, "--model", model_file, "--output", photos)
     assert result.returncode == 2 and "holds files of another kind" in result.stderr
     assert [path.name for path in photos.iterdir()] == ["a.jpg"]
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
-def test_originals_file_of_2019(run_script, tmp_path):
+def test_originals_file_of_2019(run_here, tmp_path):
     """model_weight.h5 of TensorFlow 2.0: map's mean plus bias is the logit, and its known accuracy on val."""
     model = SHARED / "seed" / "model_weight.h5"
     photos = sorted((SHARED / "photos4" / "val").rglob("*.jpg"))[::40]
-    result = run_script("make_cam_maps.py", *photos, "--model", model, "--output", tmp_path / "m")
+    result = run_here("make_cam_maps.py", *photos, "--model", model, "--output", tmp_path / "m")
     assert result.returncode == 0, result.stderr
     network, meaning = load_network(model)
     assert meaning.class_names == CLASSES and (meaning.height, meaning.channels) == (64, 1)

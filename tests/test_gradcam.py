@@ -242,8 +242,8 @@ def test_files_of_a_run(run_script, photo_folder, tmp_path):
         (["--weights", "nowhere.h5"], "nowhere.h5 does not exist"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_2(run_script, tmp_path, arguments, message):
-    result = run_script("gradcam_vgg16.py", *arguments, "--output", tmp_path / "g")
+def test_bad_usage_is_one_line_and_exit_2(run_here, tmp_path, arguments, message):
+    result = run_here("gradcam_vgg16.py", *arguments, "--output", tmp_path / "g")
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
 
@@ -270,13 +270,13 @@ def test_imagenet_file_of_keras_applications(imagenet_file):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
-def test_gap_file_of_2019_goes_through_grad_cam_too(run_script, tmp_path):
+def test_gap_file_of_2019_goes_through_grad_cam_too(run_here, tmp_path):
     model = SHARED / "seed" / "model_weight.h5"
     photo = sorted((SHARED / "photos4" / "val" / "dog").glob("*.jpg"))[0]
     arguments = (photo, "--weights", model, "--layer", "conv2d_4", "--classes", "all", "--output", tmp_path / "g")
-    result = run_script("gradcam_vgg16.py", *arguments)
+    result = run_here("gradcam_vgg16.py", *arguments)
     assert result.returncode == 0, result.stderr
-    assert run_script("make_cam_maps.py", photo, "--model", model, "--output", tmp_path / "m").returncode == 0
+    assert run_here("make_cam_maps.py", photo, "--model", model, "--output", tmp_path / "m").returncode == 0
     for name in CLASSES:
         cam = np.load(tmp_path / "m" / photo.stem / f"heatmap_for_{name}.npy")
         grad_cam_map = np.load(tmp_path / "g" / photo.stem / f"gradcam_for_{name}.npy")

@@ -314,6 +314,7 @@ def test_training_is_timed_with_its_pipeline(tmp_path):
 # ---------------------------------------------------------------- growth
 
 
+@pytest.mark.slow
 def test_a_run_of_growth_is_the_scripts_own(tmp_path, capsys):
     words = ["--axes", "photos", "--photos", "5", "--output", str(tmp_path)]
     growth.main(words)

@@ -44,7 +44,7 @@ def colour_photos(photo_folder):
     )
 
 
-def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, colour_photos, tmp_path):
+def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, run_here, colour_photos, tmp_path):
     def arguments(name):
         return ["--data", str(colour_photos), "--output", str(tmp_path / name / "net.h5"), "--epochs", "5"]
 
@@ -59,9 +59,9 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, colo
     process.communicate()
     with h5py.File(state) as file:
         assert 1 <= len(json.loads(file.attrs["history"])) < 5
-    refused = run_script("train_cam_4class.py", *arguments("killed"))
+    refused = run_here("train_cam_4class.py", *arguments("killed"))
     assert refused.returncode == 2 and "expected --resume to go on" in refused.stderr
-    other = run_script("train_cam_4class.py", *arguments("killed"), "--resume", "--seed", "7", "--batch-size", "8")
+    other = run_here("train_cam_4class.py", *arguments("killed"), "--resume", "--seed", "7", "--batch-size", "8")
     assert other.returncode == 2
     # the seed splits the photos
     assert "was trained with other settings (seed, batch_size, photos_sha256)" in other.stderr
@@ -76,9 +76,9 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, colo
     histories = [(tmp_path / name / "net_history.csv").read_text() for name in ("whole", "killed")]
     assert histories[0] == histories[1] and histories[0].count("\n") == 6
     assert not state.exists()
-    again = run_script("train_cam_4class.py", *arguments("killed"), "--resume")
+    again = run_here("train_cam_4class.py", *arguments("killed"), "--resume")
     assert again.returncode == 0 and "is finished" in again.stdout
-    longer = run_script("train_cam_4class.py", *arguments("killed"), "--resume", "--epochs", "6")
+    longer = run_here("train_cam_4class.py", *arguments("killed"), "--resume", "--epochs", "6")
     assert longer.returncode == 2 and "was trained with other settings (epochs)" in longer.stderr
 
 
@@ -197,16 +197,16 @@ def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, arguments, message):
 
 
 @pytest.mark.any_backend
-def test_weights_of_another_network_are_refused(run_script, colour_photos, tmp_path):
-    result = run_script("train_cam_4class.py", "--data", colour_photos, "--recipe", "vgg16", "--weights",
+def test_weights_of_another_network_are_refused(run_here, colour_photos, tmp_path):
+    result = run_here("train_cam_4class.py", "--data", colour_photos, "--recipe", "vgg16", "--weights",
                         ROOT / "models" / "cam_4class.h5", "--output", tmp_path / "n.h5")  # fmt: skip
     assert result.returncode == 2 and "convolutions of other shapes than 'vgg16'" in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
-def test_single_class_folder_is_refused(run_script, photo_folder, tmp_path):
+def test_single_class_folder_is_refused(run_here, photo_folder, tmp_path):
     photos = photo_folder({f"dog/{number}.jpg": (number, 2, 3) for number in range(4)})
-    result = run_script("train_cam_4class.py", "--data", photos, "--output", tmp_path / "n.h5")
+    result = run_here("train_cam_4class.py", "--data", photos, "--output", tmp_path / "n.h5")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: 1 class folder in ") and "two classes or more" in result.stderr
 
