@@ -50,7 +50,11 @@ class OnlyWriter:
             ) from None
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         about = {"host": platform.node(), "process": os.getpid(), "started": started, "command": sys.argv}
-        write_json(self.holder, about)
+        try:
+            write_json(self.holder, about)
+        except BaseException:  # of a full disk, for example
+            self.close()
+            raise
 
     def close(self):
         """Let go of it, and leave no folder that nothing was written to.

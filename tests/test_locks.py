@@ -88,3 +88,15 @@ def test_whatever_is_written_about_the_first_the_line_is_one(holding, tmp_path, 
     (tmp_path / "run" / HOLDER).write_text(content)
     with pytest.raises(UserError, match="being written by another process; expected"), OnlyWriter(tmp_path / "run"):
         pass
+
+
+def test_a_writer_that_cannot_say_who_it_is_holds_nothing(tmp_path, monkeypatch):
+    def full(path, record):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("camlib.locks.write_json", full)
+        with pytest.raises(OSError, match="No space left"):
+            OnlyWriter(tmp_path / "run")
+    with OnlyWriter(tmp_path / "run"):
+        pass
