@@ -24,7 +24,9 @@ from camlib.meaning import Meaning
 from camlib.photos import find_photos
 
 CLASSES, AT_END = ["dog", "cat"], "before it is closed"
-PAUSE, LONGEST = 0.01, 0.2  # seconds: of each batch, and that an attempt is left alone after its first
+# Seconds: of each batch, and that an attempt is left alone after its first. Eight attempts leave photos of 150 to do,
+# however fast the machine is, so that the last moment of MOMENTS is met too.
+PAUSE, LONGEST = 0.05, 0.2
 
 
 def die(*_, **__):
