@@ -25,7 +25,7 @@ import numpy as np
 
 from camlib.console import UserError, first_line
 from camlib.locks import is_held
-from camlib.unclosed import AsClosed, was_closed
+from camlib.unclosed import read_as_it_is, was_closed
 
 FORMAT = b"camlib maps 1"  # the file's attribute `format`
 RECORD = np.dtype(
@@ -296,7 +296,7 @@ def opened(path):
         with h5py.File(path, "r", libver="latest", swmr=True, locking=False) as file:
             yield file
     else:
-        with AsClosed(path) as content, h5py.File(content, "r") as file:
+        with read_as_it_is(path) as file:
             yield file
 
 
