@@ -2,9 +2,11 @@
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,13 +94,18 @@ def photo_folder(tmp_path):
 
 
 @pytest.fixture
-def photos_with_closed_folder(photo_folder, tmp_path):
+def folder_for_all():
+    """A folder that others may enter and write to; pytest closes its own again whenever another run of it begins."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@pytest.fixture
+def photos_with_closed_folder(photo_folder, folder_for_all):
     """photos/open/a.png may be read by anybody, photos/closed by nobody."""
-    folder = photo_folder({"open/a.png": (1, 2, 3), "closed/b.png": (4, 5, 6)})
-    for parent in (tmp_path, *tmp_path.parents):  # pytest's own, closed to others
-        if parent.stat().st_mode & 0o005 == 0o005:
-            break
-        parent.chmod(0o755)
+    photos = photo_folder({"open/a.png": (1, 2, 3), "closed/b.png": (4, 5, 6)})
+    folder = shutil.copytree(photos, folder_for_all / "photos")
     (folder / "closed").chmod(0)
     yield folder
     (folder / "closed").chmod(0o755)
