@@ -3,7 +3,6 @@
 Imports neither Keras nor TensorFlow, so that a viewer starts at once.
 """
 
-import csv
 import functools
 import io
 import os
@@ -324,7 +323,7 @@ def read_predictions(run):
             for index, row in enumerate(rows):
                 place = int(row[-1]) if header[-1] == NUMBER else index
                 found[row[0]] = place, predicted_photo(run, header, row, settings)
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError) as error:
             why = first_line(error)
             raise UserError(f"{path} cannot be read ({why}); expected the list of a run's maps") from error
     return [saved for _, saved in sorted(found.values(), key=lambda one: one[0])]

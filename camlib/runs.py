@@ -225,7 +225,11 @@ class MapRun:
                 raise UserError(f"{output} is not to be seen by a worker; expected an --output that all machines share")
         else:
             self.claim(settings, conventions, overwrite)
-        self.rows = {} if worker else {row[0]: row for row in self.read_rows()}
+        try:
+            self.rows = {} if worker else {row[0]: row for row in self.read_rows()}
+        except BaseException:
+            self.close()
+            raise
 
     def claim(self, settings, conventions, overwrite):
         """Take the place of the run, or of its part, see `claim_folder` and `camlib.shards.join_in`."""
@@ -242,8 +246,17 @@ class MapRun:
             remove_lists(self.output)  # of shards that are replaced, or that were joined when a kill came
 
     def read_rows(self):
-        """The whole rows of predictions.csv; a last line cut off by a kill is left out."""
-        rows = read_list(self.list)[1] if self.list.exists() else []
+        """The whole rows of predictions.csv; a last line cut off by a kill is left out.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            rows = read_list(self.list)[1] if self.list.exists() else []
+        except ValueError as error:
+            raise UserError(
+                f"{self.list} is damaged ({error}); expected the list of the run's photos: --overwrite begins anew"
+            ) from error
         return [row for row in rows if len(row) == len(self.columns)]
 
     def is_done(self, photo):
@@ -495,12 +508,12 @@ class Results:
         if whole != text:
             write_whole(path, lambda file: file.write(whole.encode("utf-8", "surrogateescape")))
         try:
-            self.records = [json.loads(line) for line in whole.split("\n")[:-1]]  # U+2028 ends none
-            self.done = {(record["network"], record["part"], record["item"]) for record in self.records}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self.records = [as_scores(json.loads(line)) for line in whole.split("\n")[:-1]]  # U+2028 ends none
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} is damaged ({first_line(error)}); expected what the script wrote; --overwrite begins anew"
             ) from error
+        self.done = {(record["network"], record["part"], record["item"]) for record in self.records}
 
     def left(self, network, part, items):
         """The items that have no such record yet."""
@@ -515,6 +528,17 @@ class Results:
 
     def of(self, network, part):
         return [record for record in self.records if (record["network"], record["part"]) == (network, part)]
+
+
+def as_scores(record):
+    """A line of scores as it was read, if it has the form that `Results.add` gives it, else ValueError."""
+    names = isinstance(record, dict) and [record.get(name) for name in ("network", "part", "item", "photo", "class")]
+    maps = names and record.get("maps")
+    if not (isinstance(maps, dict) and all(isinstance(name, str) for name in names)):
+        raise ValueError("a line without scores of maps")
+    if not all(isinstance(scores, dict) for scores in maps.values()):
+        raise ValueError("scores without names")
+    return record
 
 
 def rounded(values):

@@ -4,6 +4,7 @@ The photos are dealt in whole batches, as one run alone would see them: what a n
 the photo's place in its batch, in the last bits. Imports neither Keras nor TensorFlow.
 """
 
+import csv
 import hashlib
 import json
 import os
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from camlib.console import UserError, command, counted
+from camlib.console import UserError, command, counted, first_line
 from camlib.files import RUN_FILE, csv_rows, open_csv, read_json, write_csv, write_json, write_json_once
 
 PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
 NUMBER = "number"  # a column of shards' lists: the photo's place among all, from 0
 LIST_OF_SHARD = re.compile(r"(predictions|failed)-([0-9]+)-of-([0-9]+)\.csv")
+MOST_PHOTOS = 10**9  # of a run
 MOST_NAMED = 8  # shards in a message
 SECONDS_TO_WRITE = 10  # for another process to write a few kilobytes
 
@@ -141,9 +143,7 @@ def read_record(folder):
     deadline = time.monotonic() + SECONDS_TO_WRITE
     while True:
         try:
-            record = read_json(folder / RUN_FILE)
-            record["settings"].keys()
-            return record
+            return checked_record(read_json(folder / RUN_FILE))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -153,6 +153,17 @@ def read_record(folder):
                     "it and the maps beside it"
                 ) from None
             time.sleep(0.05)  # another shard may be writing it
+
+
+def checked_record(record):
+    """What a run.json holds, if it has the form of one, else an error of some kind."""
+    record["settings"].keys()
+    if "shards" in record:
+        shards = record["shards"]
+        numbers = [shards[name] for name in ("count", "batch_size", "photos")]
+        if not all(type(number) is int and number > 0 for number in numbers) or numbers[2] > MOST_PHOTOS:
+            raise ValueError("shards of odd numbers")
+    return record
 
 
 def changed_settings(earlier, settings):
@@ -258,19 +269,34 @@ def lists_of(folder, name=PREDICTIONS_FILE):
 
 
 def read_list(path):
-    """(header, rows) of a list, lists of str; a last line that is being written is left out."""
+    """(header, rows) of a list, lists of str; a last line that is being written is left out.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     with open_csv(path, "r") as file:
-        header, *rows = csv_rows(file.read()) or [[]]
+        try:
+            header, *rows = csv_rows(file.read()) or [[]]
+        except csv.Error as error:
+            raise ValueError(f"no table: {error}") from error
     return header, [row for row in rows if len(row) == len(header)]
 
 
 def numbered(folder, name):
-    """The rows of all shards' lists: (header, dict of the photo's number -> row), both without the number."""
+    """The rows of all shards' lists: (header, dict of the photo's number -> row), both without the number.
+
+    Raises:
+        UserError: one is damaged.
+    """
     header, found = [], {}
     for path in lists_of(folder, name):
         if LIST_OF_SHARD.fullmatch(path.name):
-            header, rows = read_list(path)
-            found |= {int(row[-1]): row[:-1] for row in rows}
+            try:
+                header, rows = read_list(path)
+                found |= {int(row[-1]): row[:-1] for row in rows}
+            except (ValueError, IndexError) as error:
+                raise UserError(f"{path} is damaged ({first_line(error)}); expected a shard's list: remove it, and "
+                                "give the shard's command again") from error  # fmt: skip
     return header[:-1], found
 
 

@@ -405,9 +405,9 @@ def test_bad_usage_is_one_line(photos, tmp_path, capsys, arguments, message):
 
 
 @pytest.mark.any_backend
-def test_classes_that_the_network_does_not_know(run_script, photo_folder, tmp_path):
+def test_classes_that_the_network_does_not_know(run_here, photo_folder, tmp_path):
     folder = photo_folder({"cow/a.png": (1, 2, 3)})
-    result = run_script("evaluate_maps.py", folder, "--maps", "cam", "--only", "network", "--output", tmp_path / "out")
+    result = run_here("evaluate_maps.py", folder, "--maps", "cam", "--only", "network", "--output", tmp_path / "out")
     assert result.returncode == 2
     assert result.stderr == "error: the photos show cow; the networks know dog, cat, horse, bird\n"
 
@@ -465,11 +465,12 @@ def test_figures_of_the_original_measured_by_independent_code(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_script_is_one_command(run_script, photos, files, tmp_path):
+def test_script_is_one_command(run_here, photos, files, tmp_path, monkeypatch):
     """As its user runs it, with the paths of a network relative to where they are."""
-    result = run_script(
-        ROOT / "evaluate_maps.py", "--annotations", photos, "--maps", f"{files[0].name}:cam", "--only", "localisation",
-        "--output", tmp_path / "out", cwd=files[0].parent,
+    monkeypatch.chdir(files[0].parent)
+    result = run_here(
+        "evaluate_maps.py", "--annotations", photos, "--maps", f"{files[0].name}:cam", "--only", "localisation",
+        "--output", tmp_path / "out",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "9 photos, 10 objects" in result.stdout and "gap cam" in result.stdout

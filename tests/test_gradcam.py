@@ -204,7 +204,7 @@ def test_class_choices():
         chosen_classes(["4"], CLASSES)
 
 
-def test_files_of_a_run(run_script, photo_folder, tmp_path):
+def test_files_of_a_run(run_script, run_here, photo_folder, tmp_path):
     model = tmp_path / "vgg.h5"
     save_network(random_network(lambda: vgg16_network(4)), model, Meaning(CLASSES, 64, 64, 3), half=True)
     assert model.stat().st_size < 32e6
@@ -230,7 +230,7 @@ def test_files_of_a_run(run_script, photo_folder, tmp_path):
             with Image.open(tmp_path / "g" / folder / f"panel_for_{name}.jpg") as picture:
                 assert picture.width > 4 * 256 and picture.height > 128
         assert not (tmp_path / "g" / folder / "gradcam_for_dog.npy").exists()
-    assert "2 of 2 photos are done already" in run_script("gradcam_vgg16.py", *arguments).stdout
+    assert "2 of 2 photos are done already" in run_here("gradcam_vgg16.py", *arguments).stdout
 
 
 @pytest.mark.any_backend

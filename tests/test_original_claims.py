@@ -81,7 +81,7 @@ def test_what_a_map_follows():
     assert looks(1 - inner, picture)[0] == pytest.approx(32 * 40 / (32 * 40 - 24 * 30))  # all of it, over its area
 
 
-def test_the_whole_script(run_script, tmp_path):
+def test_the_whole_script(run_here, tmp_path):
     generator, records = np.random.default_rng(1), []
     (tmp_path / "set").mkdir()
     for number, name in enumerate(("dog", "cat", "horse", "bird")):
@@ -93,8 +93,8 @@ def test_the_whole_script(run_script, tmp_path):
     (tmp_path / "set" / "annotations.json").write_text(json.dumps(records))
     keras.utils.set_random_seed(0)
     save_network(original_network(4), tmp_path / "first.h5", ORIGINAL_MEANING)
-    result = run_script("benchmarks/original_claims.py", "--annotations", tmp_path / "set", "--original",
-                        tmp_path / "first.h5", "--output", tmp_path / "out")  # fmt: skip
+    result = run_here("original_claims.py", "--annotations", tmp_path / "set", "--original",
+                      tmp_path / "first.h5", "--output", tmp_path / "out")  # fmt: skip
     assert result.returncode == 0, result.stderr
     text = (tmp_path / "out" / "claims.md").read_text("utf-8")
     for name in ("cam_4class cam", "vgg16_4class guided-grad-cam", "first cam", "centred Gaussian"):
@@ -107,7 +107,7 @@ def test_the_whole_script(run_script, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_sets_of_one_name_are_refused(run_script, tmp_path):
+def test_sets_of_one_name_are_refused(run_here, tmp_path):
     places = [tmp_path / "a" / "set", tmp_path / "b" / "set"]
-    result = run_script("benchmarks/original_claims.py", "--annotations", *places)
+    result = run_here("original_claims.py", "--annotations", *places)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "names two sets alike" in result.stderr

@@ -44,11 +44,11 @@ def colour_photos(photo_folder):
     )
 
 
-def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, run_here, colour_photos, tmp_path):
+def test_killed_and_resumed_training_ends_with_the_same_weights(run_here, colour_photos, tmp_path):
     def arguments(name):
-        return ["--data", str(colour_photos), "--output", str(tmp_path / name / "net.h5"), "--epochs", "5"]
+        return ["--data", str(colour_photos), "--output", str(tmp_path / name / "net.h5"), "--epochs", "4"]
 
-    assert run_script("train_cam_4class.py", *arguments("whole")).returncode == 0
+    assert run_here("train_cam_4class.py", *arguments("whole")).returncode == 0
     command = [sys.executable, str(ROOT / "train_cam_4class.py"), *arguments("killed")]
     state = tmp_path / "killed" / "net_state.h5"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -58,7 +58,7 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, run_
     process.send_signal(signal.SIGKILL)
     process.communicate()
     with h5py.File(state) as file:
-        assert 1 <= len(json.loads(file.attrs["history"])) < 5
+        assert 1 <= len(json.loads(file.attrs["history"])) < 4
     refused = run_here("train_cam_4class.py", *arguments("killed"))
     assert refused.returncode == 2 and "expected --resume to go on" in refused.stderr
     other = run_here("train_cam_4class.py", *arguments("killed"), "--resume", "--seed", "7", "--batch-size", "8")
@@ -67,25 +67,25 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(run_script, run_
     assert "was trained with other settings (seed, batch_size, photos_sha256)" in other.stderr
     for photo in colour_photos.rglob("*.png"):
         os.utime(photo, (0, 0))  # the photos were copied anew since, which changes nothing
-    result = run_script("train_cam_4class.py", *arguments("killed"), "--resume")
+    result = run_here("train_cam_4class.py", *arguments("killed"), "--resume")
     assert result.returncode == 0, result.stderr
     whole, killed = (weights_of(tmp_path / name / "net.weights.h5") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys() and len(whole) > 30
     for name in whole:
         np.testing.assert_array_equal(whole[name], killed[name], err_msg=name)
     histories = [(tmp_path / name / "net_history.csv").read_text() for name in ("whole", "killed")]
-    assert histories[0] == histories[1] and histories[0].count("\n") == 6
+    assert histories[0] == histories[1] and histories[0].count("\n") == 5
     assert not state.exists()
     again = run_here("train_cam_4class.py", *arguments("killed"), "--resume")
     assert again.returncode == 0 and "is finished" in again.stdout
-    longer = run_here("train_cam_4class.py", *arguments("killed"), "--resume", "--epochs", "6")
+    longer = run_here("train_cam_4class.py", *arguments("killed"), "--resume", "--epochs", "5")
     assert longer.returncode == 2 and "was trained with other settings (epochs)" in longer.stderr
 
 
-def test_original_recipe_and_its_files(run_script, colour_photos, tmp_path):
+def test_original_recipe_and_its_files(run_here, colour_photos, tmp_path):
     output = tmp_path / "o" / "original.h5"
     (colour_photos / "dog" / "broken.jpg").write_bytes(b"\xff\xd8\xff but no more")
-    result = run_script(
+    result = run_here(
         "train_cam_4class.py", "--data", colour_photos, "--output", output, "--recipe", "original", "--epochs", "2"
     )
     assert result.returncode == 1, result.stderr  # one photo could not be read
@@ -129,10 +129,10 @@ def test_original_recipe_and_its_files(run_script, colour_photos, tmp_path):
     assert any("what Keras called accuracy" in line for line in lines)
 
 
-def test_half_precision_goes_through(run_script, colour_photos, tmp_path):
+def test_half_precision_goes_through(run_here, colour_photos, tmp_path):
     output = tmp_path / "h" / "half.h5"
     arguments = ("--data", colour_photos, "--output", output, "--epochs", "2", "--dtype", "float16", "--half")
-    result = run_script("train_cam_4class.py", *arguments)
+    result = run_here("train_cam_4class.py", *arguments)
     assert result.returncode == 0, result.stderr
     network, _ = load_network(output)
     assert network.compute_dtype == "float32" and np.isfinite(network.get_weights()[0]).all()
@@ -259,12 +259,12 @@ def test_cells_of_a_mosaic_share_the_networks_weights():
     assert {id(weight) for weight in cells.weights} == {id(weight) for weight in network.weights}
 
 
-def test_a_start_from_imagenets_file(run_script, colour_photos, tmp_path, imagenet_file):
+def test_a_start_from_imagenets_file(run_here, colour_photos, tmp_path, imagenet_file):
     """At a learning rate of nearly nothing the convolutions stay Keras's own, and so does what a pixel becomes."""
     path, reference = imagenet_file
     output = tmp_path / "v" / "net.h5"
-    result = run_script("train_cam_4class.py", "--recipe", "vgg16", "--weights", path, "--data", colour_photos,
-                        "--size", 48, "--epochs", 1, "--learning-rate", 1e-9, "--output", output)  # fmt: skip
+    result = run_here("train_cam_4class.py", "--recipe", "vgg16", "--weights", path, "--data", colour_photos,
+                      "--size", 48, "--epochs", 1, "--learning-rate", 1e-9, "--output", output)  # fmt: skip
     assert result.returncode == 0, result.stderr
     network, meaning = load_network(output)
     assert (meaning.height, meaning.bgr, meaning.scale) == (48, True, 1.0)
