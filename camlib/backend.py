@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from camlib.console import EXIT_BAD_USAGE, first_line
+from camlib.private_keras import missing_names
 
 
 @contextlib.contextmanager
@@ -34,9 +35,18 @@ def quiet_start():
         del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
 
+class PrivateNameError(Exception):
+    """Keras has no longer what it never promised to keep."""
+
+
 def refuse_to_start(error):
     """End a script with one line where Keras cannot start; whoever imports this file gets an ImportError."""
-    if isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow"):
+    if isinstance(error, PrivateNameError):
+        message = (
+            f"Keras {keras.__version__} has no {error}, which is used here; expected one of the versions that "
+            "pip install -r requirements.txt installs"
+        )
+    elif isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow"):
         message = f"{error.name} is not installed; expected what pip install -r requirements.txt installs"
     else:
         settings = Path(os.environ.get("KERAS_HOME", Path("~", ".keras").expanduser()), "keras.json")
@@ -65,6 +75,8 @@ try:
             from jax.experimental import multihost_utils
         else:
             raise ImportError(f"the backend {BACKEND} has no gradients here")
+        if missing := missing_names():
+            raise PrivateNameError(missing[0])
 except (
     Exception
 ) as error:  # a backend that is not installed or unknown, a damaged keras.json: Keras raises various ones
