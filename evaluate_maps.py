@@ -20,7 +20,6 @@ from camlib.console import (
     ArgumentParser,
     Progress,
     UserError,
-    answer_at_once,
     counted,
     print_table,
     run_script,
@@ -75,7 +74,7 @@ def parse_arguments(arguments=None):
 
 
 if __name__ == "__main__":
-    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+    parse_arguments()  # before Keras is imported, which takes seconds
 
 from camlib.backend import device_name
 

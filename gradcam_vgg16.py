@@ -16,7 +16,7 @@ sigmoid or neither, a vision transformer, or a segmentation.
 from pathlib import Path
 
 from camlib.cam_family import METHODS
-from camlib.console import ArgumentParser, answer_at_once, command, counted, run_script
+from camlib.console import ArgumentParser, command, counted, run_script
 from camlib.engines import check_machine_options, engine_of
 from camlib.files import file_sha256, parse_place
 from camlib.options import (
@@ -81,7 +81,7 @@ def parse_arguments(arguments=None):
 
 
 if __name__ == "__main__":
-    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+    parse_arguments()  # before Keras is imported, which takes seconds
 
 from camlib.backend import device_name, leave_gpus
 

@@ -15,7 +15,7 @@ does only what is missing.
 
 from pathlib import Path
 
-from camlib.console import ArgumentParser, UserError, answer_at_once, command, counted, run_script
+from camlib.console import ArgumentParser, UserError, command, counted, run_script
 from camlib.engines import check_machine_options, engine_of
 from camlib.files import parse_place
 from camlib.options import (
@@ -61,7 +61,7 @@ def parse_arguments(arguments=None):
 
 
 if __name__ == "__main__":
-    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+    parse_arguments()  # before Keras is imported, which takes seconds
 
 from camlib.backend import compiled, device_name, leave_gpus, traced
 

@@ -13,6 +13,9 @@ Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within 
 photos. Arrow keys or the slider go through the photos, up and down through the classes, `h` lists the keys.
 """
 
+import camlib  # noqa: F401 - before what takes a while, see camlib.beginning
+
+# isort: split
 import os
 from pathlib import Path
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from camlib.console import (
     EXIT_SOME_FAILED,
     ArgumentParser,
-    answer_at_once,
     counted,
     run_script,
     whole_number,
@@ -167,7 +166,7 @@ def parse_arguments(arguments=None):
 
 
 if __name__ == "__main__":
-    answer_at_once(parse_arguments)  # before Keras is imported, which takes seconds
+    parse_arguments()  # before Keras is imported, which takes seconds
 
 from camlib.backend import ALONE, all_devices, device_name, usual_settings
 

@@ -20,11 +20,12 @@ from rich.progress import Progress as TerminalProgress
 from rich.table import Table
 from rich.text import Text
 
+from camlib.beginning import ENDING_SIGNALS, EXIT_OF_SIGNALS, is_heeded
+
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 EXIT_SOME_FAILED = 1
 EXIT_BAD_USAGE = 2
-EXIT_OF_SIGNALS = 128  # a shell adds the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 SECONDS_TO_STOP = 5  # after Ctrl-C, for what is worth saving
 SECONDS_TO_FINISH = 4  # the batch, after SIGTERM; schedulers kill what is there 10 or 30 seconds after it
 SHOW_CURSOR = "\x1b[?25h"
@@ -154,37 +155,6 @@ def command(script, *arguments):
 
 
 # ---------------------------------------------------------------- beginning and ending
-
-
-def answer_at_once(parse_arguments):
-    """Answer --help and what is wrong in the command, before a script imports Keras, which takes seconds.
-
-    Ctrl-C while that is imported ends the script in one line. A script calls this under its parse_arguments, and has
-    its imports of Keras below.
-
-    Args:
-        parse_arguments: function of the script that ends it where the user's words are wrong.
-    """
-    screen = os.dup(2)  # stderr is elsewhere while the backend starts
-
-    def stop(number, _):
-        with contextlib.suppress(OSError):  # of a terminal that is gone
-            os.write(screen, b"\nstopped before it began\n")
-        os._exit(EXIT_OF_SIGNALS + number)
-
-    for number in (signal.SIGINT, *ENDING_SIGNALS):
-        if is_heeded(number):
-            signal.signal(number, stop)
-    parse_arguments()
-
-
-# What a scheduler, or a terminal that is closed, sends; Windows has no SIGHUP
-ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-def is_heeded(number):
-    """Whether a signal is not ignored, as Ctrl-C is in the background of a shell and SIGHUP under nohup."""
-    return signal.getsignal(number) not in (None, signal.SIG_IGN)
 
 
 def run_script(main, go_on="the same command goes on from here"):

@@ -23,6 +23,10 @@ PATIENCE = 5  # times that a lock is asked for once more
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them says
 
 
+class BeingWritten(UserError):
+    """Another process has the right to write."""
+
+
 class OnlyWriter:
     """The right to write to a folder, or to those files of it that share a name; one process has it at a time.
 
@@ -34,7 +38,7 @@ class OnlyWriter:
         option: str, what says where a run writes.
 
     Raises:
-        UserError: another process has it; the message says which, where, and since when.
+        BeingWritten: another process has it; the message says which, where, and since when.
     """
 
     def __init__(self, folder, name="", option="--output"):
@@ -44,7 +48,7 @@ class OnlyWriter:
         try:
             self.file = patiently_locked(self.path)
         except BlockingIOError:
-            raise UserError(
+            raise BeingWritten(
                 f"{folder / name} is being written by {described(self.holder)}; expected another {option}, or to wait "
                 "until it has ended"
             ) from None

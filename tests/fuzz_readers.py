@@ -25,8 +25,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from camlib.console import ROOT, ArgumentParser, UserError, counted, run_script
-from camlib.files import read_json, write_json, write_whole
+from camlib.files import read_json, write_json
 from camlib.quarantine import read_contents
+from tests.tables import put, rows
 
 PROGRAM = ROOT / "tests" / "fuzzed_readers.py"
 MOST_SECONDS, MOST_MEGABYTES = 10, 2048
@@ -34,7 +35,6 @@ MOST_SECONDS_OF_A_CHILD = 2  # so that less time goes into waiting; the child it
 LIBRARIES = 1024  # MB that TensorFlow and the other libraries take before anything is read
 READ_BY_A_CHILD = ("model-hdf5", "model-archive")
 GIVEN_UP = 5  # starts in a row without one execution
-TABLE = re.compile("<!-- fuzzing -->.*<!-- end of fuzzing -->", re.DOTALL)
 
 
 def readers():
@@ -112,21 +112,24 @@ def set_aside(findings, contained):
 
 
 def table(known):
-    """Markdown: what was run, and the counts."""
-    lines = [
-        "| reader | minutes | executions | inputs kept | crashes and hangs contained | findings |",
-        "|---|---|---|---|---|---|",
+    """The lines of a table: what was run, and the counts."""
+    header = ["reader", "minutes", "executions", "inputs kept", "crashes and hangs contained", "findings"]
+    cells = [
+        [
+            name,
+            round(one["seconds"] / 60),
+            f"{one['executions']:,}",
+            one["inputs"],
+            one["contained"],
+            len(one["findings"]),
+        ]
+        for name, one in known.items()
     ]
-    for name, counts in known.items():
-        lines.append(
-            f"| {name} | {counts['seconds'] / 60:.0f} | {counts['executions']:,} | {counts['inputs']:,} | "
-            f"{counts['contained']:,} | {len(counts['findings'])} |"
-        )
     total = sum(counts["executions"] for counts in known.values())
     found = sum(len(counts["findings"]) for counts in known.values())
     days = sorted({counts["day"] for counts in known.values()})
-    return "\n".join([*lines, "", f"{total:,} executions, {counted(found, 'finding')} left; {days[0]} to {days[-1]}, "
-                      f"Atheris {metadata.version('atheris')}, Python {sys.version.split()[0]}."])  # fmt: skip
+    about = f"{days[0]} to {days[-1]}, Atheris {metadata.version('atheris')}, Python {sys.version.split()[0]}."
+    return [*rows(header, cells), "", f"{total:,} executions, {counted(found, 'finding')} left; {about}"]
 
 
 def main(arguments=None):
@@ -143,9 +146,7 @@ def main(arguments=None):
         write_json(known_file, {name: known[name] for name in readers() if name in known})
         print(json.dumps({name: counts}), flush=True)
     if settings.docs:
-        page = settings.docs.read_text("utf-8")
-        text = f"<!-- fuzzing -->\n{table(known)}\n<!-- end of fuzzing -->"
-        write_whole(settings.docs, lambda file: file.write(TABLE.sub(lambda _: text, page).encode()))
+        put(settings.docs, "fuzzing", table(known))
     return 1 if any(counts["findings"] for counts in known.values()) else 0
 
 

@@ -11,6 +11,8 @@ import json
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from PIL import Image
 from camlib.console import UserError
 from camlib.demo import scenes
 from camlib.demo.scenes import CLASSES, PAIRS, draw_demo, draw_scene
+from camlib.locks import BeingWritten, OnlyWriter
 
 pytestmark = pytest.mark.any_backend
 
@@ -194,3 +197,27 @@ def test_demo_folder_draws_only_what_is_missing(tmp_path, monkeypatch, capsys):
     (folder / "val" / "dog" / "dog_000.jpg").unlink()
     scenes.demo_folder()
     assert digests(folder) == written
+
+
+def test_what_a_killed_process_left_behind_is_gone(tmp_path):
+    left = tmp_path / ".demo.partial" / "new" / "train"
+    left.mkdir(parents=True)
+    (left / "dog_000.jpg").write_bytes(b"half")
+    draw_demo(tmp_path / "demo", train=1, val=1, both=1, size=32)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_a_set_is_drawn_by_one_process_at_a_time(tmp_path, monkeypatch):
+    """A second command is told in one line; a script that needs the set waits for it."""
+    few = functools.partial(draw_demo, train=1, val=1, both=1, size=32)
+    monkeypatch.setattr(scenes, "draw_demo", few)
+    monkeypatch.setattr(scenes, "DEMO_FOLDER", tmp_path / "demo")
+    with OnlyWriter(tmp_path, "demo"), ThreadPoolExecutor() as pool:
+        with pytest.raises(BeingWritten, match="demo is being written by"):
+            few(tmp_path / "demo")
+        waiting = pool.submit(scenes.demo_folder)
+        time.sleep(0.2)
+        assert not waiting.done() and not (tmp_path / "demo").exists()
+        few.func(tmp_path / "other", train=1, val=1, both=1, size=32)
+        (tmp_path / "other").rename(tmp_path / "demo")
+    assert waiting.result(timeout=60) == tmp_path / "demo"

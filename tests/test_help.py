@@ -131,17 +131,36 @@ def test_a_printed_command_is_read_by_the_shell_as_it_was_meant(tmp_path, monkey
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to a process")
-def test_ctrl_c_while_keras_is_imported_is_one_line(tmp_path):
-    """A stand-in for Keras that takes forever, so that the moment is certain."""
-    (tmp_path / "keras.py").write_text("import time\nopen('begun', 'w')\ntime.sleep(60)\n")
-    process = subprocess.Popen([sys.executable, ROOT / "make_cam_maps.py"], stderr=subprocess.PIPE, text=True,
+@pytest.mark.parametrize(
+    ("script", "module", "number"),
+    [
+        ("make_cam_maps.py", "keras", signal.SIGINT),
+        *((script, "numpy", signal.SIGINT) for script in (*SCRIPTS, "join_shards.py", "data/prepare.py")),
+        ("data/draw_demo.py", "cv2", signal.SIGINT),
+        ("gradcam_vgg16.py", "rich", signal.SIGTERM),
+        ("show_heatmaps.py", "matplotlib", signal.SIGHUP),
+    ],
+)
+def test_what_ends_a_script_before_it_begins_is_one_line(tmp_path, script, module, number):
+    """A stand-in for a library that takes forever, so that the moment is certain."""
+    (tmp_path / f"{module}.py").write_text("import time\nopen('begun', 'w')\ntime.sleep(60)\n")
+    process = subprocess.Popen([sys.executable, ROOT / script], stderr=subprocess.PIPE, text=True,
                                env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=30)
-    assert (process.returncode, error) == (130, "\nstopped before it began\n")
+    assert (process.returncode, error) == (128 + number, "\nstopped before it began\n")
+
+
+def test_a_program_that_imports_camlib_keeps_its_own_handlers(tmp_path):
+    (tmp_path / "own.py").write_text(
+        f"import signal, sys\nsys.path.insert(0, {str(ROOT)!r})\nbefore = signal.getsignal(signal.SIGTERM)\n"
+        "import camlib.console\nassert signal.getsignal(signal.SIGTERM) is before\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, tmp_path / "own.py"], check=True)
 
 
 # Where KeyboardInterrupt does not arrive: in a callback whose exceptions Python ignores, in a library that catches all

@@ -17,11 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from camlib.console import ROOT, ArgumentParser, UserError, run_script
-from camlib.files import read_json, write_json, write_whole
+from camlib.files import read_json, write_json
+from tests.tables import put, rows
 
 SHOWN = ("tensorflow", "keras", "jax", "numpy", "opencv-python", "matplotlib", "h5py", "pillow", "scipy")
 COUNTS = re.compile(r"([0-9]+) (passed|failed|skipped|error)")
-TABLE = re.compile("<!-- versions -->.*<!-- end of versions -->", re.DOTALL)
 
 
 def parse_arguments(arguments=None):
@@ -78,13 +78,12 @@ def tried(python, resolution, output, tests):
 
 
 def table(known):
-    """Markdown: a row for each environment."""
-    lines = [f"| Python | {' | '.join(SHOWN)} | passed | failed | skipped | day |", "|---" * (len(SHOWN) + 5) + "|"]
-    for name, result in known.items():
-        numbers = result["passed"], result["failed"] + result["error"], result["skipped"]
-        cells = [name.replace(":", ", "), *result["versions"].values(), *numbers, result["day"]]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+    """The lines of a table: a row for each environment."""
+    cells = [
+        [name, *one["versions"].values(), one["passed"], one["failed"] + one["error"], one["skipped"], one["day"]]
+        for name, one in known.items()
+    ]
+    return rows(["Python", *SHOWN, "passed", "failed", "skipped", "day"], cells)
 
 
 def main(arguments=None):
@@ -100,9 +99,7 @@ def main(arguments=None):
             known[one] = result
             write_json(known_file, known)
     if settings.docs:
-        page = settings.docs.read_text("utf-8")
-        text = f"<!-- versions -->\n{table(known)}\n<!-- end of versions -->"
-        write_whole(settings.docs, lambda file: file.write(TABLE.sub(lambda _: text, page).encode()))
+        put(settings.docs, "versions", table(known))
     return 1 if failed else 0
 
 

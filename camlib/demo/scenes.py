@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from camlib.demo.animals import (
     pose_animal,
 )
 from camlib.demo.backgrounds import SUPERSAMPLING, draw_background, smooth_noise
+from camlib.locks import BeingWritten, OnlyWriter
 
 CLASSES = ("dog", "cat", "horse", "bird")
 PAIRS = tuple((first, second) for i, first in enumerate(CLASSES) for second in CLASSES[i + 1 :])
@@ -330,7 +331,9 @@ def put_in_place(fresh, old, folder):
 
 
 def draw_demo(folder, seed=0, train=200, val=50, both=50, size=128, only_if_incomplete=False):
-    """Draw a whole demo set, in a temporary folder next to its place, and put it there once it is complete.
+    """Draw a whole demo set, in a hidden folder next to its place, and put it there once it is complete.
+
+    One process does so at a time; what one that was killed has left behind is drawn anew.
 
     Args:
         folder: where the set goes; missing, empty, or an older demo set, which is then replaced.
@@ -345,20 +348,22 @@ def draw_demo(folder, seed=0, train=200, val=50, both=50, size=128, only_if_inco
 
     Raises:
         UserError: the folder holds something other than a demo set.
+        BeingWritten: another process draws it.
     """
     folder = Path(folder).absolute()
     check_replaceable(folder, complete=not only_if_incomplete)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        fresh = workshop / "new"
-        fresh.mkdir()
-        write_set(fresh, seed, {"train": train, "val": val, "both": both}, size)
-        check_replaceable(folder, complete=not only_if_incomplete)  # it may have changed in the meantime
-        if not (only_if_incomplete and (folder / "annotations.json").is_file()):
-            put_in_place(fresh, workshop / "old", folder)
-    finally:
+    workshop = folder.with_name(f".{folder.name}.partial")
+    with OnlyWriter(folder.parent, folder.name):
         shutil.rmtree(workshop, ignore_errors=True)
+        try:
+            fresh = workshop / "new"
+            fresh.mkdir(parents=True)
+            write_set(fresh, seed, {"train": train, "val": val, "both": both}, size)
+            check_replaceable(folder, complete=not only_if_incomplete)  # it may have changed in the meantime
+            if not (only_if_incomplete and (folder / "annotations.json").is_file()):
+                put_in_place(fresh, workshop / "old", folder)
+        finally:
+            shutil.rmtree(workshop, ignore_errors=True)
     train, val = len(CLASSES) * train, len(CLASSES) * val
     return {"train": train, "val": val, "both": both, "masks": train + val + 2 * both}
 
@@ -373,7 +378,10 @@ def demo_folder():
         UserError: data/demo holds something other than a demo set.
     """
     folder = DEMO_FOLDER
-    if not (folder / "annotations.json").is_file():
-        print(f"drawing the demo set into {folder} (once, about 20 s)", flush=True)
-        draw_demo(folder, only_if_incomplete=True)
+    while not (folder / "annotations.json").is_file():
+        try:
+            print(f"drawing the demo set into {folder} (once, about 20 s)", flush=True)
+            draw_demo(folder, only_if_incomplete=True)
+        except BeingWritten:  # by another script that needs it
+            time.sleep(1)
     return folder
