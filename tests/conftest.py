@@ -1,5 +1,6 @@
 """What several test files use: tiny networks with hand-set weights, small photo folders, the scripts as processes."""
 
+import csv
 import importlib
 import os
 import shutil
@@ -121,6 +122,12 @@ def as_nobody(photos_with_closed_folder):
         os.seteuid(0)
     else:
         yield
+
+
+def read_csv(path):
+    """The rows of a CSV file, list of dicts."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def write_weights_file(path, network):

@@ -1,6 +1,5 @@
 """Class activation maps against float64 NumPy, the network's own logits, and the files that users read."""
 
-import csv
 import io
 import json
 import os
@@ -14,7 +13,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, read_csv
 from keras import layers
 from PIL import Image
 
@@ -42,11 +41,6 @@ def model_file(tmp_path):
     path = tmp_path / "model.h5"
     save_network(network, path, Meaning(CLASSES, 32, 32, 3))
     return path
-
-
-def read_csv(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_maps_equal_a_float64_sum_over_channels():
