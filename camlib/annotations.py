@@ -300,5 +300,5 @@ def sha256_if_readable(path):
     """SHA-256 of a file, None of one that cannot be read, which is listed when it is looked at."""
     try:
         return file_sha256(path)
-    except OSError:
+    except (OSError, UserError):
         return None

@@ -15,6 +15,7 @@ import numpy as np
 
 from camlib.console import UserError, first_line
 
+MOST_TEXT = 2**26  # bytes: the longest description of a network has 1.2 million
 MOST_JSON = 2**28  # bytes: annotations of a million photos have fewer
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
@@ -91,6 +92,20 @@ def read_json(path):
             return json.load(file)
     except RecursionError:
         raise ValueError("lists in lists without end") from None
+
+
+def read_text(path):
+    """The text of a file of somebody's, UTF-8.
+
+    Raises:
+        OSError: it is not there, or may not be read.
+        ValueError: it is no file, longer than MOST_TEXT, or no text.
+    """
+    refuse_no_file(path)
+    if os.path.getsize(path) > MOST_TEXT:
+        raise ValueError(f"longer than {MOST_TEXT // 2**20} MB")
+    with open(path, encoding="utf-8-sig") as file:
+        return file.read()
 
 
 def refuse_no_file(path):
@@ -173,6 +188,15 @@ def open_csv(path, mode):
 
 
 def file_sha256(path):
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: it is not there, or may not be read.
+        UserError: it is no file, and may have no end.
+    """
+    try:
+        refuse_no_file(path)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}; expected a file") from error
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

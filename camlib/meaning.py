@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from camlib.console import UserError
+from camlib.files import read_text
 
 # ---------------------------------------------------------------- pixels in
 
@@ -190,8 +191,8 @@ def read_class_names(path):
         UserError: the file cannot be read, is empty, or repeats a name.
     """
     try:
-        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
         raise UserError(
             f"--class-names {path} cannot be read ({error}); expected a text file, one class a line"
         ) from error

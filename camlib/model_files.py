@@ -14,13 +14,13 @@ from camlib.backend import usual_settings
 from camlib.class_folders import ORIGINAL_CLASSES
 from camlib.console import UserError, first_line
 from camlib.file_kinds import shown
-from camlib.files import file_sha256
+from camlib.files import file_sha256, read_text
 from camlib.meaning import Meaning, meaning_of
 from camlib.networks import original_network
 from camlib.old_configurations import network_inputs, up_to_date
 from camlib.old_operations import CannotRepair
 from camlib.old_weights import load_weights
-from camlib.quarantine import read_contents, read_text
+from camlib.quarantine import read_contents
 
 MODELS = Path(__file__).parent.parent / "models"
 GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5"  # the networks shipped

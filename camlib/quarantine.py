@@ -99,16 +99,6 @@ def read_contents(path, largest=None):
         raise UserError(f"{shown(path)} cannot be read ({reason}); {EXPECTED}") from error
 
 
-def read_text(path):
-    """The text of a small file, UTF-8.
-
-    Raises:
-        OSError, ValueError: it is none.
-    """
-    with opened(path, SMALL) as file:
-        return file.read(SMALL).decode("utf-8-sig")
-
-
 @contextlib.contextmanager
 def opened(path, largest):
     """An ordinary file of at most `largest` bytes; a pipe or device would never end.

@@ -1,14 +1,15 @@
 """Boxes and masks from our JSON, from PASCAL VOC's XML files and from a folder of masks."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.annotations import Annotation, read_annotations, size_of
+from camlib.annotations import Annotation, find_items, items_sha256, read_annotations, size_of
 from camlib.console import UserError
-from camlib.photos import PhotoError
+from camlib.photos import PhotoError, read_photo
 
 pytestmark = pytest.mark.any_backend
 
@@ -112,3 +113,20 @@ def test_a_mask_is_a_picture(tmp_path, content):
     assert "identify" in str(why.value)
     with pytest.raises(UserError, match="expected a mask"):
         size_of(tmp_path / "mask.png")
+
+
+def test_photos_and_masks_without_end_are_not_waited_for(tmp_path):
+    """An annotations.json may name what it likes, such as a device or a pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    records = [
+        {"file": place, "class": "dog", "boxes": [], "mask": place, "width": 60, "height": 40}
+        for place in ("/dev/zero", "pipe")
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps(records))
+    items = find_items([], tmp_path / "annotations.json")
+    assert len(items_sha256(items)["photos_sha256"]) == 64
+    for item in items:
+        with pytest.raises(PhotoError, match="empty file"):
+            read_photo(item.path)
+        with pytest.raises(PhotoError, match="a pipe or a device"):
+            item.annotation.inside(4, 6)

@@ -1,5 +1,7 @@
 """What numbers mean: pixels prepared, preprocessing, probabilities, names."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -100,6 +102,16 @@ def test_class_names_files(tmp_path):
             read_class_names(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_class_names(tmp_path / "nowhere.txt")
+
+
+def test_class_names_are_read_from_files_alone(tmp_path):
+    """Not from what has no end, or is longer than names are."""
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "long.txt", "wb") as file:
+        file.truncate(2**40)
+    for name, reason in (("pipe", "a pipe or a device"), ("/dev/zero", "a pipe or a device"), ("long.txt", "longer")):
+        with pytest.raises(UserError, match=f"cannot be read .*{reason}.*expected a text file"):
+            read_class_names(tmp_path / name)
 
 
 def test_imagenet_names_and_groups():
