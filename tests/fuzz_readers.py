@@ -45,14 +45,16 @@ def readers():
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     known = readers()
-    parser.add_argument("readers", nargs="*", choices=[*known, []], default=known, metavar="READER",
-                        help=f"{', '.join(known)}; default: all")  # fmt: skip
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"{', '.join(known)}; default: all")
     parser.add_argument("--minutes", type=float, default=30, metavar="M", help="for each reader; default: 30")
     parser.add_argument("--output", type=Path, default=Path("outputs/fuzz"), metavar="DIR",
                         help="folder of inputs, findings and counts; default: outputs/fuzz")  # fmt: skip
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table of all counts there")
     settings = parser.parse_args(arguments)
     parser.require(settings, minutes=0)
+    if unknown := set(settings.readers) - set(known):
+        parser.error(f"{unknown.pop()}: expected some of {', '.join(known)}")
+    settings.readers = settings.readers or list(known)
     return settings
 
 

@@ -78,8 +78,7 @@ COMMANDS = {
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("commands", nargs="*", choices=[*COMMANDS, []], default=list(COMMANDS), metavar="COMMAND",
-                        help=f"{', '.join(COMMANDS)}; default: all")  # fmt: skip
+    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=f"{', '.join(COMMANDS)}; default: all")
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="of each command; default: 0")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments; default: 0")
     parser.add_argument("--output", type=Path, default=Path("outputs/kills"), metavar="DIR",
@@ -87,6 +86,9 @@ def parse_arguments(arguments=None):
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table of all counts there")
     settings = parser.parse_args(arguments)
     parser.require(settings, kills=0)
+    if unknown := set(settings.commands) - set(COMMANDS):
+        parser.error(f"{unknown.pop()}: expected some of {', '.join(COMMANDS)}")
+    settings.commands = settings.commands or list(COMMANDS)
     return settings
 
 
