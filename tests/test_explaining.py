@@ -161,21 +161,34 @@ def test_mixed_precision_is_for_training(kept_in):
     assert keras.backend.standardize_dtype(kept_in(PIXELS / 255).dtype) == "float16"
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_maps_are_float32_and_close(dtype):
-    """The shipped network on drawings: maps of single photos may jump where a ReLU or a maximum changes sides."""
+PARTS, DRAWINGS = ("features", "cams", "guided", "products"), 8
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    """Of drawings: the network's input, and what the shipped network has of them in float32, dict of name -> array."""
     network, meaning = load_network(VGG_NETWORK)
-    photos = find_photos([demo_folder() / "both"])[:16]
-    _, images, _ = next(read_batches(photos, meaning, 16))
+    _, images, _ = next(read_batches(find_photos([demo_folder() / "both"])[:DRAWINGS], meaning, DRAWINGS))
     images = ops.convert_to_tensor(meaning.prepare(images))
-    shape = tuple(images.shape[1:])
-    classes = ops.convert_to_tensor(np.full((1, 16), explaining.PREDICTED, np.int32))
-    full = gradcam_vgg16.explainer(network, survey(network, shape))(images, classes)
+    return images, parts_of(network, images)
+
+
+def parts_of(network, images):
+    classes = ops.convert_to_tensor(np.full((1, DRAWINGS), explaining.PREDICTED, np.int32))
+    found = gradcam_vgg16.explainer(network, survey(network, tuple(images.shape[1:])))(images, classes)
+    return {name: ops.convert_to_numpy(getattr(found, name)) for name in PARTS}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_maps_are_float32_and_close(drawings, dtype):
+    """The shipped network on drawings: maps of single photos may jump where a ReLU or a maximum changes sides."""
+    images, full = drawings
+    network, _ = load_network(VGG_NETWORK)
     set_dtype(network, dtype)
     assert {str(weight.dtype) for weight in network.weights} == {"float32"}
-    half = gradcam_vgg16.explainer(network, survey(network, shape))(images, classes)
-    for name in ("features", "cams", "guided", "products"):
-        one, other = (ops.convert_to_numpy(getattr(found, name)) for found in (full, half))
+    half = parts_of(network, images)
+    for name in PARTS:
+        one, other = full[name], half[name]
         assert other.dtype == np.float32 and (other != one).any()
-        pairs = zip(one.reshape(16, -1), other.reshape(16, -1), strict=True)
+        pairs = zip(one.reshape(DRAWINGS, -1), other.reshape(DRAWINGS, -1), strict=True)
         assert np.median([np.corrcoef(pair)[0, 1] for pair in pairs]) > 0.99
