@@ -115,7 +115,9 @@ def test_card_names_the_files_and_their_scores(path, demo):
     card = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
     assert file_sha256(path) in card and path.stat().st_size <= MOST_BYTES
     if path == CAM:
-        found = {name: probabilities_of(logits) for name, (_, logits) in demo[0].items() if name.startswith("val/")}
+        found = {
+            name: probabilities_of(logits[None])[0] for name, (_, logits) in demo[0].items() if name.startswith("val/")
+        }
     else:
         found = probabilities_on(path, demo_folder() / "val")
     np.testing.assert_allclose(accuracies(found), card_rows()[path.name, "demo val"], atol=0.006)
