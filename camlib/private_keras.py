@@ -2,7 +2,7 @@
 
 import importlib
 
-# Module -> names in it, with dots for what is in what; an object made by a call is marked with ().
+# Module -> names in it, with dots for what is in what; a layer's instance is marked with ().
 PRIVATE = {
     "keras": (
         "Operation.__call__",  # exchanged while a network is watched
@@ -39,7 +39,7 @@ def has(module, name):
         found = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part.removesuffix("()"))
-            found = found() if part.endswith("()") else found
+            found = found(name="looked_at") if part.endswith("()") else found  # a name that Keras need not count up
     except (ImportError, AttributeError):
         return False
     return True
