@@ -1,13 +1,13 @@
 """Time and memory of make_cam_maps.py against the number of photos, their size and the number of classes: a plot.
 
-    python benchmarks/growth.py                                # about ten minutes on two cores
+    python benchmarks/growth.py                                # about a quarter of an hour on two cores
     python benchmarks/growth.py --axes photos --photos 100 1000
     python benchmarks/growth.py --tables-only --docs docs/speed.md
 
 Each point is the script in a process of its own, arrays alone (--no-pictures), of JPEG photos of 500x375 that this
 makes, in batches of 8: from its start to its end, and its peak memory. The network is the pooling-free one with random
-weights. Photos are seen at 96x96 and classes are four where they are not what grows. Writes growth.csv, from which the
-same command goes on, growth.png and growth.md, with what ten million photos need.
+weights. Where they are not what grows, photos are seen at 96x96, many photos at 32x32, and classes are four. Writes
+growth.csv, from which the same command goes on, growth.png and growth.md, with what ten million photos need.
 """
 
 import csv
@@ -33,6 +33,7 @@ from camlib.files import open_csv, write_whole
 
 HEIGHT, WIDTH, DIFFERENT = 375, 500, 100  # of the photos, and how many of them are not the same file again
 SIZE, CLASSES = 96, 4
+SIZE_OF_MANY = 32  # where photos grow: what the run does beside the network counts as much there
 OF_SIZES, OF_CLASSES = 100, 20  # photos where something else grows
 BATCH = 8  # photos at once: 32 of 512x512 would take 10 GB
 MANY = 10_000_000
@@ -114,7 +115,8 @@ def run_and_watch(command):
 def measure(axis, value, where):
     """The Point of a value of an axis."""
     photos = value if axis == "photos" else OF_SIZES if axis == "size" else OF_CLASSES
-    size, classes = value if axis == "size" else SIZE, value if axis == "classes" else CLASSES
+    size = {"photos": SIZE_OF_MANY, "size": value, "classes": SIZE}[axis]
+    classes = value if axis == "classes" else CLASSES
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write_photos(place / "photos", photos)
@@ -154,16 +156,18 @@ def read_points(path):
 
 
 def costs_of(points):
-    """(seconds a photo, MB written a photo, MB at the peak) of many photos: what the most take more than the fewest.
+    """(seconds a photo, MB written a photo, MB at the peak) at SIZE, without what a run takes for its start.
 
-    None where fewer than two numbers of photos were measured.
+    The start is what is left of the fewest photos' time when each photo takes what the most took more than the fewest.
+    None where two numbers of photos and SIZE were not measured.
     """
     found = sorted((point for point in points if point.axis == "photos"), key=lambda point: point.photos)
-    if len(found) < 2 or found[0].photos == found[-1].photos:
+    usual = next((point for point in points if point.axis == "size" and point.size == SIZE), None)
+    if len(found) < 2 or found[0].photos == found[-1].photos or usual is None:
         return None
     few, many = found[0], found[-1]
-    more = many.photos - few.photos
-    return (many.seconds - few.seconds) / more, (many.output_mb - few.output_mb) / more, many.peak_mb
+    start = few.seconds - few.photos * (many.seconds - few.seconds) / (many.photos - few.photos)
+    return (usual.seconds - start) / usual.photos, usual.output_mb / usual.photos, usual.peak_mb
 
 
 def paragraph(points):
@@ -173,12 +177,14 @@ def paragraph(points):
         return None
     (seconds, written, peak), cores = costs, points[0].cores
     core_hours = seconds * cores * MANY / 3600
-    largest = max(point.photos for point in points if point.axis == "photos")
+    few, *_, many = sorted((point for point in points if point.axis == "photos"), key=lambda point: point.photos)
     hours, processes = core_hours / (NODES * CORES), CORES // cores or 1
     return (
-        f"A photo more takes {1000 * seconds:.1f} ms on {counted(cores, 'core')}, {1000 * seconds * cores:.1f} ms of "
-        f"one, and {1000 * written:.0f} kB of the disk; memory was {peak:,.0f} MB with {largest:,} photos. Ten million "
-        f"photos are then {core_hours:,.0f} core hours: {seconds * MANY / 86400:.1f} days on this machine, or "
+        f"{counted(many.photos, 'photo')} took {many.peak_mb / few.peak_mb:.2f} times the memory of {few.photos:,}. At "
+        f"{SIZE}x{SIZE} a photo takes {1000 * seconds:.1f} ms on {counted(cores, 'core')}, "
+        f"{1000 * seconds * cores:.1f} ms of one, and {1000 * written:.0f} kB of the disk, the process {peak:,.0f} MB of "
+        "memory. Ten million photos "
+        f"are then {core_hours:,.0f} core hours: {seconds * MANY / 86400:.1f} days on this machine, or "
         f"{hours:.1f} hours on {NODES} nodes of {CORES} such cores, with {written * MANY / 1e6:.1f} TB of arrays in "
         f"{MANY * CLASSES / 1e6:.0f} million files. Only the disk is shared: each process is given its own part of the "
         f"photos and writes a folder of its own; {processes} of them on a node take {processes * peak / 1000:,.0f} GB."
@@ -204,7 +210,8 @@ def draw(path, points):
         panels[0, column].yaxis.set_minor_formatter("")
         panels[1, column].set_ylim(bottom=0)
         panels[1, column].set_xlabel(axis if axis != "size" else "height and width, pixels")
-        others = {"photos": f"{SIZE}x{SIZE}, {CLASSES} classes", "size": f"{OF_SIZES} photos, {CLASSES} classes",
+        usual = f"{CLASSES} classes"
+        others = {"photos": f"{SIZE_OF_MANY}x{SIZE_OF_MANY}, {usual}", "size": f"{OF_SIZES} photos, {usual}",
                   "classes": f"{OF_CLASSES} photos, {SIZE}x{SIZE}"}  # fmt: skip
         panels[0, column].set_title(others[axis], fontsize=9)
     write_whole(path, lambda file: figure.savefig(file, dpi=110, format="png"))
