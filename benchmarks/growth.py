@@ -182,10 +182,9 @@ def paragraph(points):
     return (
         f"{counted(many.photos, 'photo')} took {many.peak_mb / few.peak_mb:.2f} times the memory of {few.photos:,}. At "
         f"{SIZE}x{SIZE} a photo takes {1000 * seconds:.1f} ms on {counted(cores, 'core')}, "
-        f"{1000 * seconds * cores:.1f} ms of one, and {1000 * written:.0f} kB of the disk, the process {peak:,.0f} MB of "
-        "memory. Ten million photos "
-        f"are then {core_hours:,.0f} core hours: {seconds * MANY / 86400:.1f} days on this machine, or "
-        f"{hours:.1f} hours on {NODES} nodes of {CORES} such cores, with {written * MANY / 1e6:.1f} TB of arrays in "
+        f"{1000 * seconds * cores:.1f} ms of one, and {1000 * written:.0f} kB of the disk, the process {peak:,.0f} MB. "
+        f"Ten million photos are then {core_hours:,.0f} core hours: {seconds * MANY / 86400:.1f} days on this machine, "
+        f"or {hours:.1f} hours on {NODES} nodes of {CORES} such cores, with {written * MANY / 1e6:.1f} TB of arrays in "
         f"{MANY * CLASSES / 1e6:.0f} million files. Only the disk is shared: each process is given its own part of the "
         f"photos and writes a folder of its own; {processes} of them on a node take {processes * peak / 1000:,.0f} GB."
     )
