@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 from packaging.markers import Marker
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 pytestmark = pytest.mark.any_backend
 LINE = re.compile(
@@ -33,7 +34,7 @@ def required():
 
 @pytest.mark.parametrize("requirement", required(), ids=str)
 def test_every_requirement_is_locked_within_its_limits(requirement):
-    versions = locked()[requirement.name]
+    versions = locked()[canonicalize_name(requirement.name)]
     assert versions and all(version in requirement.specifier for version, _ in versions)
 
 
@@ -47,6 +48,6 @@ def test_what_requirements_need_is_locked_too():
             continue
         for need in map(Requirement, needs):
             wanted = need.marker is None or need.marker.evaluate({"extra": ""})
-            if wanted and re.sub("[._]", "-", need.name).lower() not in known:
+            if wanted and canonicalize_name(need.name) not in known:
                 missing.append(f"{name} needs {need.name}")
     assert missing == []
