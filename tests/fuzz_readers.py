@@ -13,6 +13,7 @@ of its own, is read once more as they do it, and has to end in one line. Another
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ MOST_SECONDS, MOST_MEGABYTES = 10, 2048
 MOST_SECONDS_OF_A_CHILD = 2  # so that less time goes into waiting; the child itself has more
 LIBRARIES = 1024  # MB that TensorFlow and the other libraries take before anything is read
 READ_BY_A_CHILD = ("model-hdf5", "model-archive")
+ENVIRONMENT = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"} | os.environ  # which starts sooner after each crash
 GIVEN_UP = 5  # starts in a row without one execution
 
 
@@ -82,7 +84,7 @@ def fuzz(name, seconds, output):
                    f"-rss_limit_mb={MOST_MEGABYTES + LIBRARIES}", f"-artifact_prefix={findings}/"]  # fmt: skip
         command = [sys.executable, PROGRAM, name, corpus, findings, *options]
         with open(output / name / "log.txt", "ab") as log:
-            subprocess.run(command, stdout=log, stderr=log, cwd=ROOT)
+            subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, env=ENVIRONMENT)
         without = without + 1 if executions(count) == before else 0
         if name in READ_BY_A_CHILD:
             set_aside(findings, contained)
