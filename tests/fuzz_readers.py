@@ -36,6 +36,7 @@ MOST_SECONDS_OF_A_CHILD = 2  # so that less time goes into waiting; the child it
 LIBRARIES = 1024  # MB that TensorFlow and the other libraries take before anything is read
 READ_BY_A_CHILD = ("model-hdf5", "model-archive")
 ENVIRONMENT = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"} | os.environ  # which starts sooner after each crash
+COUNTS = "counts.json"  # in the folder of a reader, so that several may be fuzzed side by side
 GIVEN_UP = 5  # starts in a row without one execution
 
 
@@ -138,17 +139,15 @@ def table(known):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    known_file = settings.output / "counts.json"
-    known = read_json(known_file) if known_file.exists() else {}
     for name in settings.readers if settings.minutes else ():
         print(f"{name} ...", flush=True)
-        counts = fuzz(name, 60 * settings.minutes, settings.output)
-        if name in known:  # of the same code or an earlier one: what was executed counts, what is found is of now
-            counts |= {key: counts[key] + known[name][key] for key in ("executions", "seconds")}
-        known[name] = counts
-        settings.output.mkdir(parents=True, exist_ok=True)
-        write_json(known_file, {name: known[name] for name in readers() if name in known})
+        counts, path = fuzz(name, 60 * settings.minutes, settings.output), settings.output / name / COUNTS
+        if path.exists():  # what was executed before counts too; what is found is of now
+            before = read_json(path)
+            counts |= {key: counts[key] + before[key] for key in ("executions", "seconds")}
+        write_json(path, counts)
         print(json.dumps({name: counts}), flush=True)
+    known = {name: read_json(path) for name in readers() if (path := settings.output / name / COUNTS).exists()}
     if settings.docs:
         put(settings.docs, "fuzzing", table(known))
     return 1 if any(counts["findings"] for counts in known.values()) else 0
