@@ -11,6 +11,7 @@ import sys
 EXIT_OF_SIGNALS = 128  # a shell adds the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 # What a scheduler, or a terminal that is closed, sends; Windows has no SIGHUP
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+has_begun = False  # set by `camlib.console.run_script`
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
@@ -31,7 +32,8 @@ def end_in_one_line():
 
     def stop(number, _):
         with contextlib.suppress(OSError):  # of a terminal that is gone
-            os.write(screen, b"\nstopped before it began\n")
+            if not has_begun:  # else it is at its end, and has said how that went
+                os.write(screen, b"\nstopped before it began\n")
         os._exit(EXIT_OF_SIGNALS + number)
 
     for number in (signal.SIGINT, *ENDING_SIGNALS):

@@ -20,6 +20,7 @@ from rich.progress import Progress as TerminalProgress
 from rich.table import Table
 from rich.text import Text
 
+from camlib import beginning
 from camlib.beginning import ENDING_SIGNALS, EXIT_OF_SIGNALS, is_heeded
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -164,6 +165,7 @@ def run_script(main, go_on="the same command goes on from here"):
     full disk, a folder that may not be written) and memory that runs out are the user's to mend as well. `go_on` tells
     who stopped it how to continue.
     """
+    beginning.has_begun = True
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
         with heeding_signals(go_on):
