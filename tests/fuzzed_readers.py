@@ -347,6 +347,7 @@ def fuzz(name, corpus, findings, options):
     count.exists() or count.write_bytes(COUNTER.pack(0))
     for number, seed in enumerate(reader.seeds()):
         (corpus / f"seed{number}").write_bytes(seed)
+        run(seed)  # the first time libraries are loaded and compiled, which is not the reader's
     atheris.Setup([sys.argv[0], str(corpus), f"-max_len={reader.longest}", *options], run)
     atheris.Fuzz()
 
