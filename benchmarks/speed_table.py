@@ -299,22 +299,28 @@ def summary(rows):
     def best(case):
         return next((found for (name, batch, *_), found in places.items() if (name, batch) == (case, 8)), {})
 
-    def ratio(case, tools):
-        found = [(tool, best(case).get(tool)) for tool in tools]
-        return ", ".join(f"{TOOLS[tool].title} {row.ratio[0]:.2f}" for tool, row in found if row and row.seconds)
+    def measured(case, tools):
+        return [(tool, best(case).get(tool)) for tool in tools if (row := best(case).get(tool)) and row.seconds]
+
+    def ratio(case):
+        return " and ".join(f"{row.ratio[0]:.2f}" for _, row in measured(case, OURS))
+
+    def ratio_of_peers(case):
+        return ", ".join(f"{TOOLS[tool].title} {row.ratio[0]:.2f}" for tool, row in measured(case, peers))
 
     own = best("grad-cam").get("ours-tensorflow") or best("grad-cam").get("ours-jax")
     if own is None or not own.seconds:
         return None
     peers = [tool for tool in TOOLS if tool not in OURS]
     sentences = [
-        f"On {machine_of(own)}, batch 8, in units of a plain compiled forward pass of the same network in the same "
-        f"framework: Grad-CAM {ratio('grad-cam', OURS)} ({ratio('grad-cam', peers)})"
+        f"On {machine_of(own)}, batch 8, in plain forward passes of the same network: Grad-CAM {ratio('grad-cam')} "
+        f"on {' and '.join(TOOLS[tool].title.removeprefix('ours, ') for tool, _ in measured('grad-cam', OURS))} "
+        f"({ratio_of_peers('grad-cam')})"
     ]
-    others_too = "with guided backpropagation and guided Grad-CAM"
+    others_too = "with guided backpropagation and their product"
     for case, title in (("grad-cam-4", "of four classes"), ("all-three", others_too), ("cam", "CAM of all classes")):
-        if text := ratio(case, OURS):
-            others = ratio(case, peers) if case == "all-three" else ""
+        if text := ratio(case):
+            others = ratio_of_peers(case) if case == "all-three" else ""
             sentences.append(f"{title} {text}{f' ({others})' if others else ''}")
     return textwrap.fill("; ".join(sentences) + ".", LINE)
 
