@@ -1,6 +1,7 @@
 """Readers of files that may come from somebody else, as the fuzzer calls them, and small whole files to begin with.
 
     python tests/fuzzed_readers.py READER CORPUS FINDINGS [options of libFuzzer]    # as tests/fuzz_readers.py starts it
+    python tests/fuzzed_readers.py READER --again FILE                              # seconds that a file takes
 
 A reader gets the bytes of a file and an empty folder. It may return, or raise what scripts make one line of (EXPECTED).
 As a program it needs Atheris, runs until libFuzzer's limits, and keeps an input for each line of camlib that anything
@@ -14,6 +15,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import time
 import traceback
 import zipfile
 from pathlib import Path
@@ -358,6 +360,17 @@ def keep(content, path):
         path.write_bytes(content)
 
 
+def seconds_of(name, path):
+    """What a reader takes of the processor for a file."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(*EXPECTED):
+        start = time.process_time()
+        READERS[name].read(path.read_bytes(), Path(folder))
+    return time.process_time() - start
+
+
 if __name__ == "__main__":
     name, corpus, findings, *options = sys.argv[1:]
-    fuzz(name, Path(corpus), Path(findings), options)
+    if corpus == "--again":
+        print(seconds_of(name, Path(findings)))
+    else:
+        fuzz(name, Path(corpus), Path(findings), options)
