@@ -26,6 +26,8 @@ from camlib.runs import MapRun
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the processes they start would ignore Ctrl-C
+if getattr(signal, "SIGHUP", None) and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # or under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ENVIRONMENT = dict(os.environ)  # as the user's; the libraries imported later add to it
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # development data; tests that need it skip without it

@@ -151,7 +151,7 @@ def survived(command, inputs, kills, seed):
     while len(hit) < kills:
         number = SIGNALS[len(hit) % len(SIGNALS)]
         process = subprocess.Popen(filled(command.words, inputs, results), stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True)  # fmt: skip
+                                   stderr=subprocess.PIPE, text=True, preexec_fn=heed)  # fmt: skip
         start = time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(generator.uniform(0.3, 1) * whole)
@@ -169,6 +169,12 @@ def survived(command, inputs, kills, seed):
     run(command.words, inputs, results)
     return {"kills": {one.name: hit.count(one.name) for one in SIGNALS}, "begun": begun,
             "differing": differing(undisturbed, results), "day": date.today().isoformat()}  # fmt: skip
+
+
+def heed():
+    """Let a process heed all signals, as under nohup or in the background of a shell it would not."""
+    for number in set(SIGNALS) - {signal.SIGKILL}:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def files_in(folder):
