@@ -271,6 +271,11 @@ def test_window_on_a_display(run_folder, display, tmp_path, backend, toolkit):
             xdotool("mousemove", "300", "100", "key", "--window", window, key)
             time.sleep(0.2)
 
+    def has_its_size():
+        """Whether the window has ceased to grow or shrink to the size that it was asked for."""
+        sizes = [xdotool("getwindowgeometry", window) for _ in range(8) if not time.sleep(0.15)]
+        return len(set(sizes)) == 1
+
     def saved(name):
         wait_for((tmp_path / name).exists)
         return np.asarray(Image.open(tmp_path / name).convert("RGB"))
@@ -279,6 +284,7 @@ def test_window_on_a_display(run_folder, display, tmp_path, backend, toolkit):
         assert viewer.stdout.readline() == f"3 photos in {run_folder}; h lists the keys, q closes the window\n"
         window = wait_for(lambda: xdotool("search", "--name", "maps in").split("\n")[-1])
         wait_for(lambda: press("s") or (tmp_path / "b_x.png").exists())  # until the window takes keys
+        wait_for(has_its_size)
         press("Right", "Right", "s")
         dog = saved("a_z z.png")
         press("slash", "c", "a", "t", "Return", "s")
