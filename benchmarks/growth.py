@@ -23,6 +23,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -205,9 +206,10 @@ def draw(path, points):
         panels[1, column].set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
         panels[1, column].xaxis.minorticks_off()
         panels[0, column].set_yscale("log")
+        panels[0, column].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[0, column].yaxis.set_major_formatter("{x:g}")
         panels[0, column].yaxis.set_minor_formatter("")
-        panels[1, column].set_ylim(bottom=0)
+        panels[1, column].set_ylim(0, 1.1 * max(point.peak_mb for point in found))
         panels[1, column].set_xlabel(axis if axis != "size" else "height and width, pixels")
         usual = f"{CLASSES} classes"
         others = {"photos": f"{SIZE_OF_MANY}x{SIZE_OF_MANY}, {usual}", "size": f"{OF_SIZES} photos, {usual}",
