@@ -289,8 +289,9 @@ def limit_itself(memory, seconds, largest):
         number = getattr(resource, f"RLIMIT_{kind}")
         _, hardest = resource.getrlimit(number)
         limit = limit if hardest == resource.RLIM_INFINITY else min(limit, hardest)
+        more = 1 if kind == "CPU" and limit != hardest else 0  # else the system kills, and does not say why
         try:
-            resource.setrlimit(number, (limit, limit))
+            resource.setrlimit(number, (limit, limit + more))
         except (OSError, ValueError):  # macOS knows RLIMIT_AS and does not keep it
             continue
 

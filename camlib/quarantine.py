@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -24,8 +25,10 @@ from camlib.options import LARGEST_MODEL
 DIGESTS = Path(__file__).parent.parent / "models" / "SHA256SUMS"  # of the shipped networks
 SMALL = 64 << 20  # bytes; files up to here are known by their SHA-256
 MEMORY = 2 << 30  # bytes that reading one may take
-SECONDS = 8  # that reading one may take, and one more for each
+SECONDS = 8  # of the processor that reading one may take, and one more for each
 BYTES_PER_SECOND = 50 << 20
+# Times as long by the clock, where the system ends what takes more of the processor: others may need it too
+PATIENCE = 8 if importlib.util.find_spec("resource") else 1
 # Threads take memory; HDF5 would look for plugins to unpack with, which are programs
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
 PROGRAM = (
@@ -156,14 +159,14 @@ def read_in_a_child(file, data, path, size, largest):
     """
     seconds = SECONDS + size // BYTES_PER_SECOND
     memory = max(MEMORY, largest // 2)
-    limits = {"memory": memory, "seconds": seconds + 1, "largest": largest}
+    limits = {"memory": memory, "seconds": seconds, "largest": largest}
     command = [sys.executable, "-I", "-c", PROGRAM]
     arguments = [plain_data.__file__, json.dumps(limits), json.dumps(sys.path)]
     expected = "expected a whole file of Keras"
     try:
         ended = subprocess.run(
             command + arguments, stdin=file, stdout=data, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT,
-            timeout=seconds,
+            timeout=PATIENCE * seconds,
         )  # fmt: skip
     except OSError as error:
         reason = f"the process that reads it cannot be started: {error.strerror or error}"

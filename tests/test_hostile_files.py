@@ -308,6 +308,12 @@ def test_files_that_crash_or_take_too_much_are_one_line(tmp_path, monkeypatch):
     refused(path, r"net.h5 crashes what reads it \(Aborted\); expected a whole file")
     monkeypatch.setattr(quarantine, "PROGRAM", "import time; time.sleep(60)")
     monkeypatch.setattr(quarantine, "SECONDS", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(quarantine, "PATIENCE", 1)
+        refused(path, "net.h5 cannot be read within 1 s")
+    limited = "import json, sys; sys.path += json.loads(sys.argv.pop()); limits = json.loads(sys.argv.pop())\n"
+    limited += "from camlib.plain_data import limit_itself\nlimit_itself(*limits.values())\nwhile True:\n    pass"
+    monkeypatch.setattr(quarantine, "PROGRAM", limited)
     refused(path, "net.h5 cannot be read within 1 s")
     monkeypatch.setattr(quarantine, "PROGRAM", "raise RuntimeError('odd')")
     refused(path, r"net.h5 cannot be read \(RuntimeError: odd\)")
