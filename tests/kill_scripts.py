@@ -213,7 +213,9 @@ def numbers_in(path):
         is_store = "maps" in file
         arrays = []
         if not is_store:
-            file.visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+            file.visititems(
+                lambda _, item: arrays.append(np.asarray(item[()])) if isinstance(item, h5py.Dataset) else None
+            )
     if is_store:
         saved = sorted(find_saved(path), key=lambda one: one.name)
         places = [(one.name, kind, name, place) for one in saved for kind, of_kind in one.map_places().items()
