@@ -212,10 +212,13 @@ def numbers_in(path):
     with h5py.File(path, "r") as file:
         is_store = "maps" in file
         arrays = []
+
+        def keep(_, item):
+            if isinstance(item, h5py.Dataset):
+                arrays.append(np.asarray(item[()]))
+
         if not is_store:
-            file.visititems(
-                lambda _, item: arrays.append(np.asarray(item[()])) if isinstance(item, h5py.Dataset) else None
-            )
+            file.visititems(keep)
     if is_store:
         saved = sorted(find_saved(path), key=lambda one: one.name)
         places = [(one.name, kind, name, place) for one in saved for kind, of_kind in one.map_places().items()
