@@ -11,6 +11,7 @@ else came from; crashes and limits are libFuzzer's to report.
 import contextlib
 import io
 import json
+import os
 import shutil
 import struct
 import sys
@@ -335,7 +336,9 @@ def fuzz(name, corpus, findings, options):
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
     def run(content):
-        count.write_bytes(COUNTER.pack(COUNTER.unpack(count.read_bytes())[0] + 1))
+        nonlocal done
+        done += 1
+        os.pwrite(counter, COUNTER.pack(done), 0)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:
@@ -346,7 +349,8 @@ def fuzz(name, corpus, findings, options):
         except Exception as error:
             keep(content, findings / f"{type(error).__name__}-{line_of(error)}")
 
-    count.exists() or count.write_bytes(COUNTER.pack(0))
+    counter = os.open(count, os.O_RDWR | os.O_CREAT)
+    done = int.from_bytes(os.pread(counter, COUNTER.size, 0), "little")
     for number, seed in enumerate(reader.seeds()):
         (corpus / f"seed{number}").write_bytes(seed)
         run(seed)  # the first time libraries are loaded and compiled, which is not the reader's

@@ -201,7 +201,8 @@ def read(path):
         numbers = [[float(cell) for cell in row if is_number(cell)] for row in lines]
         return [np.array(row) for row in numbers], [[cell for cell in row if not is_number(cell)] for row in lines]
     if path.name.endswith("run.json"):
-        return [], {name: value for name, value in json.loads(path.read_text()).items() if name not in OWN_WAY}
+        record = json.loads(path.read_text().replace(str(path.parent), ""))  # where it lies is not what it is
+        return [], {name: value for name, value in record.items() if name not in OWN_WAY}
     if path.suffix == ".h5":
         return numbers_in(path)
     return [], len(path.read_bytes()) > 0 and path.suffix in (".html", ".md", ".jsonl") or path.read_bytes()
