@@ -21,7 +21,7 @@ PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
 NUMBER = "number"  # a column of shards' lists: the photo's place among all, from 0
 LIST_OF_SHARD = re.compile(r"(predictions|failed)-([0-9]+)-of-([0-9]+)\.csv")
-MOST_PHOTOS = 10**9  # of a run
+MOST_PHOTOS = 10**8  # of a run
 MOST_NAMED = 8  # shards in a message
 SECONDS_TO_WRITE = 10  # for another process to write a few kilobytes
 
@@ -320,12 +320,14 @@ def join_shards(folder):
     shards = record.pop("shards")
     header, rows = numbered(folder, PREDICTIONS_FILE)
     _, failed = numbered(folder, FAILED_FILE)
-    left = [number for number in range(shards["photos"]) if number not in rows and number not in failed]
+    done, photos = rows.keys() | failed.keys(), range(shards["photos"])
+    left = len(photos) - sum(number in photos for number in done)
     if left:
-        unfinished = sorted({number // shards["batch_size"] % shards["count"] + 1 for number in left})
+        missing = (number for number in photos if number not in done)  # no list: run.json may say any number
+        unfinished = sorted({number // shards["batch_size"] % shards["count"] + 1 for number in missing})
         named = ", ".join(map(str, unfinished[:MOST_NAMED])) + (" ..." if len(unfinished) > MOST_NAMED else "")
         raise UserError(
-            f"{len(left):,} of {counted(shards['photos'], 'photo')} in {folder} are not done: "
+            f"{left:,} of {counted(shards['photos'], 'photo')} in {folder} are not done: "
             f"{counted(len(unfinished), 'shard')} of {shards['count']} not finished ({named}); "
             "expected all to be: give the same commands again, then join"
         )

@@ -207,7 +207,7 @@ def test_what_a_killed_process_left_behind_is_gone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
-def test_a_set_is_drawn_by_one_process_at_a_time(tmp_path, monkeypatch):
+def test_a_set_is_drawn_by_one_process_at_a_time(tmp_path, monkeypatch, capsys):
     """A second command is told in one line; a script that needs the set waits for it."""
     few = functools.partial(draw_demo, train=1, val=1, both=1, size=32)
     monkeypatch.setattr(scenes, "draw_demo", few)
@@ -215,9 +215,12 @@ def test_a_set_is_drawn_by_one_process_at_a_time(tmp_path, monkeypatch):
     with OnlyWriter(tmp_path, "demo"), ThreadPoolExecutor() as pool:
         with pytest.raises(BeingWritten, match="demo is being written by"):
             few(tmp_path / "demo")
+        sleep = time.sleep
+        monkeypatch.setattr(scenes.time, "sleep", lambda seconds: sleep(seconds / 20))
         waiting = pool.submit(scenes.demo_folder)
-        time.sleep(0.2)
+        sleep(0.3)
         assert not waiting.done() and not (tmp_path / "demo").exists()
         few.func(tmp_path / "other", train=1, val=1, both=1, size=32)
         (tmp_path / "other").rename(tmp_path / "demo")
     assert waiting.result(timeout=60) == tmp_path / "demo"
+    assert capsys.readouterr().out.count("drawing the demo set") == 1  # however often it looked

@@ -378,9 +378,10 @@ def demo_folder():
         UserError: data/demo holds something other than a demo set.
     """
     folder = DEMO_FOLDER
+    if not (folder / "annotations.json").is_file():
+        print(f"drawing the demo set into {folder} (once, about 20 s)", flush=True)
     while not (folder / "annotations.json").is_file():
         try:
-            print(f"drawing the demo set into {folder} (once, about 20 s)", flush=True)
             draw_demo(folder, only_if_incomplete=True)
         except BeingWritten:  # by another script that needs it
             time.sleep(1)
