@@ -86,7 +86,7 @@ from keras import ops
 from camlib import metrics
 from camlib.annotations import find_items, items_sha256, spread, truth_kind
 from camlib.explaining import targets_of
-from camlib.memory import check_subject
+from camlib.memory import check_subject, halving
 from camlib.model_files import identity_of, load_network
 from camlib.perturbation import deletion_insertion_function, probability_function
 from camlib.report import report
@@ -152,6 +152,8 @@ class ScoredNetwork(Subject):
             kind.name: joint_explainer(network, plan, [self.pair_of(kind)], with_guided=False, groups=groups)
             for kind in self.with_explainer(slow=True)
         }
+        self.fast_kinds = [kind for kind in kinds if kind.method == "cam" or not kind.is_slow]
+        self.in_portions = halving(self.maps_at_once, axes=(0, *[1 for _ in self.fast_kinds]))
         self.probability = probability_function(network, plan.ending)
         self.curves = deletion_insertion_function(network, plan.ending, settings.steps)
 
@@ -176,13 +178,19 @@ class ScoredNetwork(Subject):
             (probabilities float (N, C), NaN where the network's numbers are not finite, dict of name -> float32
             (R, N, h, w)).
         """
+        probabilities, *maps = self.in_portions(np.arange(len(images)), len(images), images, labels)
+        return probabilities, {kind.name: values for kind, values in zip(self.fast_kinds, maps, strict=True)}
+
+    def maps_at_once(self, chosen, _, images, labels):
+        """What `fast_maps` finds for the chosen photos, int (n,), as a tuple."""
+        images, labels = images[chosen], labels[:, chosen]
         maps, photos = {}, np.arange(len(images))
         if self.explain_cam:
             of_classes, logits, outputs = map(ops.convert_to_numpy, self.explain_cam(ops.convert_to_tensor(images)))
             logits = self.checked_logits(outputs, logits)
             for kind in self.kinds:
                 if kind.method == "cam":
-                    maps[kind.name] = np.stack([of_classes[photos, chosen] for chosen in labels])
+                    maps[kind.name] = np.stack([of_classes[photos, classes] for classes in labels])
         if self.explain_fast:
             found = self.explain_fast(ops.convert_to_tensor(images), ops.convert_to_tensor(labels))
             logits = self.checked_logits(ops.convert_to_numpy(found.outputs), ops.convert_to_numpy(found.logits))
@@ -190,7 +198,7 @@ class ScoredNetwork(Subject):
             for kind in self.with_explainer(slow=False):
                 cam = ops.convert_to_numpy(found.cams[self.pairs.index(self.pair_of(kind))])
                 maps[kind.name] = of_gradients(kind.method, guided, cam) if kind.method in GUIDED else cam
-        return self.probabilities_of(logits), maps
+        return self.probabilities_of(logits), *[maps[kind.name] for kind in self.fast_kinds]
 
     def slow_maps(self, images, labels):
         """The maps that run the network once for each feature: dict of name -> float32 (R, N, h, w)."""

@@ -290,6 +290,35 @@ def test_a_killed_run_goes_on(run):
         np.testing.assert_allclose(found[name], values, atol=2e-3)
 
 
+@pytest.mark.any_backend
+def test_batches_are_halved_where_memory_runs_out(files, photos, capsys):
+    """Three of five photos at once fail; each keeps the maps of its own two classes."""
+    kinds = [scoring.parse_map(f"{files[1]}:{name}") for name in ("guided-grad-cam", "grad-cam", "hires-cam")]
+    subject = evaluate_maps.ScoredNetwork(files[1], kinds, evaluate_maps.parse_arguments(["--steps", "2"]))
+    paths = sorted(photos.glob("*/*.png"))[:5]
+    images = subject.prepare(np.stack([read_network_input(path, subject.meaning) for path in paths]))
+    labels = np.array([[0, 1, 2, 3, 0], [3, 2, 1, 0, 1]], np.int32)
+    outputs, maps = subject.fast_maps(images, labels)
+    explain_fast = subject.explain_fast
+
+    def explain_two(images, labels):
+        if len(images) > 2:
+            raise MemoryError
+        return explain_fast(images, labels)
+
+    subject.explain_fast = explain_two
+    found_outputs, found = subject.fast_maps(images, labels)
+    assert capsys.readouterr().out.splitlines() == ["out of memory with 5 photos at once: going on with 2"]
+    assert list(found) == list(maps) == [kind.name for kind in kinds]
+    np.testing.assert_allclose(found_outputs, outputs, atol=1e-6)
+    for name, values in maps.items():
+        assert values.shape[:2] == (2, 5)
+        np.testing.assert_allclose(found[name], values, atol=1e-5 * np.abs(values).max())
+    subject.explain_fast = lambda *_: explain_two(np.empty(3), None)
+    with pytest.raises(MemoryError):
+        subject.fast_maps(images[:1], labels[:, :1])
+
+
 def test_randomised_layers_from_the_output_down(files):
     network, _ = load_network(files[1])
     before = network.get_weights()
