@@ -60,7 +60,8 @@ def tried(python, resolution, output, tests):
     interpreter = place / "bin" / "python"
     if not interpreter.exists():
         called("uv", "venv", "--quiet", "--python", python, place)
-    called("uv", "pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, "-r",
+    # --upgrade: what an earlier run installed is no reason to keep it
+    called("uv", "pip", "install", "--quiet", "--upgrade", "--python", interpreter, "--resolution", resolution, "-r",
            "requirements-dev.txt")  # fmt: skip
     frozen = called("uv", "pip", "freeze", "--quiet", "--python", interpreter, stdout=subprocess.PIPE).stdout
     versions = dict(line.split("==") for line in frozen.splitlines() if "==" in line)
