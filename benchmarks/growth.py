@@ -192,10 +192,10 @@ def paragraph(points):
 
 
 def draw(path, points):
-    """Time and memory against what grows: a panel of time, on a log scale, and one of memory for each axis; PNG."""
+    """Time, on a log scale, and memory against what grows: a panel of each for each axis, on common scales; PNG."""
     axes = [axis for axis in AXES if any(point.axis == axis for point in points)]
     figure = Figure(figsize=(3.2 * len(axes) + 0.6, 5), layout="constrained")
-    panels = figure.subplots(2, len(axes), squeeze=False, sharex="col")
+    panels = figure.subplots(2, len(axes), squeeze=False, sharex="col", sharey="row")
     for column, axis in enumerate(axes):
         found = sorted((point for point in points if point.axis == axis), key=lambda point: getattr(point, axis))
         values = [getattr(point, axis) for point in found]
@@ -209,7 +209,7 @@ def draw(path, points):
         panels[0, column].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[0, column].yaxis.set_major_formatter("{x:g}")
         panels[0, column].yaxis.set_minor_formatter("")
-        panels[1, column].set_ylim(0, 1.1 * max(point.peak_mb for point in found))
+        panels[1, column].set_ylim(0, 1.1 * max(point.peak_mb for point in points))
         panels[1, column].set_xlabel(axis if axis != "size" else "height and width, pixels")
         usual = f"{CLASSES} classes"
         others = {"photos": f"{SIZE_OF_MANY}x{SIZE_OF_MANY}, {usual}", "size": f"{OF_SIZES} photos, {usual}",
