@@ -258,9 +258,13 @@ def largest_and_all(function, shape):
     Returns:
         (largest, every): bytes of the operation with the largest inputs and results, and of the results of all.
     """
-    program = traced(function, shape)
-    sizes = tensorflow_sizes(program) if BACKEND == "tensorflow" else jax_sizes(program)
+    sizes = sizes_in(traced(function, shape))
     return max(before + made for before, made in sizes), sum(made for _, made in sizes)
+
+
+def sizes_in(program):
+    """(bytes of the inputs, bytes of the results) of each operation of a traced program that takes memory: a list."""
+    return tensorflow_sizes(program) if BACKEND == "tensorflow" else jax_sizes(program)
 
 
 def tensorflow_sizes(graph):

@@ -10,12 +10,13 @@ import numpy as np
 import psutil
 
 from camlib.backend import device_memory, largest_and_all
-from camlib.console import UserError, is_out_of_memory
+from camlib.console import UserError, counted, is_out_of_memory
 
 FORWARD = 1.1  # times the largest moment of a traced forward pass: what the shipped networks take, measured
 BACKWARD = 1.0  # times all its values, which a gradient keeps
 COPIES = 6  # of the weights in training: with their gradients, two moments, the best and those being saved
-MODEST = 2_000_000  # pixels of a batch that is not worth tracing a network for
+MODEST = 2_000_000  # pixels of a training batch that is not worth building a network for to trace it
+SMALL = 1e9  # bytes of the largest operation of a batch that is not worth tracing a network for once more
 # Of a container: its limit, its use, and among other numbers what of this the system gives back when needed, files
 # that were read before; in the second version of cgroups and in the first
 CGROUPS = (
@@ -64,7 +65,7 @@ def photo_memory(function, shape, with_gradients):
 def check_subject(subject, batch_size, with_gradients):
     """Refuse a batch with which a Subject would run out of memory, see `check_memory`."""
     meaning, plan = subject.meaning, subject.plan
-    if batch_size * meaning.height * meaning.width <= MODEST:
+    if batch_size * plan.largest <= SMALL:
         return
     shape = meaning.height, meaning.width, meaning.channels
     of_photo = photo_memory(functools.partial(plan.port.run, subject.network), shape, with_gradients)
@@ -108,8 +109,8 @@ def check_memory(of_photo, batch_size, side, least=1, fixed=0):
     lower = f"--size {smaller} or less, with --batch-size {least}" if smaller > 0 else "a machine with more memory"
     expected = f"--batch-size {fits} or less" if fits >= least else lower
     raise UserError(
-        f"a batch of {batch_size:,} photos of {side:,} pixels needs about {gigabytes(need)} of memory, of which "
-        f"{gigabytes(available)} are free; expected {expected}"
+        f"a batch of {counted(batch_size, 'photo')} of {side:,} pixels needs about {gigabytes(need)} of memory, of "
+        f"which {gigabytes(available)} are free; expected {expected}"
     )
 
 

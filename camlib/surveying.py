@@ -13,8 +13,9 @@ import numpy as np
 from keras import layers, ops
 from keras.src.layers.preprocessing.data_layer import DataLayer
 
-from camlib.backend import activation_operations, differentiate, traced
+from camlib.backend import activation_operations, differentiate, sizes_in, traced
 from camlib.console import UserError, first_line
+from camlib.memory import check_memory
 from camlib.ports import Port, head_named, heads_of, region_at
 from camlib.watching import ATTENTION, SOFTMAXES, WATCHED, guided_rule, passes_on, watched
 
@@ -68,6 +69,7 @@ class Survey:
         units: int, of the output.
         two_sided: bool, the one unit there is stands for two classes, see `both_sides`.
         segments: bool, there is a score for each pixel.
+        largest: float, bytes that the largest operation takes for each photo, of maps with guided backpropagation.
         port: Port, with its head by name.
     """
 
@@ -84,6 +86,7 @@ class Survey:
     units: int
     two_sided: bool
     segments: bool
+    largest: float
     port: Port = field(default_factory=Port)
 
     @property
@@ -144,7 +147,8 @@ def survey(network, shape, port=None):
 
     Raises:
         UserError: the network does not take such photos, has several outputs of which none was asked for, or one that
-            is no scores (N, classes) or (N, h, w, classes), or from which no logits can be had.
+            is no scores (N, classes) or (N, h, w, classes), or from which no logits can be had; or a single photo does
+            not fit into memory.
     """
     port = port or Port()
     seen = []  # (Record, all outputs) of each trace
@@ -176,12 +180,14 @@ def survey(network, shape, port=None):
     try:
         batch = (2, *shape)  # of one photo, loops over photos would be another program
         operations = activation_operations(logits_of, batch, WATCHED)
-        traced(take_guided_gradient, batch)
+        program = traced(take_guided_gradient, batch)
     except Exception as error:  # whatever a network's own code, Keras or the backend raises
         size = "x".join(map(str, shape))
         raise UserError(
             f"the network {network.name!r} does not run on photos of {size} ({first_line(error)})"
         ) from error
+    largest = max(sum(sizes) for sizes in sizes_in(program)) / batch[0]
+    check_memory(largest, 1, max(shape[:2]))
     record, all_outputs = seen[-1]
     head = head_named(network, all_outputs, port.head)
     outputs = asked_of(all_outputs)
@@ -201,7 +207,7 @@ def survey(network, shape, port=None):
         spatial, tokens, target_of(record, spatial, tokens, segments), runs, in_doubt, rescaling, pixels, record.relus,
         activations_in_the_way(record, ending, operations), kind, outputs.shape[-1],
         two_sided=kind == "sigmoid" and outputs.shape[-1] == 1, segments=segments,
-        port=Port(port.feed, head, region),
+        largest=largest, port=Port(port.feed, head, region),
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from camlib.console import UserError
 from camlib.meaning import meaning_of
 from camlib.model_files import GAP_NETWORK, load_network
 from camlib.quarantine import read_contents
+from camlib.subject import Subject
 
 resource = pytest.importorskip("resource", reason="Windows has no limits to watch")
 LONGEST = 300  # characters of a refusal
@@ -208,6 +209,20 @@ BIG_MESSAGES = {
 def test_big_networks_are_refused_before_they_take_memory(tmp_path, name):
     path = hostile.write_h5(tmp_path / "net.h5", hostile.BIG_NETWORKS[name](), None)
     refused(path, BIG_MESSAGES.get(name, "weights do not fit its network|cannot rebuild its network"))
+
+
+@pytest.mark.parametrize("size", [3_000, 100_000])
+@pytest.mark.parametrize("kind", ["UpSampling2D", "ZeroPadding2D"])
+def test_networks_that_blow_up_photos_of_any_size_are_refused(tmp_path, kind, size):
+    """The file says which size its open network is meant for; no shape of the network tells what that becomes."""
+    layer = {
+        "UpSampling2D": hostile.entry("UpSampling2D", "up", size=[size, size]),
+        "ZeroPadding2D": hostile.entry("ZeroPadding2D", "pad", padding=[[0, 4 * size], [0, 4 * size]]),
+    }[kind]
+    path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(layer))
+    network, meaning = load_network(path)
+    with little_memory(), pytest.raises(UserError, match="a batch of 1 photo of 8 pixels needs about .* are free"):
+        Subject(network, meaning, path)
 
 
 @pytest.mark.any_backend
