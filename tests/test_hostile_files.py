@@ -217,7 +217,7 @@ def test_networks_that_blow_up_photos_of_any_size_are_refused(tmp_path, kind, si
     """The file says which size its open network is meant for; no shape of the network tells what that becomes."""
     layer = {
         "UpSampling2D": hostile.entry("UpSampling2D", "up", size=[size, size]),
-        "ZeroPadding2D": hostile.entry("ZeroPadding2D", "pad", padding=[[0, 4 * size], [0, 4 * size]]),
+        "ZeroPadding2D": hostile.entry("ZeroPadding2D", "pad", padding=[[0, 8 * size], [0, 8 * size]]),
     }[kind]
     path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(layer))
     network, meaning = load_network(path)
