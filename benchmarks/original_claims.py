@@ -20,7 +20,7 @@ import numpy as np
 
 from camlib import metrics, scoring
 from camlib.annotations import Item, find_items, spread
-from camlib.console import ArgumentParser, UserError, run_script
+from camlib.console import ArgumentParser, UserError, counted, run_script
 from camlib.demo.scenes import demo_folder
 from camlib.figures import draw_side_by_side
 from camlib.files import write_whole
@@ -153,16 +153,15 @@ def attention(subjects, items, batch_size):
 # ---------------------------------------------------------------- Grad-CAM and CAM
 
 
-def proportionality(batch_size):
+def proportionality(items, batch_size):
     """Largest difference of H W times Grad-CAM from the positive part of CAM, in units of CAM's largest value.
 
-    Returns:
-        (difference, number of photos), over the demo set's val.
+    Args:
+        items: list of Item, whose own classes are explained.
     """
     kinds = [scoring.parse_map(f"{GAP_NETWORK}:{method}") for method in ("cam", "grad-cam")]
     settings = evaluate_maps.parse_arguments(["--maps", "cam"])
     subject = evaluate_maps.ScoredNetwork(GAP_NETWORK, kinds, settings)
-    items = [item for item in find_items([], None) if item.name.startswith("val/")]
     largest = 0.0
     for chosen, _, pixels in scoring.batches(subject, items, batch_size, {}):
         labels = scoring.fill_up(subject.labels_of(chosen), len(pixels))
@@ -170,7 +169,7 @@ def proportionality(batch_size):
         cams, grad_cams = (maps[kind.name][0, : len(chosen)] for kind in kinds)
         error = np.abs(grad_cams * cams[0].size - np.maximum(cams, 0)).max(axis=(1, 2))
         largest = max(largest, float((error / np.abs(cams).max(axis=(1, 2))).max()))
-    return largest, len(items)
+    return largest
 
 
 # ---------------------------------------------------------------- the script
@@ -191,7 +190,7 @@ def parse_arguments(arguments):
 
 
 def compare(annotations, settings):
-    """Evaluate one set: its tables as text, (title, header, rows), and the path of its picture."""
+    """Evaluate one set: its tables as text, (title, header, rows), the path of its picture, and its items."""
     name, output = annotations.stem, settings.output / annotations.stem
     maps = [*MAPS, *([f"{settings.original}:cam"] if settings.original else [])]
     is_demo = annotations.resolve() == demo_folder().resolve()
@@ -215,7 +214,7 @@ def compare(annotations, settings):
             grids.append((f"{name}, against {truth}", *comparison(with_baselines, truth)))
     header = ["map", "at the frame, 1 if even", "likeness to brightness", "likeness to edges", "items"]
     grids.append((f"{name}: what the maps follow", header, attention(subjects, items, settings.batch_size)))
-    return grids, draw_side_by_side(output / "side_by_side.png", pictures_of(subjects, results))
+    return grids, draw_side_by_side(output / "side_by_side.png", pictures_of(subjects, results)), items
 
 
 def pictures_of(subjects, results):
@@ -234,15 +233,16 @@ def pictures_of(subjects, results):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    grids, paths = [], []
+    grids, paths, items = [], [], []
     for annotations in settings.annotations or [demo_folder()]:
-        tables, picture = compare(annotations, settings)
+        tables, picture, of_set = compare(annotations, settings)
         grids += tables
+        items += of_set
         paths.append(picture)
-    error, count = proportionality(settings.batch_size)
+    error = proportionality(items, settings.batch_size)
     sentence = (
         f"Grad-CAM of the pooling-free network is the positive part of its CAM over H W, to {error:.1e} of CAM's "
-        f"largest value ({count} photos)."
+        f"largest value ({counted(len(items), 'object')})."
     )
     text = markdown_of("The original's claims about maps", grids, [sentence])
     path = settings.output / "claims.md"
