@@ -11,7 +11,7 @@ FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network ma
 STORE_TYPES = ("float32", "float16")  # what maps may be kept in
 FILLS = ("blur", "mean")  # what replaces deleted pixels
 OWN_COLOURS = "evidence"  # the name of our own colour map
-LEAST_SIDE = 8  # pixels of a network's input
+LEAST_SIDE, MOST_SIDE = 8, 99_999  # pixels of a network's input; what fits into memory is seen later
 LARGEST_MODEL = 4.0  # GB of a model file
 TEACHING = ("teacher_sees", "temperature", "label_share")  # settings that decide what is learnt from a teacher
 
@@ -119,11 +119,11 @@ def parse_size(text):
     """(height, width) for what the user wrote after --size: "64" or "64x96".
 
     Raises:
-        UserError: it is something else, or below LEAST_SIDE.
+        UserError: it is something else, below LEAST_SIDE or above MOST_SIDE.
     """
-    sides = [int(side) if re.fullmatch("[0-9]{1,5}", side) else -1 for side in text.lower().split("x")]
-    if len(sides) > 2 or min(sides) < LEAST_SIDE:
-        raise UserError(f"--size {text}: expected {LEAST_SIDE} or more pixels, N or HEIGHTxWIDTH")
+    sides = [int(side) if re.fullmatch("[0-9]{1,9}", side) else -1 for side in text.lower().split("x")]
+    if len(sides) > 2 or not all(LEAST_SIDE <= side <= MOST_SIDE for side in sides):
+        raise UserError(f"--size {text}: expected {LEAST_SIDE} to {MOST_SIDE:,} pixels, N or HEIGHTxWIDTH")
     return sides[0], sides[-1]
 
 
