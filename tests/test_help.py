@@ -143,7 +143,10 @@ def test_a_printed_command_is_read_by_the_shell_as_it_was_meant(tmp_path, monkey
 )
 def test_what_ends_a_script_before_it_begins_is_one_line(tmp_path, script, module, number):
     """A stand-in for a library that takes forever, so that the moment is certain."""
-    (tmp_path / f"{module}.py").write_text("import time\nopen('begun', 'w')\ntime.sleep(60)\n")
+    # in short steps: a signal between two of Python's own looks for one does not end a sleep that begins right then
+    (tmp_path / f"{module}.py").write_text(
+        "import time\nopen('begun', 'w')\nfor _ in range(600):\n    time.sleep(0.1)\n"
+    )
     process = subprocess.Popen([sys.executable, ROOT / script], stderr=subprocess.PIPE, text=True,
                                env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)  # fmt: skip
     deadline = time.monotonic() + 60
