@@ -247,19 +247,20 @@ def offline(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("main", "arguments"),
+    ("main", "arguments", "file"),
     [
-        (gradcam_vgg16.main, ["--weights", "MobileNetV3Small"]),
-        (make_cam_maps.main, ["--model", "MobileNetV3Small"]),
-        (evaluate_maps.main, [str(ROOT / "data"), "--maps", "MobileNetV3Small:layer-cam"]),
+        (gradcam_vgg16.main, ["--weights", "MobileNetV3Small"], "weights_mobilenet_v3_small_"),
+        (gradcam_vgg16.main, ["--weights", "imagenet"], "vgg16_weights_tf_dim_ordering"),
+        (make_cam_maps.main, ["--model", "MobileNetV3Small"], "weights_mobilenet_v3_small_"),
+        (evaluate_maps.main, [str(ROOT / "data"), "--maps", "MobileNetV3Small:layer-cam"], "weights_mobilenet_v3_"),
     ],
 )
-def test_without_a_connection_it_says_which_file_to_bring_where(offline, tmp_path, main, arguments):
+def test_without_a_connection_it_says_which_file_to_bring_where(offline, tmp_path, main, arguments, file):
     demo_folder()  # what evaluate_maps.py looks at
     with pytest.raises(UserError) as refused:
         main([*arguments, "--output", str(tmp_path / "out")])
     message = str(refused.value)
-    assert message.startswith("the ImageNet weights could not be had (URL fetch failure on weights_mobilenet_v3_small_")
+    assert message.startswith(f"the ImageNet weights could not be had (URL fetch failure on {file}")
     assert f"bring that file to {offline / 'models'}, where Keras looks for it, or give it as --weights FILE" in message
     assert "\n" not in message and len(message) <= 300 + len(str(offline))
 

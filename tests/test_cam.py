@@ -311,11 +311,12 @@ def test_second_run_does_only_the_rest(run_here, photo_folder, model_file, tmp_p
 
 
 @pytest.mark.any_backend
-def test_killed_run_leaves_whole_files_and_goes_on(photo_folder, model_file, tmp_path):
+def test_killed_run_leaves_whole_files_and_goes_on(run_here, photo_folder, model_file, tmp_path):
     photos = photo_folder({f"{number:03d}.jpg": (number, 90, 90) for number in range(120)})
-    command = [sys.executable, str(ROOT / "make_cam_maps.py"), str(photos), "--model", str(model_file)]
-    command += ["--output", str(tmp_path / "m"), "--batch-size", "4"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = ["make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m", "--batch-size", "4"]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     rows = tmp_path / "m" / "predictions.csv"
     for _ in range(6000):
         if rows.exists() and rows.read_text().count("\n") > 8:
@@ -329,7 +330,7 @@ def test_killed_run_leaves_whole_files_and_goes_on(photo_folder, model_file, tmp
         assert np.load(path).shape == (32, 32)
     with open(rows, "a", encoding="utf-8") as file:
         file.write("999.jpg,dog,0.1")  # as a kill in the middle of a write leaves it
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = run_here(*command)
     assert result.returncode == 0 and "of 120 photos are done already" in result.stdout
     assert [row["path"] for row in read_csv(rows)] == [f"{number:03d}.jpg" for number in range(120)]
 

@@ -248,15 +248,6 @@ def test_bad_usage_is_one_line_and_exit_2(run_here, tmp_path, arguments, message
     assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_imagenet_weights_without_a_connection_say_what_to_do(run_script, tmp_path):
-    offline = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path)}
-    result = run_script("gradcam_vgg16.py", "--weights", "imagenet", "--output", tmp_path / "g", environment=offline)
-    assert result.returncode == 2
-    assert (
-        result.stderr.startswith("error: the ImageNet weights could not be had") and "--weights FILE" in result.stderr
-    )
-
-
 def test_imagenet_file_of_keras_applications(imagenet_file):
     """Keras's own weights file gives Keras's own VGG-16 and its preprocessing."""
     from camlib.model_files import load_network

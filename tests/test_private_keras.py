@@ -50,8 +50,15 @@ def test_every_watched_activation_is_looked_up():
     assert {f"nn.{name}" for name in (*OTHER_ACTIVATIONS, *SOFTMAXES)} <= set(PRIVATE["keras.src.backend"])
 
 
-@pytest.mark.parametrize("script", ["make_cam_maps.py", "train_cam_4class.py"])
-def test_what_is_gone_is_one_line(run_script, tmp_path, script):
+def test_every_script_that_imports_keras_looks():
+    """`camlib.backend` does, when it is imported."""
+    for path in ROOT.glob("*.py"):
+        text = path.read_text("utf-8")
+        if re.search("^(import|from) keras", text, re.MULTILINE):
+            assert "from camlib.backend import" in text, path
+
+
+def test_what_is_gone_is_one_line(run_script, tmp_path):
     """A Keras in which a function has another name, as a release may bring; nothing else of it is changed."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.abc, importlib.machinery, sys\n"
@@ -68,7 +75,7 @@ def test_what_is_gone_is_one_line(run_script, tmp_path, script):
         "        return spec\n"
         "sys.meta_path.insert(0, Renamed())\n"
     )
-    result = run_script(script, environment={"PYTHONPATH": str(tmp_path)})
+    result = run_script("train_cam_4class.py", environment={"PYTHONPATH": str(tmp_path)})
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr == (
         f"error: Keras {keras.__version__} has no keras.src.saving.saving_lib._save_state, which is used here; "
