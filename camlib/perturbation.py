@@ -5,7 +5,7 @@ from keras import ops
 
 from camlib.backend import compiled
 
-CHUNK = 20  # changed photos per forward pass
+CHUNK = 20  # changed photos per forward pass, at most
 
 
 def probabilities_in(outputs, ending):
@@ -66,10 +66,11 @@ def deletion_insertion_function(network, ending, steps):
     shares = np.arange(steps + 1, dtype=np.float32) / steps
     first = np.concatenate((shares, np.zeros(steps - 1, np.float32)))
     last = np.concatenate((np.full(steps + 1, 2, np.float32), shares[1:-1]))
-    chosen = np.minimum(np.arange(-(-2 * steps // CHUNK) * CHUNK), 2 * steps - 1).reshape(-1, CHUNK)
+    chunk = min(CHUNK, 2 * steps)
+    chosen = np.minimum(np.arange(-(-2 * steps // chunk) * chunk), 2 * steps - 1).reshape(-1, chunk)
 
     def probability(image, fill, order, first, last, target):
-        kept = (order >= first[:, None, None]) & (order < last[:, None, None])  # (CHUNK, H, W)
+        kept = (order >= first[:, None, None]) & (order < last[:, None, None])  # (chunk, H, W)
         images = ops.where(kept[..., None], image, fill)
         probabilities = probabilities_in(network(images, training=False), ending)
         return ops.sum(probabilities * ops.cast(target, "float32"), axis=-1)
