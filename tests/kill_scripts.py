@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from camlib.console import ROOT, ArgumentParser, run_script
 from camlib.files import read_json, write_json
 from camlib.maps import find_saved, read_map
+from camlib.unclosed import read_as_it_is
 from tests.tables import put, rows
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -210,7 +211,7 @@ def read(path):
 
 def numbers_in(path):
     """The maps of a store, or the arrays of a network or of a training's state."""
-    with h5py.File(path, "r") as file:
+    with read_as_it_is(path) as file:  # a store whose process was killed is not closed
         is_store = "maps" in file
         arrays = []
 
