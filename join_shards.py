@@ -6,7 +6,8 @@
 
 The maps are in place already. The shards' lists become one predictions.csv, and one failed.csv if a photo failed, in
 the order of a single run; then the same command without --shard goes on in the folder. Shards that are not finished are
-named, and nothing is changed. Looking at maps needs no joining, and joining neither the network nor the photos.
+named, and nothing is changed; what is joined already stays as it is. Looking at maps needs no joining, and joining
+neither the network nor the photos.
 """
 
 from pathlib import Path
@@ -24,8 +25,11 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     folder = parse_arguments(arguments).folder
     shards, failed = join_shards(folder)
-    done = counted(shards["photos"] - len(failed), "photo")
-    print(f"joined {counted(shards['count'], 'shard')}: {done} in {folder / PREDICTIONS_FILE}")
+    if shards is None:
+        print(f"{folder} is one run: nothing is left to join")
+    else:
+        done = counted(shards["photos"] - len(failed), "photo")
+        print(f"joined {counted(shards['count'], 'shard')}: {done} in {folder / PREDICTIONS_FILE}")
     print(f"next: {command('show_heatmaps.py', folder)}")
     if failed:
         print(f"{counted(len(failed), 'photo')} left out: see {folder / FAILED_FILE}")

@@ -303,21 +303,25 @@ def numbered(folder, name):
 def join_shards(folder):
     """Make what one run alone would have written out of the lists of finished shards, and remove these.
 
-    Each step leaves a folder that can be read, and joined again.
+    Each step leaves a folder that can be read, and joined again. Of a folder that is one run already, a joined one as
+    well, lists are removed that a join which was killed has left.
 
     Args:
         folder: Path, the --output of the shards.
 
     Returns:
-        (dict of the run's shards as in run.json, list of [path, reason] of the photos that failed).
+        (dict of the run's shards as in run.json, None of one run; list of [path, reason] of the photos that failed).
 
     Raises:
-        UserError: there are no shards, or some are not finished.
+        UserError: there are no shards, or some are not finished, or a list is damaged.
     """
     record = read_record(folder)
-    if record is None or "shards" not in record:
+    if record is None:
         raise UserError(f"{folder} holds no shards; expected the --output of python make_cam_maps.py --shard K/N")
-    shards = record.pop("shards")
+    shards = record.pop("shards", None)
+    if shards is None:
+        remove_lists(folder)
+        return None, failed_of(folder)
     header, rows = numbered(folder, PREDICTIONS_FILE)
     _, failed = numbered(folder, FAILED_FILE)
     done, photos = rows.keys() | failed.keys(), range(shards["photos"])
@@ -338,6 +342,19 @@ def join_shards(folder):
     write_json(folder / RUN_FILE, record)
     remove_lists(folder)
     return shards, failed
+
+
+def failed_of(folder):
+    """The rows of a run's failed.csv, list of [path, reason].
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / FAILED_FILE
+    try:
+        return read_list(path)[1] if path.exists() else []
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); expected a run's list: remove it") from error
 
 
 def remove_lists(folder):

@@ -24,7 +24,7 @@ from camlib.meaning import Meaning
 from camlib.photos import Photo
 from camlib.runs import MapRun
 from camlib.saving import save_network
-from camlib.shards import Part, Shard, parse_shard, shard_of_slurm, without_shard
+from camlib.shards import Part, Shard, parse_shard, read_record, shard_of_slurm, without_shard
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = {"make_cam_maps.py": (make_cam_maps.main, "--model"), "gradcam_vgg16.py": (gradcam_vgg16.main, "--weights")}
@@ -286,7 +286,7 @@ def test_a_folder_of_another_kind_is_left_alone(run_of, tmp_path, end_of):
     with pytest.raises(UserError, match="holds files of another kind"):
         run_of("make_cam_maps.py", tmp_path / "mine", "--shard", "1/2")
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["thesis.txt"]
-    for folder in ("single", "mine", "nowhere"):
+    for folder in ("mine", "nowhere"):
         code, message = end_of(join_shards.main, [tmp_path / folder])
         assert code == 2 and "holds no shards; expected the --output of python make_cam_maps.py --shard" in message
 
@@ -382,7 +382,7 @@ def test_two_shards_at_once_as_a_user_starts_them(network_file, tmp_path):
 # ---------------------------------------------------------------- joining that is interrupted
 
 
-def test_a_join_that_was_killed_is_done_again(run_of, tmp_path, monkeypatch):
+def test_a_join_that_was_killed_is_done_again(run_of, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     for number in (1, 2):
         run_of("make_cam_maps.py", output, "--shard", f"{number}/2")
@@ -397,8 +397,17 @@ def test_a_join_that_was_killed_is_done_again(run_of, tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 join_shards.main([str(output)])
         assert [photo.name for photo in find_saved(output)] == names  # each once, in order
+    shutil.copytree(output, tmp_path / "other")
     run_of("make_cam_maps.py", output)
-    assert list(names_in(output)) == ["predictions.csv"] and names_in(output)["predictions.csv"] == names
+    for _ in range(2):  # where it was killed, and where it had only not ended yet
+        capsys.readouterr()
+        assert join_shards.main([str(tmp_path / "other")]) == 1
+        said = capsys.readouterr().out
+        assert said.startswith(f"{tmp_path / 'other'} is one run: nothing is left to join\n")
+        assert said.endswith(f"2 photos left out: see {tmp_path / 'other' / 'failed.csv'}\n")
+    for folder in (output, tmp_path / "other"):
+        assert names_in(folder) == {"predictions.csv": names} and "shards" not in read_record(folder)
+        assert list(names_in(folder, "failed*.csv")) == ["failed.csv"]
 
 
 def test_names_that_split_lines_elsewhere_are_one_row(tmp_path):
