@@ -315,13 +315,13 @@ def join_shards(folder):
     Raises:
         UserError: there are no shards, or some are not finished, or a list is damaged.
     """
-    record = read_record(folder)
-    if record is None:
-        raise UserError(f"{folder} holds no shards; expected the --output of python make_cam_maps.py --shard K/N")
-    shards = record.pop("shards", None)
-    if shards is None:
+    record = read_record(folder) or {}
+    if "shards" not in record:
+        if not (record and (folder / PREDICTIONS_FILE).is_file()):
+            raise UserError(f"{folder} holds no shards; expected the --output of python make_cam_maps.py --shard K/N")
         remove_lists(folder)
         return None, failed_of(folder)
+    shards = record.pop("shards")
     header, rows = numbered(folder, PREDICTIONS_FILE)
     _, failed = numbered(folder, FAILED_FILE)
     done, photos = rows.keys() | failed.keys(), range(shards["photos"])

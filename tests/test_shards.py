@@ -410,6 +410,19 @@ def test_a_join_that_was_killed_is_done_again(run_of, tmp_path, monkeypatch, cap
         assert list(names_in(folder, "failed*.csv")) == ["failed.csv"]
 
 
+def test_lists_whose_run_is_lost_are_kept(run_of, tmp_path):
+    """Of a run.json that says nothing of shards, where no joined list is either."""
+    output = tmp_path / "out"
+    run_of("make_cam_maps.py", output, "--shard", "1/2")
+    record = read_record(output)
+    del record["shards"]
+    (output / "run.json").write_text(json.dumps(record))
+    before = contents(output)
+    with pytest.raises(UserError, match="holds no shards"):
+        join_shards.main([str(output)])
+    assert contents(output) == before
+
+
 def test_names_that_split_lines_elsewhere_are_one_row(tmp_path):
     """U+2028 and the like end a line for str.splitlines, and not in a CSV file."""
     names = ["a\u2028b.png", "c\x0bd.png", "e\x85f.png", "plain.png"]
