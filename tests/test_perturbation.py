@@ -28,20 +28,39 @@ def probability(images, target, ending):
     return (powers / powers.sum(axis=1, keepdims=True))[:, target].sum(axis=1)
 
 
+@pytest.mark.parametrize("steps", [1, 8, 12])  # one pass, less than a whole one, and two of which one is filled up
 @pytest.mark.parametrize("ending", ["softmax", "sigmoid", "linear"])
-def test_curves_replace_pixels_in_order(ending):
+def test_curves_replace_pixels_in_order(ending, steps):
     network = linear_network(ending)
     image, fill = GENERATOR.normal(size=(2, 6, 4, 3)).astype(np.float32)
     values, target = GENERATOR.random((6, 4)), np.array([True, False, True])
-    deletion, insertion = deletion_insertion_function(network, ending, 8)(image, fill, pixel_order(values), target)
-    assert deletion.shape == insertion.shape == (9,)
+    deletion, insertion = deletion_insertion_function(network, ending, steps)(image, fill, pixel_order(values), target)
+    assert deletion.shape == insertion.shape == (steps + 1,)
     best_first = np.argsort(-values.ravel())
-    for step in range(9):
+    for step in range(steps + 1):
         chosen = np.zeros(24, bool)
-        chosen[best_first[: 3 * step]] = True  # 24 pixels in eight steps
+        chosen[best_first[: 24 // steps * step]] = True  # of 24 pixels
         chosen = chosen.reshape(6, 4, 1)
         pair = np.stack([np.where(chosen, fill, image), np.where(chosen, image, fill)])
         np.testing.assert_allclose([deletion[step], insertion[step]], probability(pair, target, ending), atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [4, 12])
+def test_curves_see_no_more_photos_at_once_than_they_have(steps):
+    seen = set()
+
+    class Counting(layers.Layer):
+        def call(self, x):
+            seen.add(x.shape[0])
+            return x
+
+    plain = linear_network("softmax")
+    network = keras.Model(plain.inputs, Counting()(plain.outputs[0]))
+    seen.clear()  # what building it was tried with
+    image = np.zeros((6, 4, 3), np.float32)
+    curves = deletion_insertion_function(network, "softmax", steps)
+    curves(image, image, pixel_order(image[..., 0]), np.array([True, False, False]))
+    assert seen == {min(CHUNK, 2 * steps)}
 
 
 def test_probabilities_of_any_number_of_photos():

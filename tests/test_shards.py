@@ -423,6 +423,14 @@ def test_lists_whose_run_is_lost_are_kept(run_of, tmp_path):
     assert contents(output) == before
 
 
+def test_a_damaged_list_of_one_run_is_one_line(tmp_path, end_of):
+    run = make_run(tmp_path / "run", ["a.jpg"])
+    (run / "failed.csv").write_text("path,reason\n" + "x" * 200_000 + ",\n")
+    code, message = end_of(join_shards.main, [run])
+    assert code == 2 and message.count("\n") == 1
+    assert message.startswith(f"error: {run / 'failed.csv'} is damaged (no table: field larger than field limit")
+
+
 def test_names_that_split_lines_elsewhere_are_one_row(tmp_path):
     """U+2028 and the like end a line for str.splitlines, and not in a CSV file."""
     names = ["a\u2028b.png", "c\x0bd.png", "e\x85f.png", "plain.png"]
