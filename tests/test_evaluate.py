@@ -14,12 +14,11 @@ from conftest import ROOT, SHARED
 from PIL import Image
 
 import evaluate_maps
-from camlib import metrics, scoring
+from camlib import metrics, networks, scoring
 from camlib.annotations import Annotation, Item
 from camlib.console import UserError
 from camlib.meaning import Meaning
 from camlib.model_files import load_network
-from camlib.networks import modern_network, vgg16_network
 from camlib.photos import read_network_input, read_photo, resize_photo
 from camlib.pictures import resize_map
 from camlib.report import LOCALISATION, SANITY, SHARPNESS, faithfulness_scores, text_of
@@ -65,9 +64,13 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
+    """The two shipped kinds, VGG-16 of an eighth of its width: all its layers, and little to compute."""
     keras.utils.set_random_seed(3)
     folder = tmp_path_factory.mktemp("networks")
-    return random_file(folder / "gap.h5", modern_network(4)), random_file(folder / "vgg.h5", vgg16_network(4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "VGG16_BLOCKS", [(count, width // 8) for count, width in networks.VGG16_BLOCKS])
+        thin_vgg16 = networks.vgg16_network(4)
+    return random_file(folder / "gap.h5", networks.modern_network(4)), random_file(folder / "vgg.h5", thin_vgg16)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from original_claims import OURS, comparison, looks, verdict
 
+pytestmark = pytest.mark.any_backend
+
 
 def items(values):
     """As `camlib.report.merged` makes them, of one score's values."""
@@ -106,7 +108,6 @@ def test_the_whole_script(run_here, tmp_path):
         assert picture.width > picture.height > 300
 
 
-@pytest.mark.any_backend
 def test_sets_of_one_name_are_refused(run_here, tmp_path):
     places = [tmp_path / "a" / "set", tmp_path / "b" / "set"]
     result = run_here("original_claims.py", "--annotations", *places)

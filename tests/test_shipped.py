@@ -23,6 +23,8 @@ CLASSES = ["dog", "cat", "horse", "bird"]
 CAM, VGG16 = ROOT / "models" / "cam_4class.h5", ROOT / "models" / "vgg16_4class.h5"
 MOST_BYTES = 32 * 2**20
 
+pytestmark = pytest.mark.any_backend
+
 
 def maps_and_logits(places):
     """{photo's name: (maps (C, H, W), logits (C,))} of the shipped pooling-free network."""
@@ -110,7 +112,6 @@ def accuracies(found):
 
 
 @pytest.mark.parametrize("path", [CAM, VGG16], ids=lambda path: path.name)
-@pytest.mark.any_backend
 def test_card_names_the_files_and_their_scores(path, demo):
     card = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
     assert file_sha256(path) in card and path.stat().st_size <= MOST_BYTES
@@ -124,7 +125,6 @@ def test_card_names_the_files_and_their_scores(path, demo):
 
 
 @pytest.mark.slow
-@pytest.mark.any_backend
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 @pytest.mark.parametrize("path", [CAM, VGG16], ids=lambda path: path.name)
 def test_card_tells_the_scores_on_photos(path):
