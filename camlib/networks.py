@@ -169,9 +169,11 @@ def fold(network, plain):
 def start_from(network, source, images):
     """Copy the convolutions of an earlier network, so that training goes on from what they see.
 
-    The layers behind the global pooling start anew. Where `network` has batch normalisation behind a convolution and
-    `source` has none, mean and variance of the convolution's outputs on `images` become the normalisation's statistics
-    and its gamma and beta: it then changes nothing at first.
+    The layers behind the global pooling start anew, the first of them divided by the size of the features on `images`
+    (Krahenbuhl et al. 2016), where no normalisation does that: ImageNet's VGG-16 has features of about 10, on which
+    Glorot's weights would make logits so large that the first gradients spoil the convolutions. Where `network` has
+    batch normalisation behind a convolution and `source` has none, mean and variance of the convolution's outputs on
+    `images` become the normalisation's statistics and its gamma and beta: it then changes nothing at first.
 
     Args:
         network: keras.Model to be trained; its weights are overwritten.
@@ -200,13 +202,19 @@ def start_from(network, source, images):
             norm = network.get_layer(f"{target.name}_bn")
             mean, variance = channel_statistics(keras.Model(network.inputs[0], target.output), images)
             norm.set_weights([np.sqrt(variance + norm.epsilon), mean + weights[1], mean, variance])
+    first = next(layer for layer in network.layers if isinstance(layer, layers.Dense))
+    if "class_bn" not in names:
+        mean, variance = channel_statistics(keras.Model(network.inputs[0], first.input), images)
+        size = np.sqrt((mean**2 + variance).mean())
+        kernel, bias = first.get_weights()
+        first.set_weights([kernel / max(size, np.finfo(kernel.dtype).tiny), bias])
 
 
 def channel_statistics(network, images, batch_size=16):
-    """Mean and variance (K,) of each channel of a network's output (N, h, w, K)."""
+    """Mean and variance (K,) of each channel of a network's output (N, h, w, K) or (N, K)."""
     starts = range(0, len(images), batch_size)
     outputs = (keras.ops.convert_to_numpy(network(images[start : start + batch_size])) for start in starts)
-    sums = sum(np.stack(((values := output.astype(np.float64)).mean((1, 2)), (values**2).mean((1, 2)))).sum(1)
-               for output in outputs)  # fmt: skip
+    pixels = (output.astype(np.float64).reshape(len(output), -1, output.shape[-1]) for output in outputs)
+    sums = sum(np.stack((values.mean(1), (values**2).mean(1))).sum(1) for values in pixels)
     mean, square = sums / len(images)
     return mean, square - mean**2

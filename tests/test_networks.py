@@ -80,6 +80,23 @@ def test_vgg16_is_kerass_vgg16_up_to_its_last_pooling():
 # ---------------------------------------------------------------- files of strangers
 
 
+def test_a_new_head_is_fit_for_features_of_any_size():
+    """Features a thousand times larger, as ImageNet's are larger than ours, give the same first probabilities."""
+    images, found = np.random.default_rng(1).random((8, 32, 32, 3), np.float32), []
+    for scale in (1, 1000):
+        keras.utils.set_random_seed(1)
+        source, network = vgg16_network(3), vgg16_network(4, for_training=True)
+        last = source.get_layer("block5_conv3")
+        last.set_weights([scale * array for array in last.get_weights()])
+        start_from(network, source, images)
+        found.append(network.predict(images, verbose=0))
+        features = keras.Model(network.inputs[0], network.get_layer("hidden").input).predict(images, verbose=0)
+        kernel = network.get_layer("hidden").get_weights()[0]
+        size = np.sqrt((features.astype(np.float64) ** 2).mean())
+        assert kernel.std() * size == pytest.approx(np.sqrt(2 / (512 + 256)), rel=0.02)  # Glorot's, of unit features
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
 @pytest.mark.parametrize("build", [vgg16_network, modern_network])
 def test_a_start_from_earlier_weights_changes_no_feature(build):
     """Not even where each batch is normalised, for the photos that the statistics are of."""
