@@ -202,8 +202,8 @@ def start_from(network, source, images):
             norm = network.get_layer(f"{target.name}_bn")
             mean, variance = channel_statistics(keras.Model(network.inputs[0], target.output), images)
             norm.set_weights([np.sqrt(variance + norm.epsilon), mean + weights[1], mean, variance])
-    first = next(layer for layer in network.layers if isinstance(layer, layers.Dense))
     if "class_bn" not in names:
+        first = next(layer for layer in network.layers if isinstance(layer, layers.Dense))
         mean, variance = channel_statistics(keras.Model(network.inputs[0], first.input), images)
         size = np.sqrt((mean**2 + variance).mean())
         kernel, bias = first.get_weights()
