@@ -3,7 +3,7 @@
     python train_cam_4class.py                                # the demo set, about four minutes on two cores
     python train_cam_4class.py --data my_photos --output outputs/training/mine.h5
     python train_cam_4class.py --recipe original --data my_photos --output outputs/training/original.h5
-    python train_cam_4class.py --recipe vgg16 --weights imagenet --learning-rate 1e-4 --output outputs/training/vgg.h5
+    python train_cam_4class.py --recipe vgg16 --weights imagenet --learning-rate 5e-5 --output outputs/training/vgg.h5
     python train_cam_4class.py --teacher models/vgg16_4class.h5 --output outputs/training/taught.h5
 
 A data folder holds train/ and val/ with one folder per class, or the class folders alone; beside others, train/ alone
@@ -130,7 +130,8 @@ def parse_arguments(arguments=None):
     add_pixel_option(data)
     data.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
     data.add_argument("--weights", metavar="FILE|imagenet",
-                      help="start from the convolutions of this network; imagenet, for --recipe vgg16: Keras's own; "
+                      help="start from this network's convolutions and, of the same classes, all of it; imagenet, for "
+                      "--recipe vgg16: Keras's own; "
                       "default: from random ones")  # fmt: skip
     data.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
     training = parser.add_argument_group("training")
@@ -226,7 +227,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
         settings: dict with seed (of weights, order and augmentation), epochs (the most; the schedule ends there),
             dtype (Keras's policy), and whatever else must be the same when training is resumed.
         resume: bool, go on from `state_path` if it exists.
-        source: keras.Model to start from, or None.
+        source: (keras.Model to start from, bool: its outputs mean the same classes), or None.
         lesson: Lesson, of a teacher, or None.
         share: Share, this process's part of the work.
 
@@ -242,7 +243,8 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
     start = None
     if source:  # on one device, since it is little work
         start, images = build(recipe, class_count), photos["train"].images
-        start_from(start, source, meaning.prepare(images[:: -(-len(images) // STATISTICS_PHOTOS)]))
+        earlier, same_classes = source
+        start_from(start, earlier, meaning.prepare(images[:: -(-len(images) // STATISTICS_PHOTOS)]), same_classes)
         keras.utils.set_random_seed(seed)  # so that building it anew takes the same random numbers
     with all_devices():
         network = build(recipe, class_count)
@@ -279,13 +281,13 @@ def recipe_of(settings):
     return replace(RECIPES[settings.recipe], **{name: value for name, value in asked.items() if value is not None})
 
 
-def meaning_of(recipe, class_names, source_meaning):
+def meaning_of(recipe, class_names, earlier):
     """The Meaning of a network to be; the network to start from says what becomes of a pixel, else the recipe does."""
     meaning = Meaning(
         class_names, recipe.size, recipe.size, recipe.channels, recipe.scale, interpolation=recipe.interpolation
     )
-    if source_meaning:
-        kept = {name: getattr(source_meaning, name) for name in ("channels", "scale", "offset", "bgr")}
+    if earlier:
+        kept = {name: getattr(earlier, name) for name in ("channels", "scale", "offset", "bgr")}
         meaning = replace(meaning, **kept)
     return meaning
 
@@ -299,10 +301,11 @@ def load_data(settings, recipe, share):
         share: Share.
     """
     with together(share):
-        source, source_meaning = load_known_network(settings.weights) if settings.weights else (None, None)
+        earlier, earlier_meaning = load_known_network(settings.weights) if settings.weights else (None, None)
         class_names, *found = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
         teacher = load_teacher(settings, class_names)
-        meaning = meaning_of(recipe, class_names, source_meaning)
+        meaning = meaning_of(recipe, class_names, earlier_meaning)
+        source = (earlier, earlier_meaning.class_names == class_names) if earlier else None
         parts = dict(zip(("train", "val"), found, strict=True))
         check_fits(recipe, meaning, len(parts["train"]), dtype_policy(settings.dtype), share)
     cache = sibling(settings.output, "photos.h5")

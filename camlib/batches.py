@@ -203,7 +203,7 @@ class Batches(MadeAhead):
             images = np.stack([seen(image, crop, *view) for image, view in zip(images, views, strict=True)])
         targets, weights = self.one_hot[labels], self.weights[labels]  # (N, C), (N,)
         if self.lesson:
-            targets = np.concatenate((targets, self.lesson.answers(chosen, images)), axis=1)  # (N, 2 C)
+            targets = np.concatenate((targets, self.lesson.answers(chosen, images, labels)), axis=1)  # (N, 2 C)
         if self.recipe.mosaic:
             images = mosaics(images) if side == 2 else images
             targets = targets.reshape(-1, side, side, targets.shape[1])  # (N, g, g, C or 2 C)

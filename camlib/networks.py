@@ -166,19 +166,21 @@ def fold(network, plain):
     return plain
 
 
-def start_from(network, source, images):
+def start_from(network, source, images, same_classes=False):
     """Copy the convolutions of an earlier network, so that training goes on from what they see.
 
-    The layers behind the global pooling start anew, the first of them divided by the size of the features on `images`
-    (Krahenbuhl et al. 2016), where no normalisation does that: ImageNet's VGG-16 has features of about 10, on which
-    Glorot's weights would make logits so large that the first gradients spoil the convolutions. Where `network` has
-    batch normalisation behind a convolution and `source` has none, mean and variance of the convolution's outputs on
-    `images` become the normalisation's statistics and its gamma and beta: it then changes nothing at first.
+    Of the same classes, the layers behind the global pooling are copied too, if they have the same shapes. Otherwise
+    they start anew, the first of them divided by the size of the features on `images` (Krahenbuhl et al. 2016), where
+    no normalisation does that: ImageNet's VGG-16 has features of about 10, on which Glorot's weights would make logits
+    so large that the first gradients spoil the convolutions. Where `network` has batch normalisation behind a
+    convolution, or in front of the classes, and `source` has none, mean and variance of what it normalises, on
+    `images`, become the normalisation's statistics and its gamma and beta: it then changes nothing at first.
 
     Args:
         network: keras.Model to be trained; its weights are overwritten.
         source: keras.Model with the same convolutions in the same order.
         images: float32 (N, H, W, channels), a sample of photos, prepared for `source`.
+        same_classes: bool, the outputs of `source` mean the same as those of `network`.
 
     Raises:
         UserError: the convolutions differ.
@@ -202,8 +204,17 @@ def start_from(network, source, images):
             norm = network.get_layer(f"{target.name}_bn")
             mean, variance = channel_statistics(keras.Model(network.inputs[0], target.output), images)
             norm.set_weights([np.sqrt(variance + norm.epsilon), mean + weights[1], mean, variance])
-    if "class_bn" not in names:
-        first = next(layer for layer in network.layers if isinstance(layer, layers.Dense))
+    heads = [[layer for layer in one._flatten_layers() if isinstance(layer, layers.Dense)] for one in (network, source)]
+    shapes = [[tuple(weight.shape) for layer in head for weight in layer.weights] for head in heads]
+    if same_classes and shapes[0] == shapes[1]:
+        for target, origin in zip(*heads, strict=True):
+            target.set_weights(origin.get_weights())
+        if "class_bn" in names:
+            norm = network.get_layer("class_bn")
+            mean, variance = channel_statistics(keras.Model(network.inputs[0], norm.input), images)
+            norm.set_weights([np.sqrt(variance + norm.epsilon), mean, mean, variance])
+    elif "class_bn" not in names:
+        first = heads[0][0]
         mean, variance = channel_statistics(keras.Model(network.inputs[0], first.input), images)
         size = np.sqrt((mean**2 + variance).mean())
         kernel, bias = first.get_weights()

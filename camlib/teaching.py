@@ -51,6 +51,7 @@ def decisive_for_teaching(settings, teacher):
         "teacher_sha256": teacher and teacher.sha256,
         "teacher_size": teacher and [teacher.meaning.height, teacher.meaning.width],
         "teacher_dtype": teacher and teacher.dtype,
+        "teacher_corrected": teacher and True,
     }
     return decisive | {name: teacher and getattr(settings, name) for name in TEACHING}
 
@@ -310,6 +311,24 @@ def softened(logits, temperature):
     return probabilities_of(flat).reshape(logits.shape).astype(np.float32)
 
 
+def corrected(answers, labels):
+    """Where a teacher's likeliest class is not the true one, the two change places (Wen et al. 2019).
+
+    A teacher of photos may take a drawing for anything; how sure it is, and what it says of the other classes, stays.
+
+    Args:
+        answers: float (N, C).
+        labels: int (N,).
+
+    Returns:
+        (N, C) of the same dtype.
+    """
+    rows, answers = np.arange(len(labels)), answers.copy()
+    said = answers.argmax(axis=1)
+    answers[rows, labels], answers[rows, said] = answers[rows, said], answers[rows, labels]
+    return answers
+
+
 class Distillation(keras.losses.Loss):
     """Learn from a teacher's answers and from the true labels (Hinton et al. 2015).
 
@@ -365,17 +384,18 @@ class Lesson:
     def __init__(self, logits_of, temperature, label_share):
         self.logits_of, self.loss = logits_of, Distillation(temperature, label_share)
 
-    def answers(self, chosen, views):
-        """The mean over views of a photo of the teacher's softened probabilities.
+    def answers(self, chosen, views, labels):
+        """The mean over views of a photo of the teacher's softened probabilities, corrected by the labels.
 
         Args:
             chosen: int (N,), indices of training photos.
             views: uint8 (N, h, w, channels), what the student sees of them.
+            labels: int (N,), their true classes.
 
         Returns:
             float32 (N, C).
         """
-        return softened(self.logits_of(chosen, views), self.loss.temperature).mean(axis=1)
+        return corrected(softened(self.logits_of(chosen, views), self.loss.temperature).mean(axis=1), labels)
 
 
 def prepare_lesson(settings, teacher, recipe, meaning, photos, failed):

@@ -119,3 +119,27 @@ def test_a_start_from_earlier_weights_changes_no_feature(build):
     if build is vgg16_network:
         as_trained = keras.ops.convert_to_numpy(trained(images, training=True))
         np.testing.assert_allclose(as_trained, truth, atol=1e-2 * truth.max())
+
+
+@pytest.mark.parametrize("build", [vgg16_network, modern_network])
+def test_a_start_from_the_same_classes_keeps_what_is_said(build):
+    """The very answers of the earlier network, but for the grid that the pooling-free one is trained on."""
+    keras.utils.set_random_seed(1)
+    generator = np.random.default_rng(1)
+    source, network, other = build(4), build(4, for_training=True), build(4, for_training=True)
+    for layer in source.layers:
+        for weight in layer.weights:
+            if len(weight.shape) == 1:
+                weight.assign(weight + generator.uniform(0, 0.3, weight.shape))
+    images = generator.random((8, 64, 64, 3), np.float32)
+    start_from(network, source, images, same_classes=True)
+    kernel, bias = source.get_layer("class").get_weights()
+    last = source.get_layer("across_rows" if build is modern_network else "class").input
+    features = keras.ops.convert_to_numpy(keras.Model(source.inputs[0], last)(images)).astype(np.float64)
+    means = features[:, 3::4, 3::4].mean((1, 2)) if build is modern_network else features
+    logits = means @ kernel + bias
+    said = keras.ops.convert_to_numpy(keras.Model(network.inputs[0], network.get_layer("class").output)(images))
+    np.testing.assert_allclose(said.reshape(logits.shape), logits, atol=1e-3 * np.abs(logits).max())
+    assert np.ptp(logits) > 0.1
+    start_from(other, source, images)
+    assert not np.allclose(other.get_layer("class").get_weights()[0], kernel)

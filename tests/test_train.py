@@ -29,6 +29,7 @@ from camlib.metrics import binary_accuracy, confusion_matrix
 from camlib.model_files import load_known_network, load_network
 from camlib.networks import modern_network, original_network, per_cell
 from camlib.photos import find_photos, read_network_input
+from camlib.saving import save_network
 from camlib.training_state import TrainingState, decisive_settings, settings_of_finished
 from train_cam_4class import RECIPES, main, parse_arguments, recipe_of
 
@@ -277,6 +278,20 @@ def test_a_start_from_imagenets_file(run_here, colour_photos, tmp_path, imagenet
                         for one in (network, reference))  # fmt: skip
         cosine = (ours * kerass).sum(0) / np.linalg.norm(ours, axis=0) / np.linalg.norm(kerass, axis=0)
         np.testing.assert_allclose(cosine, 1, atol=1e-5)
+
+
+def test_a_start_from_the_same_classes_goes_on_where_they_ended(run_here, colour_photos, tmp_path):
+    """At a learning rate of nearly nothing the network stays what it was; of other classes its end is made anew."""
+    earlier = original_network(4, 1)
+    for names in (["dog", "cat", "horse", "bird"], ["bird", "cat", "horse", "dog"]):
+        path, output = tmp_path / f"{names[0]}.h5", tmp_path / names[0] / "net.h5"
+        save_network(earlier, path, Meaning(names, 64, 64, 1, 1.0, interpolation="cubic"))
+        result = run_here("train_cam_4class.py", "--recipe", "original", "--weights", path, "--data", colour_photos,
+                          "--epochs", 1, "--learning-rate", 1e-12, "--output", output)  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        pairs = zip(load_network(output)[0].get_weights(), earlier.get_weights(), strict=True)
+        same = [np.allclose(found, expected, atol=1e-6) for found, expected in pairs]
+        assert all(same[:10]) and same[10] == (names[0] == "dog")  # kernels and biases of five convolutions, Dense
 
 
 @pytest.mark.any_backend
