@@ -131,8 +131,7 @@ def parse_arguments(arguments=None):
     data.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
     data.add_argument("--weights", metavar="FILE|imagenet",
                       help="start from this network's convolutions and, of the same classes, all of it; imagenet, for "
-                      "--recipe vgg16: Keras's own; "
-                      "default: from random ones")  # fmt: skip
+                      "--recipe vgg16: Keras's own; default: from random ones")  # fmt: skip
     data.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
     training = parser.add_argument_group("training")
     training.add_argument("--learning-rate", type=float, metavar="RATE", help="at its highest; default: the recipe's")

@@ -317,7 +317,8 @@ def test_stopped_and_resumed_with_a_teacher_ends_with_the_same_weights(
     code, said = end_of(main, command("stopped", "--resume", "--teacher-sees", ["photos", "views"][sees == "photos"]))
     assert code == 2 and "other settings (teacher_sees)" in said
     code, said = end_of(main, ["--data", str(colour_photos), *command("stopped", "--resume")[6:]])
-    assert code == 2 and "(teacher_sha256, teacher_size, teacher_dtype, teacher_corrected, " in said
+    names = "teacher_sha256, teacher_size, teacher_dtype, teacher_corrected, teacher_sees, temperature, label_share"
+    assert code == 2 and f"({names})" in said
     assert main(command("stopped", "--resume")) == 0
     whole, stopped = (weights_of(tmp_path / name / "net.weights.h5") for name in ("whole", "stopped"))
     assert whole.keys() == stopped.keys() and len(whole) > 4
