@@ -16,7 +16,9 @@ photos. Arrow keys or the slider go through the photos, up and down through the 
 import camlib  # noqa: F401 - before what takes a while, see camlib.beginning
 
 # isort: split
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -57,11 +59,32 @@ TOOLKIT = (
 # ---------------------------------------------------------------- the script
 
 
+def check_qt():
+    """Refuse a Qt that lacks libraries of the system's: it would end the process in the middle, with a core dump.
+
+    Raises:
+        UserError: the part of Qt that draws on an X display does not load.
+    """
+    from matplotlib.backends.qt_compat import QtCore
+
+    plugins = Path(QtCore.QLibraryInfo.path(QtCore.QLibraryInfo.LibraryPath.PluginsPath))
+    try:
+        ctypes.CDLL(str(plugins / "platforms" / "libqxcb.so"))
+    except OSError as error:
+        raise UserError(
+            f"no window can be opened: Qt needs a library that this system lacks ({first_line(error)}); expected it "
+            "installed, or Tk instead: apt install python3-tk and MPLBACKEND=TkAgg"
+        ) from error
+
+
 def open_window(photos, index, settings):
     """Show the window until it is closed."""
     if "cv2" in os.environ.get("QT_QPA_PLATFORM_PLUGIN_PATH", ""):
         del os.environ["QT_QPA_PLATFORM_PLUGIN_PATH"]  # set by OpenCV for a Qt of its own; another Qt would abort
     matplotlib.rcParams.update(freed_keys())
+    on_x = sys.platform == "linux" and os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY")
+    if on_x and not os.environ.get("QT_QPA_PLATFORM") and matplotlib.get_backend().lower() == "qtagg":
+        check_qt()
     import matplotlib.pyplot as plt  # here, since --save needs no window and must not look for one
 
     try:

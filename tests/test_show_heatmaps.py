@@ -1,6 +1,7 @@
 """The viewer: what it finds, what it draws, its window on a real display, and what it says of bad input."""
 
 import base64
+import importlib.util
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,11 +249,28 @@ def display():
     server.wait()
 
 
+def missing_libraries(toolkit):
+    """The libraries of the system's that Qt's part for X displays needs and does not find, by ldd."""
+    if toolkit == "tkinter" or sys.platform != "linux":
+        return []
+    plugin = Path(importlib.util.find_spec("PySide6").origin).parent / "Qt" / "plugins" / "platforms" / "libqxcb.so"
+    told = subprocess.run(["ldd", plugin], capture_output=True, text=True, check=True).stdout
+    return sorted({line.split()[0] for line in told.splitlines() if "not found" in line})
+
+
 @pytest.mark.parametrize(("backend", "toolkit"), [("TkAgg", "tkinter"), ("QtAgg", "PySide6.QtWidgets")])
 def test_window_on_a_display(run_folder, display, tmp_path, backend, toolkit):
     """A real window, steered with real keys; the pictures that it saves show what it showed."""
     pytest.importorskip(toolkit, exc_type=ImportError)  # without the system's libraries Qt is there, but does not load
     environment = os.environ | {"DISPLAY": display, "MPLBACKEND": backend}
+    missing = missing_libraries(toolkit)
+    if missing:
+        result = subprocess.run([sys.executable, ROOT / "show_heatmaps.py", run_folder], env=environment, cwd=tmp_path,
+                                capture_output=True, text=True)  # fmt: skip
+        assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1
+        said = re.search(r"^error: no window can be opened: Qt needs a library .* lacks \((\S+): ", result.stderr)
+        assert said and said[1] in missing
+        pytest.skip(f"refused as it should be; the window itself needs {' and '.join(missing)}")
     viewer = subprocess.Popen([sys.executable, ROOT / "show_heatmaps.py", run_folder], env=environment, cwd=tmp_path,
                               stdout=subprocess.PIPE, text=True)  # fmt: skip
 
