@@ -140,7 +140,8 @@ class Record:
     is called as a function, in a layer's or a network's own code, is named relu below that.
 
     Attributes:
-        runs: list of Run, in the order in which they ended, without what happens inside attention.
+        runs: list of Run, in the order in which they ended, without what happens inside attention. A run's input is
+            the very tensor that another run made, before the layer cast it to its own precision.
         relus: list of (path, kind), one for each ReLU that ran.
         guided: set of indices into relus, of those through which a guided gradient was taken.
         activations: list of Activation.
@@ -149,11 +150,18 @@ class Record:
     def __init__(self):
         self.runs, self.relus, self.guided, self.activations = [], [], set(), []
         self.running = []  # networks and layers, outermost first
+        self.casts = {}  # id of a tensor that a layer cast its input to: (it, so that the id stays its own; the input)
 
     @property
     def path(self):
         """Of the layer that is running; the outermost network has none."""
         return "/".join(layer.name for layer in self.running[1:])
+
+    def uncast(self, tensor):
+        """What a layer that computes in another precision was given, of the tensor that it cast it to; or itself."""
+        if isinstance(tensor, (list, tuple)):
+            return [self.uncast(part) for part in tensor]
+        return self.casts.get(id(tensor), (tensor, tensor))[1]
 
     def ending_of(self, outputs):
         """The Ending that made `outputs`, shape, precision and joining aside, or None.
@@ -178,6 +186,7 @@ class Record:
     def maker_of(self, tensor, kind):
         """The Run of a layer of that kind that made a tensor, shape and precision aside, or None."""
         while True:
+            tensor = self.uncast(tensor)
             runs = [run for run in self.runs if run.output is tensor]
             for run in runs:
                 if isinstance(run.layer, kind):
@@ -258,13 +267,20 @@ def watched(tap=None):
     """
     record = Record()
     run_operation = keras.Operation.__call__
+    convert_input = keras.DTypePolicy.convert_input
 
     def ended(path, layer, before, output):
         if not path or any(isinstance(outer, ATTENTION) for outer in record.running[:-1]):
             return output
         output = tap(path, output) if tap else output
-        record.runs.append(Run(path, layer, before, output))
+        record.runs.append(Run(path, layer, record.uncast(before), output))
         return output
+
+    def convert(policy, x, *arguments):
+        converted = convert_input(policy, x, *arguments)
+        if converted is not x:
+            record.casts[id(converted)] = converted, x
+        return converted
 
     def run_layer(layer, *arguments, **keywords):
         record.running.append(layer)
@@ -308,6 +324,7 @@ def watched(tap=None):
     originals = {(owner, name): vars(owner)[name] for owner, name in exchanges}
     exchanges |= {
         (keras.Operation, "__call__"): run_layer,
+        (keras.DTypePolicy, "convert_input"): convert,
         (ReLU, "static_call"): staticmethod(relu),
         (keras.layers.PReLU, "call"): lambda layer, inputs: relu(inputs, negative_slope=layer.alpha),
     }

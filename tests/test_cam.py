@@ -156,6 +156,38 @@ def test_any_file_that_ends_in_pooling_and_dense(photo_folder, tmp_path, capsys,
         assert float(row[f"logit_{name}"]) == pytest.approx(expected[0, index].mean() + bias[index], abs=1e-4)
 
 
+def pooled_in_two_precisions():
+    """As Keras's guide to mixed precision has it: the last layers in float32, behind others in half precision."""
+    keras.utils.set_random_seed(4)
+    image = keras.Input((24, 32, 3))
+    x = layers.Conv2D(5, 3, strides=2, activation="relu", name="conv", dtype="mixed_bfloat16")(image)
+    x = layers.GlobalAveragePooling2D(dtype="float32")(x)
+    x = layers.Dense(3, name="class", dtype="mixed_bfloat16")(layers.Dropout(0.5, dtype="mixed_bfloat16")(x))
+    return keras.Model(image, layers.Activation("softmax", dtype="float32")(x))
+
+
+def test_a_layer_that_casts_its_input_hides_nothing():
+    network = pooled_in_two_precisions()
+    pooling, dense, place = pooled_classifier(network)
+    assert (pooling.name, dense.name, place) == (network.layers[2].name, "class", "conv")
+    images = np.random.default_rng(0).random((2, 24, 32, 3), np.float32)
+    expected, _ = numpy_maps(network, images)
+    maps = keras.ops.convert_to_numpy(cam_function(network)(images)[0])
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps, expected, atol=0.02 * np.abs(expected).max())  # bfloat16 has 8 bits
+
+
+def test_the_shipped_network_in_half_precision(tmp_path):
+    photos = [str(path) for path in sorted((ROOT / "data" / "demo" / "both").glob("*.jpg"))[:3]]
+    for dtype in ("float32", "bfloat16"):
+        assert main([*photos, "--dtype", dtype, "--output", str(tmp_path / dtype)]) == 0
+    full, half = (sorted((tmp_path / dtype).rglob("*.npy")) for dtype in ("float32", "bfloat16"))
+    assert len(full) == len(half) == 12
+    for one, other in zip(map(np.load, full), map(np.load, half), strict=True):
+        assert one.dtype == other.dtype == np.float32 and (one != other).any()
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
+
+
 @pytest.mark.any_backend
 def test_maps_of_a_float64_network_are_float64(photo_folder, tmp_path):
     with usual_settings():

@@ -242,6 +242,13 @@ def test_tokens_become_maps(class_token, method):
         np.testing.assert_allclose(found.cams[index], expected, atol=2e-5 * np.abs(expected).max())
 
 
+def test_a_normalisation_in_another_precision_than_attention_is_found():
+    network = transformer(True)
+    for layer in network._flatten_layers():
+        layer.dtype_policy = "float32" if isinstance(layer, layers.LayerNormalization) else "mixed_bfloat16"
+    assert survey(network, SHAPE).target == "norm1_1"
+
+
 def test_ablation_leaves_the_class_token_out_of_the_map():
     subject = Subject(transformer(True), None, "net")
     found = cams_of(subject, "0", "ablation-cam")

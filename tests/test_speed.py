@@ -160,7 +160,8 @@ def test_docs_have_a_place_for_every_table():
 
 def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, capsys):
     pytest.importorskip("jax")
-    arguments = ["--quick", "--cases", "all-three", "--tools", "ours-tensorflow", "ours-jax", "--output", str(tmp_path)]
+    arguments = ["--quick", "--cases", "all-three", "--tools", "ours-tensorflow", "ours-jax", "--dtypes", "float32",
+                 "--output", str(tmp_path)]  # fmt: skip
     assert speed.main(arguments) == 0
     told = capsys.readouterr().out
     rows = speed_table.read_rows(tmp_path / "speed_quick.csv")
@@ -248,12 +249,13 @@ def without_tensorflow(tmp_path_factory):
 def test_jax_is_timed_without_tensorflow(tmp_path, without_tensorflow):
     pytest.importorskip("jax")
     words = ["benchmarks/speed.py", "--quick", "--cases", "cam", "--output", tmp_path]
-    tools = ["--tools", "ours-tensorflow", "ours-jax"]
+    tools = ["--tools", "ours-tensorflow", "ours-jax", "--dtypes", "float32", "bfloat16"]
     result = subprocess.run([sys.executable, *map(str, words), *tools], capture_output=True, text=True, cwd=ROOT,
                             env=without_tensorflow, timeout=300)  # fmt: skip
     assert result.returncode == 0, result.stderr
     rows = speed_table.read_rows(tmp_path / "speed_quick.csv")
-    assert [(one.tool, one.case, one.refuses) for one in rows] == [("ours-jax", "cam", "")]
+    expected = [("ours-jax", "cam", dtype, "") for dtype in ("float32", "bfloat16")]
+    assert [(one.tool, one.case, one.dtype, one.refuses) for one in rows] == expected
     assert "ours, TensorFlow is not installed" in result.stdout
 
 
