@@ -228,7 +228,8 @@ def set_dtype(network, dtype):
     for layer in layers_of(network):
         if not isinstance(layer, layers.Softmax):  # in half precision it would lose small probabilities
             kept = next((keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights), dtype)
-            layer.dtype_policy = dtype if kept == dtype else ComputedIn(dtype, kept)
+            mixed = kept == "float32" and dtype in ("bfloat16", "float16")  # of Keras's own, which others can clone
+            layer.dtype_policy = f"mixed_{dtype}" if mixed else dtype if kept == dtype else ComputedIn(dtype, kept)
 
 
 class ComputedIn(keras.DTypePolicy):

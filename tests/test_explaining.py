@@ -13,7 +13,7 @@ from camlib.backend import has_float64, usual_settings
 from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
 from camlib.explaining import CLASSES_AT_ONCE
-from camlib.model_files import VGG_NETWORK, load_network
+from camlib.model_files import GAP_NETWORK, VGG_NETWORK, load_network
 from camlib.photos import find_photos, read_batches
 from camlib.subject import Subject, set_dtype
 from camlib.surveying import survey
@@ -177,6 +177,18 @@ def parts_of(network, images):
     classes = ops.convert_to_tensor(np.full((1, DRAWINGS), explaining.PREDICTED, np.int32))
     found = gradcam_vgg16.explainer(network, survey(network, tuple(images.shape[1:])))(images, classes)
     return {name: ops.convert_to_numpy(getattr(found, name)) for name in PARTS}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_network_in_half_precision_can_be_cloned(dtype):
+    """As other tools do with a network that they are given; the clone computes in the same precision."""
+    network, _ = load_network(GAP_NETWORK)
+    set_dtype(network, dtype)
+    clone = keras.models.clone_model(network)
+    clone.set_weights(network.get_weights())
+    assert {str(weight.dtype) for weight in clone.weights} == {"float32"}
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(one(images)) for one in (network, clone)))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -137,7 +137,8 @@ def test_captum_on_the_same_weights():
 )
 def test_ways_of_the_speed_benchmark(case, tools, tmp_path):
     """Each tool that benchmarks/speed.py times makes our maps there, of a network with our logits."""
-    speed.main(["--quick", "--cases", case, "--tools", "ours-tensorflow", *tools, "--output", str(tmp_path)])
+    arguments = ["--quick", "--cases", case, "--tools", "ours-tensorflow", *tools, "--dtypes", "float32"]
+    speed.main([*arguments, "--output", str(tmp_path)])
     rows = {row.tool: row for row in read_rows(tmp_path / "speed_quick.csv")}
     assert list(rows) == ["ours-tensorflow", *tools]
     for tool in tools:
