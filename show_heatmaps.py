@@ -50,6 +50,8 @@ from camlib.window import SAVED_DPI, Controls, freed_keys
 DEFAULT_PLACE = Path("outputs/cam")
 WIDTH, SAVED_HEIGHTS = 10.5, (7, 9, 11, 14, 18)  # inches of the figure, the taller the more maps
 SHEET_PHOTOS = 12
+# Variables by which Qt draws in another way, or with parts from elsewhere
+OTHER_QT = ("WAYLAND_DISPLAY", "QT_QPA_PLATFORM", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_PLUGIN_PATH")
 TOOLKIT = (
     "expected a display and a toolkit: pip install PySide6, or apt install python3-tk; without a window --save FILE "
     "writes a picture and --html FILE a page"
@@ -62,14 +64,21 @@ TOOLKIT = (
 def check_qt():
     """Refuse a Qt that lacks libraries of the system's: it would end the process in the middle, with a core dump.
 
+    Only where Qt is to draw on an X display with its own parts.
+
     Raises:
-        UserError: the part of Qt that draws on an X display does not load.
+        UserError: the part of Qt that does so does not load.
     """
+    if sys.platform != "linux" or not os.environ.get("DISPLAY") or any(map(os.environ.get, OTHER_QT)):
+        return
+    if matplotlib.get_backend().lower() != "qtagg":
+        return
     from matplotlib.backends.qt_compat import QtCore
 
-    plugins = Path(QtCore.QLibraryInfo.path(QtCore.QLibraryInfo.LibraryPath.PluginsPath))
+    qt = QtCore.QLibraryInfo
+    plugins = qt.path(qt.LibraryPath.PluginsPath) if hasattr(qt, "path") else qt.location(qt.PluginsPath)  # Qt 5
     try:
-        ctypes.CDLL(str(plugins / "platforms" / "libqxcb.so"))
+        ctypes.CDLL(str(Path(plugins) / "platforms" / "libqxcb.so"))
     except OSError as error:
         raise UserError(
             f"no window can be opened: Qt needs a library that this system lacks ({first_line(error)}); expected it "
@@ -82,9 +91,7 @@ def open_window(photos, index, settings):
     if "cv2" in os.environ.get("QT_QPA_PLATFORM_PLUGIN_PATH", ""):
         del os.environ["QT_QPA_PLATFORM_PLUGIN_PATH"]  # set by OpenCV for a Qt of its own; another Qt would abort
     matplotlib.rcParams.update(freed_keys())
-    on_x = sys.platform == "linux" and os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY")
-    if on_x and not os.environ.get("QT_QPA_PLATFORM") and matplotlib.get_backend().lower() == "qtagg":
-        check_qt()
+    check_qt()
     import matplotlib.pyplot as plt  # here, since --save needs no window and must not look for one
 
     try:

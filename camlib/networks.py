@@ -201,14 +201,14 @@ def start_from(network, source, images, same_classes=False):
         weights = origin.get_weights()
         target.set_weights(weights[: len(target.weights)])  # without the bias in front of a normalisation
         if f"{target.name}_bn" in names:
-            change_nothing(network, f"{target.name}_bn", images, add=weights[1])
+            only_add(network, f"{target.name}_bn", images, weights[1])
     heads = [[layer for layer in one._flatten_layers() if isinstance(layer, layers.Dense)] for one in (network, source)]
     shapes = [[tuple(weight.shape) for layer in head for weight in layer.weights] for head in heads]
     if same_classes and shapes[0] == shapes[1]:
         for target, origin in zip(*heads, strict=True):
             target.set_weights(origin.get_weights())
         if "class_bn" in names:
-            change_nothing(network, "class_bn", images)
+            only_add(network, "class_bn", images, 0)
     elif "class_bn" not in names:
         first = heads[0][0]
         mean, variance = channel_statistics(keras.Model(network.inputs[0], first.input), images)
@@ -217,11 +217,11 @@ def start_from(network, source, images, same_classes=False):
         first.set_weights([kernel / max(size, np.finfo(kernel.dtype).tiny), bias])
 
 
-def change_nothing(network, name, images, add=0.0):
-    """Let a layer of batch normalisation pass its input on as it is for `images`, but for what it adds, (K,)."""
+def only_add(network, name, images, bias):
+    """Let a layer of batch normalisation, of that name, do nothing to `images` but add a bias, (K,) or a number."""
     norm = network.get_layer(name)
     mean, variance = channel_statistics(keras.Model(network.inputs[0], norm.input), images)
-    norm.set_weights([np.sqrt(variance + norm.epsilon), mean + add, mean, variance])
+    norm.set_weights([np.sqrt(variance + norm.epsilon), mean + bias, mean, variance])
 
 
 def channel_statistics(network, images, batch_size=16):

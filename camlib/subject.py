@@ -228,8 +228,14 @@ def set_dtype(network, dtype):
     for layer in layers_of(network):
         if not isinstance(layer, layers.Softmax):  # in half precision it would lose small probabilities
             kept = next((keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights), dtype)
-            mixed = kept == "float32" and dtype in ("bfloat16", "float16")  # of Keras's own, which others can clone
-            layer.dtype_policy = f"mixed_{dtype}" if mixed else dtype if kept == dtype else ComputedIn(dtype, kept)
+            layer.dtype_policy = policy_of(kept, dtype)
+
+
+def policy_of(kept, dtype):
+    """The policy of weights that are kept in one dtype and cast to another: where Keras has one, it can be cloned."""
+    if kept == dtype:
+        return dtype
+    return f"mixed_{dtype}" if kept == "float32" and dtype in ("bfloat16", "float16") else ComputedIn(dtype, kept)
 
 
 class ComputedIn(keras.DTypePolicy):

@@ -21,7 +21,7 @@ from camlib.console import UserError
 from camlib.maps import find_saved
 from camlib.pictures import HEADING, LINE, MARGIN, Style
 from camlib.sheet import SIDE, TEXT, columns_of, height_of, row_of, spread_over
-from show_heatmaps import entry_of, index_of, main
+from show_heatmaps import OTHER_QT, entry_of, index_of, main
 
 pytestmark = pytest.mark.any_backend
 
@@ -232,9 +232,9 @@ def test_photos_of_a_contact_sheet_are_spread_evenly():
 # ---------------------------------------------------------------- windows
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def display():
-    """A virtual display of its own."""
+    """A virtual display of its own: on one that a test used before, a window of Qt 5 was closed at once."""
     if not shutil.which("Xvfb") or not shutil.which("xdotool"):
         pytest.skip("needs Xvfb and xdotool")
     reader, writer = os.pipe()
@@ -253,16 +253,20 @@ def missing_libraries(toolkit):
     """The libraries of the system's that Qt's part for X displays needs and does not find, by ldd."""
     if toolkit == "tkinter" or sys.platform != "linux":
         return []
-    plugin = Path(importlib.util.find_spec("PySide6").origin).parent / "Qt" / "plugins" / "platforms" / "libqxcb.so"
+    package = Path(importlib.util.find_spec(toolkit).origin).parent
+    (plugin,) = package.glob("Qt*/plugins/platforms/libqxcb.so")
     told = subprocess.run(["ldd", plugin], capture_output=True, text=True, check=True).stdout
     return sorted({line.split()[0] for line in told.splitlines() if "not found" in line})
 
 
-@pytest.mark.parametrize(("backend", "toolkit"), [("TkAgg", "tkinter"), ("QtAgg", "PySide6.QtWidgets")])
+@pytest.mark.parametrize(
+    ("backend", "toolkit"), [("TkAgg", "tkinter"), ("QtAgg", "PySide6.QtWidgets"), ("QtAgg", "PyQt5.QtWidgets")]
+)
 def test_window_on_a_display(run_folder, display, tmp_path, backend, toolkit):
     """A real window, steered with real keys; the pictures that it saves show what it showed."""
     pytest.importorskip(toolkit, exc_type=ImportError)  # without the system's libraries Qt is there, but does not load
-    environment = os.environ | {"DISPLAY": display, "MPLBACKEND": backend}
+    kept = {name: value for name, value in os.environ.items() if name not in OTHER_QT}
+    environment = kept | {"DISPLAY": display, "MPLBACKEND": backend, "QT_API": toolkit.split(".")[0]}
     missing = missing_libraries(toolkit)
     if missing:
         result = subprocess.run([sys.executable, ROOT / "show_heatmaps.py", run_folder], env=environment, cwd=tmp_path,
