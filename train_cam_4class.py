@@ -7,14 +7,15 @@
     python train_cam_4class.py --teacher models/vgg16_4class.h5 --output outputs/training/taught.h5
 
 A data folder holds train/ and val/ with one folder per class, or the class folders alone; beside others, train/ alone
-is trained on and nothing more. --teacher learns from another network's answers too. Recipes: `modern`, the default;
-`original`, the class project of 2019; `vgg16`, the network that gradcam_vgg16.py explains.
+is trained on and nothing more. --teacher learns from another network's answers too, --locator from where another one's
+maps are. Recipes: `modern`, the default; `original`, the class project of 2019; `vgg16`, that of gradcam_vgg16.py.
 Writes the network (.h5), its weights alone (.weights.h5), and beside them history, curves and confusion matrix; ends
 with the top-1 accuracy of each class. Stopped at any time, the same command with --resume goes on from the last epoch
 and, on a CPU, ends with the very same weights.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,7 +142,7 @@ def parse_arguments(arguments=None):
                           help="of weights, order, augmentation and split")  # fmt: skip
     training.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                           help="of the arithmetic; auto: half precision where the device is fast at it")  # fmt: skip
-    add_teacher_options(parser.add_argument_group("teacher"))
+    add_teacher_options(parser.add_argument_group("teacher and locator"))
     add_host_options(parser.add_argument_group("several hosts"))
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.h5", help="the network")
@@ -177,6 +178,7 @@ from camlib.batches import Batches, PlainBatches
 from camlib.class_folders import find_labelled_photos, load_photos
 from camlib.demo.scenes import demo_folder
 from camlib.hosts import check_agreement, first_before_others, joined, together
+from camlib.locating import centre_classes, decisive_for_locating, load_locator, located
 from camlib.locks import OnlyWriter
 from camlib.meaning import Meaning
 from camlib.memory import MODEST, check_training
@@ -204,6 +206,13 @@ def build(recipe, class_count):
     return recipe.network(class_count, recipe.channels, **form)
 
 
+def to_fit(network, recipe, locator):
+    """The same layers as a model that is asked what the batches ask, see `Batches`."""
+    if locator:
+        return located(network)
+    return per_cell(network, recipe.cut) if recipe.mosaic else keras.Model(network.inputs, network.outputs)
+
+
 def check_fits(recipe, meaning, photo_count, dtype, share):
     """Refuse what would not fit into memory, before a photo is decoded, see `camlib.memory.check_training`."""
     side, batch_size = recipe.cut or recipe.size, min(recipe.batch_size, photo_count)
@@ -215,7 +224,7 @@ def check_fits(recipe, meaning, photo_count, dtype, share):
         check_training(network, shape, recipe.size, batch_size, share.devices, least)
 
 
-def train(photos, meaning, recipe, state_path, settings, resume, source=None, lesson=None, share=ALONE):
+def train(photos, meaning, recipe, state_path, settings, resume, source=None, lesson=None, share=ALONE, locator=None):
     """Train one network.
 
     Args:
@@ -229,6 +238,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
         source: (keras.Model to start from, bool: its outputs mean the same classes), or None.
         lesson: Lesson, of a teacher, or None.
         share: Share, this process's part of the work.
+        locator: Locator, or None.
 
     Returns:
         (network, history): keras.Model in float32 with the weights of the lowest val_loss, and a list of dicts, one
@@ -237,7 +247,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
     seed, epochs = settings["seed"], settings["epochs"]
     keras.utils.set_random_seed(seed)
     class_count = len(meaning.class_names)
-    batches = Batches(photos["train"], meaning, recipe, seed, lesson, share)
+    batches = Batches(photos["train"], meaning, recipe, seed, lesson, share, locator)
     keras.config.set_dtype_policy(settings["dtype"])
     start = None
     if source:  # on one device, since it is little work
@@ -249,7 +259,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
         network = build(recipe, class_count)
         if start:
             network.set_weights(start.get_weights())
-        trained = per_cell(network, recipe.cut) if recipe.mosaic else keras.Model(network.inputs, network.outputs)
+        trained = to_fit(network, recipe, locator)
         network.compile(loss=recipe.loss, weighted_metrics=label_metrics(class_count))
         optimizer = recipe.optimizer(recipe.learning_rate, epochs * len(batches))
         loss = lesson.loss if lesson else recipe.loss
@@ -268,6 +278,8 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
     best.set_weights(state.best_weights)
     if recipe.training_form:
         best = fold(best, recipe.network(class_count, recipe.channels))
+    if locator:
+        centre_classes(best)
     return best, state.history
 
 
@@ -292,7 +304,7 @@ def meaning_of(recipe, class_names, earlier):
 
 
 def load_data(settings, recipe, share):
-    """What is trained on: (meaning, photos, failed, parts, source, teacher), see `load_photos`; the first host decodes.
+    """What is trained on: (meaning, photos, failed, parts, source, teacher, locator); the first host decodes.
 
     Args:
         settings: the user's.
@@ -303,13 +315,14 @@ def load_data(settings, recipe, share):
         earlier, earlier_meaning = load_known_network(settings.weights) if settings.weights else (None, None)
         class_names, *found = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
         teacher = load_teacher(settings, class_names)
+        locator = load_locator(settings, class_names, math.ceil(recipe.batch_size / share.hosts))
         meaning = meaning_of(recipe, class_names, earlier_meaning)
         source = (earlier, earlier_meaning.class_names == class_names) if earlier else None
         parts = dict(zip(("train", "val"), found, strict=True))
         check_fits(recipe, meaning, len(parts["train"]), dtype_policy(settings.dtype), share)
     cache = sibling(settings.output, "photos.h5")
     photos, failed = first_before_others(share, lambda first: load_photos(parts, meaning, cache, write=first))
-    return meaning, photos, failed, parts, source, teacher
+    return meaning, photos, failed, parts, source, teacher, locator
 
 
 @usual_settings()
@@ -329,8 +342,9 @@ def run(settings, share):
         check_not_lost(output, state_path, settings)
         goes_on, finished = settings.resume and state_path.exists(), output.exists() and not state_path.exists()
         earlier = settings_of_finished(sibling(output, "run.json"), output) if settings.resume and finished else None
-    meaning, photos, failed, parts, source, teacher = load_data(settings, recipe, share)
-    fixed = decisive_settings(settings, recipe, meaning, photos) | decisive_for_teaching(settings, teacher)
+    meaning, photos, failed, parts, source, teacher, locator = load_data(settings, recipe, share)
+    fixed = decisive_settings(settings, recipe, meaning, photos)
+    fixed |= decisive_for_teaching(settings, teacher) | decisive_for_locating(locator)
     check_agreement(share, fixed | {"what is there to resume": [goes_on, bool(earlier)]})
     if earlier:
         check_same(output, earlier, fixed)
@@ -344,7 +358,9 @@ def run(settings, share):
     if teacher:  # the others read the answers that the first was given
         asked = settings, teacher, recipe, meaning, parts["train"], failed
         lesson = first_before_others(share, lambda _: prepare_lesson(*asked))
-    network, history = train(photos, meaning, recipe, state_path, fixed, settings.resume, source, lesson, share)
+    network, history = train(
+        photos, meaning, recipe, state_path, fixed, settings.resume, source, lesson, share, locator
+    )
     code = EXIT_SOME_FAILED if failed or not np.isfinite(history[-1]["loss"]) else 0
     with together(share):
         if share.host == 0:

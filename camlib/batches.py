@@ -150,7 +150,8 @@ class Batches(MadeAhead):
 
     Each is (images (N, H, W, channels), one-hot labels, weights), the last two (N, C) and (N,), or (N, g, g, C) and
     (N, g, g) for a recipe with mosaics, g cells a side. With a `camlib.teaching.Lesson` the teacher's answers follow
-    the labels, (..., 2 C); each cell has the answer of its own photo.
+    the labels, (..., 2 C); each cell has the answer of its own photo. With a `camlib.locating.Locator` the targets
+    are (these, where the animal is in each view, float32 (N, h, w)).
 
     Of a batch that several devices share, a host makes its own part only. The last one of an epoch is shortened to
     their multiple: the photos that are left over differ from epoch to epoch.
@@ -159,9 +160,9 @@ class Batches(MadeAhead):
         UserError: the devices cannot share the recipe's batches, or there are too few photos.
     """
 
-    def __init__(self, photos, meaning, recipe, seed, lesson=None, share=ALONE):
+    def __init__(self, photos, meaning, recipe, seed, lesson=None, share=ALONE, locator=None):
         super().__init__()
-        self.share = share
+        self.share, self.locator = share, locator
         least = share.devices * (4 if recipe.mosaic else 1)
         if share.devices > 1 and (recipe.batch_size % least or len(photos.labels) < share.devices):
             raise UserError(
@@ -208,4 +209,5 @@ class Batches(MadeAhead):
             images = mosaics(images) if side == 2 else images
             targets = targets.reshape(-1, side, side, targets.shape[1])  # (N, g, g, C or 2 C)
             weights = weights.reshape(-1, side, side)
-        return self.meaning.prepare(images), targets, weights
+        inside = self.locator and self.locator.inside(images, labels)
+        return self.meaning.prepare(images), targets if inside is None else (targets, inside), weights

@@ -1,4 +1,4 @@
-"""The options that several scripts share, and those of a teacher. Imports neither Keras nor TensorFlow."""
+"""The options that several scripts share, and of a teacher and a locator. Imports neither Keras nor TensorFlow."""
 
 import re
 from pathlib import Path
@@ -171,11 +171,11 @@ def check_host_options(parser, settings):
         parser.error(f"--coordinator {settings.coordinator}: expected the address of host 0 and a port, 10.0.0.1:12345")
 
 
-# ---------------------------------------------------------------- a teacher
+# ---------------------------------------------------------------- a teacher and a locator
 
 
 def add_teacher_options(group):
-    """Add the options of training with a teacher."""
+    """Add the options of training with other networks: a teacher, a locator."""
     group.add_argument("--teacher", type=Path, metavar="FILE", help="learn from this network's answers too")
     group.add_argument("--teacher-sees", choices=("photos", "views"), default="photos",
                        help="each photo once, or in each epoch the very cut-outs that the network sees")  # fmt: skip
@@ -185,10 +185,14 @@ def add_teacher_options(group):
                        help="the logits of both are divided by it, which softens the answers")  # fmt: skip
     group.add_argument("--label-share", type=float, default=0.2, metavar="0..1",
                        help="share of the true labels in the loss; the rest is the teacher's")  # fmt: skip
+    group.add_argument("--locator", type=Path, metavar="FILE",
+                       help="unlearn evidence where this network's Grad-CAM has none; for --recipe vgg16")  # fmt: skip
+    group.add_argument("--locator-size", type=int, metavar="PIXELS",
+                       help="height and width the locator sees; default: as its file says")  # fmt: skip
 
 
 def check_teacher_options(parser, settings, loss):
-    """End with an error where the options of teaching do not fit one another or the recipe's loss."""
+    """End with an error where the options of teacher and locator do not fit one another or the recipe."""
     names = ("teacher_size", *TEACHING)
     given = [name for name in names if getattr(settings, name) != parser.get_default(name)]
     if settings.teacher is None and given:
@@ -203,3 +207,8 @@ def check_teacher_options(parser, settings, loss):
         parser.error(f"--temperature {settings.temperature}: expected a number above 0, at most 100")
     if not 0 <= settings.label_share <= 1:
         parser.error(f"--label-share {settings.label_share}: expected a number from 0 to 1")
+    parser.require(settings, locator_size=LEAST_SIDE)
+    if settings.locator_size and not settings.locator:
+        parser.error("--locator-size without --locator; expected --locator FILE with it")
+    if settings.locator and settings.recipe != "vgg16":
+        parser.error(f"--locator {settings.locator}: found --recipe {settings.recipe}; expected --recipe vgg16 with it")

@@ -80,12 +80,7 @@ class Teacher:
 
     def __init__(self, path, class_names, size=None, dtype="float32"):
         self.path, self.dtype = path, dtype
-        network, meaning = load_known_network(path)
-        if set(meaning.class_names) != set(class_names):
-            raise UserError(
-                f"the teacher {path} knows {shortened(meaning.class_names)}; expected the classes of the photos, "
-                f"{shortened(class_names)}"
-            )
+        network, meaning = load_network_of(class_names, path, "teacher")
         fixed = network.input_shape[1:3]
         if size and any(side not in (None, size) for side in fixed):
             raise UserError(f"--teacher-size {size}: {path} takes {fixed[0]}x{fixed[1]} only")
@@ -123,6 +118,26 @@ class Teacher:
             )
         check_outputs(outputs, logits, self.ending)
         return logits[:, self.order]
+
+
+def load_network_of(class_names, path, role):
+    """A network that knows the classes of the photos, and its Meaning.
+
+    Args:
+        class_names: list of C str, in any order.
+        path: Path.
+        role: str, what it is here, for messages.
+
+    Raises:
+        UserError: there is no such network, or it has other classes.
+    """
+    network, meaning = load_known_network(path)
+    if set(meaning.class_names) != set(class_names):
+        raise UserError(
+            f"the {role} {path} knows {shortened(meaning.class_names)}; expected the classes of the photos, "
+            f"{shortened(class_names)}"
+        )
+    return network, meaning
 
 
 def load_teacher(settings, class_names):
@@ -282,11 +297,24 @@ def view_logits(teacher, views, batch_size):
     Returns:
         float32 (N, 1, C), one view of each photo.
     """
-    meaning = teacher.meaning
+    return teacher.logits(views_for(teacher.meaning, views, batch_size))[: len(views), None]
+
+
+def views_for(meaning, views, batch_size):
+    """A student's cut-outs in the size and channels of another network, filled up to a whole batch.
+
+    Args:
+        meaning: Meaning of the other network.
+        views: uint8 (N, h, w, 1 or 3).
+        batch_size: int, at least N.
+
+    Returns:
+        uint8 (batch_size, height, width, channels).
+    """
     images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
     for image, view in zip(images, views, strict=False):
         image[:] = network_input(np.repeat(view, 3, axis=2) if view.shape[2] == 1 else view, meaning)
-    return teacher.logits(images)[: len(views), None]
+    return images
 
 
 def announce_views(teacher, view, batch_size, count):
