@@ -23,7 +23,7 @@ def test_readmes_program_runs_as_printed():
     )
     assert result.returncode == 0, result.stderr
     shapes, predicted = result.stdout.splitlines()
-    assert shapes == "(3, 2, 6, 6) (3, 2, 96, 96, 3)" and predicted.endswith("3]")
+    assert shapes == "(3, 2, 9, 9) (3, 2, 144, 144, 3)" and predicted.endswith("3]")
 
 
 @pytest.mark.any_backend
