@@ -81,6 +81,27 @@ def end_of(capsys):
 
 
 @pytest.fixture
+def stopped_after_an_epoch(monkeypatch, end_of):
+    """How a training ends, as `end_of`, that Ctrl-C meets once its first epoch is saved."""
+
+    def run(main, arguments):
+        from camlib.training_state import TrainingState  # with Keras, which few tests need
+
+        save = TrainingState.save
+
+        def stopped(state):
+            save(state)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(TrainingState, "save", stopped)
+            patched.setattr("camlib.console.os._exit", sys.exit)  # this process has to go on
+            return end_of(main, arguments)
+
+    return run
+
+
+@pytest.fixture
 def photo_folder(tmp_path):
     """Make a folder of photos: photo_folder({"dog/a.jpg": (255, 0, 0)}) with one colour and noise each."""
 
