@@ -46,8 +46,8 @@ def locator(tmp_path_factory):
 
 @pytest.fixture
 def thin(monkeypatch):
-    """VGG-16 of an eighth of its width: all its layers, and little to compute."""
-    blocks = [(count, width // 8) for count, width in networks.VGG16_BLOCKS]
+    """VGG-16 of an eighth of its width and with one convolution in all blocks but the last: little to compile."""
+    blocks = [(count if block == 5 else 1, width // 8) for block, (count, width) in enumerate(networks.VGG16_BLOCKS, 1)]
     monkeypatch.setattr(networks, "VGG16_BLOCKS", blocks)
 
 
@@ -264,7 +264,7 @@ def test_stopped_and_resumed_with_a_locator_ends_with_the_same_weights(
     assert code == 2 and "other settings (locator_sha256, locator_size)" in said
     assert main(command("stopped", "--resume")) == 0
     whole, stopped = (weights_of(tmp_path / name / "net.weights.h5") for name in ("whole", "stopped"))
-    assert whole.keys() == stopped.keys() and len(whole) > 20
+    assert whole.keys() == stopped.keys() and len(whole) > 10
     for name in whole:
         np.testing.assert_array_equal(whole[name], stopped[name], err_msg=name)
 
