@@ -3,6 +3,8 @@
 Network code uses `keras` only, so that it runs on every backend.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from camlib.console import UserError
@@ -176,9 +178,12 @@ def start_from(network, source, images, same_classes=False):
     convolution, or in front of the classes, and `source` has none, mean and variance of what it normalises, on
     `images`, become the normalisation's statistics and its gamma and beta: it then changes nothing at first.
 
+    `network` may be deeper, by residual sums at its end: they start with a gamma of 0, with which they add nothing
+    (Goyal et al. 2017, section 5.1), so that a pooling-free network of fewer layers can be gone on from.
+
     Args:
         network: keras.Model to be trained; its weights are overwritten.
-        source: keras.Model with the same convolutions in the same order.
+        source: keras.Model with the same convolutions in the same order, or the first of them.
         images: float32 (N, H, W, channels), a sample of photos, prepared for `source`.
         same_classes: bool, the outputs of `source` mean the same as those of `network`.
 
@@ -192,12 +197,16 @@ def start_from(network, source, images, same_classes=False):
     )
     targets = [layer for layer in targets if layer.name[-3:] != "_bn"]
     found, expected = ([tuple(layer.weights[0].shape) for layer in one] for one in (sources, targets))
-    if found != expected:
+    shared, more = targets[: len(sources)], targets[len(sources) :]
+    sums = [norm for layer, norm in pairwise(more) if adds_to_its_input(layer, norm)]
+    if found != expected[: len(found)] or 2 * len(sums) != len(more):
         raise UserError(
             f"the network {source.name!r} to start from has convolutions of other shapes than {network.name!r}; "
             "expected the same ones"
         )
-    for target, origin in zip(targets, sources, strict=True):
+    for norm in sums:
+        norm.gamma.assign(np.zeros(norm.gamma.shape))
+    for target, origin in zip(shared, sources, strict=True):
         weights = origin.get_weights()
         target.set_weights(weights[: len(target.weights)])  # without the bias in front of a normalisation
         if f"{target.name}_bn" in names:
@@ -215,6 +224,11 @@ def start_from(network, source, images, same_classes=False):
         size = np.sqrt((mean**2 + variance).mean())
         kernel, bias = first.get_weights()
         first.set_weights([kernel / max(size, np.finfo(kernel.dtype).tiny), bias])
+
+
+def adds_to_its_input(layer, norm):
+    """Whether two layers in a row are a convolution and the normalisation of a residual sum, see `modern_network`."""
+    return isinstance(norm, layers.BatchNormalization) and layer.input.shape[-1] == layer.output.shape[-1]
 
 
 def only_add(network, name, images, bias):

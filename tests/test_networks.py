@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 from small_networks import with_random_weights
 
-from camlib.networks import fold, modern_network, start_from, vgg16_network
+from camlib.console import UserError
+from camlib.networks import MODERN_CONVOLUTIONS, VGG16_BLOCKS, fold, modern_network, start_from, vgg16_network
 
 
 def test_folded_vgg16_computes_the_same():
@@ -97,12 +98,18 @@ def test_a_new_head_is_fit_for_features_of_any_size():
     np.testing.assert_allclose(*found, atol=1e-3)
 
 
-@pytest.mark.parametrize("build", [vgg16_network, modern_network])
-def test_a_start_from_earlier_weights_changes_no_feature(build):
+def shallower(build, class_count, fewer, monkeypatch):
+    """A network; if it is the pooling-free one, without the last layers."""
+    monkeypatch.setattr("camlib.networks.MODERN_CONVOLUTIONS", MODERN_CONVOLUTIONS[: len(MODERN_CONVOLUTIONS) - fewer])
+    return build(class_count)
+
+
+@pytest.mark.parametrize(("build", "fewer"), [(vgg16_network, 0), (modern_network, 0), (modern_network, 2)])
+def test_a_start_from_earlier_weights_changes_no_feature(build, fewer, monkeypatch):
     """Not even where each batch is normalised, for the photos that the statistics are of."""
     keras.utils.set_random_seed(1)
     generator = np.random.default_rng(1)
-    source, network = build(3), build(4, for_training=True)
+    network, source = build(4, for_training=True), shallower(build, 3, fewer, monkeypatch)
     for layer in source.layers:
         for weight in layer.weights:
             if len(weight.shape) == 1:  # biases, and what a normalisation learns
@@ -121,12 +128,13 @@ def test_a_start_from_earlier_weights_changes_no_feature(build):
         np.testing.assert_allclose(as_trained, truth, atol=1e-2 * truth.max())
 
 
-@pytest.mark.parametrize("build", [vgg16_network, modern_network])
-def test_a_start_from_the_same_classes_keeps_what_is_said(build):
+@pytest.mark.parametrize(("build", "fewer"), [(vgg16_network, 0), (modern_network, 0), (modern_network, 2)])
+def test_a_start_from_the_same_classes_keeps_what_is_said(build, fewer, monkeypatch):
     """The very answers of the earlier network, but for the grid that the pooling-free one is trained on."""
     keras.utils.set_random_seed(1)
     generator = np.random.default_rng(1)
-    source, network, other = build(4), build(4, for_training=True), build(4, for_training=True)
+    network, other = build(4, for_training=True), build(4, for_training=True)
+    source = shallower(build, 4, fewer, monkeypatch)
     for layer in source.layers:
         for weight in layer.weights:
             if len(weight.shape) == 1:
@@ -143,3 +151,24 @@ def test_a_start_from_the_same_classes_keeps_what_is_said(build):
     assert np.ptp(logits) > 0.1
     start_from(other, source, images)
     assert not np.allclose(other.get_layer("class").get_weights()[0], kernel)
+
+
+def test_layers_that_the_start_lacks_can_learn(monkeypatch):
+    network = modern_network(4, for_training=True)
+    monkeypatch.setattr("camlib.networks.MODERN_CONVOLUTIONS", MODERN_CONVOLUTIONS[:-2])
+    images = np.random.default_rng(1).random((8, 32, 32, 3), np.float32)
+    start_from(network, modern_network(4), images)
+    added = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)][-3:-1]
+    assert not any(np.any(norm.get_weights()[0]) for norm in added)
+    network.compile("sgd", "categorical_crossentropy")
+    network.fit(images, np.eye(4)[[0, 1, 2, 3] * 2], verbose=0)
+    assert all(np.all(norm.get_weights()[0] != 0) for norm in added)
+
+
+@pytest.mark.parametrize("build", [vgg16_network, modern_network])
+def test_a_start_from_other_convolutions_is_refused(build, monkeypatch):
+    network = build(4, for_training=True)
+    monkeypatch.setattr("camlib.networks.VGG16_BLOCKS", VGG16_BLOCKS[:-1])
+    monkeypatch.setattr("camlib.networks.MODERN_CONVOLUTIONS", MODERN_CONVOLUTIONS[:2])
+    with pytest.raises(UserError, match="convolutions of other shapes than"):
+        start_from(network, build(4), np.zeros((1, 64, 64, 3), np.float32))
