@@ -201,8 +201,8 @@ def start_from(network, source, images, same_classes=False):
     sums = [norm for layer, norm in pairwise(more) if adds_to_its_input(layer, norm)]
     if found != expected[: len(found)] or 2 * len(sums) != len(more):
         raise UserError(
-            f"the network {source.name!r} to start from has convolutions of other shapes than {network.name!r}; "
-            "expected the same ones"
+            f"the network {source.name!r} to start from has convolutions of another number or shape than "
+            f"{network.name!r}; expected the same ones"
         )
     for norm in sums:
         norm.gamma.assign(np.zeros(norm.gamma.shape))

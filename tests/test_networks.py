@@ -170,5 +170,5 @@ def test_a_start_from_other_convolutions_is_refused(build, monkeypatch):
     network = build(4, for_training=True)
     monkeypatch.setattr("camlib.networks.VGG16_BLOCKS", VGG16_BLOCKS[:-1])
     monkeypatch.setattr("camlib.networks.MODERN_CONVOLUTIONS", MODERN_CONVOLUTIONS[:2])
-    with pytest.raises(UserError, match="convolutions of other shapes than"):
+    with pytest.raises(UserError, match="convolutions of another number or shape than"):
         start_from(network, build(4), np.zeros((1, 64, 64, 3), np.float32))

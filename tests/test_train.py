@@ -202,7 +202,7 @@ def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, arguments, message):
 def test_weights_of_another_network_are_refused(run_here, colour_photos, tmp_path):
     result = run_here("train_cam_4class.py", "--data", colour_photos, "--recipe", "vgg16", "--weights",
                         ROOT / "models" / "cam_4class.h5", "--output", tmp_path / "n.h5")  # fmt: skip
-    assert result.returncode == 2 and "convolutions of other shapes than 'vgg16'" in result.stderr
+    assert result.returncode == 2 and "convolutions of another number or shape than 'vgg16'" in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
