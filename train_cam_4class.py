@@ -73,6 +73,8 @@ class Recipe:
         batch_size, epochs: int.
         patience: int, training ends after as many epochs without a lower val_loss. None: after the last epoch, which a
             schedule of learning rates needs.
+        deepens: bool, the network takes a depth, see `camlib.networks.modern_network`.
+        depth: int, or None for the usual one.
     """
 
     network: Callable
@@ -91,6 +93,8 @@ class Recipe:
     batch_size: int
     epochs: int
     patience: int | None
+    deepens: bool = False
+    depth: int | None = None
 
     @property
     def cut(self):
@@ -103,7 +107,7 @@ RECIPES = {
         modern_network, training_form=True, size=96, smallest=32, crop=3 / 4,
         mosaic=True, channels=3, scale=1 / 255,
         interpolation="area", loss="categorical_crossentropy", optimizer=adamw, learning_rate=3e-3,
-        balanced=True, batch_size=32, epochs=40, patience=None,
+        balanced=True, batch_size=32, epochs=40, patience=None, deepens=True,
     ),
     "original": Recipe(
         original_network, training_form=False, size=64, smallest=32, crop=None,
@@ -134,6 +138,8 @@ def parse_arguments(arguments=None):
                       help="start from this network's convolutions and, of the same classes, all of it; imagenet, for "
                       "--recipe vgg16: Keras's own; default: from random ones")  # fmt: skip
     data.add_argument("--size", type=int, metavar="PIXELS", help="height and width; default: the recipe's")
+    data.add_argument("--depth", type=int, metavar="N",
+                      help="convolutions of --recipe modern; default: 7, or those of --weights if more")  # fmt: skip
     training = parser.add_argument_group("training")
     training.add_argument("--learning-rate", type=float, metavar="RATE", help="at its highest; default: the recipe's")
     training.add_argument("--epochs", type=int, metavar="N", help="the most epochs; default: the recipe's")
@@ -155,7 +161,9 @@ def parse_arguments(arguments=None):
         parser.error(f"--output {settings.output}: expected a name ending in .h5, not in .weights.h5")
     recipe = RECIPES[settings.recipe]
     fewest = 2 if recipe.training_form else 1  # of a single photo, batch normalisation leaves nothing
-    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest)
+    parser.require(settings, epochs=1, size=recipe.smallest, batch_size=fewest, depth=1)
+    if settings.depth and not recipe.deepens:
+        parser.error(f"--depth {settings.depth}: expected --recipe modern, since the others' depth is what they are")
     if recipe.mosaic and (settings.batch_size or recipe.batch_size) % 4:
         parser.error(f"--batch-size {settings.batch_size}: expected a multiple of 4, since four photos make a mosaic")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
@@ -183,7 +191,7 @@ from camlib.locks import OnlyWriter
 from camlib.meaning import Meaning
 from camlib.memory import MODEST, check_training
 from camlib.model_files import load_known_network
-from camlib.networks import fold, per_cell, start_from
+from camlib.networks import depth_to_go_on, fold, per_cell, start_from
 from camlib.teaching import decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
 from camlib.training_progress import TrainingProgress
 from camlib.training_results import sibling, write_results
@@ -200,10 +208,11 @@ from camlib.training_state import (
 # ---------------------------------------------------------------- training that can be resumed
 
 
-def build(recipe, class_count):
-    """The network in the form that is trained."""
-    form = {"for_training": True} if recipe.training_form else {}
-    return recipe.network(class_count, recipe.channels, **form)
+def build(recipe, class_count, for_training=True):
+    """The network, in the form that is trained or in the one to keep."""
+    form = {"for_training": for_training} if recipe.training_form else {}
+    depth = {"depth": recipe.depth} if recipe.deepens else {}
+    return recipe.network(class_count, recipe.channels, **form, **depth)
 
 
 def to_fit(network, recipe, locator):
@@ -277,7 +286,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
     best = build(recipe, class_count)
     best.set_weights(state.best_weights)
     if recipe.training_form:
-        best = fold(best, recipe.network(class_count, recipe.channels))
+        best = fold(best, build(recipe, class_count, for_training=False))
     if locator:
         centre_classes(best)
     return best, state.history
@@ -288,7 +297,7 @@ def train(photos, meaning, recipe, state_path, settings, resume, source=None, le
 
 def recipe_of(settings):
     """The recipe with what the user asked to be otherwise."""
-    asked = {name: getattr(settings, name) for name in ("size", "learning_rate", "epochs", "batch_size")}
+    asked = {name: getattr(settings, name) for name in ("size", "depth", "learning_rate", "epochs", "batch_size")}
     return replace(RECIPES[settings.recipe], **{name: value for name, value in asked.items() if value is not None})
 
 
@@ -304,15 +313,21 @@ def meaning_of(recipe, class_names, earlier):
 
 
 def load_data(settings, recipe, share):
-    """What is trained on: (meaning, photos, failed, parts, source, teacher, locator); the first host decodes.
+    """What is trained, and on what; the first host decodes.
 
     Args:
         settings: the user's.
         recipe: Recipe.
         share: Share.
+
+    Returns:
+        (recipe, meaning, photos, failed, parts, source, teacher, locator), the recipe as deep as the network to start
+        from where nothing else was asked.
     """
     with together(share):
         earlier, earlier_meaning = load_known_network(settings.weights) if settings.weights else (None, None)
+        if earlier and recipe.deepens and not recipe.depth:
+            recipe = replace(recipe, depth=depth_to_go_on(earlier))
         class_names, *found = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
         teacher = load_teacher(settings, class_names)
         locator = load_locator(settings, class_names, math.ceil(recipe.batch_size / share.hosts))
@@ -322,7 +337,7 @@ def load_data(settings, recipe, share):
         check_fits(recipe, meaning, len(parts["train"]), dtype_policy(settings.dtype), share)
     cache = sibling(settings.output, "photos.h5")
     photos, failed = first_before_others(share, lambda first: load_photos(parts, meaning, cache, write=first))
-    return meaning, photos, failed, parts, source, teacher, locator
+    return recipe, meaning, photos, failed, parts, source, teacher, locator
 
 
 @usual_settings()
@@ -342,7 +357,7 @@ def run(settings, share):
         check_not_lost(output, state_path, settings)
         goes_on, finished = settings.resume and state_path.exists(), output.exists() and not state_path.exists()
         earlier = settings_of_finished(sibling(output, "run.json"), output) if settings.resume and finished else None
-    meaning, photos, failed, parts, source, teacher, locator = load_data(settings, recipe, share)
+    recipe, meaning, photos, failed, parts, source, teacher, locator = load_data(settings, recipe, share)
     fixed = decisive_settings(settings, recipe, meaning, photos)
     fixed |= decisive_for_teaching(settings, teacher) | decisive_for_locating(locator)
     check_agreement(share, fixed | {"what is there to resume": [goes_on, bool(earlier)]})

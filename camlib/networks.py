@@ -25,14 +25,14 @@ def original_network(class_count, channels=1):
     return keras.Model(image, layers.Dense(class_count, activation="softmax", name="class")(x), name="original")
 
 
-# (filters, dilation) of each 3x3 convolution. The dilations add up to a view of 43 pixels: wide enough for a head or a
-# body at 96x96, narrow enough that the evidence stays where the animal is. No dilation is smaller than the one before
-# it, which is what training on a grid needs.
+# (filters, dilation) of each 3x3 convolution; of a deeper network the last one repeats. The dilations add up to a view
+# of 43 pixels: wide enough for a head or a body at 96x96, narrow enough that the evidence stays where the animal is. No
+# dilation is smaller than the one before it, which is what training on a grid needs.
 MODERN_CONVOLUTIONS = ((32, 1), (48, 2), (64, 2), (96, 4), (96, 4), (96, 4), (96, 4))
 
 
-def modern_network(class_count, channels=3, for_training=False):
-    """Seven pooling-free 3x3 'same' convolutions with dilation, batch normalisation and residual sums.
+def modern_network(class_count, channels=3, for_training=False, depth=None):
+    """Seven or more pooling-free 3x3 'same' convolutions with dilation, batch normalisation and residual sums.
 
     Any input size; the last features have the input's size and follow a ReLU.
 
@@ -46,13 +46,18 @@ def modern_network(class_count, channels=3, for_training=False):
             over all. And it normalises the pooled features over the batch: the mean of a feature over thousands of
             pixels differs little from photo to photo, and is learnt from many times faster once normalised. And it
             does without `across_grids`, which changes the mean at the photo's border only.
+        depth: int, the number of convolutions: of `MODERN_CONVOLUTIONS` the first, or all and the last again and
+            again. None: those.
 
     Returns:
         keras.Model, (N, H, W, channels) -> (N, class_count), softmax.
     """
     image = x = keras.Input((None, None, channels))
-    dilations = [dilation for _, dilation in MODERN_CONVOLUTIONS]
-    for (filters, dilation), following in zip(MODERN_CONVOLUTIONS, [*dilations[1:], dilations[-1]], strict=True):
+    usual = len(MODERN_CONVOLUTIONS)
+    depth = depth or usual
+    convolutions = MODERN_CONVOLUTIONS[:depth] + MODERN_CONVOLUTIONS[-1:] * (depth - usual)
+    dilations = [dilation for _, dilation in convolutions]
+    for (filters, dilation), following in zip(convolutions, [*dilations[1:], dilations[-1]], strict=True):
         steps = {"strides": following // dilation} if for_training else {"dilation_rate": dilation}
         y = layers.Conv2D(filters, 3, padding="same", use_bias=False, **steps)(x)
         y = layers.BatchNormalization(momentum=0.9)(y)
@@ -121,6 +126,12 @@ def vgg16_network(class_count, channels=3, for_training=False):
     x = layers.Dense(256, activation="relu", name="hidden")(x)
     x = layers.Dense(class_count, name="class")(x)
     return keras.Model(image, layers.Softmax(dtype="float32", name="probability")(x), name="vgg16")
+
+
+def depth_to_go_on(source):
+    """How many convolutions a pooling-free network needs that starts from another one; None: no more than usual."""
+    depth = sum(isinstance(layer, layers.Conv2D) for layer in source._flatten_layers())
+    return depth if depth > len(MODERN_CONVOLUTIONS) else None
 
 
 def per_cell(network, cell):

@@ -174,6 +174,7 @@ def decisive_settings(settings, recipe, meaning, photos):
         "seed": settings.seed,
         "dtype": dtype_policy(settings.dtype),
         "size": recipe.size,
+        "depth": recipe.depth,
         "learning_rate": recipe.learning_rate,
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,

@@ -7,7 +7,15 @@ from keras import layers
 from small_networks import with_random_weights
 
 from camlib.console import UserError
-from camlib.networks import MODERN_CONVOLUTIONS, VGG16_BLOCKS, fold, modern_network, start_from, vgg16_network
+from camlib.networks import (
+    MODERN_CONVOLUTIONS,
+    VGG16_BLOCKS,
+    depth_to_go_on,
+    fold,
+    modern_network,
+    start_from,
+    vgg16_network,
+)
 
 
 def test_folded_vgg16_computes_the_same():
@@ -22,10 +30,13 @@ def test_folded_vgg16_computes_the_same():
     np.testing.assert_allclose(plain.predict(images, verbose=0), network.predict(images, verbose=0), atol=1e-4)
 
 
-@pytest.mark.parametrize(("height", "width", "first"), [(24, 32, (3, 3)), (25, 33, (0, 0)), (26, 32, (1, 3))])
-def test_training_form_is_the_plain_network_at_every_fourth_pixel(height, width, first):
-    network = with_random_weights(modern_network(4, for_training=True))
-    plain = fold(network, modern_network(4))
+@pytest.mark.parametrize(
+    ("height", "width", "first", "depth"),
+    [(24, 32, (3, 3), None), (25, 33, (0, 0), 4), (26, 32, (1, 3), 9)],
+)
+def test_training_form_is_the_plain_network_at_every_fourth_pixel(height, width, first, depth):
+    network = with_random_weights(modern_network(4, for_training=True, depth=depth))
+    plain = fold(network, modern_network(4, depth=depth))
     images = np.random.default_rng(1).random((2, height, width, 3), np.float32)
     on_grid, everywhere = (
         keras.Model(n.inputs[0], n.get_layer(name).input).predict(images, verbose=0)
@@ -35,6 +46,19 @@ def test_training_form_is_the_plain_network_at_every_fourth_pixel(height, width,
     sampled = everywhere[:, first[0] :: 4, first[1] :: 4]
     assert sampled.shape == on_grid.shape and np.abs(on_grid).max() > 0.1
     np.testing.assert_allclose(on_grid, sampled, atol=1e-5 * np.abs(on_grid).max())
+
+
+def test_depth_is_the_number_of_convolutions():
+    for depth in (1, 2, 7, 8, 11):
+        network = modern_network(4, depth=depth)
+        convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
+        dilations = [layer.dilation_rate[0] for layer in convolutions]
+        filters = [layer.filters for layer in convolutions]
+        assert dilations == [1, 2, 2, 4, 4, 4, 4, 4, 4, 4, 4][:depth]
+        assert filters == [32, 48, 64, *[96] * 8][:depth]
+        assert sum(isinstance(layer, layers.Add) for layer in network.layers) == max(0, depth - 4)
+        assert network.output_shape == (None, 4)
+        assert depth_to_go_on(network) == (depth if depth > 7 else None)
 
 
 def test_smoothing_across_grids_against_float64_numpy():
@@ -98,18 +122,15 @@ def test_a_new_head_is_fit_for_features_of_any_size():
     np.testing.assert_allclose(*found, atol=1e-3)
 
 
-def shallower(build, class_count, fewer, monkeypatch):
-    """A network; if it is the pooling-free one, without the last layers."""
-    monkeypatch.setattr("camlib.networks.MODERN_CONVOLUTIONS", MODERN_CONVOLUTIONS[: len(MODERN_CONVOLUTIONS) - fewer])
-    return build(class_count)
+STARTS = [(vgg16_network, {}), (modern_network, {}), (modern_network, {"depth": 9})]  # all from the usual depth
 
 
-@pytest.mark.parametrize(("build", "fewer"), [(vgg16_network, 0), (modern_network, 0), (modern_network, 2)])
-def test_a_start_from_earlier_weights_changes_no_feature(build, fewer, monkeypatch):
+@pytest.mark.parametrize(("build", "deep"), STARTS)
+def test_a_start_from_earlier_weights_changes_no_feature(build, deep):
     """Not even where each batch is normalised, for the photos that the statistics are of."""
     keras.utils.set_random_seed(1)
     generator = np.random.default_rng(1)
-    network, source = build(4, for_training=True), shallower(build, 3, fewer, monkeypatch)
+    network, source = build(4, for_training=True, **deep), build(3)
     for layer in source.layers:
         for weight in layer.weights:
             if len(weight.shape) == 1:  # biases, and what a normalisation learns
@@ -128,13 +149,13 @@ def test_a_start_from_earlier_weights_changes_no_feature(build, fewer, monkeypat
         np.testing.assert_allclose(as_trained, truth, atol=1e-2 * truth.max())
 
 
-@pytest.mark.parametrize(("build", "fewer"), [(vgg16_network, 0), (modern_network, 0), (modern_network, 2)])
-def test_a_start_from_the_same_classes_keeps_what_is_said(build, fewer, monkeypatch):
+@pytest.mark.parametrize(("build", "deep"), STARTS)
+def test_a_start_from_the_same_classes_keeps_what_is_said(build, deep):
     """The very answers of the earlier network, but for the grid that the pooling-free one is trained on."""
     keras.utils.set_random_seed(1)
     generator = np.random.default_rng(1)
-    network, other = build(4, for_training=True), build(4, for_training=True)
-    source = shallower(build, 4, fewer, monkeypatch)
+    network, other = build(4, for_training=True, **deep), build(4, for_training=True, **deep)
+    source = build(4)
     for layer in source.layers:
         for weight in layer.weights:
             if len(weight.shape) == 1:
@@ -153,9 +174,8 @@ def test_a_start_from_the_same_classes_keeps_what_is_said(build, fewer, monkeypa
     assert not np.allclose(other.get_layer("class").get_weights()[0], kernel)
 
 
-def test_layers_that_the_start_lacks_can_learn(monkeypatch):
-    network = modern_network(4, for_training=True)
-    monkeypatch.setattr("camlib.networks.MODERN_CONVOLUTIONS", MODERN_CONVOLUTIONS[:-2])
+def test_layers_that_the_start_lacks_can_learn():
+    network = modern_network(4, for_training=True, depth=9)
     images = np.random.default_rng(1).random((8, 32, 32, 3), np.float32)
     start_from(network, modern_network(4), images)
     added = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)][-3:-1]
@@ -172,3 +192,10 @@ def test_a_start_from_other_convolutions_is_refused(build, monkeypatch):
     monkeypatch.setattr("camlib.networks.MODERN_CONVOLUTIONS", MODERN_CONVOLUTIONS[:2])
     with pytest.raises(UserError, match="convolutions of another number or shape than"):
         start_from(network, build(4), np.zeros((1, 64, 64, 3), np.float32))
+
+
+def test_a_start_from_a_deeper_network_is_refused():
+    with pytest.raises(UserError, match="convolutions of another number or shape than 'modern'"):
+        start_from(
+            modern_network(4, for_training=True), modern_network(4, depth=8), np.zeros((1, 32, 32, 3), np.float32)
+        )

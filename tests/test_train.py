@@ -164,6 +164,7 @@ def test_training_on_jax_does_without_tensorflow(run_script, colour_photos, tmp_
 
 @pytest.mark.any_backend
 def test_what_is_asked_for_replaces_the_recipes_own():
+    assert recipe_of(parse_arguments(["--depth", "9"])) == replace(RECIPES["modern"], depth=9)
     asked = ["--recipe", "vgg16", "--size", "48", "--learning-rate", "0.002", "--epochs", "3", "--batch-size", "128"]
     expected = replace(RECIPES["vgg16"], size=48, learning_rate=0.002, epochs=3, batch_size=128)
     assert recipe_of(parse_arguments(asked)) == expected
@@ -189,6 +190,8 @@ def test_what_is_asked_for_replaces_the_recipes_own():
         (["--learning-rate", "0"], "--learning-rate 0.0: expected a number between 0 and 1"),
         (["--weights", "nowhere.h5"], "nowhere.h5 does not exist"),
         (["--recipe", "best"], "invalid choice: 'best'"),
+        (["--depth", "0"], "--depth 0: expected 1 or more"),
+        (["--depth", "9", "--recipe", "vgg16"], "--depth 9: expected --recipe modern"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, arguments, message):
@@ -292,6 +295,33 @@ def test_a_start_from_the_same_classes_goes_on_where_they_ended(run_here, colour
         pairs = zip(load_network(output)[0].get_weights(), earlier.get_weights(), strict=True)
         same = [np.allclose(found, expected, atol=1e-6) for found, expected in pairs]
         assert all(same[:10]) and same[10] == (names[0] == "dog")  # kernels and biases of five convolutions, Dense
+
+
+def test_a_deeper_network_in_stages(run_here, colour_photos, tmp_path, monkeypatch):
+    """--depth adds convolutions to those of --weights; a later stage is as deep as its start without being asked."""
+    monkeypatch.setattr("camlib.networks.MODERN_CONVOLUTIONS", ((8, 1), (8, 1)))
+
+    def stage(name, *more):
+        result = run_here("train_cam_4class.py", "--data", colour_photos, "--output", tmp_path / f"{name}.h5",
+                          "--epochs", 1, "--size", 32, "--dtype", "float32", *more)  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        network, _ = load_network(tmp_path / f"{name}.h5")
+        return [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+
+    first = stage("first")
+    nearly = ("--learning-rate", 1e-12)
+    deeper = stage("deeper", "--depth", 4, "--weights", tmp_path / "first.h5", *nearly)
+    later = stage("later", "--weights", tmp_path / "deeper.h5", *nearly)
+    assert (len(first), len(deeper), len(later)) == (2, 4, 4)
+    for earlier, ours in zip([*first, *deeper], [*deeper[:2], *later], strict=True):
+        np.testing.assert_allclose(ours.get_weights()[0], earlier.get_weights()[0], atol=1e-6)
+    other = run_here("train_cam_4class.py", "--data", colour_photos, "--output", tmp_path / "deeper.h5", "--epochs", 1,
+                     "--size", 32, "--dtype", "float32", "--depth", 5, "--weights", tmp_path / "first.h5", *nearly,
+                     "--resume")  # fmt: skip
+    assert other.returncode == 2 and "was trained with other settings (depth)" in other.stderr
+    other = run_here("train_cam_4class.py", "--data", colour_photos, "--output", tmp_path / "n.h5", "--size", 32,
+                     "--depth", 3, "--weights", tmp_path / "deeper.h5")  # fmt: skip
+    assert other.returncode == 2 and "convolutions of another number or shape than 'modern'" in other.stderr
 
 
 @pytest.mark.any_backend
