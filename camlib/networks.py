@@ -26,13 +26,14 @@ def original_network(class_count, channels=1):
 
 
 # (filters, dilation) of each 3x3 convolution; of a deeper network the last one repeats. The dilations add up to a view
-# of 43 pixels: wide enough for a head or a body at 96x96, narrow enough that the evidence stays where the animal is. No
-# dilation is smaller than the one before it, which is what training on a grid needs.
+# of 43 pixels, of eleven convolutions 75: wide enough for a head or a body at 96x96. Trained from random weights, the
+# narrow one keeps the evidence where the animal is; the deeper ones went on from there. No dilation is smaller than the
+# one before it, which is what training on a grid needs.
 MODERN_CONVOLUTIONS = ((32, 1), (48, 2), (64, 2), (96, 4), (96, 4), (96, 4), (96, 4))
 
 
 def modern_network(class_count, channels=3, for_training=False, depth=None):
-    """Seven or more pooling-free 3x3 'same' convolutions with dilation, batch normalisation and residual sums.
+    """Pooling-free 3x3 'same' convolutions with dilation, batch normalisation and residual sums.
 
     Any input size; the last features have the input's size and follow a ReLU.
 
@@ -46,8 +47,8 @@ def modern_network(class_count, channels=3, for_training=False, depth=None):
             over all. And it normalises the pooled features over the batch: the mean of a feature over thousands of
             pixels differs little from photo to photo, and is learnt from many times faster once normalised. And it
             does without `across_grids`, which changes the mean at the photo's border only.
-        depth: int, the number of convolutions: of `MODERN_CONVOLUTIONS` the first, or all and the last again and
-            again. None: those.
+        depth: int, the number of convolutions: the first of `MODERN_CONVOLUTIONS`, or all of them and the last again
+            and again. None: all of them, seven.
 
     Returns:
         keras.Model, (N, H, W, channels) -> (N, class_count), softmax.
@@ -128,12 +129,6 @@ def vgg16_network(class_count, channels=3, for_training=False):
     return keras.Model(image, layers.Softmax(dtype="float32", name="probability")(x), name="vgg16")
 
 
-def depth_to_go_on(source):
-    """How many convolutions a pooling-free network needs that starts from another one; None: no more than usual."""
-    depth = sum(isinstance(layer, layers.Conv2D) for layer in source._flatten_layers())
-    return depth if depth > len(MODERN_CONVOLUTIONS) else None
-
-
 def per_cell(network, cell):
     """The same layers, asked for the class of each cell: (N, g * cell, g * cell, channels) -> (N, g, g, classes)."""
     features = network.get_layer("gap").input
@@ -177,6 +172,12 @@ def fold(network, plain):
                 weights = [weights[0] * scale, shift]
         target.set_weights(weights)
     return plain
+
+
+def depth_to_go_on(source):
+    """How many convolutions a pooling-free network needs that starts from another one; None: no more than usual."""
+    depth = sum(isinstance(layer, layers.Conv2D) for layer in source._flatten_layers())
+    return depth if depth > len(MODERN_CONVOLUTIONS) else None
 
 
 def start_from(network, source, images, same_classes=False):
