@@ -186,13 +186,13 @@ from camlib.batches import Batches, PlainBatches
 from camlib.class_folders import find_labelled_photos, load_photos
 from camlib.demo.scenes import demo_folder
 from camlib.hosts import check_agreement, first_before_others, joined, together
-from camlib.locating import centre_classes, decisive_for_locating, load_locator, located
+from camlib.locating import Locator, centre_classes, decisive_for_locating, load_locator, located
 from camlib.locks import OnlyWriter
 from camlib.meaning import Meaning
 from camlib.memory import MODEST, check_training
 from camlib.model_files import load_known_network
 from camlib.networks import depth_to_go_on, fold, per_cell, start_from
-from camlib.teaching import decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
+from camlib.teaching import Teacher, decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
 from camlib.training_progress import TrainingProgress
 from camlib.training_results import sibling, write_results
 from camlib.training_state import (
@@ -233,35 +233,57 @@ def check_fits(recipe, meaning, photo_count, dtype, share):
         check_training(network, shape, recipe.size, batch_size, share.devices, least)
 
 
-def train(photos, meaning, recipe, state_path, settings, resume, source=None, lesson=None, share=ALONE, locator=None):
+@dataclass(frozen=True)
+class Materials:
+    """What is trained, and on what.
+
+    Attributes:
+        recipe: Recipe, as deep as the network to start from where nothing else was asked.
+        meaning: Meaning, of the network to be.
+        found: {"train": list of (Photo, label), "val": the same}.
+        photos: {"train": LabelledPhotos, "val": LabelledPhotos}, those of `found` that can be read.
+        failed: list of (path, reason), those that cannot.
+        source: (keras.Model to start from, bool: its outputs mean the same classes), or None.
+        teacher: Teacher, or None.
+        locator: Locator, or None.
+    """
+
+    recipe: Recipe
+    meaning: Meaning
+    found: dict
+    photos: dict
+    failed: list
+    source: tuple | None
+    teacher: Teacher | None
+    locator: Locator | None
+
+
+def train(materials, state_path, settings, resume, lesson=None, share=ALONE):
     """Train one network.
 
     Args:
-        photos: {"train": LabelledPhotos, "val": LabelledPhotos}.
-        meaning: Meaning, of the network to be.
-        recipe: Recipe.
+        materials: Materials.
         state_path: Path of the file that --resume goes on from.
         settings: dict with seed (of weights, order and augmentation), epochs (the most; the schedule ends there),
             dtype (Keras's policy), and whatever else must be the same when training is resumed.
         resume: bool, go on from `state_path` if it exists.
-        source: (keras.Model to start from, bool: its outputs mean the same classes), or None.
-        lesson: Lesson, of a teacher, or None.
+        lesson: Lesson, of the teacher, or None.
         share: Share, this process's part of the work.
-        locator: Locator, or None.
 
     Returns:
         (network, history): keras.Model in float32 with the weights of the lowest val_loss, and a list of dicts, one
         per epoch.
     """
+    recipe, meaning, photos, locator = materials.recipe, materials.meaning, materials.photos, materials.locator
     seed, epochs = settings["seed"], settings["epochs"]
     keras.utils.set_random_seed(seed)
     class_count = len(meaning.class_names)
     batches = Batches(photos["train"], meaning, recipe, seed, lesson, share, locator)
     keras.config.set_dtype_policy(settings["dtype"])
     start = None
-    if source:  # on one device, since it is little work
+    if materials.source:  # on one device, since it is little work
         start, images = build(recipe, class_count), photos["train"].images
-        earlier, same_classes = source
+        earlier, same_classes = materials.source
         start_from(start, earlier, meaning.prepare(images[:: -(-len(images) // STATISTICS_PHOTOS)]), same_classes)
         keras.utils.set_random_seed(seed)  # so that building it anew takes the same random numbers
     with all_devices():
@@ -313,31 +335,27 @@ def meaning_of(recipe, class_names, earlier):
 
 
 def load_data(settings, recipe, share):
-    """What is trained, and on what; the first host decodes.
+    """The Materials that the user asked for; the first host decodes.
 
     Args:
         settings: the user's.
         recipe: Recipe.
         share: Share.
-
-    Returns:
-        (recipe, meaning, photos, failed, parts, source, teacher, locator), the recipe as deep as the network to start
-        from where nothing else was asked.
     """
     with together(share):
         earlier, earlier_meaning = load_known_network(settings.weights) if settings.weights else (None, None)
         if earlier and recipe.deepens and not recipe.depth:
             recipe = replace(recipe, depth=depth_to_go_on(earlier))
-        class_names, *found = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
+        class_names, *parts = find_labelled_photos(settings.data or [demo_folder()], settings.seed)
         teacher = load_teacher(settings, class_names)
         locator = load_locator(settings, class_names, math.ceil(recipe.batch_size / share.hosts))
         meaning = meaning_of(recipe, class_names, earlier_meaning)
         source = (earlier, earlier_meaning.class_names == class_names) if earlier else None
-        parts = dict(zip(("train", "val"), found, strict=True))
-        check_fits(recipe, meaning, len(parts["train"]), dtype_policy(settings.dtype), share)
+        found = dict(zip(("train", "val"), parts, strict=True))
+        check_fits(recipe, meaning, len(found["train"]), dtype_policy(settings.dtype), share)
     cache = sibling(settings.output, "photos.h5")
-    photos, failed = first_before_others(share, lambda first: load_photos(parts, meaning, cache, write=first))
-    return recipe, meaning, photos, failed, parts, source, teacher, locator
+    photos, failed = first_before_others(share, lambda first: load_photos(found, meaning, cache, write=first))
+    return Materials(recipe, meaning, found, photos, failed, source, teacher, locator)
 
 
 @usual_settings()
@@ -352,14 +370,15 @@ def main(arguments=None):
 
 def run(settings, share):
     """Train as the user asked, this process's share of it; returns the exit code."""
-    recipe, output, state_path = recipe_of(settings), settings.output, sibling(settings.output, "state.h5")
+    output, state_path = settings.output, sibling(settings.output, "state.h5")
     with together(share):
         check_not_lost(output, state_path, settings)
         goes_on, finished = settings.resume and state_path.exists(), output.exists() and not state_path.exists()
         earlier = settings_of_finished(sibling(output, "run.json"), output) if settings.resume and finished else None
-    recipe, meaning, photos, failed, parts, source, teacher, locator = load_data(settings, recipe, share)
-    fixed = decisive_settings(settings, recipe, meaning, photos)
-    fixed |= decisive_for_teaching(settings, teacher) | decisive_for_locating(locator)
+    materials = load_data(settings, recipe_of(settings), share)
+    meaning, photos, failed, teacher = materials.meaning, materials.photos, materials.failed, materials.teacher
+    fixed = decisive_settings(settings, materials.recipe, meaning, photos)
+    fixed |= decisive_for_teaching(settings, teacher) | decisive_for_locating(materials.locator)
     check_agreement(share, fixed | {"what is there to resume": [goes_on, bool(earlier)]})
     if earlier:
         check_same(output, earlier, fixed)
@@ -371,11 +390,9 @@ def run(settings, share):
     print(f"training {settings.recipe} on {device_name()}, {fixed['dtype']}", flush=True)
     lesson = None
     if teacher:  # the others read the answers that the first was given
-        asked = settings, teacher, recipe, meaning, parts["train"], failed
+        asked = settings, teacher, materials.recipe, meaning, materials.found["train"], failed
         lesson = first_before_others(share, lambda _: prepare_lesson(*asked))
-    network, history = train(
-        photos, meaning, recipe, state_path, fixed, settings.resume, source, lesson, share, locator
-    )
+    network, history = train(materials, state_path, fixed, settings.resume, lesson, share)
     code = EXIT_SOME_FAILED if failed or not np.isfinite(history[-1]["loss"]) else 0
     with together(share):
         if share.host == 0:
