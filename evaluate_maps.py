@@ -14,7 +14,7 @@ missing.
 from dataclasses import replace
 from pathlib import Path
 
-from camlib.cam_family import GUIDED, METHODS
+from camlib.attribution.methods import GUIDED, METHODS
 from camlib.console import (
     EXIT_SOME_FAILED,
     ArgumentParser,
@@ -83,16 +83,14 @@ import cv2
 import numpy as np
 from keras import ops
 
-from camlib import metrics
-from camlib.annotations import find_items, items_sha256, spread, truth_kind
-from camlib.explaining import targets_of
-from camlib.memory import check_subject, halving
-from camlib.model_files import identity_of, load_network
-from camlib.perturbation import deletion_insertion_function, probability_function
-from camlib.report import report
-from camlib.runs import FAILED_FILE, Results, claim_folder, say_failed, write_failed
-from camlib.saved_maps import SavedMaps, evaluate_saved, saved_place
-from camlib.scoring import (
+from camlib.attribution.classifier import Subject, check_guided, check_layer
+from camlib.attribution.gradcam import targets_of
+from camlib.evaluation import metrics
+from camlib.evaluation.annotations import find_items, items_sha256, spread, truth_kind
+from camlib.evaluation.perturbation import deletion_insertion_function, probability_function
+from camlib.evaluation.report import report
+from camlib.evaluation.saved_maps import SavedMaps, evaluate_saved, saved_place
+from camlib.evaluation.scoring import (
     add_scores,
     batches,
     cascade,
@@ -105,7 +103,9 @@ from camlib.scoring import (
     scores_of_map,
     truth_of,
 )
-from camlib.subject import Subject, check_guided, check_layer
+from camlib.memory import check_subject, halving
+from camlib.networks.checkpoint import identity_of, load_network
+from camlib.runs.run import FAILED_FILE, Results, claim_folder, say_failed, write_failed
 from gradcam_vgg16 import joint_explainer
 from make_cam_maps import cam_of_subject
 

@@ -15,9 +15,8 @@ sigmoid or neither, a vision transformer, or a segmentation.
 
 from pathlib import Path
 
-from camlib.cam_family import METHODS
+from camlib.attribution.methods import METHODS
 from camlib.console import ArgumentParser, command, counted, run_script
-from camlib.engines import check_machine_options, engine_of
 from camlib.files import file_sha256, parse_place
 from camlib.options import (
     add_machine_options,
@@ -28,6 +27,7 @@ from camlib.options import (
     check_store_options,
 )
 from camlib.pixel_budget import PIXELS, add_pixel_option
+from camlib.runs.ray import check_machine_options, engine_of
 
 # ---------------------------------------------------------------- settings
 
@@ -90,9 +90,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.cam_family import enlarged
-from camlib.demo.scenes import demo_folder
-from camlib.explaining import (
+from camlib.attribution.classifier import Subject, announce_guided, check_guided, kept_precision, zero_maps_of
+from camlib.attribution.gradcam import (
     CLASSES_AT_ONCE,
     PHOTO_AXES,
     Explanation,
@@ -102,17 +101,18 @@ from camlib.explaining import (
     runner,
     targets_of,
 )
-from camlib.maps import write_explanations
+from camlib.attribution.heads import port_of
+from camlib.attribution.methods import enlarged
+from camlib.attribution.tracing import guided_rule
+from camlib.demo.scenes import demo_folder
 from camlib.memory import check_subject, halving
-from camlib.model_files import VGG_NETWORK, identity_of, load_network
+from camlib.networks.checkpoint import VGG_NETWORK, identity_of, load_network
 from camlib.photos import find_photos, network_input
-from camlib.pictures import METHOD_TITLES, style_of_run, style_settings, titles_of
-from camlib.ports import port_of
-from camlib.runs import Work
-from camlib.shards import Part
-from camlib.storing import run_of
-from camlib.subject import Subject, announce_guided, check_guided, kept_precision, zero_maps_of
-from camlib.watching import guided_rule
+from camlib.plots.colours import METHOD_TITLES, style_of_run, style_settings, titles_of
+from camlib.runs.maps import write_explanations
+from camlib.runs.run import Work
+from camlib.runs.shards import Part
+from camlib.runs.store_run import run_of
 
 # ---------------------------------------------------------------- mathematics
 
@@ -138,7 +138,7 @@ def gradient_maps(seen, u, maps, counterfactual=False):
     """Grad-CAM and its family: the features A of a layer, weighed by the score's gradients (Selvaraju et al. 2017).
 
     alpha_k = mean over y, x of dY/dA_k (eq. 1); L = ReLU(sum_k alpha_k A_k) (eq. 2). The counterfactual map takes
-    -alpha_k (section 3.3). `camlib.cam_family` holds this equation and those of the other methods.
+    -alpha_k (section 3.3). `camlib.attribution.methods` holds this equation and those of the other methods.
 
     Args:
         seen: ForwardPass.
@@ -169,7 +169,7 @@ def guided_backpropagation(seen, u):
     """The score's gradient with respect to the photo, by another rule at each ReLU (Springenberg et al. 2015).
 
     A ReLU passes a gradient where its input and the gradient that arrives are both positive, see
-    `camlib.watching.rectify`. Signed, float32 (N, H, W, channels).
+    `camlib.attribution.tracing.rectify`. Signed, float32 (N, H, W, channels).
     """
     with guided_rule():
         return seen.gradients_at_images(u)
@@ -274,7 +274,7 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, prepro
         size: (height, width) of the network's input where it is open; default: as trained.
 
     Returns:
-        Explanation of NumPy arrays, see `camlib.subject.Subject.ask`.
+        Explanation of NumPy arrays, see `camlib.attribution.classifier.Subject.ask`.
 
     Raises:
         UserError: the file is no network, or something of what was asked for does not fit it.
@@ -301,7 +301,7 @@ def prepared(settings, worker=False):
 
     Args:
         settings: Namespace, see `parse_arguments`.
-        worker: bool, for another process, which did so before, see `camlib.engines`.
+        worker: bool, for another process, which did so before, see `camlib.runs.ray`.
 
     Returns:
         Work.

@@ -13,7 +13,7 @@ neither the network nor the photos.
 from pathlib import Path
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, command, counted, run_script
-from camlib.shards import FAILED_FILE, PREDICTIONS_FILE, join_shards
+from camlib.runs.shards import FAILED_FILE, PREDICTIONS_FILE, join_shards
 
 
 def parse_arguments(arguments=None):

@@ -16,7 +16,6 @@ does only what is missing.
 from pathlib import Path
 
 from camlib.console import ArgumentParser, UserError, command, counted, run_script
-from camlib.engines import check_machine_options, engine_of
 from camlib.files import parse_place
 from camlib.options import (
     add_machine_options,
@@ -27,6 +26,7 @@ from camlib.options import (
     size_name,
 )
 from camlib.pixel_budget import PIXELS, add_pixel_option
+from camlib.runs.ray import check_machine_options, engine_of
 
 # ---------------------------------------------------------------- settings
 
@@ -68,20 +68,20 @@ from camlib.backend import compiled, device_name, leave_gpus, traced
 # isort: split
 from keras import activations, layers, ops
 
-from camlib.axes import check_axes
+from camlib.attribution.axes import check_axes
+from camlib.attribution.classifier import Subject
+from camlib.attribution.gradcam import widened
+from camlib.attribution.inspection import both_sides
+from camlib.attribution.tracing import watched
 from camlib.demo.scenes import demo_folder
-from camlib.explaining import widened
-from camlib.maps import write_maps
 from camlib.memory import check_subject, halving
-from camlib.model_files import GAP_NETWORK, identity_of, load_network
+from camlib.networks.checkpoint import GAP_NETWORK, identity_of, load_network
 from camlib.photos import find_photos
-from camlib.pictures import style_of_run, style_settings
-from camlib.runs import Work
-from camlib.shards import Part
-from camlib.storing import run_of
-from camlib.subject import Subject
-from camlib.surveying import both_sides
-from camlib.watching import watched
+from camlib.plots.colours import style_of_run, style_settings
+from camlib.runs.maps import write_maps
+from camlib.runs.run import Work
+from camlib.runs.shards import Part
+from camlib.runs.store_run import run_of
 
 # ---------------------------------------------------------------- mathematics
 
@@ -213,7 +213,7 @@ def prepared(settings, worker=False):
 
     Args:
         settings: Namespace, see `parse_arguments`.
-        worker: bool, for another process, which did so before, see `camlib.engines`.
+        worker: bool, for another process, which did so before, see `camlib.runs.ray`.
 
     Returns:
         Work.

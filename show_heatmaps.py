@@ -26,11 +26,10 @@ from matplotlib.figure import Figure
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, first_line, run_script
 from camlib.files import write_whole
-from camlib.maps import MapError, all_maps, attempt, class_names_in, find_maps, find_saved, read_map
 from camlib.options import add_style_options
-from camlib.page import write_page
 from camlib.photos import PhotoError, name_without_suffix
-from camlib.pictures import (
+from camlib.pixel_budget import PIXELS, add_pixel_option
+from camlib.plots.colours import (
     EVIDENCE_ENDS,
     GRADIENTS,
     USUAL,
@@ -40,10 +39,11 @@ from camlib.pictures import (
     style_of,
     superposition_scale_of,
 )
-from camlib.pixel_budget import PIXELS, add_pixel_option
-from camlib.sheet import format_of, spread_over, write_sheet
-from camlib.viewer import Viewer
-from camlib.window import SAVED_DPI, Controls, freed_keys
+from camlib.plots.page import write_page
+from camlib.runs.maps import MapError, all_maps, attempt, class_names_in, find_maps, find_saved, read_map
+from camlib.viewer.figure import Viewer
+from camlib.viewer.sheet import format_of, spread_over, write_sheet
+from camlib.viewer.window import SAVED_DPI, Controls, freed_keys
 
 # ---------------------------------------------------------------- settings
 
@@ -155,7 +155,7 @@ def write_html(photos, settings):
 
 
 def entry_of(saved, style=USUAL):
-    """What the page shows of a photo, see `camlib.page.write_page`.
+    """What the page shows of a photo, see `camlib.plots.page.write_page`.
 
     Raises:
         MapError, PhotoError: the photo or a map cannot be read.
@@ -187,7 +187,7 @@ def scale_on_page(saved, kind, maps):
 
 
 def ends_of(saved, kind):
-    """What the ends of the colour bar of a kind of map stand for, see `camlib.pictures.legend_of`."""
+    """What the ends of the colour bar of a kind of map stand for, see `camlib.plots.colours.legend_of`."""
     if kind in GRADIENTS:
         return "darker raises the score of {class}", "brighter raises it"
     if kind == "heatmap":

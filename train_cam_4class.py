@@ -28,7 +28,7 @@ from camlib.console import (
     whole_number,
 )
 from camlib.later import keras
-from camlib.networks import modern_network, original_network, vgg16_network
+from camlib.networks.architectures import modern_network, original_network, vgg16_network
 from camlib.options import add_host_options, add_teacher_options, check_host_options, check_teacher_options
 from camlib.pixel_budget import PIXELS, add_pixel_option
 
@@ -65,7 +65,7 @@ class Recipe:
             are.
         mosaic: bool, lay every other batch out as 2x2 mosaics and ask for the class of each cell, with the same Dense
             layer on the cell's mean: evidence then has to stay where its animal is.
-        channels, scale, interpolation: see `camlib.networks.Meaning`.
+        channels, scale, interpolation: see `camlib.networks.architectures.Meaning`.
         loss: str, a Keras loss of one-hot labels and probabilities.
         optimizer: function of (learning_rate, steps).
         learning_rate: float, at its highest.
@@ -73,7 +73,7 @@ class Recipe:
         batch_size, epochs: int.
         patience: int, training ends after as many epochs without a lower val_loss. None: after the last epoch, which a
             schedule of learning rates needs.
-        deepens: bool, the network takes a depth, see `camlib.networks.modern_network`.
+        deepens: bool, the network takes a depth, see `camlib.networks.architectures.modern_network`.
         depth: int, or None for the usual one.
     """
 
@@ -182,20 +182,20 @@ from camlib.backend import ALONE, all_devices, device_name, usual_settings
 # isort: split
 import numpy as np
 
-from camlib.batches import Batches, PlainBatches
-from camlib.class_folders import find_labelled_photos, load_photos
 from camlib.demo.scenes import demo_folder
-from camlib.hosts import check_agreement, first_before_others, joined, together
-from camlib.locating import Locator, centre_classes, decisive_for_locating, load_locator, located
-from camlib.locks import OnlyWriter
-from camlib.meaning import Meaning
 from camlib.memory import MODEST, check_training
-from camlib.model_files import load_known_network
-from camlib.networks import depth_to_go_on, fold, per_cell, start_from
-from camlib.teaching import Teacher, decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
-from camlib.training_progress import TrainingProgress
-from camlib.training_results import sibling, write_results
-from camlib.training_state import (
+from camlib.networks.architectures import depth_to_go_on, fold, per_cell, start_from
+from camlib.networks.checkpoint import load_known_network
+from camlib.preprocessing import Meaning
+from camlib.runs.locks import OnlyWriter
+from camlib.training.attention import Locator, centre_classes, decisive_for_locating, load_locator, located
+from camlib.training.batches import Batches, PlainBatches
+from camlib.training.class_folders import find_labelled_photos, load_photos
+from camlib.training.distillation import Teacher, decisive_for_teaching, label_metrics, load_teacher, prepare_lesson
+from camlib.training.hosts import check_agreement, first_before_others, joined, together
+from camlib.training.progress import TrainingProgress
+from camlib.training.results import sibling, write_results
+from camlib.training.state import (
     TrainingState,
     check_not_lost,
     check_same,

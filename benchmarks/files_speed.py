@@ -26,12 +26,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from camlib.maps import all_maps, find_saved, read_map, write_maps
-from camlib.meaning import Meaning
 from camlib.photos import Photo, find_photos, read_batches
-from camlib.pictures import USUAL
-from camlib.runs import MapRun
-from camlib.storing import StoreRun
+from camlib.plots.colours import USUAL
+from camlib.preprocessing import Meaning
+from camlib.runs.maps import all_maps, find_saved, read_map, write_maps
+from camlib.runs.run import MapRun
+from camlib.runs.store_run import StoreRun
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 MEANING = Meaning(CLASSES, 96, 96, 3)

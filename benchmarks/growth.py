@@ -46,9 +46,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import camlib.backend
-from camlib.meaning import Meaning
-from camlib.saving import save_network
-from camlib.networks import modern_network
+from camlib.preprocessing import Meaning
+from camlib.networks.saving import save_network
+from camlib.networks.architectures import modern_network
 names = [f"class_{number}" for number in range(int(sys.argv[3]))]
 save_network(modern_network(len(names)), Path(sys.argv[2]), Meaning(names, 96, 96, 3))
 """

@@ -21,9 +21,8 @@ import numpy as np
 from PIL import Image
 
 from camlib.console import ArgumentParser, Progress, UserError, print_table, run_script
-from camlib.maps import find_maps, find_saved, read_map
 from camlib.photos import read_photo
-from camlib.pictures import (
+from camlib.plots.colours import (
     Style,
     colours,
     encoded_jpeg,
@@ -32,6 +31,7 @@ from camlib.pictures import (
     superposition_of,
     superposition_scale_of,
 )
+from camlib.runs.maps import find_maps, find_saved, read_map
 
 HIGH, LOW = 0.5, 0.1  # shares of the map's maximum that bound the two regions
 

@@ -17,8 +17,8 @@ from matplotlib.backend_bases import KeyEvent
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from camlib.maps import find_saved
-from camlib.window import Controls, freed_keys
+from camlib.runs.maps import find_saved
+from camlib.viewer.window import Controls, freed_keys
 
 PHOTOS, PAUSE = 15, 0.3  # steps to the next photo, and seconds between them, as of somebody who looks
 

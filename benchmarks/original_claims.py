@@ -18,17 +18,17 @@ import evaluate_maps  # isort: skip  # sets the backend up
 
 import numpy as np
 
-from camlib import metrics, scoring
-from camlib.annotations import Item, find_items, spread
 from camlib.console import ArgumentParser, UserError, counted, run_script
 from camlib.demo.scenes import demo_folder
-from camlib.figures import draw_side_by_side
+from camlib.evaluation import metrics, scoring
+from camlib.evaluation.annotations import Item, find_items, spread
+from camlib.evaluation.metrics import bootstrap
+from camlib.evaluation.report import BASELINES, NO_NETWORK, Score, markdown_of, merged, text_of
 from camlib.files import write_whole
-from camlib.metrics import bootstrap
-from camlib.model_files import GAP_NETWORK
-from camlib.pictures import resize_map
-from camlib.report import BASELINES, NO_NETWORK, Score, markdown_of, merged, text_of
-from camlib.runs import Results
+from camlib.networks.checkpoint import GAP_NETWORK
+from camlib.plots.colours import resize_map
+from camlib.plots.figures import draw_side_by_side
+from camlib.runs.run import Results
 
 OURS = "cam_4class cam"
 MAPS = ("cam", "grad-cam", "guided-backprop", "guided-grad-cam")

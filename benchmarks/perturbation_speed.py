@@ -18,9 +18,9 @@ from camlib.backend import compiled
 import numpy as np
 from keras import ops
 
-from camlib.metrics import pixel_order
-from camlib.model_files import GAP_NETWORK, load_network
-from camlib.perturbation import CHUNK, deletion_insertion_function
+from camlib.evaluation.metrics import pixel_order
+from camlib.evaluation.perturbation import CHUNK, deletion_insertion_function
+from camlib.networks.checkpoint import GAP_NETWORK, load_network
 
 STEPS, ROUNDS = 50, 9
 

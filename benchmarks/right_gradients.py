@@ -3,7 +3,7 @@
     pip install -r requirements-parity.txt
     python benchmarks/right_gradients.py                      # about a minute; prints a Markdown table
 
-Each network computes the same function, written out in float64 NumPy by tests/oracle.py. An error is the largest
+Each network computes the same function, written out in float64 NumPy by tests/tools/oracle.py. An error is the largest
 difference from it over two images and four classes, divided by the largest true value.
 """
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
 
 import camlib.backend  # noqa: F401, E402  keeps TensorFlow's start-up lines off the screen
 
@@ -23,7 +23,7 @@ import tensorflow as tf  # noqa: E402
 from keras import layers, ops  # noqa: E402
 from small_networks import IMAGES, SHAPE, convolutions, functional, head, nested, sequential, steps, with_weights  # noqa: E402
 
-from camlib.surveying import survey  # noqa: E402
+from camlib.attribution.inspection import survey  # noqa: E402
 from gradcam_vgg16 import explainer  # noqa: E402
 
 # ---------------------------------------------------------------- networks

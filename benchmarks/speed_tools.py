@@ -55,19 +55,19 @@ def keras_network(setup):
     import camlib.backend  # noqa: F401  keeps TensorFlow's start-up lines off the screen
 
     # isort: split
-    from camlib import networks
-    from camlib.meaning import Meaning
-    from camlib.model_files import GAP_NETWORK, VGG_NETWORK, load_network
+    from camlib.networks import architectures
+    from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_network
+    from camlib.preprocessing import Meaning
 
     pooling_free = CASES[setup.case].maps == "cam"
     if not setup.quick:
         return load_network(GAP_NETWORK if pooling_free else VGG_NETWORK)
-    usual = networks.VGG16_BLOCKS, networks.MODERN_CONVOLUTIONS
-    networks.VGG16_BLOCKS, networks.MODERN_CONVOLUTIONS = SMALL_VGG16, SMALL_MODERN
+    usual = architectures.VGG16_BLOCKS, architectures.MODERN_CONVOLUTIONS
+    architectures.VGG16_BLOCKS, architectures.MODERN_CONVOLUTIONS = SMALL_VGG16, SMALL_MODERN
     try:
-        network = (networks.modern_network if pooling_free else networks.vgg16_network)(CLASSES)
+        network = (architectures.modern_network if pooling_free else architectures.vgg16_network)(CLASSES)
     finally:
-        networks.VGG16_BLOCKS, networks.MODERN_CONVOLUTIONS = usual
+        architectures.VGG16_BLOCKS, architectures.MODERN_CONVOLUTIONS = usual
     if pooling_free:
         generator = np.random.default_rng(0)
         network.set_weights([np.abs(generator.normal(0.2, 0.1, weight.shape)) for weight in network.weights])
@@ -85,8 +85,8 @@ def ours(setup, images):
 
     from keras import ops
 
+    from camlib.attribution.classifier import Subject
     from camlib.backend import compiled
-    from camlib.subject import Subject
     from gradcam_vgg16 import explainer, joint_explainer
     from make_cam_maps import cam_of_subject
 
@@ -129,7 +129,7 @@ def ours(setup, images):
 
 def watched_run(network, images):
     """(record, outputs) of a run of a network, as its Survey reads them."""
-    from camlib.watching import watched
+    from camlib.attribution.tracing import watched
 
     with watched() as record:
         outputs = network(images, training=False)
@@ -146,8 +146,8 @@ def keras_peer(setup, images):
     import keras
     from keras import ops
 
+    from camlib.attribution.classifier import set_dtype
     from camlib.backend import compiled
-    from camlib.subject import set_dtype
 
     set_dtype(network, setup.dtype)
     network = keras.Model(network.inputs, network.get_layer("class").output)
@@ -168,7 +168,7 @@ def together(case, map_of, guided_of):
         map_of: function of a class -> maps (N, h, w) or (N, h, w, 1).
         guided_of: function of a class -> guided gradients (N, H, W, 3).
     """
-    from camlib.pictures import resize_map
+    from camlib.plots.colours import resize_map
 
     def make():
         found = {}

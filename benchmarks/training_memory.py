@@ -29,10 +29,10 @@ STEPS, BATCH_SIZE = 60, 32
 CHILD = """
 import resource, sys, time
 sys.path.insert(0, sys.argv[1])
-import camlib.networks
-camlib.networks.MODERN_CONVOLUTIONS = ((8, 1), (8, 1))
-from camlib.batches import Batches
-from camlib.training_progress import TrainingProgress
+import camlib.networks.architectures
+camlib.networks.architectures.MODERN_CONVOLUTIONS = ((8, 1), (8, 1))
+from camlib.training.batches import Batches
+from camlib.training.progress import TrainingProgress
 from train_cam_4class import main
 Batches.__len__ = lambda self: int(sys.argv[2])
 epoch = []

@@ -33,8 +33,8 @@ CHILD = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from camlib.backend import device_name
-from camlib.batches import Batches
-from camlib.training_progress import TrainingProgress
+from camlib.training.batches import Batches
+from camlib.training.progress import TrainingProgress
 from train_cam_4class import main
 steps, seen, ends = int(sys.argv[2]), {}, []
 def length(self):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from camlib.attribution.private_keras import missing_names
 from camlib.console import EXIT_BAD_USAGE, first_line
-from camlib.private_keras import missing_names
 
 
 @contextlib.contextmanager

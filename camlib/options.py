@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from camlib.console import UserError
-from camlib.meaning import OWN_PREPROCESSING, PREPROCESSING, WHAT_PREPROCESSING_MEANS
-from camlib.shards import parse_shard
+from camlib.preprocessing import OWN_PREPROCESSING, PREPROCESSING, WHAT_PREPROCESSING_MEANS
+from camlib.runs.shards import parse_shard
 
 FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 STORE_TYPES = ("float32", "float16")  # what maps may be kept in

@@ -24,14 +24,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, its own folder alone is searched
 
+from archives import MemberError  # noqa: E402
+from data_sets import DATA_SETS, Item, chosen_classes, recognise  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from camlib.archives import MemberError  # noqa: E402
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, print_table, run_script  # noqa: E402
-from camlib.data_sets import DATA_SETS, Item, chosen_classes, recognise  # noqa: E402
 from camlib.files import write_json, write_whole  # noqa: E402
 from camlib.photos import PhotoError, in_parallel, read_photo  # noqa: E402
-from camlib.runs import FAILED_FILE, write_failed  # noqa: E402
+from camlib.runs.run import FAILED_FILE, write_failed  # noqa: E402
 
 RECORD_FILE = "prepared.json"
 ENOUGH_SIDE = 32  # pixels at which a JPEG is decoded to see whether it is whole; every byte of it is read all the same

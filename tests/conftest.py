@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from camlib import console
-from camlib.maps import write_maps
-from camlib.meaning import probabilities_of
 from camlib.photos import Photo
-from camlib.pictures import Style
-from camlib.runs import MapRun
+from camlib.plots.colours import Style
+from camlib.preprocessing import probabilities_of
+from camlib.runs.maps import write_maps
+from camlib.runs.run import MapRun
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the processes they start would ignore Ctrl-C
@@ -85,7 +85,7 @@ def stopped_after_an_epoch(monkeypatch, end_of):
     """How a training ends, as `end_of`, that Ctrl-C meets once its first epoch is saved."""
 
     def run(main, arguments):
-        from camlib.training_state import TrainingState  # with Keras, which few tests need
+        from camlib.training.state import TrainingState  # with Keras, which few tests need
 
         save = TrainingState.save
 

@@ -11,7 +11,7 @@ from keras import layers
 import train_cam_4class
 from camlib.backend import usual_settings
 from camlib.demo.scenes import demo_folder
-from camlib.model_files import GAP_NETWORK, load_network
+from camlib.networks.checkpoint import GAP_NETWORK, load_network
 from camlib.photos import network_input, read_photo
 from gradcam_vgg16 import explain, main
 from make_cam_maps import cam_function

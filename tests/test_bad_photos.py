@@ -17,9 +17,9 @@ import gradcam_vgg16
 import make_cam_maps
 import show_heatmaps
 import train_cam_4class
-from camlib.meaning import Meaning
+from camlib.networks.saving import save_network
 from camlib.photos import find_photos
-from camlib.saving import save_network
+from camlib.preprocessing import Meaning
 
 pytestmark = pytest.mark.any_backend
 FEW, MANY = 200, 5_000

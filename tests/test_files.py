@@ -10,10 +10,10 @@ import pytest
 from conftest import make_run
 
 import show_heatmaps
-from camlib.annotations import read_annotations
 from camlib.console import UserError
+from camlib.evaluation.annotations import read_annotations
 from camlib.files import csv_rows, csv_text, read_array, read_json
-from camlib.maps import MapError, find_saved, read_map
+from camlib.runs.maps import MapError, find_saved, read_map
 
 pytestmark = pytest.mark.any_backend
 DEEP = "[" * 100_000

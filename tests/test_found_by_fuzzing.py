@@ -1,11 +1,11 @@
-"""Small files that a reader once made a traceback of, found by tests/fuzz_readers.py, are read or told in one line."""
+"""Small files that a reader once made a traceback of, found by tests/tools/fuzz_readers.py, are read or told in one line."""
 
 from pathlib import Path
 
 import pytest
 from fuzzed_readers import EXPECTED, READERS
 
-FOUND = sorted(path for path in (Path(__file__).parent / "found_by_fuzzing").glob("*/*"))
+FOUND = sorted(path for path in (Path(__file__).parent / "tools" / "found_by_fuzzing").glob("*/*"))
 
 
 @pytest.mark.any_backend

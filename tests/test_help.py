@@ -15,10 +15,10 @@ from conftest import ENVIRONMENT, ROOT, make_run
 
 import show_heatmaps
 from camlib import console
+from camlib.attribution.classifier import check_layer, chosen_classes
 from camlib.console import ArgumentParser, UserError, command, counted, did_you_mean
-from camlib.maps import find_maps, find_saved
-from camlib.scoring import parse_map
-from camlib.subject import check_layer, chosen_classes
+from camlib.evaluation.scoring import parse_map
+from camlib.runs.maps import find_maps, find_saved
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = sorted(

@@ -40,7 +40,7 @@ def printed():
 
 
 def test_commands_are_found():
-    assert len(printed()) > 80 and {"make_cam_maps.py", "tests/kill_scripts.py"} <= {
+    assert len(printed()) > 80 and {"make_cam_maps.py", "tests/tools/kill_scripts.py"} <= {
         script for _, script, _ in printed()
     }
 

@@ -30,7 +30,7 @@ from camlib.demo.animals import (
     pose_animal,
 )
 from camlib.demo.backgrounds import SUPERSAMPLING, draw_background, smooth_noise
-from camlib.locks import BeingWritten, OnlyWriter
+from camlib.runs.locks import BeingWritten, OnlyWriter
 
 CLASSES = ("dog", "cat", "horse", "bird")
 PAIRS = tuple((first, second) for i, first in enumerate(CLASSES) for second in CLASSES[i + 1 :])

@@ -1,0 +1,1 @@
+"""Photos to maps: the equations, and what is found out about a network to apply them."""

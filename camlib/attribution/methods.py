@@ -1,0 +1,207 @@
+"""The CAM family: one map (N, h, w) from a layer's features A and what is known of the score Y_c.
+
+All weigh the features, A_k, and add them up over k. They differ in the weights: gradients g = dY_c/dA, how the score
+rises when the photo is seen through one feature alone (Score-CAM), or falls without it (Ablation-CAM). `METHODS` lists
+them by the name that --method takes.
+
+Shapes: features and gradients float (N, h, w, K); scores float (N, K); every map (N, h, w) of the features' dtype,
+float32 or float64. Y_c is the logit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from camlib.later import ops
+
+# ---------------------------------------------------------------- from gradients
+
+
+def grad_cam_before_relu(features, gradients):
+    """Weigh the features by their mean gradients (Selvaraju et al. 2017, eq. 1 and 2 without its ReLU).
+
+    alpha_k = mean over y, x of g_k; sum_k alpha_k A_k. Behind global average pooling and one Dense layer this is the
+    class activation map over H * W.
+    """
+    alpha = ops.mean(gradients, axis=(1, 2))  # (N, K)
+    return weighed(features, alpha)
+
+
+def weighed(features, weights):
+    """sum_k w_k A_k: features (N, h, w, K), weights (N, K) -> (N, h, w)."""
+    return ops.einsum("nhwk,nk->nhw", features, weights)
+
+
+def grad_cam(features, gradients):
+    """Grad-CAM: ReLU(sum_k alpha_k A_k), alpha_k = mean of g_k (Selvaraju et al. 2017, eq. 1 and 2)."""
+    return ops.relu(grad_cam_before_relu(features, gradients))
+
+
+def grad_cam_plus_plus(features, gradients):
+    """Grad-CAM++: ReLU(sum_k w_k A_k), w_k = sum over y, x of a_k ReLU(g_k) (Chattopadhay et al. 2018, eq. 5, 19).
+
+    a_k(y, x) = g_k(y, x)^2 / (2 g_k(y, x)^2 + S_k g_k(y, x)^3), S_k the sum of A_k, and 0 where g_k(y, x) is 0. The
+    paper's score is exp(Y_c); the factor exp(Y_c) that this gives every w_k is left out, since it is one number for a
+    whole map and overflows for large logits.
+    """
+    total = ops.sum(features, axis=(1, 2), keepdims=True)  # (N, 1, 1, K)
+    denominator = 2 * gradients**2 + total * gradients**3
+    safe = ops.where(denominator == 0, ops.ones_like(denominator), denominator)
+    a = ops.where(denominator == 0, ops.zeros_like(gradients), gradients**2 / safe)
+    return ops.relu(weighed(features, ops.sum(a * ops.relu(gradients), axis=(1, 2))))
+
+
+def hires_cam(features, gradients):
+    """HiResCAM: sum_k g_k A_k, element by element and signed (Draelos and Carin 2020, eq. 4).
+
+    On a network that ends in convolution, flattening and one Dense layer its sum plus the bias is the logit.
+    """
+    return ops.sum(features * gradients, axis=-1)
+
+
+def layer_cam(features, gradients):
+    """LayerCAM: ReLU(sum_k ReLU(g_k) A_k), element by element (Jiang et al. 2021, eq. 7 and 8)."""
+    return ops.relu(ops.sum(ops.relu(gradients) * features, axis=-1))
+
+
+def xgrad_cam(features, gradients):
+    """XGrad-CAM: ReLU(sum_k w_k A_k), w_k = sum over y, x of (A_k / sum of A_k) g_k (Fu et al. 2020, eq. 8).
+
+    The weight of a feature whose sum is 0 is 0.
+    """
+    total = ops.sum(features, axis=(1, 2))  # (N, K)
+    safe = ops.where(total == 0, ops.ones_like(total), total)
+    weights = ops.sum(features * gradients, axis=(1, 2)) / safe
+    return ops.relu(weighed(features, ops.where(total == 0, ops.zeros_like(total), weights)))
+
+
+def element_wise(features, gradients):
+    """Element-wise Grad-CAM: sum_k ReLU(g_k A_k), HiResCAM without its negative terms (Gildenblat et al. 2021)."""
+    return ops.sum(ops.relu(features * gradients), axis=-1)
+
+
+def eigen_grad_cam(features, gradients):
+    """Eigen-Grad-CAM: the first principal component of g A, element by element (Gildenblat et al. 2021).
+
+    (B - mean B) v, B = g A as (h w, K) matrix, v the first right singular vector of B - mean B, the mean over its rows.
+    The vector's sign is arbitrary: the one is taken that agrees with HiResCAM, sum_k g_k A_k.
+    """
+    products = features * gradients
+    cam = first_component(products - ops.mean(products, axis=(1, 2), keepdims=True))
+    agreement = ops.sum(cam * ops.sum(products, axis=-1), axis=(1, 2), keepdims=True)
+    return cam * ops.where(agreement < 0, -1.0, 1.0)
+
+
+# ---------------------------------------------------------------- from features alone
+
+
+def first_component(features):
+    """A v (N, h, w), v the first right singular vector of A (N, h, w, K) as (h w, K) matrix; its sign is arbitrary."""
+    count, height, width, channels = ops.shape(features)
+    matrix = ops.reshape(features, (count, height * width, channels))  # (N, h w, K)
+    if height * width < channels:  # A v = sigma u: the smaller of both matrices of products will do
+        values, vectors = ops.linalg.eigh(ops.einsum("npk,nqk->npq", matrix, matrix))  # eigenvalues rise
+        sigma = ops.sqrt(ops.maximum(values[:, -1:], 0))
+        return ops.reshape(sigma * vectors[..., -1], (count, height, width))
+    _, vectors = ops.linalg.eigh(ops.einsum("npk,npl->nkl", matrix, matrix))
+    return weighed(features, vectors[..., -1])
+
+
+def eigen_cam(features):
+    """Eigen-CAM: A v, v the first right singular vector of A as (h w, K) matrix; no class (Muhammad and Yeasin 2020).
+
+    A singular vector's sign is arbitrary: the one is taken whose map has a positive sum.
+    """
+    cam = first_component(features)
+    return cam * ops.where(ops.sum(cam, axis=(1, 2), keepdims=True) < 0, -1.0, 1.0)
+
+
+# ---------------------------------------------------------------- from the scores of changed photos or features
+
+
+def enlarged(maps, height, width):
+    """Maps (N, h, w, K) as (N, height, width, K): bilinear, half-pixel centres (cv2.INTER_LINEAR), in their own dtype.
+
+    `keras.ops.image.resize` computes in float32, and along axes that the user's settings choose.
+    """
+    for axis, size in ((1, height), (2, width)):
+        side = maps.shape[axis]
+        places = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+        lower = np.floor(places).astype(np.int32)
+        before, after = (ops.take(maps, rows, axis=axis) for rows in (lower, np.minimum(lower + 1, side - 1)))
+        share = ops.cast((places - lower).reshape((-1, 1, 1) if axis == 1 else (-1, 1)), maps.dtype)
+        maps = before + share * (after - before)
+    return maps
+
+
+def score_cam_masks(features, height, width):
+    """Each feature as a mask over the photo: enlarged bilinearly, then from 0 at its least to 1 at its largest value.
+
+    A feature that is the same everywhere gives a mask of zeros.
+
+    Returns:
+        float (N, height, width, K).
+    """
+    masks = enlarged(features, height, width)
+    least, largest = ops.min(masks, axis=(1, 2), keepdims=True), ops.max(masks, axis=(1, 2), keepdims=True)
+    spread = largest - least
+    return (masks - least) / ops.where(spread == 0, ops.ones_like(spread), spread)
+
+
+def score_cam(features, scores, score):
+    """Score-CAM: ReLU(sum_k w_k A_k), w = softmax over k of the scores (Wang et al. 2020, eq. 5 to 7, algorithm 1).
+
+    Args:
+        features: float (N, h, w, K).
+        scores: float (N, K), Y_c of the photo times `score_cam_masks`' k-th mask.
+        score: float (N,), Y_c to compare with. The paper takes a black photo's; the softmax takes any out again.
+    """
+    return ops.relu(weighed(features, ops.softmax(scores - score[:, None], axis=-1)))
+
+
+def ablation_cam(features, scores, score):
+    """Ablation-CAM: ReLU(sum_k w_k A_k), w_k = (Y_c - Y_c without A_k) / Y_c (Ramaswamy et al. 2020, eq. 5 and 6).
+
+    Args:
+        features: float (N, h, w, K).
+        scores: float (N, K), Y_c when the k-th feature is set to zero.
+        score: float (N,), Y_c. The paper takes it as positive; its magnitude is divided by here, so that a feature that
+            the score falls without counts for the class whatever the score's sign.
+    """
+    scale = ops.where(score == 0, ops.ones_like(score), ops.abs(score))
+    return ops.relu(weighed(features, (score[:, None] - scores) / scale[:, None]))
+
+
+# ---------------------------------------------------------------- the registry
+
+
+@dataclass(frozen=True)
+class Method:
+    """A member of the family.
+
+    Attributes:
+        function: what turns features, and what else it needs, into maps.
+        needs: "gradients", "nothing", "masked scores" or "ablated scores".
+        signed: bool, whether maps have negative values.
+    """
+
+    function: Callable
+    needs: str
+    signed: bool
+
+
+# Their names in pictures: METHOD_TITLES of camlib/plots/colours.py, which the viewer reads without Keras
+METHODS = {
+    "grad-cam": Method(grad_cam, "gradients", False),
+    "grad-cam++": Method(grad_cam_plus_plus, "gradients", False),
+    "hires-cam": Method(hires_cam, "gradients", True),
+    "layer-cam": Method(layer_cam, "gradients", False),
+    "xgrad-cam": Method(xgrad_cam, "gradients", False),
+    "element-wise": Method(element_wise, "gradients", False),
+    "eigen-grad-cam": Method(eigen_grad_cam, "gradients", True),
+    "eigen-cam": Method(eigen_cam, "nothing", True),
+    "score-cam": Method(score_cam, "masked scores", False),
+    "ablation-cam": Method(ablation_cam, "ablated scores", False),
+}
+GUIDED = ("guided-backprop", "guided-grad-cam")  # what evaluate_maps.py knows beside these

@@ -1,0 +1,472 @@
+"""The report of an evaluation: tables with intervals, figures, and one page. Imports neither Keras nor TensorFlow."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from camlib.evaluation import metrics
+from camlib.files import write_csv, write_whole
+from camlib.plots.colours import Scale, legend_of
+from camlib.plots.figures import (
+    draw_bars,
+    draw_cascade,
+    draw_confusion_matrix,
+    draw_curves,
+    draw_extremes,
+    draw_reliability,
+)
+from camlib.plots.page import write_page
+
+NO_NETWORK = "no network"  # in place of a network's name, for the baselines
+BASELINES = ("whole picture", "centred Gaussian", "random", "Sobel edges")
+MOST_CLASSES = 20  # of a confusion matrix in the tables; the figure has those of any number
+SMALL_COLLECTION = 5  # photos; collections with fewer are counted together
+
+# ---------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class Score:
+    """A column of a table.
+
+    Attributes:
+        name: str, in CSV files.
+        title: str, in Markdown and HTML; an arrow says which way is better.
+        source: str, the result it is made from; a map without that result has no such score.
+        of: function of that result and what is known of the photo (truth, right) -> number or list of numbers.
+        statistic: function of means over items (B, ...) -> (B,).
+        truth: "masks" if boxes do not do.
+        meaning: str, one line about it.
+        is_count: bool, it counts something, so that an interval says nothing.
+    """
+
+    name: str
+    title: str
+    source: str
+    of: Callable = lambda value, about: value
+    statistic: Callable = lambda means: means
+    truth: str | None = None
+    meaning: str = ""
+    is_count: bool = False
+
+
+def best(means):
+    """The largest over thresholds: one threshold for all photos, chosen on them (Choe et al. 2020)."""
+    return means.max(axis=1)
+
+
+def is_right(overlaps, threshold):
+    """Whether the box at a threshold overlaps a true one by half or more."""
+    return float(overlaps[int(np.argmin(np.abs(metrics.BOX_THRESHOLDS - threshold)))] >= 0.5)
+
+
+def mean_known(values):
+    """The mean without None, which stands for a correlation with an even map; NaN if there is nothing else."""
+    known = [value for value in values if value is not None]
+    return np.mean(known) if known else np.nan
+
+
+LOCALISATION = (
+    Score("pointing", "pointing ↑", "pointing", meaning="share of objects on which the map's largest value lies"),
+    Score("pointing_15px", "pointing, 15 px ↑", "pointing_15",
+          meaning="the same, at most 15 pixels beside the object being near enough"),
+    Score("energy", "energy ↑", "energy", meaning="share of the map's positive values that lies on the object"),
+    Score("box_15", "box at 15 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.15),
+          meaning="share of objects whose box overlaps by half or more with that around the map's largest part above "
+          "15 % of its maximum"),
+    Score("box_20", "box at 20 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.20),
+          meaning="the same above 20 %"),
+    Score("box_best", "best box ↑", "boxes", lambda overlaps, about: np.array(overlaps) >= 0.5, best,
+          meaning="the same above the threshold that is best for all photos together"),
+    Score("ilsvrc_error_20", "ILSVRC error at 20 % ↓", "boxes",
+          lambda overlaps, about: 1 - is_right(overlaps, 0.20) * about.get("right", np.nan),
+          meaning="share of objects whose photo is misclassified or whose box at 20 % is wrong"),
+    Score("mask_iou", "best mask IoU ↑", "counts",
+          lambda counts, about: metrics.mask_iou(np.array(counts)), best, "masks",
+          meaning="intersection over union of the object and the map above the threshold that is best for all photos"),
+    Score("pxap", "PxAP ↑", "counts", statistic=metrics.pixel_precision, truth="masks",
+          meaning="average precision with which the map's values tell the object's pixels from the others, all photos "
+          "together"),
+)  # fmt: skip
+SHARPNESS = (
+    Score("cells", "cells of the map", "grid", lambda grid, about: np.prod(grid), is_count=True,
+          meaning="how many values the map has before it is enlarged"),
+    Score("border_energy", "energy at the border ↑", "border", truth="masks",
+          meaning="positive values at the object's border, in units of what an even map has there"),
+    Score("edge_width", "edge width ↓", "edge",
+          meaning="width of the map's steepest edge, in units of the photo's longer side"),
+    Score("zero", "all zero ↓", "zero", meaning="share of objects whose map is zero everywhere"),
+)  # fmt: skip
+SANITY = (
+    Score("rank_first", "rank correlation, output randomised", "rank_correlation", lambda found, about: found[0],
+          meaning="of the map with that of the network whose last layers' weights are shuffled; 1: the same map"),
+    Score("rank_all", "all layers randomised", "rank_correlation", lambda found, about: found[-1],
+          meaning="the same with all layers' weights shuffled"),
+    Score("rank_mean", "mean of the cascade ↓", "rank_correlation", lambda found, about: mean_known(found),
+          meaning="mean of the same while layer after layer is shuffled, from the output down; near 1 the map shows "
+          "the photo rather than what was learnt"),
+    Score("ssim_mean", "SSIM, mean of the cascade ↓", "ssim", lambda found, about: mean_known(found),
+          meaning="the same with structural similarity in place of rank correlation"),
+    Score("other_class", "rank correlation with another class ↓", "other_class",
+          meaning="of the map with that of the next class; near 1 it does not tell where a class is"),
+)  # fmt: skip
+NETWORK = (
+    ("top-1", "share of photos whose most probable class is the true one"),
+    ("binary accuracy (Keras)", "share of right yes-or-no answers over all classes, each with the threshold 0.5; what "
+     "Keras calls accuracy beside a binary cross-entropy"),
+    ("ECE", "expected calibration error: how far confidence lies from accuracy, mean over bins of confidence"),
+)  # fmt: skip
+
+
+def faithfulness_scores(fills):
+    """The columns of faithfulness: deletion and insertion with each fill, and what needs none."""
+    curves = [
+        Score(f"{curve}_{fill}", f"{curve}, {fill} {arrow}", f"{curve}_{fill}",
+              lambda points, about: metrics.area(points),
+              meaning=f"mean probability of the class while the photo's pixels are {what} {fill}, the map's highest "
+              "first")
+        for fill in fills
+        for curve, arrow, what in (("deletion", "↓", "replaced by its"), ("insertion", "↑", "put back into its"))
+    ]  # fmt: skip
+    return (
+        *curves,
+        Score("average_drop", "average drop ↓", "drop",
+              meaning="share of the probability that is lost where pixels are dimmed by how little the map shows them"),
+        Score("increase", "increase ↑", "increase", meaning="share of photos whose probability that raises"),
+        Score("adcc", "ADCC ↑", "adcc",
+              meaning="average drop, coherency (the map of what it shows) and complexity (its mean) in one number"),
+        Score("road", "ROAD ↑", "road",
+              meaning="half the probability without the map's lowest pixels less that without its highest, filled in "
+              "from their surroundings"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of scores: rows are maps, each cell (value, low, high, number of items).
+
+    Attributes:
+        title: str.
+        scores: tuple of Score.
+        rows: dict of map's name -> list of cells.
+        section: str, of docs/evaluation.md.
+    """
+
+    title: str
+    scores: tuple
+    rows: dict
+    section: str
+
+
+def merged(network, results):
+    """dict of map's name -> dict of item -> (scores of all parts, record)."""
+    found, known = {}, {}
+    for part in ("maps", "sample", "sanity"):
+        for record in results.of(network, part):
+            about = known.setdefault(record["item"], {"photo": record["photo"]})
+            about |= {name: record[name] for name in ("truth", "right") if name in record}
+            for name, scores in record["maps"].items():
+                before, _ = found.setdefault(name, {}).get(record["item"], ({}, None))
+                found[name][record["item"]] = (before | scores, about)
+    return found
+
+
+def table_of(title, section, scores, maps, truth=None):
+    """Make a table of the maps that have at least one of the scores; None if none has.
+
+    Args:
+        title, section: str, see Table.
+        scores: tuple of Score.
+        maps: as `merged` makes them.
+        truth: "masks" or "boxes", to take photos with that truth only.
+    """
+    rows = {}
+    for name, items in maps.items():
+        chosen = [pair for pair in items.values() if truth is None or pair[1].get("truth") == truth]
+        cells = [cell_of(score, chosen) for score in scores]
+        if any(count for *_, count in cells):
+            rows[name] = cells
+    return Table(title, scores, rows, section) if rows else None
+
+
+def cell_of(score, pairs):
+    """(value, low, high, number of items) of a score, from the items that have it."""
+    values, photos = [], []
+    for scores, about in pairs:
+        if scores.get(score.source) is not None and score.truth in (None, about.get("truth")):
+            values.append(np.array(score.of(scores[score.source], about), np.float64))  # None becomes NaN
+            photos.append(about["photo"])
+    return metrics.bootstrap(values, photos, score.statistic) if values else (float("nan"),) * 3 + (0,)
+
+
+def text_of(cell, is_count=False):
+    """'0.915 (0.880 to 0.945)', or a dash; of counts '9,216'."""
+    value, low, high, count = cell
+    if not count or np.isnan(value):
+        return "-"
+    if is_count:
+        return f"{value:,.0f}"
+    digits = 0 if value >= 100 else 3
+    return (
+        f"{value:.{digits}f}"
+        if np.isnan(low) or low == high
+        else f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    )
+
+
+def network_table(subject, records):
+    """Top-1 and more, for all photos, each class and each collection: list of dicts, and what figures need.
+
+    Photos that hold several classes are left out.
+    """
+    times = Counter(record["photo"] for record in records)
+    records = [record for record in records if times[record["photo"]] == 1]
+    if not records:
+        return [], None
+    outputs = np.array([record["outputs"] for record in records])
+    labels = np.array([record["label"] for record in records])
+    right = np.array([record["right"] for record in records])
+    groups = {"all": np.ones(len(records), bool)}
+    for name in dict.fromkeys(record["class"] for record in records):
+        groups[f"class {name}"] = np.array([record["class"] == name for record in records])
+    collections = np.array([collection_of(record["photo"]) for record in records])
+    sizes = Counter(collections)
+    small = np.array([sizes[name] < SMALL_COLLECTION for name in collections])
+    if len(sizes) > 1:
+        groups |= {
+            f"collection {name}": collections == name
+            for name, count in sizes.most_common()
+            if count >= SMALL_COLLECTION
+        }
+        groups |= {"smaller collections": small} if small.any() else {}
+    plain = labels.max() < outputs.shape[1]  # no group of classes among them
+    rows = []
+    for name, chosen in groups.items():
+        hits, count = int(right[chosen].sum()), int(chosen.sum())
+        low, high = metrics.wilson_interval(hits, count)
+        binary = metrics.binary_accuracy(outputs[chosen], labels[chosen]) if plain else float("nan")
+        error = metrics.calibration(outputs[chosen], labels[chosen])[0] if plain else float("nan")
+        rows.append({"network": subject.name, "photos": name, "number": count, "top1": hits / count, "low": low,
+                     "high": high, "binary_accuracy": binary, "ece": error})  # fmt: skip
+    return rows, (outputs, labels) if plain else None
+
+
+def collection_of(photo):
+    """The collection a photo comes from: its file's name without the number at the end."""
+    return re.sub(r"[ _-]*\d+$", "", Path(photo).stem) or "numbered"
+
+
+def write_tables(output, tables, network_rows):
+    """Write scores.csv and networks.csv (one number a line) and report.md (tables)."""
+    scores = [
+        (table.title, name, score.name, *cell)
+        for table in tables
+        for name, cells in table.rows.items()
+        for score, cell in zip(table.scores, cells, strict=True)
+        if cell[-1]
+    ]
+    write_csv(output / "scores.csv", [("table", "map", "score", "value", "low", "high", "items"), *scores])
+    header = [list(network_rows[0])] if network_rows else []
+    write_csv(output / "networks.csv", [*header, *(row.values() for row in network_rows)])
+
+
+def grids_of(tables, network_rows, confusions):
+    """The tables as text: list of (title, header, rows), for Markdown and for the page.
+
+    Args:
+        tables: list of Table.
+        network_rows: as `network_table` makes them.
+        confusions: dict of network's name -> (class names, confusion matrix).
+    """
+    grids = [
+        (table.title, ["map", *(score.title for score in table.scores), "items"],
+         [[name, *(text_of(cell, score.is_count) for score, cell in zip(table.scores, cells, strict=True)),
+           f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()])
+        for table in tables
+    ]  # fmt: skip
+    if network_rows:
+        header = ["network", "photos", "number", "top-1", "binary accuracy (Keras)", "ECE"]
+        rows = [
+            [row["network"], row["photos"], f"{row['number']:,}",
+             text_of((row["top1"], row["low"], row["high"], row["number"])),
+             f"{row['binary_accuracy']:.3f}", f"{row['ece']:.3f}"]
+            for row in network_rows
+        ]  # fmt: skip
+        grids.append(("The networks", header, rows))
+    for name, (class_names, counts) in confusions.items():
+        if len(class_names) <= MOST_CLASSES:
+            rows = [[truth, *map(str, of_truth)] for truth, of_truth in zip(class_names, counts, strict=True)]
+            grids.append((f"What {name} takes the photos for", ["true class", *class_names], rows))
+    return grids
+
+
+def explanations_of(tables):
+    """One line about each metric, as `write_page` takes them."""
+    found = {table.title: (table.section, [(score.title, score.meaning) for score in table.scores]) for table in tables}
+    found["The networks"] = "The networks", NETWORK
+    return {title: (f"docs/evaluation.md, section {section}", about) for title, (section, about) in found.items()}
+
+
+def markdown_of(heading, grids, sentences):
+    """Tables as `grids_of` makes them, and sentences, as Markdown."""
+    lines = [f"# {heading}", ""]
+    for title, header, rows in grids:
+        lines += [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+        lines += [""]
+    return "\n".join([*lines, *(f"- {sentence}" for sentence in sentences)]) + "\n"
+
+
+def sanity_sentences(table):
+    """What the sanity checks mean, in plain words, for the maps that fail them."""
+    sentences = []
+    names = [score.name for score in table.scores]
+    for name, cells in table.rows.items():
+        found = dict(zip(names, cells, strict=True))
+        _, low, _, count = found["rank_mean"]
+        if count and low > 0.5:
+            sentences.append(
+                f"{name}: as its network's weights are randomised the map hardly changes (mean rank correlation "
+                f"{text_of(found['rank_mean'])}): it shows the photo rather than what was learnt."
+            )
+        _, low, _, count = found["other_class"]
+        if count and low > 0.5:
+            sentences.append(
+                f"{name}: asked for another class it gives nearly the same map (rank correlation "
+                f"{text_of(found['other_class'])}): it does not tell where a class is."
+            )
+    return sentences
+
+
+# ---------------------------------------------------------------- the whole report
+
+
+def report(subjects, settings, results):
+    """Write tables, figures and the page; returns the tables, as `grids_of` makes them, and the sanity sentences."""
+    output, parts = settings.output, settings.only
+    by_subject = {subject.name: merged(subject.name, results) for subject in subjects}
+    maps = {name: scores for found in by_subject.values() for name, scores in found.items() if name not in BASELINES}
+    with_baselines = maps | merged(NO_NETWORK, results)
+    tables, network_rows, confusions, figures, sentences = [], [], {}, [], []
+    if "localisation" in parts:
+        for truth in ("masks", "boxes"):
+            lie = table_of(f"Where the maps lie ({truth})", "Localisation", LOCALISATION, with_baselines, truth)
+            sharp = f"How sharp the maps are ({truth})"
+            tables += [lie, table_of(sharp, "Sharpness", SHARPNESS, with_baselines, truth)]
+            if lie:
+                figures.append(draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
+    for name, found in by_subject.items() if "faithfulness" in parts else ():
+        scores = faithfulness_scores(settings.fill)
+        tables.append(table_of(f"Whether {name} uses what the maps show", "Faithfulness", scores, found))
+        if any((curves := curves_of(found, settings.fill)).values()):
+            figures.append(draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
+    if "sanity" in parts:
+        table = table_of("Whether the maps depend on the network and the class", "Sanity", SANITY, maps)
+        tables.append(table)
+        sentences = sanity_sentences(table) if table else []
+        for name in by_subject:
+            if records := results.of(name, "sanity"):
+                stages, scores = records[0]["stages"], cascades_of(records)
+                figures.append(draw_cascade(output / f"randomised_{name}.png", name, stages, scores))
+    for subject in subjects if "network" in parts else ():
+        rows, numbers = network_table(subject, results.of(subject.name, "maps"))
+        network_rows += rows
+        if numbers:
+            outputs, labels = numbers
+            counts = metrics.confusion_matrix(labels, outputs.argmax(axis=1), outputs.shape[1])
+            confusions[subject.name] = subject.meaning.class_names, counts
+            path = output / f"confusion_{subject.name}.png"
+            figures.append(draw_confusion_matrix(path, counts, subject.meaning.class_names, subject.name))
+            figures.append(draw_reliability(output / f"reliability_{subject.name}.png", subject.name, outputs, labels))
+    entries = entries_of(maps, results, subjects)
+    if extremes := extremes_of(entries):
+        title = "best (left) and worst (right) photos, by energy"
+        figures.append(draw_extremes(output / "best_and_worst.png", title, extremes))
+    tables = [table for table in tables if table]
+    write_tables(output, tables, network_rows)
+    grids = grids_of(tables, network_rows, confusions)
+    write_whole(
+        output / "report.md", lambda file: file.write(markdown_of("Evaluation of maps", grids, sentences).encode())
+    )
+    write_page(settings.html or output / "report.html", "Evaluation of maps", entries, grids, sentences, figures,
+               explanations_of(tables))  # fmt: skip
+    return grids, sentences
+
+
+def bars_of(table, wanted=("pointing", "energy", "box_best")):
+    """Some scores of a table as `draw_bars` takes them."""
+    columns = [(number, score) for number, score in enumerate(table.scores) if score.name in wanted]
+    return {score.title: {name: cells[number][:3] for name, cells in table.rows.items()} for number, score in columns}
+
+
+def curves_of(maps, fills):
+    """The deletion and insertion curves of all maps that have them, as `draw_curves` takes them."""
+    curves = {}
+    for fill in fills:
+        for curve in ("deletion", "insertion"):
+            of_maps = {
+                name: [scores[f"{curve}_{fill}"] for scores, _ in items.values() if f"{curve}_{fill}" in scores]
+                for name, items in maps.items()
+            }
+            curves[f"{curve}, {fill}"] = {name: values for name, values in of_maps.items() if values}
+    return curves
+
+
+def cascades_of(records):
+    """The measures of the cascading randomisation as `draw_cascade` takes them."""
+    return {
+        title: {name: np.array([record["maps"][name][measure] for record in records], np.float64)
+                for name in records[0]["maps"]}
+        for measure, title in (("rank_correlation", "rank correlation"), ("ssim", "SSIM"))
+    }  # fmt: skip
+
+
+def extremes_of(entries):
+    """Pictures and energies of all maps as `draw_extremes` takes them; none without annotations."""
+    found = {}
+    for entry in entries:
+        for name, of_classes in entry["maps"].items():
+            for class_name, shown in of_classes.items():
+                if "energy" in shown["scores"]:
+                    pictures = entry["picture"], shown["picture"], entry["outlines"]
+                    found.setdefault(name, []).append((shown["scores"]["energy"], class_name, *pictures))
+    return found
+
+
+def entries_of(maps, results, subjects):
+    """What the page shows of each photo and class: list of dicts, see `camlib.plots.page.write_page`.
+
+    Whether an answer is right is known of photos of one class alone.
+    """
+    records = results.of(subjects[0].name, "maps")
+    times = Counter(record["photo"] for record in records)
+    kinds = {kind.name: kind for subject in subjects for kind in subject.kinds}
+    entries = []
+    for record in records:
+        of_photo = {}
+        for name, items in maps.items():
+            scores = items.get(record["item"], ({}, None))[0]
+            if "picture" in scores:
+                of_photo[name] = {record["class"]: shown_of(scores, kinds[name])}
+        predicted = subjects[0].meaning.class_names[int(np.argmax(record["outputs"]))]
+        right = record["right"] if times[record["photo"]] == 1 else None
+        entries.append({"name": record["photo"], "class": record["class"], "picture": record["picture"],
+                        "maps": of_photo, "truth": record["class"], "predicted": predicted, "right": right,
+                        "outlines": record.get("outlines", []),
+                        "note": f"misclassified as {predicted}" if right is False else ""})  # fmt: skip
+    return entries
+
+
+def shown_of(scores, kind):
+    """What the page shows of one map, from its scores and its MapKind."""
+    shown = {
+        "picture": scores["picture"],
+        "scores": {name: scores[name] for name in ("pointing", "energy") if name in scores},
+    }
+    if "scale" in scores:  # results of an earlier version have none
+        shown["legend"] = legend_of(Scale(*scores["scale"]), kind.ends)
+    return shown | {"zero": True} if scores.get("zero") else shown

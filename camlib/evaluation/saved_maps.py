@@ -1,0 +1,156 @@
+"""Maps that were saved, in folders or stores, scored without their network: where they lie, and its answers."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+
+from camlib.attribution.gradcam import targets_of
+from camlib.attribution.methods import GUIDED, METHODS
+from camlib.console import Progress, UserError, counted
+from camlib.evaluation.scoring import add_scores, listed
+from camlib.photos import PhotoError, display_size, in_parallel, read_photo, resize_photo
+from camlib.plots.colours import EVIDENCE_ENDS, GRADIENTS
+from camlib.preprocessing import IMAGENET_GROUPS, imagenet_names
+from camlib.runs.maps import MapError, all_maps, find_saved, read_map
+
+NAMES = {"heatmap": "cam", "guided_backprop": "guided-backprop", "guided_gradcam": "guided-grad-cam"}  # as of --maps
+
+
+@dataclass(frozen=True)
+class SavedKind:
+    """A kind of saved map, see `camlib.evaluation.scoring.MapKind`.
+
+    Attributes:
+        name: str, as tables show it.
+        kind: str, a key of `camlib.runs.maps.SIGNED`.
+        is_signed: bool, it has values below zero.
+    """
+
+    name: str
+    kind: str
+    is_signed: bool
+    is_slow: bool = False
+
+    @property
+    def ends(self):
+        return ("", "magnitude of the gradient") if self.kind in GRADIENTS else EVIDENCE_ENDS
+
+
+def saved_place(text):
+    """The Path of saved maps that the user wrote after --maps; None for a method, or a network's file with one."""
+    place = Path(text)
+    if text in ("cam", *GUIDED, *METHODS) or not place.exists():
+        return None
+    return place if place.is_dir() or h5py.is_hdf5(place) else None
+
+
+class SavedMaps:
+    """A folder of maps, a store or a folder of stores, as what is scored.
+
+    Args:
+        place: Path.
+
+    Attributes:
+        name: str, as tables show it.
+        kinds: list of SavedKind.
+        class_names: list of str, classes and groups of classes.
+        identity: str, of the run that made them.
+
+    Raises:
+        UserError: there are none, or nobody says what the network's answers were.
+    """
+
+    explain_slow = {}  # nothing of it runs
+
+    def __init__(self, place):
+        self.path, self.name = place, place.resolve().stem
+        photos = find_saved(place)
+        settings, names = photos[0].settings, list(photos[0].settings.get("class_names") or ())
+        if not names or not photos[0].probabilities:
+            raise UserError(
+                f"{place} says nothing of its network's probabilities, which an evaluation needs; expected a whole run "
+                "of a classifier"
+            )
+        self.meaning, self.dtype = SimpleNamespace(class_names=names), str(settings.get("store_dtype") or "float32")
+        groups = IMAGENET_GROUPS if names == imagenet_names() else {}
+        self.class_names = [*names, *groups]
+        self.targets = targets_of(len(names), list(groups.values()))  # (classes and groups, C)
+        self.kinds = [
+            SavedKind(f"{self.name} {NAMES.get(kind) or settings.get('method') or 'grad-cam'}", kind,
+                      photos[0].is_signed(kind) and kind not in GRADIENTS)
+            for kind in all_maps(photos[0])
+        ]  # fmt: skip
+        text = json.dumps([photo.settings for photo in (photos[0], photos[-1])], sort_keys=True, default=str)
+        self.identity = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        self.by_path = {source.resolve(): photo for photo in photos for source in photo.sources}
+        # of photos that are no longer where they were, since another set may have photos of the same names
+        self.by_name = {photo.name: photo for photo in photos if not any(source.is_file() for source in photo.sources)}
+
+    def maps_of(self, item):
+        """The maps of an item's class, and of the next one, None where there is none: dict of name -> (float, float).
+
+        Raises:
+            MapError: one is damaged.
+        """
+        found = all_maps(self.photo_of(item))
+        names = self.meaning.class_names
+        after = names[(self.class_names.index(item.class_name) + 1) % len(names)]
+        return {
+            kind.name: tuple(
+                one_value_a_pixel(read_map(places[name])) if name in places else None
+                for name in (item.class_name, after)
+            )
+            for kind in self.kinds
+            if item.class_name in (places := found.get(kind.kind, {}))
+        }
+
+    def photo_of(self, item):
+        """The SavedPhoto of an item; None where its maps were not saved."""
+        return self.by_path.get(item.path.resolve()) or self.by_name.get(item.name)
+
+
+def one_value_a_pixel(values):
+    """A map (h, w); of gradients of RGB their largest magnitude, see `camlib.evaluation.scoring.of_gradients`."""
+    return np.abs(values).max(axis=-1) if values.ndim == 3 else values
+
+
+def evaluate_saved(subject, items, results, failed, with_baselines):
+    """Localisation of all saved maps, and the answers of the network that made them.
+
+    Args:
+        subject: SavedMaps.
+        items: list of Item.
+        results: Results.
+        failed: dict of path -> reason, to which those that cannot be read are added.
+        with_baselines: bool, score maps that know no network, too.
+    """
+    known = [item for item in results.left(subject.name, "maps", items) if subject.photo_of(item)]
+
+    def read(item):
+        photo = read_photo(item.path)
+        return resize_photo(photo, *display_size(*photo.shape[:2], 0))
+
+    without = 0
+    with Progress(f"{subject.name}: saved maps", len(known)) as progress:
+        for item, picture in in_parallel(read, known):
+            with listed(item, failed):
+                if isinstance(picture, PhotoError):
+                    raise picture
+                try:
+                    maps = subject.maps_of(item)
+                except MapError as error:
+                    raise PhotoError(f"its map {error}") from error
+                without += not maps
+                if maps:
+                    shares = subject.photo_of(item).probabilities
+                    outputs = np.array([shares.get(name, np.nan) for name in subject.meaning.class_names])
+                    add_scores(results, subject, item, picture, outputs, maps, with_baselines)
+            progress.advance()
+    left_out = without + len(items) - sum(subject.photo_of(item) is not None for item in items)
+    if left_out:
+        print(f"{subject.name}: {counted(left_out, 'object')} without a saved map of its class left out")

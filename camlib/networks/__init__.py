@@ -1,0 +1,1 @@
+"""Networks: built, loaded from files of any origin, saved."""

@@ -1,0 +1,205 @@
+"""A stranger's model file is read here, once: in a process of its own with little memory and time, as plain data."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from camlib.console import ROOT, UserError, first_line
+from camlib.networks import plain_data
+from camlib.networks.file_kinds import EXPECTED, START, check_kind, refuse_folder, shown
+from camlib.options import LARGEST_MODEL
+
+DIGESTS = ROOT / "models" / "SHA256SUMS"  # of the shipped networks
+SMALL = 64 << 20  # bytes; files up to here are known by their SHA-256
+MEMORY = 2 << 30  # bytes that reading one may take
+SECONDS = 8  # of the processor that reading one may take, and one more for each
+BYTES_PER_SECOND = 50 << 20
+# Times as long by the clock, where the system ends what takes more of the processor: others may need it too
+PATIENCE = 8 if importlib.util.find_spec("resource") else 1
+# Threads take memory; HDF5 would look for plugins to unpack with, which are programs
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
+PROGRAM = (
+    "import json, runpy, sys; sys.path += json.loads(sys.argv.pop()); del sys.argv[0]; "
+    "runpy.run_path(sys.argv[0], None, '__main__')"
+)
+
+
+class Contents:
+    """What a model file holds, without the file.
+
+    Attributes:
+        config, meaning, keras_version: str or None, JSON and a version as they stand in the file.
+        names: list of str, the groups and arrays at the top of its HDF5.
+        weights_refused: str or None, why its arrays are not had.
+        shapes: dict of path -> tuple of int, of the arrays.
+    """
+
+    def __init__(self, data, index):
+        self._data, self._arrays, self._groups = data, index["arrays"], index["groups"]
+        self.config, self.meaning, self.keras_version = (index[key] for key in ("config", "meaning", "keras_version"))
+        self.names, self.weights_refused = index["names"], index["weights_refused"]
+        self.shapes = {place: tuple(shape) for place, (_, shape, _) in self._arrays.items()}
+
+    def array(self, place):
+        """An array of the file, by its path."""
+        kind, shape, start = self._arrays[place]
+        self._data.seek(start)
+        array = np.empty(shape, kind)
+        self._data.readinto(array.reshape(-1).view(np.uint8).data)
+        return array
+
+    @contextlib.contextmanager
+    def as_hdf5(self, name="model.weights.h5"):
+        """A new HDF5 file of the same groups, lists of names and arrays for a while, which Keras may read."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            with h5py.File(path, "w") as file:
+                for place, lists in self._groups.items():
+                    group = file.require_group(place) if place else file
+                    for key, names in lists.items():
+                        group.attrs[key] = names
+                for place in self._arrays:
+                    file[place] = self.array(place)
+            yield path
+
+
+def read_contents(path, largest=None):
+    """What a model file holds.
+
+    Args:
+        path: Path.
+        largest: float, GB of file at most, as the user gave it; None: LARGEST_MODEL.
+
+    Returns:
+        Contents.
+
+    Raises:
+        UserError: it is no model file, larger than that, or cannot be read within the limits above.
+    """
+    refuse_folder(path)
+    raise_it = f"; --largest-model {2 * (largest or LARGEST_MODEL):g} allows more" if largest else ""
+    largest = int((largest or LARGEST_MODEL) * 1e9)
+    try:
+        with opened(path, largest) as file:
+            check_kind(file.read(START), path)
+            file.seek(0)
+            return transcribed(file, path, largest)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or f"{error}{raise_it}"
+        raise UserError(f"{shown(path)} cannot be read ({reason}); {EXPECTED}") from error
+
+
+@contextlib.contextmanager
+def opened(path, largest):
+    """An ordinary file of at most `largest` bytes; a pipe or device would never end.
+
+    Raises:
+        OSError, ValueError: it is none.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is a pipe or a device, no ordinary file")
+        if status.st_size > largest:
+            raise ValueError(f"it has {status.st_size / 1e9:.3g} GB; expected {largest / 1e9:.3g} at most")
+        yield file
+
+
+def transcribed(file, path, largest):
+    """The Contents of an open file: read in this process if its SHA-256 is known, else in one of its own."""
+    data, size, sha256 = as_file(b""), os.fstat(file.fileno()).st_size, None
+    if size <= SMALL:
+        content = file.read(SMALL)
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 in known_digests():
+            plain_data.transcribe(io.BytesIO(content), data, largest)
+            return contents_of(data, path)
+        file = as_file(content)  # what is read is what the SHA-256 is of
+    read_in_a_child(file, data, path, size, largest)
+    contents = contents_of(data, path)
+    if sha256:
+        known_digests().add(sha256)
+    return contents
+
+
+def as_file(content):
+    """Bytes as a file without a name, which a child can read; the caller keeps it open as long as it needs it."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(content)
+    file.flush()
+    file.seek(0)
+    return file
+
+
+@functools.cache
+def known_digests():
+    """The SHA-256 of files that need no process of their own: those shipped, and those that it has read well."""
+    return {line.split()[0] for line in DIGESTS.read_text().splitlines()} if DIGESTS.exists() else set()
+
+
+def read_in_a_child(file, data, path, size, largest):
+    """Run `camlib.networks.plain_data` on an open file.
+
+    Raises:
+        UserError: it crashed, or took too much.
+    """
+    seconds = SECONDS + size // BYTES_PER_SECOND
+    memory = max(MEMORY, largest // 2)
+    limits = {"memory": memory, "seconds": seconds, "largest": largest}
+    command = [sys.executable, "-I", "-c", PROGRAM]
+    arguments = [plain_data.__file__, json.dumps(limits), json.dumps(sys.path)]
+    expected = "expected a whole file of Keras"
+    try:
+        ended = subprocess.run(
+            command + arguments, stdin=file, stdout=data, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT,
+            timeout=PATIENCE * seconds,
+        )  # fmt: skip
+    except OSError as error:
+        reason = f"the process that reads it cannot be started: {error.strerror or error}"
+        raise UserError(f"{shown(path)} cannot be read ({reason}); expected {sys.executable} to run") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{shown(path)} cannot be read within {seconds} s; {expected}") from error
+    if ended.returncode == -getattr(signal, "SIGXCPU", 0):
+        raise UserError(f"{shown(path)} cannot be read within {seconds} s; {expected}")
+    if ended.returncode < 0:
+        raise UserError(f"{shown(path)} crashes what reads it ({signal.strsignal(-ended.returncode)}); {expected}")
+    if ended.returncode:
+        said = ended.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason"]
+        raise UserError(f"{shown(path)} cannot be read ({said[0][:120]}); {expected}")
+
+
+def contents_of(data, path):
+    """The Contents in what `camlib.networks.plain_data` wrote.
+
+    Raises:
+        UserError: it refused the file, or could not read it.
+    """
+    end = data.seek(0, os.SEEK_END)
+    data.seek(end - 8)
+    length = int.from_bytes(data.read(8), "little")
+    data.seek(end - 8 - length)
+    index = json.loads(data.read(length))
+    if index["refused"]:
+        raise UserError(f"{shown(path)} {index['refused']}")
+    if index["damaged"]:
+        reason = first_line(index["damaged"])
+        if index["is_archive"]:
+            raise UserError(f"{shown(path)} is an archive without a network ({reason}); {EXPECTED}")
+        raise UserError(
+            f"{shown(path)}: its description of the network cannot be read ({reason}); expected a whole file"
+        )
+    return Contents(data, index)

@@ -1,0 +1,220 @@
+"""What a network's numbers mean: pixels in, names out. Imports neither Keras nor TensorFlow."""
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from camlib.console import ROOT, UserError
+from camlib.files import read_text
+
+# ---------------------------------------------------------------- pixels in
+
+# What a pixel becomes, by the names that Keras's applications use; torch: mean and standard deviation of ImageNet
+PREPROCESSING = {
+    "none": {"scale": 1.0, "offset": 0.0, "bgr": False},
+    "tf": {"scale": 1 / 127.5, "offset": -1.0, "bgr": False},
+    "torch": {"scale": [1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)],
+              "offset": [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], "bgr": False},
+    "caffe": {"scale": 1.0, "offset": [-103.939, -116.779, -123.68], "bgr": True},
+}  # fmt: skip
+PREPROCESSING["vgg"] = PREPROCESSING["caffe"]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a network's numbers mean; it travels as HDF5 attributes in the .h5 file.
+
+    Attributes:
+        class_names: list of str, one per output.
+        height, width, channels: int, the input the network was trained with.
+        scale, offset: float, or list of one float per channel: the network's input is pixel * scale + offset, pixel in
+            0..255.
+        bgr: bool, the channels are turned to blue, green, red first.
+        interpolation: "area" or "cubic", how photos are resized; see `camlib.photos.resize_photo`.
+    """
+
+    class_names: list
+    height: int
+    width: int
+    channels: int
+    scale: float | list = 1 / 255
+    offset: float | list = 0.0
+    interpolation: str = "area"
+    bgr: bool = False
+
+    def __post_init__(self):
+        """Class names become parts of file names, and may come from a stranger's file."""
+        for name in self.class_names:
+            if not isinstance(name, str) or not name or set(name) & set("/\\\0"):
+                raise ValueError(f"class name {name!r}; expected text without slashes")
+
+    def prepare(self, images, dtype=np.float32):
+        """Turn uint8 (N, H, W, C), RGB or grey, into the network's input, float32 or float64."""
+        images = images[..., ::-1] if self.bgr else images
+        return images.astype(dtype) * np.asarray(self.scale, dtype) + np.asarray(self.offset, dtype)
+
+    @property
+    def preprocessing(self):
+        """What `prepare` does, in words."""
+        order = {1: "grey", 3: "RGB"}.get(self.channels, f"{self.channels} channels") if not self.bgr else "BGR"
+        return f"{self.height}x{self.width} {order}, pixel * {numbers(self.scale)} + {numbers(self.offset)}"
+
+
+LARGEST_FACTOR = 1e30  # of a pixel, float32
+LARGEST_SIDE = 8192  # pixels of a photo as a network takes it
+MOST_CLASSES = 100_000
+LONGEST_NAME = 200  # bytes of a class's name; file systems take 255 of a file's
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks, and what moves a terminal's cursor
+
+
+def meaning_of(record):
+    """The Meaning that a stranger's file holds.
+
+    Args:
+        record: what its JSON says.
+
+    Raises:
+        TypeError, ValueError: it is none; the message says what.
+    """
+    meaning = Meaning(**record)
+    for name, least, greatest in (("height", 1, LARGEST_SIDE), ("width", 1, LARGEST_SIDE), ("channels", 1, 3)):
+        value = getattr(meaning, name)
+        if type(value) is not int or not least <= value <= greatest or (name == "channels" and value == 2):
+            raise ValueError(f"{name} {str(value)[:20]}; expected a whole number from {least} to {greatest}")
+    for name in ("scale", "offset"):
+        value = getattr(meaning, name)
+        values = value if isinstance(value, list) else [value] * meaning.channels
+        if len(values) != meaning.channels or not all(
+            type(one) in (int, float) and math.isfinite(one) and abs(one) <= LARGEST_FACTOR for one in values
+        ):
+            raise ValueError(f"{name} {str(value)[:20]}; expected a number, or one per channel")
+    if type(meaning.bgr) is not bool or meaning.interpolation not in ("area", "cubic"):
+        raise ValueError(f"interpolation {str(meaning.interpolation)[:20]}; expected area or cubic, and bgr or not")
+    names = meaning.class_names
+    if type(names) is not list or not 1 <= len(names) <= MOST_CLASSES or len(set(names)) < len(names):
+        raise ValueError("class names that are no list of different ones")
+    for name in names:
+        if UNPRINTABLE.search(name) or len(name.encode()) > LONGEST_NAME:
+            raise ValueError(f"class name {name[:20]!r}; expected up to {LONGEST_NAME} bytes of text")
+    return meaning
+
+
+def numbers(value):
+    """One number, or one per channel, for a message."""
+    return f"({', '.join(f'{one:.6g}' for one in value)})" if isinstance(value, list) else f"{value:.6g}"
+
+
+OWN_PREPROCESSING = ("SCALE,OFFSET", "mean=R,G,B,std=R,G,B")  # what the user may write instead of a name
+WHAT_PREPROCESSING_MEANS = (
+    "SCALE,OFFSET: pixel * SCALE + OFFSET; mean=R,G,B,std=R,G,B: (pixel / 255 - mean) / std, as in PyTorch, or "
+    "(pixel - mean) / std where a number above 1 shows that they are of pixels of 0..255; one number is for all "
+    "channels"
+)
+
+
+def parse_preprocessing(text):
+    """The `scale`, `offset` and `bgr` of a Meaning for what the user wrote after --preprocess.
+
+    Raises:
+        UserError: it is neither a key of PREPROCESSING nor one of OWN_PREPROCESSING.
+    """
+    if text in PREPROCESSING:
+        return PREPROCESSING[text]
+    try:
+        if statistics := re.fullmatch("mean=(.+),std=(.+)", text):
+            scale, offset = standardising(*(channel_numbers(part) for part in statistics.groups()), text)
+        else:
+            scale, offset = (channel_numbers(part) for part in text.split(","))
+    except ValueError as error:
+        known = ", ".join(PREPROCESSING)
+        raise UserError(
+            f"--preprocess {text} is unknown; expected {known}, or two numbers {' or '.join(OWN_PREPROCESSING)}"
+        ) from error
+    return {"scale": scale, "offset": offset, "bgr": False}
+
+
+def channel_numbers(text):
+    """One number, float, or one per channel of RGB, list; ValueError for everything else."""
+    values = [float(part) for part in text.split(",")]
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise ValueError(f"{len(values)} numbers")
+    return values if len(values) == 3 else values[0]
+
+
+def standardising(mean, std, text):
+    """Scale and offset, each a float or a list of three, of (pixel - mean) / std; see WHAT_PREPROCESSING_MEANS.
+
+    Raises:
+        UserError: the numbers are no mean and no standard deviation of pixels of 0..1, nor of 0..255.
+    """
+    several = isinstance(mean, list) or isinstance(std, list)
+    means, stds = (value if isinstance(value, list) else [value] * (3 if several else 1) for value in (mean, std))
+    if min(stds) <= 0:
+        raise UserError(f"--preprocess {text} divides by {min(stds):g}; expected standard deviations above 0")
+    unit = 255 if max(means + stds) <= 1 else 1  # of pixels of 0..1 neither can be above 1
+    least = 0 if unit == 255 else 1
+    if min(stds) < least or not all(value == 0 or least <= value <= 255 for value in means):
+        raise UserError(
+            f"--preprocess {text} mixes numbers of several sizes; expected mean and standard deviation both of pixels "
+            "of 0..1, as in PyTorch, or both of pixels of 0..255"
+        )
+    scale = [1 / (unit * std) for std in stds]
+    offset = [0 - mean / std for mean, std in zip(means, stds, strict=True)]
+    return (scale, offset) if several else (scale[0], offset[0])
+
+
+# ---------------------------------------------------------------- names out
+
+IMAGENET_FILE = ROOT / "data" / "imagenet_classes.txt"
+# Indices of ImageNet's classes below WordNet's dog, domestic cat, horse and bird
+IMAGENET_GROUPS = {
+    "dog": [*range(151, 269)],
+    "cat": [*range(281, 286)],
+    "horse": [339],
+    "bird": [*range(7, 25), *range(80, 101), *range(127, 147)],
+}
+
+
+def imagenet_names():
+    """Names of ImageNet's 1000 classes (ILSVRC 2012) in the order of all networks of Keras."""
+    return [line.split(" ", 1)[1] for line in IMAGENET_FILE.read_text().splitlines()]
+
+
+def read_class_names(path):
+    """Class names from a text file, one a line.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or repeats a name.
+    """
+    try:
+        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--class-names {path} cannot be read ({error}); expected a text file, one class a line"
+        ) from error
+    repeated = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+    slashes = [name for name in names if set(name) & set("/\\\0")]
+    if slashes:
+        raise UserError(
+            f"--class-names {path} names {slashes[0]!r}; expected names without slashes, since they become files"
+        )
+    if not names or repeated:
+        found = f"repeats {repeated[0]!r}" if names else "is empty"
+        raise UserError(f"--class-names {path} {found}; expected one class a line, each once")
+    return names
+
+
+def probabilities_of(logits, ending="softmax"):
+    """What a network makes of its logits, float (N, C) -> (N, C).
+
+    Args:
+        logits: float (N, C).
+        ending: "softmax" or "sigmoid"; "linear" where the network leaves it to us: softmax, or sigmoid of one output.
+    """
+    if ending == "sigmoid" or (ending == "linear" and logits.shape[1] == 1):
+        return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))  # 1 / (1 + exp(-logit)), without overflow
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -1,0 +1,438 @@
+"""What a saved map is: its names, writing it and reading it.
+
+Imports neither Keras nor TensorFlow, so that a viewer starts at once.
+"""
+
+import functools
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from camlib.console import UserError, first_line
+from camlib.files import RUN_FILE, read_array, read_json, write_whole
+from camlib.photos import PhotoError, name_without_suffix, read_photo
+from camlib.plots.colours import (
+    GRADIENTS,
+    METHOD_TITLES,
+    picture_of,
+    scale_of,
+    superposition_of,
+    superposition_scale_of,
+    titles_of,
+    write_jpeg,
+    write_panel,
+)
+from camlib.runs.shards import NUMBER, PREDICTIONS_FILE, lists_of, read_list
+from camlib.runs.store import BROKEN, Store, StoredNumbers, stores_in
+
+PHOTO_FILE = "photo.jpg"
+
+# ---------------------------------------------------------------- the files of one photo
+
+
+@functools.lru_cache
+def npy_header(shape, dtype):
+    """What np.save writes in front of such an array's numbers in C order; most arrays of a run have the same."""
+    file = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
+
+
+def write_array(path, array):
+    """Save an array of numbers as .npy: what np.save would write, in fewer steps."""
+    numbers = np.ascontiguousarray(array)
+
+    def write(file):
+        file.write(npy_header(numbers.shape, numbers.dtype))
+        file.write(numbers.data)
+
+    write_whole(path, write)
+
+
+# Kinds of map, and whether they always have two signs; whether a gradcam has, its method decides
+SIGNED = {"heatmap": True, "gradcam": False, "guided_backprop": True, "guided_gradcam": True}
+
+
+def photo_folder(output, photo):
+    """The folder of one photo's maps, made if missing."""
+    folder = Path(output, photo.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def dated_file(folder, pictures=True):
+    """The file that has the photo's own time: photo.jpg; without pictures, the first array. None if there is none."""
+    if pictures:
+        return folder / PHOTO_FILE if (folder / PHOTO_FILE).exists() else None
+    return min((path for path in folder.glob("*.npy") if parse_map_name(path.name)), default=None)
+
+
+def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False):
+    """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
+
+    Args:
+        folder: Path; or a dict that is handed the arrays, as kind -> of_classes, in place of files.
+        kind: str, a key of SIGNED.
+        of_classes: dict of class name -> float (h, w) or (H, W, 3).
+        signed: bool, whether maps of this kind have two signs.
+        photo: uint8 (H, W, 3), for display.
+        style: Style; None for the arrays alone.
+        over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
+
+    Returns:
+        (the Scale that all classes share, that of the superpositions); None without pictures.
+    """
+    if isinstance(folder, dict):
+        folder[kind] = of_classes
+        return None
+    for name, values in of_classes.items():
+        write_array(folder / f"{kind}_for_{name}.npy", values)
+    if style is None:
+        return None
+    scale = scale_of(signed, of_classes.values(), kind in GRADIENTS)
+    whole = superposition_scale_of(signed, of_classes.values())
+    for name, values in of_classes.items():
+        write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style))
+        if over_photo:
+            write_jpeg(folder / f"spp_for_{name}.jpg", superposition_of(photo, values, whole, style))
+    return scale, whole
+
+
+def write_explanations(folder, photo, maps, headings, titles, signed, style):
+    """Write one photo's maps, superpositions and panels.
+
+    Args:
+        folder: as for `write_maps`.
+        photo: uint8 (H, W, 3), for display.
+        maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
+        headings: dict of class name -> list of str, the lines above its panel.
+        titles: dict of kind -> str, see `camlib.plots.colours.titles_of`.
+        signed: bool, whether the method's maps have two signs.
+        style: Style; None for the arrays alone.
+    """
+    scales = {
+        kind: write_maps(folder, kind, of_classes, signed if kind == "gradcam" else SIGNED[kind], photo, style,
+                         over_photo=kind == "gradcam")
+        for kind, of_classes in maps.items()
+    }  # fmt: skip
+    if style is None:
+        return
+    for name in maps["gradcam"]:
+        panels = [(titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
+        write_panel(folder / f"panel_for_{name}.jpg", headings[name], photo, panels, style, scales["gradcam"][1])
+
+
+# ---------------------------------------------------------------- finding and reading saved maps
+
+# What readers take from a run.json, if it is of the right kind: anybody may have written it
+SETTINGS_READ = {
+    "method": lambda value: isinstance(value, str) and value in METHOD_TITLES,
+    "counterfactual": lambda value: isinstance(value, bool),
+    "signed": lambda value: isinstance(value, bool),
+    "no_pictures": lambda value: isinstance(value, bool),
+    "photos": lambda value: isinstance(value, list) and all(isinstance(place, str) for place in value),
+    "class_names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+}
+MOST_CLASSES = 8  # shown at once; of more, the most probable
+
+
+class MapError(Exception):
+    """A map that cannot be shown; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class SavedPhoto:
+    """A photo whose maps are saved; they are read when it is shown.
+
+    Attributes:
+        name: str, the photo's path as in predictions.csv, or its folder.
+        folders: list of Path; the first that holds its photo.jpg, or of a run without pictures an array, has its maps.
+        predicted: str, class name, or None if unknown.
+        probabilities: dict of class name -> float, in the run's order of classes; empty if unknown.
+        logits: dict of class name -> float; empty if unknown.
+        only: Path of the one .npy to show, or None for all in the folder.
+        settings: dict, the run's as in run.json; empty if unknown.
+    """
+
+    name: str
+    folders: list
+    predicted: str | None = None
+    probabilities: Mapping = field(default_factory=dict)
+    logits: Mapping = field(default_factory=dict)
+    only: Path | None = None
+    settings: dict = field(default_factory=dict)
+
+    def is_signed(self, kind):
+        """Whether maps of a kind have two signs, as this run made them."""
+        return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))
+
+    def title_of(self, kind):
+        """What a kind of map is called: that of `--method layer-cam` LayerCAM."""
+        return titles_of(self.settings.get("method"), self.settings.get("counterfactual"))[kind]
+
+    @property
+    def folder(self):
+        pictures = not self.settings.get("no_pictures")
+        return next((folder for folder in self.folders if dated_file(folder, pictures)), self.folders[-1])
+
+    def read_photo(self):
+        """The photo to show, uint8 (H, W, 3): the run's photo.jpg, or of a run without pictures the photo itself.
+
+        Raises:
+            PhotoError: it cannot be read.
+        """
+        photo = self.folder / PHOTO_FILE
+        if self.settings.get("no_pictures"):
+            photo = next((path for path in self.sources if path.is_file()), photo)
+        return read_photo(photo)
+
+    def map_places(self):
+        """Where the photo's maps are: dict of kind -> dict of class name -> Path; see `read_map`."""
+        if self.only:
+            kind, class_name = parse_map_name(self.only.name) or ("heatmap", self.only.stem)
+            return {kind: {class_name: self.only}}
+        found = {}
+        for path in sorted(self.folder.glob("*.npy")) if self.folder.is_dir() else []:
+            if parse_map_name(path.name):
+                kind, class_name = parse_map_name(path.name)
+                found.setdefault(kind, {})[class_name] = path
+        return found
+
+    @property
+    def places(self):
+        """list of Path: the photos and folders that the run was given; empty if unknown."""
+        places = self.settings.get("photos")
+        return [Path(place) for place in places if isinstance(place, str)] if isinstance(places, list) else []
+
+    @property
+    def sources(self):
+        """list of Path: where the photo itself may be, see `camlib.photos.find_photos` for its name."""
+        under = [place / self.name for place in self.places]
+        of_several = [place.parent / self.name for place in self.places if self.name.startswith(f"{place.name}/")]
+        files = [place for place in self.places if place.name == self.name]
+        return files + (of_several + under if len(self.places) > 1 else under)
+
+    @property
+    def truth(self):
+        """The photo's class, which the folder it lies in is named for; None where no class has that name."""
+        folder = Path(self.name).parent.name or next((path.parent.name for path in self.sources[:1]), "")
+        known = self.settings.get("class_names") or self.probabilities
+        return folder if folder in known else None
+
+
+@dataclass(frozen=True)
+class StoredPhoto(SavedPhoto):
+    """A photo whose maps are in a store.
+
+    Attributes:
+        store: Store.
+        row: int, its row there.
+    """
+
+    store: Store | None = None
+    row: int = 0
+
+    def read_photo(self):
+        try:
+            picture = self.store.picture(self.row)
+        except BROKEN as error:
+            raise PhotoError(f"damaged or cut off ({first_line(error)})") from error
+        source = next((path for path in self.sources if path.is_file()), Path(self.name))
+        return read_photo(io.BytesIO(picture) if picture else source)
+
+    def map_places(self):
+        """dict of kind -> dict of class name -> StoredMap."""
+        return self.store.maps_of(self.row)
+
+
+def photos_of_stores(stores):
+    """The photos of all stores, one store after the other: list of StoredPhoto."""
+    return [
+        StoredPhoto(name, [store.path.parent], store.predicted(row), StoredNumbers(store, "probabilities", row),
+                    StoredNumbers(store, "logits", row), settings=store.header["run"]["settings"], store=store, row=row)
+        for store in stores
+        for name, row in store.rows.items()
+    ]  # fmt: skip
+
+
+def find_saved(place):
+    """List the photos with saved maps.
+
+    Args:
+        place: Path of a run's output folder, a folder in it, a store, a folder of stores, or one .npy file.
+
+    Returns:
+        list of SavedPhoto, never empty, in the order of predictions.csv where there is one, or of the lists of shards.
+
+    Raises:
+        UserError: nothing there.
+    """
+    stores = stores_at(place)
+    if stores:
+        saved = photos_of_stores(stores)
+        if not saved:
+            raise UserError(f"no maps in {place} yet; expected those of a photo at least: the same command goes on")
+        return saved
+    if place.is_file():
+        return [SavedPhoto(place.name, [place.parent], only=place, settings=settings_of_run(place.resolve().parent))]
+    if not place.is_dir():
+        raise UserError(f"{place} does not exist; expected a folder of maps: run python make_cam_maps.py first")
+    for run in (place.resolve(), *place.resolve().parents):
+        if lists_of(run):
+            saved = [photo for photo in read_predictions(run) if photo.folder.is_relative_to(place.resolve())]
+            break
+    else:
+        parents = sorted(parent for parent, _, files in os.walk(place) if any(map(parse_map_name, files)))
+        settings = settings_of_run(place.resolve())
+        saved = [SavedPhoto(os.path.relpath(parent, place), [Path(parent)], settings=settings) for parent in parents]
+    if not saved:
+        raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run python make_cam_maps.py")
+    return saved
+
+
+def stores_at(place):
+    """The store that a path leads to, or those in a folder that is no run's; else an empty list.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    if place.is_file():
+        return [Store(place)] if h5py.is_hdf5(place) else []
+    return stores_in(place) if place.is_dir() and not (place / PREDICTIONS_FILE).is_file() else []
+
+
+def read_predictions(run):
+    """The photos of a run's predictions.csv, or of all lists of its shards, in the order of the run's photos.
+
+    Raises:
+        UserError: one is damaged, or no list of predictions.
+    """
+    settings = settings_of_run(run)
+    found = {}  # of a photo's name: its place, and the photo
+    for path in lists_of(run):
+        try:
+            header, rows = read_list(path)
+            if header[:2] != ["path", "predicted"]:
+                raise ValueError("columns of another kind")
+            for index, row in enumerate(rows):
+                place = int(row[-1]) if header[-1] == NUMBER else index
+                found[row[0]] = place, predicted_photo(run, header, row, settings)
+        except (OSError, ValueError) as error:
+            why = first_line(error)
+            raise UserError(f"{path} cannot be read ({why}); expected the list of a run's maps") from error
+    return [saved for _, saved in sorted(found.values(), key=lambda one: one[0])]
+
+
+def predicted_photo(run, header, row, settings):
+    """The SavedPhoto of a row of predictions.csv.
+
+    Raises:
+        ValueError: its name leads out of the run's folder, or a number is none.
+    """
+    name = row[0]
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"a photo called {name[:40]!r}")
+    # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
+    folders = [run / name, run / name_without_suffix(name)]
+    shares, logits = (numbers_of(header, row, prefix) for prefix in ("probability_", "logit_"))
+    return SavedPhoto(name, folders, row[1], shares, logits, settings=settings)
+
+
+def numbers_of(header, row, prefix):
+    """The numbers of a row whose columns begin with a prefix: dict of the rest of their names -> float."""
+    columns = zip(header, row, strict=True)
+    return {name.removeprefix(prefix): float(cell) for name, cell in columns if name.startswith(prefix)}
+
+
+def settings_of_run(folder):
+    """The settings in the run.json of the run that wrote the folder, or one around it; empty if there is none."""
+    for run in (folder, *folder.parents):
+        if (run / RUN_FILE).is_file():
+            try:
+                settings = read_json(run / RUN_FILE)["settings"]
+                return {name: settings[name] for name, fits in SETTINGS_READ.items() if fits(settings.get(name))}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return {}  # run.json is not needed to look at maps
+    return {}
+
+
+def parse_map_name(name):
+    """'heatmap_for_dog.npy' -> ('heatmap', 'dog'); None for other names."""
+    kind, _, class_name = name.removesuffix(".npy").partition("_for_")
+    return (kind, class_name) if name.endswith(".npy") and kind in SIGNED and class_name else None
+
+
+def all_maps(saved):
+    """Where a photo's maps are: dict of kind -> dict of class name -> Path or StoredMap, see `read_map`.
+
+    Classes are in the run's order, of many the most probable first; kinds in that of SIGNED.
+    """
+    found = saved.map_places()
+    order = list(saved.probabilities)
+    if len(order) > MOST_CLASSES:
+        order = sorted(order, key=saved.probabilities.get, reverse=True)
+    places = {name: number for number, name in enumerate(order)}
+    return {
+        kind: dict(sorted(found[kind].items(), key=lambda item: places.get(item[0], -1)))
+        for kind in SIGNED
+        if kind in found
+    }
+
+
+def class_names_in(maps):
+    """The classes of a dict of kind -> dict of class name -> anything: list of str in their order."""
+    return list(dict.fromkeys(name for of_classes in maps.values() for name in of_classes))
+
+
+def find_maps(saved):
+    """Where the maps are that are shown at once, see `all_maps` and `shown_of`."""
+    return shown_of(all_maps(saved))
+
+
+def shown_of(found, chosen=None):
+    """Those of all maps that are shown at once: MOST_CLASSES classes, the chosen among them.
+
+    Args:
+        found: dict of kind -> dict of class name -> Path, see `all_maps`.
+        chosen: str, a class that is shown whatever its place; None for none.
+    """
+    names = class_names_in(found)
+    shown = names[:MOST_CLASSES]
+    if chosen in names[MOST_CLASSES:]:
+        shown[-1] = chosen
+    return {kind: {name: paths[name] for name in shown if name in paths} for kind, paths in found.items()}
+
+
+def read_map(path):
+    """Read a saved map: float32 (H, W), or (H, W, 3) for gradients of RGB. Those of grey photos, (H, W, 1), are (H, W).
+
+    Args:
+        path: Path of an array, or StoredMap.
+
+    Raises:
+        MapError: it is missing, damaged, or something else.
+    """
+    try:
+        values = read_array(path) if isinstance(path, Path) else path.read()
+    except (OSError, ValueError) as error:
+        raise MapError(f"{path.name} cannot be read ({first_line(error)})") from error
+    of_maps_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
+    if not of_maps_shape or not values.size or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise MapError(
+            f"{path.name} holds {values.dtype} {values.shape}; expected finite numbers (H, W), (H, W, 1) or (H, W, 3)"
+        )
+    return (values[..., 0] if values.shape[2:] == (1,) else values).astype(np.float32)
+
+
+def attempt(read, *path):
+    """What `read(path)` returns, or the error that says why there is nothing to show."""
+    try:
+        return read(*path)
+    except (MapError, PhotoError) as error:
+        return error

@@ -1,0 +1,365 @@
+"""Shards: a run that several processes do in parts, each by itself, in one folder that they share.
+
+The photos are dealt in whole batches, as one run alone would see them: what a network computes of a photo can depend on
+the photo's place in its batch, in the last bits. Imports neither Keras nor TensorFlow.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from camlib.console import UserError, command, counted, first_line
+from camlib.files import RUN_FILE, csv_rows, open_csv, read_json, write_csv, write_json, write_json_once
+
+PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
+FAILED_COLUMNS = ["path", "reason"]
+NUMBER = "number"  # a column of shards' lists: the photo's place among all, from 0
+LIST_OF_SHARD = re.compile(r"(predictions|failed)-([0-9]+)-of-([0-9]+)\.csv")
+MOST_PHOTOS = 10**8  # of a run
+MOST_NAMED = 8  # shards in a message
+SECONDS_TO_WRITE = 10  # for another process to write a few kilobytes
+
+# ---------------------------------------------------------------- which part is whose
+
+
+class Shard(NamedTuple):
+    """One of `count` parts of a run; `number` is from 1 to `count`."""
+
+    number: int
+    count: int
+
+
+def parse_shard(text):
+    """The Shard for what the user wrote after --shard: "3/16", or "slurm" for what Slurm says of this process.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if text == "slurm":
+        return shard_of_slurm(os.environ)
+    found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
+    shard = Shard(*map(int, found.groups())) if found else Shard(0, 0)
+    if not 1 <= shard.number <= shard.count:
+        raise UserError(f"--shard {text}: expected its number, from 1, and how many there are, 3/16, or slurm")
+    return shard
+
+
+def shard_of_slurm(variables):
+    """The Shard of a task of a job array, or of a task that srun started.
+
+    Args:
+        variables: dict of str, the environment.
+
+    Raises:
+        UserError: they do not say which part is this process's.
+    """
+
+    def number(name, default):
+        return int(variables.get(name) or default)
+
+    try:
+        tasks = number("SLURM_NTASKS", 1)
+        if not variables.get("SLURM_ARRAY_TASK_ID"):
+            return Shard(int(variables["SLURM_PROCID"]) + 1, int(variables["SLURM_NTASKS"]))
+        task, first, step = (
+            number("SLURM_ARRAY_TASK_ID", 0), number("SLURM_ARRAY_TASK_MIN", 0), number("SLURM_ARRAY_TASK_STEP", 1)
+        )  # fmt: skip
+        count = int(variables["SLURM_ARRAY_TASK_COUNT"])
+        last = number("SLURM_ARRAY_TASK_MAX", first + (count - 1) * step)
+    except (KeyError, ValueError):
+        raise UserError(
+            "--shard slurm: Slurm's variables that number tasks (SLURM_ARRAY_TASK_ID, or SLURM_PROCID) are not set; "
+            "expected a job of sbatch --array=1-16 or srun --ntasks=16, or --shard K/N"
+        ) from None
+    if tasks > 1:
+        raise UserError(f"--shard slurm: a job array whose tasks have {tasks} processes each; expected --ntasks=1 (and "
+                        "--cpus-per-task for its cores), or --shard K/N")  # fmt: skip
+    if (last - first) // step + 1 != count or (task - first) % step:
+        raise UserError("--shard slurm: the tasks of the job array are not evenly numbered; expected --array=1-16, or "
+                        "--shard K/N for each of them")  # fmt: skip
+    return Shard((task - first) // step + 1, count)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is one shard's of a run.
+
+    Attributes:
+        shard: Shard.
+        photos: list of Photo, those of all shards.
+        batch_size: int, photos of one batch.
+    """
+
+    shard: Shard
+    photos: list
+    batch_size: int
+
+    @property
+    def own(self):
+        """list of Photo: every count-th batch."""
+        begin, step = (count * self.batch_size for count in (self.shard.number - 1, self.shard.count))
+        firsts = range(begin, len(self.photos), step)
+        return [photo for first in firsts for photo in self.photos[first : first + self.batch_size]]
+
+    def agreement(self):
+        """What all shards have to agree on, for run.json."""
+        names = "\0".join(photo.name for photo in self.photos).encode("utf-8", "surrogateescape")
+        return {"count": self.shard.count, "batch_size": self.batch_size, "photos": len(self.photos),
+                "photos_sha256": hashlib.sha256(names).hexdigest()}  # fmt: skip
+
+    def numbers(self, key):
+        """Each photo's place among those of all shards: dict of `key(photo)` -> int."""
+        return {key(photo): number for number, photo in enumerate(self.photos)}
+
+    def list_name(self, name):
+        """'predictions.csv' -> 'predictions-3-of-16.csv'."""
+        return f"{Path(name).stem}-{self.shard.number}-of-{self.shard.count}.csv"
+
+    def heading(self):
+        """What the shard does, for the user."""
+        number, count = self.shard
+        text = f"shard {number}/{count}: {len(self.own):,} of {counted(len(self.photos), 'photo')}"
+        if self.own:
+            return text
+        batches = counted(-(-len(self.photos) // self.batch_size), "batch", "batches")
+        return f"{text}, which are {batches}; a smaller --batch-size gives every shard some"
+
+
+# ---------------------------------------------------------------- a folder that shards share
+
+
+def read_record(folder):
+    """What a folder's run.json holds, a dict; None if there is none.
+
+    Raises:
+        UserError: it is not what a script wrote.
+    """
+    deadline = time.monotonic() + SECONDS_TO_WRITE
+    while True:
+        try:
+            return checked_record(read_json(folder / RUN_FILE))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{folder / RUN_FILE} is damaged; expected what a script wrote; give another --output, or remove "
+                    "it and the maps beside it"
+                ) from None
+            time.sleep(0.05)  # another shard may be writing it
+
+
+def checked_record(record):
+    """What a run.json holds, if it has the form of one, else an error of some kind."""
+    record["settings"].keys()
+    if "shards" in record:
+        shards = record["shards"]
+        numbers = [shards[name] for name in ("count", "batch_size", "photos")]
+        if not all(type(number) is int and number > 0 for number in numbers) or numbers[2] > MOST_PHOTOS:
+            raise ValueError("shards of odd numbers")
+    return record
+
+
+def changed_settings(earlier, settings):
+    """The names of the settings that differ, in sorted order; a setting counts as it stands in run.json."""
+    now = json.loads(json.dumps(settings, default=str))
+    return sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
+
+
+def has_foreign_files(folder):
+    """Whether a folder holds something that is neither hidden nor a README, and no run.json.
+
+    What other shards write appears after run.json, which is looked for last.
+    """
+    foreign = any(not name.startswith((".", "README")) for name in os.listdir(folder))
+    return foreign and not (folder / RUN_FILE).exists()
+
+
+def join_in(output, record, part):
+    """Make the folder that shards share, or find it made by another, and agree with it on what is done.
+
+    The first shard writes run.json, no other ever changes it.
+
+    Args:
+        output: Path.
+        record: dict for run.json, see `camlib.runs.run.run_record`.
+        part: Part.
+
+    Raises:
+        UserError: the folder holds something else than shards of this run.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if has_foreign_files(output):
+        raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
+    agreed = record | {"command": without_shard(record["command"]), "shards": part.agreement()}
+    try:
+        write_json_once(output / RUN_FILE, agreed)
+    except FileExistsError:
+        check_agreement(output, read_record(output), agreed)
+
+
+def check_agreement(output, found, expected):
+    """Refuse to do a shard of another run than that in the folder; both are records of run.json."""
+    if "shards" not in found:
+        raise UserError(f"{output} holds a run that is not in shards; expected another --output, or no --shard")
+    theirs, ours = found["shards"], expected["shards"]
+    if theirs["count"] != ours["count"]:
+        raise UserError(f"{output} holds shards K/{theirs['count']}; expected one of these, or another --output")
+    changed = changed_settings(found["settings"], expected["settings"])
+    if theirs["batch_size"] != ours["batch_size"]:
+        changed.append("batch_size")
+    if changed:
+        raise UserError(f"{output} holds shards of other settings ({', '.join(changed)}); expected another --output")
+    if theirs != ours:
+        raise UserError(
+            f"{output} holds shards of {theirs['photos']:,} photos, and now {ours['photos']:,} are found, not these; "
+            "expected the photos that the first shard found: put these back, or give another --output"
+        )
+
+
+def refuse_shards(output, record):
+    """Refuse to go on alone in a folder of shards.
+
+    Args:
+        output: Path.
+        record: dict of its run.json.
+    """
+    if "shards" in record:
+        raise UserError(f"{output} holds shards K/{record['shards']['count']}; expected --shard, or first "
+                        f"{command('join_shards.py', output)}, or --overwrite to replace them")  # fmt: skip
+
+
+def without_shard(words):
+    """A command's words without --shard and its value, however they were written: what one run alone would be."""
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif re.fullmatch("--sh(a|ar|ard)?", word):
+            skip = True
+        elif not re.fullmatch("--sh(a|ar|ard)?=.*", word):
+            kept.append(word)
+    return kept
+
+
+# ---------------------------------------------------------------- reading their lists, and joining them
+
+
+def lists_of(folder, name=PREDICTIONS_FILE):
+    """The lists of a run that are there: those of shards in the order of their numbers, and last predictions.csv.
+
+    Args:
+        folder: Path.
+        name: str, PREDICTIONS_FILE or FAILED_FILE.
+
+    Returns:
+        list of Path.
+    """
+    found = []
+    for path in folder.glob(f"{Path(name).stem}-*-of-*.csv"):
+        if match := LIST_OF_SHARD.fullmatch(path.name):
+            found.append((int(match[2]), path))
+    return [path for _, path in sorted(found)] + [folder / name] * (folder / name).is_file()
+
+
+def read_list(path):
+    """(header, rows) of a list, lists of str; a last line that is being written is left out.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    with open_csv(path, "r") as file:
+        try:
+            header, *rows = csv_rows(file.read()) or [[]]
+        except csv.Error as error:
+            raise ValueError(f"no table: {error}") from error
+    return header, [row for row in rows if len(row) == len(header)]
+
+
+def numbered(folder, name):
+    """The rows of all shards' lists: (header, dict of the photo's number -> row), both without the number.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    header, found = [], {}
+    for path in lists_of(folder, name):
+        if LIST_OF_SHARD.fullmatch(path.name):
+            try:
+                header, rows = read_list(path)
+                found |= {int(row[-1]): row[:-1] for row in rows}
+            except (ValueError, IndexError) as error:
+                raise UserError(f"{path} is damaged ({first_line(error)}); expected a shard's list: remove it, and "
+                                "give the shard's command again") from error  # fmt: skip
+    return header[:-1], found
+
+
+def join_shards(folder):
+    """Make what one run alone would have written out of the lists of finished shards, and remove these.
+
+    Each step leaves a folder that can be read, and joined again. Of a folder that is one run already, a joined one as
+    well, lists are removed that a join which was killed has left.
+
+    Args:
+        folder: Path, the --output of the shards.
+
+    Returns:
+        (dict of the run's shards as in run.json, None of one run; list of [path, reason] of the photos that failed).
+
+    Raises:
+        UserError: there are no shards, or some are not finished, or a list is damaged.
+    """
+    record = read_record(folder) or {}
+    if "shards" not in record:
+        if not (record and (folder / PREDICTIONS_FILE).is_file()):
+            raise UserError(f"{folder} holds no shards; expected the --output of python make_cam_maps.py --shard K/N")
+        remove_lists(folder)
+        return None, failed_of(folder)
+    shards = record.pop("shards")
+    header, rows = numbered(folder, PREDICTIONS_FILE)
+    _, failed = numbered(folder, FAILED_FILE)
+    done, photos = rows.keys() | failed.keys(), range(shards["photos"])
+    left = len(photos) - sum(number in photos for number in done)
+    if left:
+        missing = (number for number in photos if number not in done)  # no list: run.json may say any number
+        unfinished = sorted({number // shards["batch_size"] % shards["count"] + 1 for number in missing})
+        named = ", ".join(map(str, unfinished[:MOST_NAMED])) + (" ..." if len(unfinished) > MOST_NAMED else "")
+        raise UserError(
+            f"{left:,} of {counted(shards['photos'], 'photo')} in {folder} are not done: "
+            f"{counted(len(unfinished), 'shard')} of {shards['count']} not finished ({named}); "
+            "expected all to be: give the same commands again, then join"
+        )
+    failed = [failed[number] for number in sorted(failed.keys() - rows.keys())]
+    write_csv(folder / PREDICTIONS_FILE, [header, *(rows[number] for number in sorted(rows))])
+    if failed:
+        write_csv(folder / FAILED_FILE, [FAILED_COLUMNS, *failed])
+    write_json(folder / RUN_FILE, record)
+    remove_lists(folder)
+    return shards, failed
+
+
+def failed_of(folder):
+    """The rows of a run's failed.csv, list of [path, reason].
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / FAILED_FILE
+    try:
+        return read_list(path)[1] if path.exists() else []
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); expected a run's list: remove it") from error
+
+
+def remove_lists(folder):
+    """Remove the lists of shards."""
+    for name in (PREDICTIONS_FILE, FAILED_FILE):
+        for path in lists_of(folder, name):
+            if LIST_OF_SHARD.fullmatch(path.name):
+                path.unlink()

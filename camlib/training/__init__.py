@@ -1,0 +1,1 @@
+"""Training: photos of classes, batches, what is learnt from, state and results."""

@@ -1,0 +1,165 @@
+"""Evidence in its place: a network whose maps show where an animal is teaches another one to look there.
+
+A class's evidence at a place is what Grad-CAM adds up there. A network that is right may still have most of it on grass
+or sky; what it is taught here, beside its answers, is to have none where the other network, the locator, has none (as
+Li et al. 2018 and Selvaraju et al. 2019 do with people's marks).
+"""
+
+import cv2
+import keras
+import numpy as np
+from keras import ops
+
+from camlib.attribution.classifier import Subject
+from camlib.attribution.gradcam import explained_at_once, runner
+from camlib.attribution.methods import grad_cam, weighed
+from camlib.console import UserError
+from camlib.files import file_sha256
+from camlib.training.distillation import load_network_of, views_for
+from camlib.training.state import dtype_policy
+
+CELL = 16  # pixels between the features of VGG-16's last convolution
+INSIDE = 0.2  # of a map's largest value: where it is above, the animal is
+EPSILON = 1e-6  # added to a sum that may be zero
+
+
+class Locator:
+    """A network whose Grad-CAM says where in a view the animal is.
+
+    Attributes:
+        sha256: str, of its file.
+        subject: Subject, the network.
+
+    Args:
+        path: Path.
+        class_names: list of C str, the classes in the student's order.
+        size: int, height and width that the user asked for, or None.
+        dtype: "float32", "bfloat16" or "float16".
+        batch_size: int, the most views at once; fewer are filled up, so that it is compiled once.
+
+    Raises:
+        UserError: there is no such network, it has other classes, or no layer with maps.
+    """
+
+    def __init__(self, path, class_names, size, dtype, batch_size):
+        network, meaning = load_network_of(class_names, path, "locator")
+        self.path, self.sha256, self.batch_size = path, file_sha256(path), batch_size
+        self.subject = Subject(network, meaning, path, size=size and (size, size), dtype=dtype)
+        self.rows = np.array([meaning.class_names.index(name) for name in class_names], np.int32)
+        plan, layer = self.subject.plan, self.subject.layer
+
+        def maps_of_class(seen, chosen):
+            gradients = seen.gradients_at_features(ops.one_hot(chosen, plan.class_count))
+            return [grad_cam(seen.features[layer], gradients[layer])], [None], None
+
+        self.explain = explained_at_once(network, plan, runner(network, plan, [layer]), maps_of_class)
+
+    def inside(self, views, labels):
+        """Where the animal is in each view, for the student's cells.
+
+        Args:
+            views: uint8 (N, H, W, 1 or 3), brought to the locator's size and channels here.
+            labels: int (N,), their true classes.
+
+        Returns:
+            float32 (N, H // CELL, W // CELL): 1 inside, where the map's mean over a cell is above INSIDE of the largest
+            one, else 0; 1 everywhere in a view in which the locator has no evidence for the class.
+
+        Raises:
+            UserError: the maps are no finite numbers.
+        """
+        images = views_for(self.subject.meaning, views, self.batch_size)
+        classes = np.zeros((1, self.batch_size), np.int32)
+        classes[0, : len(labels)] = self.rows[labels]
+        found = self.explain(ops.convert_to_tensor(self.subject.prepare(images)), ops.convert_to_tensor(classes))
+        maps = ops.convert_to_numpy(found.cams[0][0])[: len(views)]
+        if not np.isfinite(maps).all():
+            raise UserError(
+                f"the locator {self.path} maps what is no number; expected --dtype float32, or another file"
+            )
+        grid = views.shape[2] // CELL, views.shape[1] // CELL
+        cells = np.stack([cv2.resize(values, grid, interpolation=cv2.INTER_AREA) for values in maps])
+        most = cells.max(axis=(1, 2), keepdims=True)
+        return ((cells > INSIDE * most) | (most <= 0)).astype(np.float32)
+
+
+def load_locator(settings, class_names, batch_size):
+    """The Locator that the user asked for, or None, which computes in what the training does."""
+    if settings.locator is None:
+        return None
+    dtype = dtype_policy(settings.dtype).removeprefix("mixed_")
+    return Locator(settings.locator, class_names, settings.locator_size, dtype, batch_size)
+
+
+def decisive_for_locating(locator):
+    """What of the locator decides the weights, by content; None without one."""
+    seen = locator and locator.subject.meaning
+    return {"locator_sha256": locator and locator.sha256, "locator_size": seen and [seen.height, seen.width]}
+
+
+# ---------------------------------------------------------------- what is learnt from it
+
+
+def elsewhere(features, hidden, hidden_kernel, class_kernel, labels, inside):
+    """The share of a class's evidence that is not on the animal.
+
+    e(y, x) = ReLU(sum_k w_k A_k(y, x)),    w = V (u * (W - mean over the classes of W))_c,    u_j = 1 where h_j > 0
+
+    w is the gradient of the class's logit, less the mean logit, with respect to the pooled features, so that e is
+    Grad-CAM but for the factor 1 / (h w). Less the mean, since a softmax does not see what all logits share: without it
+    a network could have evidence for no class at all, and still be right.
+
+    Args:
+        features: float (N, h, w, K), A, that are pooled for the hidden layer.
+        hidden: float (N, J), h, the hidden layer behind its ReLU.
+        hidden_kernel, class_kernel: float (K, J), V, and (J, C), W.
+        labels: float (N, C), one-hot.
+        inside: float (N, h, w), 1 on the animal, else 0.
+
+    Returns:
+        float32 (N,), sum of (1 - inside) e / (sum of e + EPSILON).
+    """
+    features, hidden = ops.cast(features, "float32"), ops.cast(hidden > 0, "float32")
+    class_kernel = class_kernel - ops.mean(class_kernel, axis=1, keepdims=True)
+    weights = ops.matmul(hidden * ops.matmul(labels, ops.transpose(class_kernel)), ops.transpose(hidden_kernel))
+    evidence = ops.relu(weighed(features, weights))  # (N, h, w)
+    outside = ops.sum(evidence * (1 - inside), axis=(1, 2))
+    return outside / (ops.sum(evidence, axis=(1, 2)) + EPSILON)
+
+
+class MeanShare(keras.losses.Loss):
+    """The mean of what `elsewhere` returns: a Loss, so that devices that share a batch do not each add a whole mean."""
+
+    def call(self, _, shares):
+        return shares
+
+
+class Located(keras.Model):
+    """A VGG-16 in training that also learns where its evidence belongs: its loss plus the mean of `elsewhere`.
+
+    Its targets are (those of its loss, `Locator.inside`); the classes' labels are the first of the former.
+    """
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        (targets, inside), (probabilities, features, hidden) = y, y_pred
+        loss = super().compute_loss(x, targets, probabilities, sample_weight, training)
+        kernels = [self.get_layer(name).kernel for name in ("hidden", "class")]
+        labels = targets[:, : probabilities.shape[1]]
+        shares = elsewhere(features, hidden, *kernels, labels, inside)
+        return loss + MeanShare()(shares, shares)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, y[0], y_pred[0], sample_weight)
+
+
+def located(network):
+    """The training form of `camlib.networks.architectures.vgg16_network` as a Located, with the same layers."""
+    layers = [network.get_layer(name) for name in ("block5_pool", "hidden")]
+    return Located(network.inputs, [network.outputs[0], layers[0].input, layers[1].output])
+
+
+def centre_classes(network):
+    """Take out of the last layer what all classes share, in place: probabilities stay, and Grad-CAM shows the rest."""
+    layer = network.get_layer("class")
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel - kernel.mean(axis=1, keepdims=True), bias - bias.mean()])

@@ -1,0 +1,213 @@
+"""Training batches that follow from the seed, the epoch and their number alone: augmentation, mosaics, weights."""
+
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import keras
+import numpy as np
+
+from camlib.backend import ALONE
+from camlib.console import UserError
+
+AHEAD = min(8, os.cpu_count() or 1)  # batches that are made meanwhile, each in a thread of its own
+
+
+def augment(image, crop, generator):
+    """Cut a random view out of a photo: place, scale, rotation, mirror image, brightness, contrast, saturation.
+
+    Args:
+        image: uint8 (H, W, C).
+        crop: int, side of the result.
+        generator: numpy.random.Generator, the only source of chance.
+
+    Returns:
+        uint8 (crop, crop, C).
+    """
+    return seen(image, crop, *draw_view(*image.shape[:2], crop, generator))
+
+
+def draw_view(height, width, crop, generator):
+    """Draw how a photo is seen: (where float (2, 3), saturation, contrast, brightness), for `seen`."""
+    whole = height / crop  # source pixels per output pixel at which the whole photo is seen
+    zoom = np.exp(generator.uniform(np.log(0.6), np.log(1.25))) * whole
+    angle = np.deg2rad(generator.uniform(-15, 15))
+    mirror = generator.choice((-1, 1))
+    room = np.maximum(np.array((width, height)) - zoom * crop, 0.1 * width) / 2
+    centre = np.array((width, height)) / 2 + generator.uniform(-room, room)
+    rotation = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * (mirror, 1)
+    shift = centre - 0.5 - rotation @ np.full(2, (crop - 1) / 2)
+    where = np.column_stack((rotation, shift))
+    return where, generator.uniform(0.5, 1.4), generator.uniform(0.7, 1.4), generator.uniform(-30, 30)
+
+
+def seen(image, crop, where, saturation, contrast, brightness):
+    """A view that was drawn, of a photo: uint8 (H, W, C) -> uint8 (crop, crop, C)."""
+    view = cv2.warpAffine(
+        image, where, (crop, crop),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
+    ).reshape(crop, crop, image.shape[2]).astype(np.float32)  # fmt: skip
+    grey = view.mean(axis=2, keepdims=True)
+    view = grey + (view - grey) * saturation
+    view = view.mean() + (view - view.mean()) * contrast + brightness
+    return np.clip(view, 0, 255).astype(np.uint8)
+
+
+def class_weights(labels, class_count):
+    """Weights float (C,) inverse to each class's number of photos, one on average over the photos."""
+    counts = np.bincount(labels, minlength=class_count)
+    return len(labels) / (class_count * np.maximum(counts, 1))
+
+
+def mosaics(images):
+    """Lay images (4 N, H, W, C) out in N mosaics (N, 2 H, 2 W, C), in reading order."""
+    count, height, width, channels = images.shape
+    tiles = images.reshape(count // 4, 2, 2, height, width, channels)
+    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count // 4, 2 * height, 2 * width, channels)
+
+
+def multiple(count, devices):
+    """The least multiple of the number of devices that is not below a count."""
+    return -(-count // devices) * devices
+
+
+class MadeAhead(keras.utils.PyDataset):
+    """Batches of which the next few are made in threads while one is worked on, so that a GPU does not wait.
+
+    Which batch is made depends on (epoch, number) alone, and they are handed out in the order they are asked for.
+
+    Attributes:
+        epoch: int, from 0; whoever counts epochs sets it before the first batch of each.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.epoch, self.waiting, self.failure = 0, {}, None
+        self.pool = ThreadPoolExecutor(AHEAD)
+
+    def make(self, epoch, number):
+        """The batch of that number in an epoch; called in several threads at once."""
+        raise NotImplementedError
+
+    def __getitem__(self, number):
+        wanted = [(self.epoch, later) for later in range(number, min(number + 1 + AHEAD, len(self)))]
+        self.waiting = {key: self.waiting.get(key) or self.pool.submit(self.make, *key) for key in wanted}
+        try:
+            return self.waiting.pop(wanted[0]).result()
+        except UserError as error:
+            self.failure = self.failure or error  # TensorFlow asks for a batch more
+            raise
+
+    @contextlib.contextmanager
+    def own_errors(self):
+        """Let a UserError of a batch leave this context as it is: TensorFlow makes another error of it."""
+        try:
+            yield
+        except Exception as error:
+            raise (self.failure or error) from None
+
+
+class PlainBatches(MadeAhead):
+    """Photos as they are, in their own order: (images float32 (N, H, W, channels), one-hot labels float32 (N, C)).
+
+    Where several devices share a batch, the last one is filled up to their multiple with photos of weight 0, and
+    weights (N,) come third.
+
+    Args:
+        photos: LabelledPhotos.
+        meaning: Meaning.
+        batch_size: int.
+        share: Share, whose part is made here.
+    """
+
+    def __init__(self, photos, meaning, batch_size, share=ALONE):
+        super().__init__()
+        self.photos, self.meaning, self.share = photos, meaning, share
+        self.batch_size = multiple(batch_size, share.devices)
+        self.one_hot = np.eye(len(meaning.class_names), dtype=np.float32)
+
+    def __len__(self):
+        return -(-len(self.photos.labels) // self.batch_size)
+
+    @property
+    def filled_up(self):
+        """The photos in all batches, those of weight 0 included, for each that there is; what a mean loss misses."""
+        count = len(self.photos.labels)
+        return multiple(count, self.share.devices) / count
+
+    def make(self, epoch, number):
+        last = len(self.photos.labels) - 1
+        end = min((number + 1) * self.batch_size, multiple(last + 1, self.share.devices))
+        rows = self.share.own(np.arange(number * self.batch_size, end))
+        chosen = np.minimum(rows, last)
+        batch = self.meaning.prepare(self.photos.images[chosen]), self.one_hot[self.photos.labels[chosen]]
+        return batch if self.share.devices == 1 else (*batch, (rows <= last).astype(np.float32))
+
+
+class Batches(MadeAhead):
+    """Training batches that depend on (seed, epoch, number) alone, so that a resumed run sees the same ones.
+
+    Each is (images (N, H, W, channels), one-hot labels, weights), the last two (N, C) and (N,), or (N, g, g, C) and
+    (N, g, g) for a recipe with mosaics, g cells a side. With a `camlib.training.distillation.Lesson` the teacher's answers follow
+    the labels, (..., 2 C); each cell has the answer of its own photo. With a `camlib.training.attention.Locator` the targets
+    are (these, where the animal is in each view, float32 (N, h, w)).
+
+    Of a batch that several devices share, a host makes its own part only. The last one of an epoch is shortened to
+    their multiple: the photos that are left over differ from epoch to epoch.
+
+    Raises:
+        UserError: the devices cannot share the recipe's batches, or there are too few photos.
+    """
+
+    def __init__(self, photos, meaning, recipe, seed, lesson=None, share=ALONE, locator=None):
+        super().__init__()
+        self.share, self.locator = share, locator
+        least = share.devices * (4 if recipe.mosaic else 1)
+        if share.devices > 1 and (recipe.batch_size % least or len(photos.labels) < share.devices):
+            raise UserError(
+                f"{share.devices} devices cannot share batches of {recipe.batch_size} of {len(photos.labels):,} photos "
+                f"in equal parts; expected --batch-size {multiple(recipe.batch_size, least)}, and a photo for each"
+            )
+        self.photos, self.meaning, self.recipe, self.seed, self.lesson = photos, meaning, recipe, seed, lesson
+        class_count = len(meaning.class_names)
+        self.one_hot = np.eye(class_count, dtype=np.float32)
+        weights = class_weights(photos.labels, class_count) if recipe.balanced else np.ones(class_count)
+        self.weights = weights.astype(np.float32)
+        self.shuffled = None, None  # an epoch, and its order
+
+    def __len__(self):
+        whole, rest = divmod(len(self.photos.labels), self.recipe.batch_size)
+        return whole + (rest >= self.share.devices)
+
+    def order(self, epoch):
+        """The order of the photos in an epoch, int (N,)."""
+        known, order = self.shuffled  # both at once: threads may be in two epochs
+        if known != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.photos.labels))
+            self.shuffled = epoch, order
+        return order
+
+    def make(self, epoch, number):
+        size = self.recipe.batch_size
+        chosen = self.order(epoch)[number * size : (number + 1) * size]
+        chosen = chosen[: len(chosen) - len(chosen) % self.share.devices]
+        side = 2 if self.recipe.mosaic and number % 2 == 0 and len(chosen) % (4 * self.share.devices) == 0 else 1
+        crop, views = self.recipe.cut, []
+        if crop:  # those of all hosts are drawn, since each draw follows from the one before
+            generator = np.random.default_rng([self.seed, epoch, number])
+            shape = self.photos.images.shape[1:3]
+            views = self.share.own([draw_view(*shape, crop, generator) for _ in chosen])
+        chosen = self.share.own(chosen)
+        images, labels = self.photos.images[chosen], self.photos.labels[chosen]
+        if crop:
+            images = np.stack([seen(image, crop, *view) for image, view in zip(images, views, strict=True)])
+        targets, weights = self.one_hot[labels], self.weights[labels]  # (N, C), (N,)
+        if self.lesson:
+            targets = np.concatenate((targets, self.lesson.answers(chosen, images, labels)), axis=1)  # (N, 2 C)
+        if self.recipe.mosaic:
+            images = mosaics(images) if side == 2 else images
+            targets = targets.reshape(-1, side, side, targets.shape[1])  # (N, g, g, C or 2 C)
+            weights = weights.reshape(-1, side, side)
+        inside = self.locator and self.locator.inside(images, labels)
+        return self.meaning.prepare(images), targets if inside is None else (targets, inside), weights

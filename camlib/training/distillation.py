@@ -1,0 +1,448 @@
+"""Knowledge distillation: a network, the teacher, answers for another one to learn from (Hinton et al. 2015)."""
+
+import hashlib
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import keras
+import numpy as np
+from keras import ops
+
+from camlib.attribution.classifier import check_outputs, input_shape_of, set_dtype
+from camlib.attribution.inspection import survey
+from camlib.attribution.tracing import watched
+from camlib.backend import compiled, share
+from camlib.console import Progress, UserError, counted, duration
+from camlib.files import file_sha256
+from camlib.networks.checkpoint import load_known_network
+from camlib.options import TEACHING
+from camlib.photos import PhotoError, in_parallel, network_input, read_photo
+from camlib.preprocessing import probabilities_of
+from camlib.training.class_folders import shortened
+from camlib.training.hdf5_files import DamagedFile, read_hdf5, write_hdf5
+
+# What the teacher sees of a photo: (top, left, side, mirrored) of a cut-out, as shares of the photo's height and width
+VIEWS = (
+    (0.0, 0.0, 1.0, False),
+    (0.0, 0.0, 1.0, True),
+    (0.0, 0.0, 0.8, False),
+    (0.0, 0.2, 0.8, True),
+    (0.2, 0.0, 0.8, True),
+    (0.2, 0.2, 0.8, False),
+)
+SECONDS_BETWEEN_SAVES = 60
+SMALLEST = 1e-30  # of a probability: its logarithm and the gradient of that are still numbers
+
+
+# ---------------------------------------------------------------- settings
+
+
+def decisive_for_teaching(settings, teacher):
+    """What of the teaching decides the weights, the teacher by content; all None without one.
+
+    Args:
+        settings: the user's.
+        teacher: Teacher or None.
+    """
+    decisive = {
+        "teacher_sha256": teacher and teacher.sha256,
+        "teacher_size": teacher and [teacher.meaning.height, teacher.meaning.width],
+        "teacher_dtype": teacher and teacher.dtype,
+        "teacher_corrected": teacher and True,
+    }
+    return decisive | {name: teacher and getattr(settings, name) for name in TEACHING}
+
+
+# ---------------------------------------------------------------- the teacher
+
+
+class Teacher:
+    """A network whose logits are learnt from, in its own size, preprocessing and order of classes.
+
+    Attributes:
+        path: Path of its file.
+        sha256: str, of its file.
+        meaning: Meaning of its input.
+        dtype: str, what it computes in.
+
+    Args:
+        path: Path.
+        class_names: list of C str, the classes in the student's order.
+        size: int, height and width that the user asked for, or None.
+        dtype: "float32", "bfloat16" or "float16".
+
+    Raises:
+        UserError: there is no such network, it has other classes, another size than was asked for, or no logits.
+    """
+
+    def __init__(self, path, class_names, size=None, dtype="float32"):
+        self.path, self.dtype = path, dtype
+        network, meaning = load_network_of(class_names, path, "teacher")
+        fixed = network.input_shape[1:3]
+        if size and any(side not in (None, size) for side in fixed):
+            raise UserError(f"--teacher-size {size}: {path} takes {fixed[0]}x{fixed[1]} only")
+        self.sha256 = file_sha256(path)
+        shape = input_shape_of(network, meaning, size and (size, size))
+        self.meaning = replace(meaning, height=shape[0], width=shape[1], channels=shape[2])
+        plan = survey(network, shape)
+        self.ending = plan.ending
+        if self.ending == "sigmoid":
+            raise UserError(
+                f"the teacher {path} ends in a sigmoid of each class, which does not choose one of them; expected a "
+                "network that ends in softmax"
+            )
+        set_dtype(network, dtype)
+        self.order = [meaning.class_names.index(name) for name in class_names]
+
+        def run(images):
+            with watched() as record:
+                logits, outputs = plan.scores_of(record, plan.port.run(network, images))
+            return ops.cast(logits, "float32"), ops.cast(outputs, "float32")
+
+        self.run = compiled(run, network)
+
+    def logits(self, images):
+        """Logits float32 (N, C), in the student's order of classes, of uint8 (N, H, W, channels) of its input size.
+
+        Raises:
+            UserError: they are no finite numbers, or not those behind the network's outputs.
+        """
+        inputs = ops.convert_to_tensor(self.meaning.prepare(images))
+        logits, outputs = (ops.convert_to_numpy(part) for part in self.run(inputs))
+        if not np.isfinite(logits).all():
+            raise UserError(
+                f"the teacher {self.path} answers what is no number; expected --dtype float32, or another file"
+            )
+        check_outputs(outputs, logits, self.ending)
+        return logits[:, self.order]
+
+
+def load_network_of(class_names, path, role):
+    """A network that knows the classes of the photos, and its Meaning.
+
+    Args:
+        class_names: list of C str, in any order.
+        path: Path.
+        role: str, what it is here, for messages.
+
+    Raises:
+        UserError: there is no such network, or it has other classes.
+    """
+    network, meaning = load_known_network(path)
+    if set(meaning.class_names) != set(class_names):
+        raise UserError(
+            f"the {role} {path} knows {shortened(meaning.class_names)}; expected the classes of the photos, "
+            f"{shortened(class_names)}"
+        )
+    return network, meaning
+
+
+def load_teacher(settings, class_names):
+    """The Teacher that the user asked for, or None."""
+    if settings.teacher is None:
+        return None
+    # float32 by default: bfloat16 halves the time of VGG-16 on a CPU, but doubles that of depthwise convolutions
+    dtype = "float32" if settings.dtype == "auto" else settings.dtype
+    return Teacher(settings.teacher, class_names, settings.teacher_size, dtype)
+
+
+# ---------------------------------------------------------------- its answers, once a photo
+
+
+def views_of(image, meaning):
+    """What the teacher sees of a photo: the whole, its mirror image, and a cut-out at each corner, two mirrored.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        meaning: Meaning of the teacher.
+
+    Returns:
+        uint8 (V, height, width, channels) of the teacher's input.
+    """
+    height, width = image.shape[:2]
+    views = []
+    for top, left, side, mirrored in VIEWS:
+        y, x = round(top * height), round(left * width)
+        cut = image[y : y + max(1, round(side * height)), x : x + max(1, round(side * width))]
+        views.append(network_input(np.ascontiguousarray(cut[:, ::-1] if mirrored else cut), meaning))
+    return np.stack(views)
+
+
+def read_views(path, meaning):
+    """Decode a photo, at reduced scale where that does no harm, and cut the teacher's views out of it."""
+    smallest = min(side for _, _, side, _ in VIEWS)
+    enough = math.ceil(max(meaning.height, meaning.width) / smallest) if meaning.interpolation == "area" else None
+    return views_of(read_photo(path, enough), meaning)
+
+
+def photo_logits(teacher, paths, folder):
+    """The teacher's logits for each photo, asked once and kept, so that the next training reads them.
+
+    Photos and teacher count by content. All views of one photo are one batch, so that an answer depends on nothing else
+    and a run that was stopped goes on with the same numbers.
+
+    Args:
+        teacher: Teacher.
+        paths: list of N Path.
+        folder: Path, where the answers are kept.
+
+    Returns:
+        float32 (N, V, C), one row for each of VIEWS.
+
+    Raises:
+        UserError: a photo can no longer be read.
+    """
+    meant = [teacher.sha256, teacher.meaning.height, teacher.meaning.width, teacher.dtype, teacher.order, VIEWS]
+    key = hashlib.sha256(json.dumps(meant).encode()).hexdigest()
+    kept_in = folder / f"{teacher.path.stem}_answers_{key[:8]}.h5"
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(file_sha256, paths))
+    known = read_answers(kept_in, key)
+    left = {digest: path for digest, path in zip(digests, paths, strict=True) if digest not in known}
+    if left:
+        announce_photos(teacher, next(iter(left.values())), len(left), len(set(digests)))
+        saved = time.monotonic()
+        try:
+            for digest, logits in answered(teacher, left):
+                known[digest] = logits
+                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    write_answers(kept_in, key, known)
+                    saved = time.monotonic()
+        finally:  # on Ctrl-C too: an hour's answers are kept
+            write_answers(kept_in, key, known)
+    print(f"the teacher's answers to {counted(len(paths), 'photo')} are in {kept_in}", flush=True)
+    return np.stack([known[digest] for digest in digests])
+
+
+def answered(teacher, photos):
+    """Yield (digest, logits float32 (V, C)) of photos, a dict of digest -> path, and show how far it is."""
+    seen = in_parallel(lambda item: read_views(item[1], teacher.meaning), photos.items())
+    with Progress("the teacher's answers", len(photos)) as progress:
+        for (digest, path), views in seen:
+            yield digest, teacher.logits(readable(path, views))
+            progress.advance()
+
+
+def readable(path, views):
+    """The views, unless they are the reason why a photo cannot be read."""
+    if isinstance(views, PhotoError):
+        raise UserError(f"{path} cannot be read ({views}); expected the photo that was there when training began")
+    return views
+
+
+def announce_photos(teacher, path, left, total):
+    """Say how long the teacher will take, from two answers to the first photo; the first of them compiles."""
+    views = readable(*next(in_parallel(lambda path: read_views(path, teacher.meaning), [path])))
+    teacher.logits(views)
+    start = time.monotonic()
+    teacher.logits(views)
+    cost = duration((time.monotonic() - start) * left)
+    kept = (
+        f", {counted(total - left, 'answer')} {'is' if total - left == 1 else 'are'} there already"
+        if left < total
+        else ""
+    )
+    print(f"the teacher answers {counted(left, 'photo')} once, {len(VIEWS)} views each, {cost}{kept}", flush=True)
+
+
+def read_answers(path, key):
+    """dict of a photo's SHA-256 -> logits float32 (V, C), kept under this key; empty without such a file.
+
+    Those of a damaged file are asked for anew, which is said.
+    """
+
+    def read(file):
+        if file.attrs["key"] != key:
+            return {}
+        return dict(zip(file["photos"].asstr()[:], file["logits"][:], strict=True))
+
+    try:
+        return read_hdf5(path, read)
+    except FileNotFoundError:
+        return {}
+    except DamagedFile as error:
+        print(f"{error}: its answers are asked for anew", flush=True)
+        return {}
+
+
+def write_answers(path, key, known):
+    """Keep what `read_answers` reads, and what another training has added meanwhile, in one whole file."""
+    known = read_answers(path, key) | known
+    if not known:
+        return
+
+    def write(file):
+        file.attrs["key"] = key
+        file["photos"] = list(known)
+        file["logits"] = np.stack(list(known.values()))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_hdf5(path, write)
+
+
+# ---------------------------------------------------------------- its answers, to each view
+
+
+def view_logits(teacher, views, batch_size):
+    """The teacher's logits for the very cut-outs that the student sees, augmentation included (Beyer et al. 2022).
+
+    Args:
+        teacher: Teacher.
+        views: uint8 (N, h, w, 1 or 3), brought to the teacher's size and channels here.
+        batch_size: int, at least N; fewer views are filled up, so that the teacher is compiled once.
+
+    Returns:
+        float32 (N, 1, C), one view of each photo.
+    """
+    return teacher.logits(views_for(teacher.meaning, views, batch_size))[: len(views), None]
+
+
+def views_for(meaning, views, batch_size):
+    """A student's cut-outs in the size and channels of another network, filled up to a whole batch.
+
+    Args:
+        meaning: Meaning of the other network.
+        views: uint8 (N, h, w, 1 or 3).
+        batch_size: int, at least N.
+
+    Returns:
+        uint8 (batch_size, height, width, channels).
+    """
+    images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
+    for image, view in zip(images, views, strict=False):
+        image[:] = network_input(np.repeat(view, 3, axis=2) if view.shape[2] == 1 else view, meaning)
+    return images
+
+
+def announce_views(teacher, view, batch_size, count):
+    """Say how long the teacher will take in each epoch, from two answers to a batch; the first of them compiles.
+
+    It is compiled here and not while the student is, which another thread does meanwhile.
+    """
+    views = np.zeros((batch_size, *view), np.uint8)
+    view_logits(teacher, views, batch_size)
+    start = time.monotonic()
+    view_logits(teacher, views, batch_size)
+    cost = duration((time.monotonic() - start) * math.ceil(count / batch_size))
+    print(f"the teacher answers each of the {counted(count, 'view')} of an epoch, {cost} an epoch", flush=True)
+
+
+# ---------------------------------------------------------------- what is learnt from them
+
+
+def softened(logits, temperature):
+    """softmax(logits / T): float (..., C) -> float32 (..., C)."""
+    flat = logits.reshape(-1, logits.shape[-1]) / np.float32(temperature)
+    return probabilities_of(flat).reshape(logits.shape).astype(np.float32)
+
+
+def corrected(answers, labels):
+    """Where a teacher's likeliest class is not the true one, the two change places (Wen et al. 2019).
+
+    A teacher of photos may take a drawing for anything; how sure it is, and what it says of the other classes, stays.
+
+    Args:
+        answers: float (N, C).
+        labels: int (N,).
+
+    Returns:
+        (N, C) of the same dtype.
+    """
+    rows, answers = np.arange(len(labels)), answers.copy()
+    said = answers.argmax(axis=1)
+    answers[rows, labels], answers[rows, said] = answers[rows, said], answers[rows, labels]
+    return answers
+
+
+class Distillation(keras.losses.Loss):
+    """Learn from a teacher's answers and from the true labels (Hinton et al. 2015).
+
+    L = (1 - share) T^2 sum_c q_c log(q_c / p_c) - share sum_c y_c log(P_c)
+
+    with P the student's probabilities, p = softmax(log(P) / T), which is the softmax of its logits / T since log(P) are
+    its logits but for a constant, q the teacher's softened answer and y the label. T^2 keeps the first part's gradient
+    at the size of the second's, whatever T.
+
+    Args:
+        temperature: float, T.
+        label_share: float, 0 to 1.
+    """
+
+    def __init__(self, temperature, label_share):
+        super().__init__(name="distillation")
+        self.temperature, self.label_share = temperature, label_share
+
+    def call(self, targets, probabilities):
+        """Targets (..., 2 C), labels first, and probabilities (..., C) -> (...)."""
+        labels, answers = ops.split(targets, 2, axis=-1)  # (..., C) each
+        logs = ops.log(ops.maximum(probabilities, SMALLEST))
+        surprise = ops.log(ops.maximum(answers, SMALLEST)) - ops.log_softmax(logs / self.temperature, axis=-1)
+        divergence = ops.sum(answers * surprise, axis=-1)
+        cross_entropy = -ops.sum(labels * logs, axis=-1)
+        return (1 - self.label_share) * self.temperature**2 * divergence + self.label_share * cross_entropy
+
+
+def label_metrics(class_count):
+    """Top-1 and binary accuracy of the true labels, which are the first of targets (..., C) or (..., 2 C)."""
+    return [
+        keras.metrics.MeanMetricWrapper(
+            lambda targets, probabilities, measure=measure: measure(targets[..., :class_count], probabilities), name
+        )
+        for name, measure in (
+            ("top1", keras.metrics.categorical_accuracy),
+            ("binary_accuracy", keras.metrics.binary_accuracy),
+        )
+    ]
+
+
+class Lesson:
+    """What is learnt from a teacher: its softened answers, and the loss.
+
+    Attributes:
+        loss: Distillation.
+
+    Args:
+        logits_of: function of (chosen, views) -> the teacher's logits float32 (N, V, C), see `answers`.
+        temperature, label_share: float, see `Distillation`.
+    """
+
+    def __init__(self, logits_of, temperature, label_share):
+        self.logits_of, self.loss = logits_of, Distillation(temperature, label_share)
+
+    def answers(self, chosen, views, labels):
+        """The mean over views of a photo of the teacher's softened probabilities, corrected by the labels.
+
+        Args:
+            chosen: int (N,), indices of training photos.
+            views: uint8 (N, h, w, channels), what the student sees of them.
+            labels: int (N,), their true classes.
+
+        Returns:
+            float32 (N, C).
+        """
+        return corrected(softened(self.logits_of(chosen, views), self.loss.temperature).mean(axis=1), labels)
+
+
+def prepare_lesson(settings, teacher, recipe, meaning, photos, failed):
+    """The Lesson that the user asked for; says what it costs, and takes that time.
+
+    Args:
+        settings: the user's.
+        teacher: Teacher.
+        recipe: Recipe, of the student.
+        meaning: Meaning, of the student.
+        photos: list of (Photo, label), those to train on.
+        failed: list of (path, reason), photos that the student does not get to see.
+    """
+    unreadable = {path for path, _ in failed}
+    paths = [photo.path for photo, _ in photos if str(photo.path) not in unreadable]
+    if settings.teacher_sees == "views":
+        hosts = share().hosts  # each asks its own teacher about its part of a batch
+        size, count = math.ceil(recipe.batch_size / hosts), math.ceil(len(paths) / hosts)
+        announce_views(teacher, (recipe.cut, recipe.cut, meaning.channels), size, count)
+        return Lesson(lambda _, views: view_logits(teacher, views, size), settings.temperature, settings.label_share)
+    kept = photo_logits(teacher, paths, settings.output.parent)
+    return Lesson(lambda chosen, _: kept[chosen], settings.temperature, settings.label_share)

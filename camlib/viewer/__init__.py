@@ -1,0 +1,1 @@
+"""Saved maps looked at: a window, a figure, a contact sheet."""

@@ -1,0 +1,362 @@
+"""The figure of one photo's maps: photo and overlay, every kind and class of map, and their colour bars."""
+
+import itertools
+
+import numpy as np
+from matplotlib.patheffects import Normal, Stroke
+
+from camlib.plots.colours import GRADIENTS, USUAL, mid_grey, picture_of, resize_photo, superposition_of
+from camlib.plots.page import displayable
+from camlib.runs.maps import MapError, class_names_in
+from camlib.viewer.album import Album, overlaid
+from camlib.viewer.artists import Label, Picture
+from camlib.viewer.layout import (
+    BAR,
+    EDGE,
+    HEADING,
+    PER_INCH,
+    TICKS,
+    Box,
+    Title,
+    arrange,
+    label_in,
+    line_height,
+    ticks_in,
+    wrapped,
+)
+
+EASY_TO_SEE = 100  # pixels of a map's longer side
+SPACE = "   "  # between the parts of the heading
+# What is said of values under the cursor and of a colour bar; other methods' maps have no unit of their own
+UNITS = {
+    "heatmap": "logit units",
+    "guided_backprop": "logit per input unit",
+    "guided_gradcam": "logit per input unit × map",
+}
+
+
+class Viewer:
+    """One photo's maps in a Matplotlib figure: photo and overlay, and beside or below them kinds and classes of map.
+
+    Args:
+        figure: matplotlib Figure.
+        photos: list of SavedPhoto, or an Album.
+        index: int, the photo to begin with.
+        class_name: str, the overlay's class, or None for the class predicted.
+        style: Style.
+        kind: str, the kind of map of the overlay, or None for the first there is.
+        footer: float, pixels at 100 dots per inch that are kept free below, for controls.
+
+    Attributes:
+        panels: list of Axes: photo, overlay, and those of the maps, of which some may be hidden.
+        bars: list of Axes, a colour bar for each kind; overlay_bar is that of the overlay.
+        grid: (rows, columns) of the maps.
+        cells: list of (kind, class name), what `panels[2:]` show.
+        notes: list of str, added to the heading.
+    """
+
+    def __init__(self, figure, photos, index=0, class_name=None, style=USUAL, kind=None, footer=0.0):
+        self.figure, self.footer = figure, footer
+        self.album = photos if isinstance(photos, Album) else Album(photos, index)
+        self.wanted_class, self.wanted_kind, self.style = class_name, kind, style
+        self.panels, self.bars, self.cells, self.notes, self.with_truth = [], [], [], [], True
+        self.heading = figure.add_artist(Label(fontsize=HEADING, va="top", transform=figure.transFigure))
+        self.overlay_bar = self.new_axes()
+        self.read()
+        self.show()
+
+    # ------------------------------------------------------------ what is shown
+
+    @property
+    def photos(self):
+        return self.album.photos
+
+    @property
+    def index(self):
+        """Of the photo shown, among all photos."""
+        return self.album.chosen[self.album.position]
+
+    @property
+    def saved(self):
+        return self.album.saved
+
+    def read(self):
+        """Read the photo and its maps from their files."""
+        self.content = self.album.content(self.wanted_class)
+
+    @property
+    def class_names(self):
+        return self.content.names
+
+    @property
+    def overlay_class(self):
+        """The class the user chose, else the class predicted, else the first there is."""
+        names = self.class_names
+        return next((name for name in (self.wanted_class, self.saved.predicted) if name in names), (names or [None])[0])
+
+    @property
+    def overlay_kind(self):
+        """The kind of map the user chose, else the first there is."""
+        kinds = list(self.content.maps)
+        return self.wanted_kind if self.wanted_kind in kinds else (kinds or [None])[0]
+
+    @property
+    def is_roomy(self):
+        """Whether there is room for all classes that have been read, in maps that are easy to see."""
+        side = max((max(box.width, box.height) for box in self.places.maps), default=EASY_TO_SEE)
+        return side >= EASY_TO_SEE and len({name for _, name in self.cells}) == len(class_names_in(self.content.maps))
+
+    def choose(self, kind=None, class_name=None):
+        """Lay another kind or class of map over the photo."""
+        self.wanted_kind, before = kind or self.wanted_kind, self.wanted_class
+        self.wanted_class = class_name or self.wanted_class
+        if self.wanted_class != before and not any(self.wanted_class in maps for maps in self.content.maps.values()):
+            self.read()
+        self.show()
+
+    def title_of(self, kind, name):
+        """Title of a map: "Grad-CAM: horse 0.452"."""
+        share = self.saved.probabilities.get(name)
+        values = self.content.maps[kind].get(name)
+        zero = isinstance(values, np.ndarray) and not values.any()
+        return Title(
+            self.saved.title_of(kind),
+            name,
+            "" if share is None else f" {share:.3f}",
+            " (all zero)" if zero else "",
+        )
+
+    def unit_of(self, kind):
+        return UNITS.get(kind, "")
+
+    # ------------------------------------------------------------ drawing
+
+    def new_axes(self):
+        """Axes without anything, outside the figure until they are placed."""
+        axes = self.figure.add_axes((0, 0, 0.01, 0.01), label=str(len(self.figure.axes)))
+        axes.set_axis_off()
+        axes.autoscale(False)
+        return axes
+
+    def show(self):
+        """Draw everything anew."""
+        kinds = list(self.content.maps)
+        titles, names = self.titles(), class_names_in(self.content.maps)
+        fit = self.lay_out(titles, len(names), self.show_heading())
+        if fit < len(self.class_names):  # say so, which may take a line more
+            fit = self.lay_out(titles, len(names), self.show_heading(f"{fit:,} of {len(self.class_names):,} classes"))
+            names = with_chosen(names, fit, self.overlay_class)
+            self.show_heading(f"{len(names):,} of {len(self.class_names):,} classes")
+        self.cells = [(kind, name) for name in names for kind in kinds]
+        while len(self.panels) < 2 + len(self.cells):
+            self.panels.append(self.new_axes())
+        while len(self.bars) < len(kinds):
+            self.bars.append(self.new_axes())
+        photo = self.content.photo
+        if not isinstance(photo, Exception):
+            photo = resize_photo(photo, *self.pixels(self.places.photo))
+        self.draw_picture(self.panels[0], self.places.photo, ["photo"], self.places.large_letters, photo)
+        for number, (kind, name) in enumerate(self.cells):
+            self.draw_map(self.panels[2 + number], self.places.maps[number], kind, name, titles[kind, name])
+        for axes in [*self.panels[2 + len(self.cells) :], *self.bars[len(kinds) :]]:
+            axes.set_visible(False)
+        for axes, kind, box in zip(self.bars, kinds, self.places.bars, strict=False):
+            self.draw_colour_bar(axes, kind, box)
+        self.show_overlay()
+
+    def titles(self):
+        """dict of (kind, class name) -> Title, of all maps that have been read."""
+        maps = self.content.maps
+        return {(kind, name): self.title_of(kind, name) for name in class_names_in(maps) for kind in maps}
+
+    def lay_out(self, titles, rows, room):
+        """Find the places of everything in a Box; returns how many classes fit."""
+        height, width = self.content.shape
+        widest, large = (
+            [title._replace(number=same_width(title.number)) for title in some]
+            for some in (titles.values(), (Title("photo"), self.overlay_title()))
+        )
+        kinds = max(len(self.content.maps), 1)
+        self.places = arrange(room, width / height, rows, kinds, widest, large)
+        self.grid = self.places.grid
+        return min(self.grid[0] if kinds > 1 else self.grid[0] * self.grid[1], max(rows, 1))
+
+    def show_heading(self, *remarks):
+        """Write the heading; returns the Box of what is left of the figure."""
+        width, height = self.figure.get_size_inches() * PER_INCH
+        room = width - 2 * EDGE
+        lines = wrapped([*self.heading_parts(), *remarks], HEADING, room, SPACE)
+        self.heading.set_text("\n".join(lines))
+        self.heading.set_position((EDGE / width, 1 - 6 / height))
+        top = 6 + max(len(lines), 1) * line_height(HEADING) + 4
+        return Box(EDGE, top, room, max(height - top - self.footer - EDGE, 1))
+
+    def heading_parts(self):
+        """The photo's name, its place in the run, the class predicted, the truth, and notes."""
+        saved, album = self.saved, self.album
+        parts = [displayable(saved.name), f"({album.position + 1:,} of {len(album):,})"]
+        if saved.predicted:
+            share = saved.probabilities.get(saved.predicted)
+            parts.append(f"predicted: {saved.predicted}" + ("" if share is None else f" {share:.3f}"))
+        if saved.truth and saved.truth != saved.predicted:
+            parts.append(f"truth: {saved.truth}")
+        return [part for part in [*parts, *self.notes] if part]
+
+    def place(self, axes, box):
+        """Put axes into a box of pixels."""
+        width, height = self.figure.get_size_inches() * PER_INCH
+        bounds = box.left / width, 1 - (box.top + box.height) / height, box.width / width, box.height / height
+        if axes.get_position().bounds != bounds:
+            axes.set_position(bounds)
+
+    def pixels(self, box):
+        """(height, width) of a box in dots of the figure: pictures are drawn at that size, once."""
+        return tuple(max(1, round(side * self.figure.dpi / PER_INCH)) for side in (box.height, box.width))
+
+    def draw_picture(self, axes, box, lines, letters, picture):
+        """Show an array in the photo's shape, or the reason why there is none.
+
+        Args:
+            axes: Axes.
+            box: Box.
+            lines: list of str, the title.
+            letters: of the title, see Arrangement.
+            picture: uint8 (h, w, 3), or an error.
+        """
+        self.place(axes, box)
+        axes.set_visible(True)
+        height, width = self.content.shape
+        error = isinstance(picture, Exception)
+        if not axes.images:
+            axes.add_image(Picture(axes, interpolation="nearest")).mouseover = False
+            axes.add_artist(Label(ha="center", va="bottom", transform=axes.transAxes))
+            axes.add_artist(Label(x=0.5, y=0.5, ha="center", va="center", fontsize=8, transform=axes.transAxes))
+        image, (title, text) = axes.images[0], axes.texts
+        title.set(text="\n".join(lines), x=0.5, y=1 + 3 / box.height, fontsize=letters[0])
+        image.set_visible(not error)
+        text.set_text("\n".join(wrapped(str(picture).split(), 8, box.width)) if error else "")
+        if not error:
+            image.set_data(picture)
+            if tuple(image.get_extent()) != (0, width, height, 0):
+                image.set_extent((0, width, height, 0))
+        if (*axes.get_xlim(), *axes.get_ylim()) != (0, width, height, 0):
+            axes.set_xlim(0, width)
+            axes.set_ylim(height, 0)
+        axes.format_coord = self.value_at(picture if axes is self.panels[0] else None)
+
+    def draw_map(self, axes, box, kind, name, title):
+        values = self.content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
+        picture = values
+        if isinstance(values, np.ndarray):
+            picture = picture_of(values, self.content.scales[kind], *self.pixels(box), self.style)
+        points = self.places.letters[0]
+        self.draw_picture(axes, box, title.lines(points, self.places.pitch), self.places.letters, picture)
+        axes.format_coord = self.value_at(values, kind, name)
+
+    def value_at(self, values, kind=None, name=None):
+        """A function of x and y, in pixels of the photo, that says what is there."""
+        height, width = self.content.shape
+
+        def say(x, y):
+            if not isinstance(values, np.ndarray) or not (0 <= x < width and 0 <= y < height):
+                return ""
+            found = values[int(y / height * values.shape[0]), int(x / width * values.shape[1])]
+            if kind is None:
+                return f"{int(x)}, {int(y)}: RGB {' '.join(map(str, found))}"
+            numbers = "RGB " + " ".join(f"{value:.3g}" for value in found) if np.ndim(found) else f"{found:.4g}"
+            return f"{int(x)}, {int(y)}: {name} {numbers} {self.unit_of(kind)}".rstrip()
+
+        return say
+
+    def draw_colour_bar(self, axes, kind, box):
+        """Draw the colour bar of a kind of map, common to all classes."""
+        scale = self.content.scales[kind]
+        coloured = kind in GRADIENTS and any(np.ndim(values) == 3 for values in self.content.maps[kind].values())
+
+        def picture(values):
+            return picture_of(np.repeat(values[..., None], 3, axis=2) if coloured else values, scale, *values.shape,
+                              self.style)  # fmt: skip
+
+        title, unit = self.saved.title_of(kind), self.unit_of(kind)
+        self.draw_bar(axes, box, scale, picture, [f"{title}, {unit}", unit] if unit else [title])
+
+    def draw_bar(self, axes, box, scale, picture_of_values, labels):
+        """Draw a colour bar with its numbers below it, and what they are in the first of the labels that fits."""
+        self.place(axes, box)
+        axes.set_visible(True)
+        height, width = self.pixels(box)
+        values = np.linspace(scale.lowest, scale.limit, width, dtype=np.float32)
+        picture = picture_of_values(np.tile(values, (height, 1)))
+        if not axes.images:
+            axes.add_image(Picture(axes, interpolation="nearest", origin="lower")).mouseover = False
+            for _ in range(4):  # three numbers and the label
+                axes.add_artist(Label(va="top", transform=axes.transAxes))
+        axes.images[0].set_data(picture)
+        ends = (scale.lowest, scale.limit) if scale.limit else (-1.0, 1.0) if scale.signed else (0.0, 1.0)
+        axes.images[0].set_extent((*ends, 0, 1))
+        axes.set_xlim(*ends)
+        points, ticks = ticks_in(scale.ticks(), box.width)
+        *numbers, text = axes.texts
+        for number, tick in itertools.zip_longest(numbers, ticks):
+            value, words = tick or (ends[0], "")
+            number.set(text=words, x=(value - ends[0]) / (ends[1] - ends[0]), y=-3 / BAR, fontsize=points,
+                       ha="left" if value == ends[0] else "right" if value == ends[1] else "center")  # fmt: skip
+        room = max(box.width, self.places.pitch if axes is not self.overlay_bar else self.places.large_pitch)
+        points, label = label_in(labels, room)
+        text.set(text=label, x=0.5, y=-(3 + TICKS) / BAR, fontsize=points, ha="center")
+        axes.format_coord = lambda x, y: f"{x:.4g}"
+
+    # ------------------------------------------------------------ the map over the photo
+
+    def overlay_title(self):
+        kind, name = self.overlay_kind, self.overlay_class
+        if name is None:
+            return Title("no maps")
+        share = self.saved.probabilities.get(name)
+        return Title(self.saved.title_of(kind), name, "" if share is None else f" {share:.3f}")
+
+    def show_overlay(self):
+        """Lay the chosen kind and class of map over the photo."""
+        name, kind, content = self.overlay_class, self.overlay_kind, self.content
+        values = MapError("no maps: was the run stopped here?")
+        if kind:
+            values = content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
+        box, letters = self.places.overlay, self.places.large_letters
+        picture, whole = values, content.over_photo.get(kind)
+        if isinstance(values, np.ndarray) and isinstance(content.photo, np.ndarray):
+            photo = resize_photo(content.photo, *self.pixels(box))
+            picture = superposition_of(photo, overlaid(kind, values), whole, self.style)
+        elif isinstance(values, np.ndarray):
+            picture = content.photo
+        lines = self.overlay_title().lines(letters[0], self.places.large_pitch)
+        self.draw_picture(self.panels[1], box, lines, letters, picture)
+        self.panels[1].format_coord = self.value_at(values, kind, name)
+        self.overlay_bar.set_visible(bool(kind))
+        if kind:
+            labels = ["over the photo: magnitude", "magnitude"] if kind in GRADIENTS else ["over the photo"]
+            self.draw_bar(self.overlay_bar, self.places.overlay_bar, whole,
+                          lambda bar: superposition_of(mid_grey(bar), bar, whole, self.style), labels)  # fmt: skip
+        self.show_truth()
+
+    def show_truth(self):
+        """Outline what is annotated on photo and overlay: in full what is of the overlay's class, else dotted."""
+        for axes in self.panels[:2]:
+            for line in list(axes.lines):
+                line.remove()
+            for class_name, outlines in self.content.outlines if self.with_truth else ():
+                of_class = class_name == self.overlay_class
+                for points in outlines:
+                    axes.plot(points[:, 0], points[:, 1], "-" if of_class else ":", color="white", linewidth=1.3,
+                              path_effects=[Stroke(linewidth=2.8, foreground="black"), Normal()],
+                              scalex=False, scaley=False)  # fmt: skip
+
+
+def same_width(number):
+    """A title's number with its digits alike, so that photos of one shape are laid out once."""
+    return "".join("0" if letter.isdigit() else letter for letter in number)
+
+
+def with_chosen(names, count, chosen):
+    """The first names, the chosen one among them in the last place."""
+    shown = names[:count]
+    return shown if chosen in shown or chosen not in names else [*shown[:-1], chosen]

@@ -1,0 +1,308 @@
+"""The viewer's window: sliders, keys and the mouse."""
+
+import itertools
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.widgets import Slider
+
+from camlib.files import write_whole
+from camlib.photos import name_without_suffix
+from camlib.viewer.album import SCORED, Album
+from camlib.viewer.artists import Label
+from camlib.viewer.figure import Viewer
+from camlib.viewer.layout import EDGE, PER_INCH, length
+
+KEYS = """\
+left, right          previous, next photo
+page up, page down   ten photos back, on
+home, end            first, last photo
+up, down             previous, next class over the photo
+/                    type a class's name; enter takes it
+m                    next kind of map over the photo
+click on a map       that map over the photo
+p                    back to the class predicted
+t                    outline of the truth: on, off
+f                    all photos, wrong ones, those
+                     predicted as the class over the photo
+o                    order: name, most or least confident,
+                     score of the class over the photo
+s                    save the picture in this folder
+h                    this list
+q                    close the window"""
+SAVED_DPI = 150
+ONE_ROW = 760  # pixels of width from which both sliders stand in one row
+ROW, SLIDER = 24, 10  # pixels: height of a row of controls, and of a slider in it
+
+
+def freed_keys():
+    """Matplotlib's settings of keys without those of a single key, which mean other things here."""
+    return {
+        name: [key for key in keys if "+" in key or "MouseButton" in key]
+        for name, keys in matplotlib.rcParams.items()
+        if name.startswith("keymap.")
+    }
+
+
+class Controls:
+    """Sliders, keys and mouse of a figure in a window.
+
+    Args:
+        figure: matplotlib Figure.
+        photos: list of SavedPhoto.
+        index: int, the photo to begin with.
+        settings: of the Viewer.
+    """
+
+    def __init__(self, figure, photos, index=0, **settings):
+        self.album = Album(photos, index, ahead=True)
+        self.viewer = Viewer(figure, self.album, footer=footer_of(figure), **settings)
+        self.typed = None  # letters of a class's name while it is typed
+        count = len(photos)
+        self.photo_slider = Slider(
+            figure.add_axes((0, 0, 0.1, 0.1)), "", 1, max(count, 2), valstep=1, valinit=index + 1
+        )
+        self.opacity_slider = Slider(figure.add_axes((0, 0, 0.1, 0.1)), "", 0, 1, valinit=self.viewer.style.opacity)
+        self.slider_labels = [
+            self.describe(self.photo_slider, "photo"), self.describe(self.opacity_slider, "opacity")
+        ]  # fmt: skip
+        self.hint = figure.add_artist(
+            Label(text="h: keys", ha="right", va="center", fontsize=9, transform=figure.transFigure)
+        )
+        self.help = figure.text(
+            0.5, 0.5, KEYS, ha="center", va="center", multialignment="left", family="monospace", visible=False,
+            zorder=10, fontsize=8, bbox={"facecolor": "white", "boxstyle": "round,pad=1"},
+        )  # fmt: skip
+        self.place()
+        self.draw()
+        self.photo_slider.on_changed(lambda number: self.go_to(int(number) - 1))
+        self.opacity_slider.on_changed(self.set_opacity)
+        events = {
+            "key_press_event": self.on_key,
+            "button_press_event": self.on_click,
+            "resize_event": self.on_resize,
+            "draw_event": self.album.read_ahead,
+            "close_event": lambda _: self.album.close(),
+        }
+        for event, meet in events.items():
+            figure.canvas.mpl_connect(event, meet)
+
+    def describe(self, slider, name):
+        """Write a slider's name before it; returns the Labels of its name and its value."""
+        slider.label.set_visible(False)
+        slider.valtext.set_visible(False)
+        settings = {"y": 0.5, "va": "center", "fontsize": 9, "transform": slider.ax.transAxes}
+        return [
+            slider.ax.add_artist(Label(text=text, ha=ha, **settings)) for text, ha in ((name, "right"), ("", "left"))
+        ]
+
+    # ------------------------------------------------------------ places
+
+    def place(self):
+        """Put the controls at the lower edge, in one row or in two."""
+        figure = self.viewer.figure
+        width, height = figure.get_size_inches() * PER_INCH
+        one_row = width >= ONE_ROW
+        label = length("opacity", 9) + SLIDER
+        most = f"{len(self.album.photos):,}"
+        count, hint = length(f"{most} of {most}", 9) + SLIDER + EDGE, length("h: keys", 9)
+        middle = width * 0.55 if one_row else width - EDGE
+        spans = [(EDGE + label, middle - count), (label + (middle if one_row else EDGE), width - EDGE - hint - 60)]
+        rows = (0, 0) if one_row else (1, 0)
+        for slider, (left, right), row in zip((self.photo_slider, self.opacity_slider), spans, rows, strict=True):
+            bottom = EDGE + row * ROW
+            span = max(right - left, 20)
+            slider.ax.set_position((left / width, bottom / height, span / width, SLIDER / height))
+            self.slider_labels[slider is self.opacity_slider][0].set_x(-SLIDER / span)
+            self.slider_labels[slider is self.opacity_slider][1].set_x(1 + SLIDER / span)
+        self.hint.set_position(((width - EDGE) / width, (EDGE + SLIDER / 2) / height))
+
+    def on_resize(self, _):
+        self.viewer.footer = footer_of(self.viewer.figure)
+        self.place()
+        self.viewer.show()
+        self.draw()
+
+    def draw(self):
+        (_, photo), (_, opacity) = self.slider_labels
+        photo.set_text(f"{self.album.position + 1:,} of {len(self.album):,}")
+        opacity.set_text(f"{self.viewer.style.opacity:.2f}")
+        self.viewer.figure.canvas.draw_idle()
+
+    # ------------------------------------------------------------ photos
+
+    def go_to(self, position):
+        """Show another photo of those chosen; beyond the ends, the last one there is."""
+        position = min(max(position, 0), len(self.album) - 1)
+        if position != self.album.position:
+            self.album.position = position
+            self.say()
+            self.show_photo()
+        if self.photo_slider.val != position + 1:
+            self.photo_slider.set_val(position + 1)  # calls this again, with the same position
+        self.draw()
+
+    def show_photo(self):
+        """Read and draw the photo, in full: a part of another one may have been looked at closely."""
+        self.viewer.read()
+        self.viewer.show()
+        toolbar = self.viewer.figure.canvas.toolbar
+        if toolbar is not None:
+            toolbar.update()
+
+    def arrange(self, chosen_filter=None, order=None):
+        """Filter and order the photos; say so in the heading. False where no photo would be left."""
+        if not self.album.arrange(chosen_filter, order, self.viewer.wanted_class):
+            return False
+        count, slider = len(self.album), self.photo_slider
+        slider.valmax = max(count, 2)
+        slider.ax.set_xlim(1, max(count, 2))
+        self.say()
+        self.show_photo()
+        slider.set_val(self.album.position + 1)
+        return True
+
+    def next_filter(self):
+        """All photos, those that are wrong, those predicted as the overlay's class; what would be empty is left out."""
+        filters = ["all", "wrong", (self.viewer.overlay_class,)]
+        now = filters.index(self.album.filter) if self.album.filter in filters else len(filters) - 1
+        any(self.arrange(chosen_filter=filters[(now + step) % len(filters)]) for step in range(1, len(filters) + 1))
+
+    def next_order(self):
+        orders = self.album.orders
+        self.arrange(order=orders[(orders.index(self.album.order) + 1) % len(orders)])
+
+    # ------------------------------------------------------------ the overlay
+
+    def set_opacity(self, opacity):
+        self.viewer.style = self.viewer.style._replace(opacity=opacity)
+        self.viewer.show_overlay()
+        self.draw()
+
+    def choose(self, kind=None, class_name=None):
+        self.viewer.choose(kind, class_name)
+        self.keep_order()
+
+    def keep_order(self):
+        """Order the photos anew where the class over the photo decides how."""
+        if self.album.order == SCORED:
+            self.arrange()
+
+    def next_kind(self):
+        kinds = list(self.viewer.content.maps)
+        if kinds:
+            self.choose(kind=kinds[(kinds.index(self.viewer.overlay_kind) + 1) % len(kinds)])
+
+    def next_class(self, step):
+        names = self.viewer.class_names
+        if names:
+            self.choose(class_name=names[(names.index(self.viewer.overlay_class) + step) % len(names)])
+
+    def predicted_class(self):
+        self.viewer.wanted_class = None
+        self.show_photo()
+        self.keep_order()
+
+    def toggle_truth(self):
+        self.viewer.with_truth = not self.viewer.with_truth
+        self.viewer.show_truth()
+
+    def on_click(self, event):
+        """A map that is clicked on is laid over the photo, unless the toolbar's zoom or pan has the mouse."""
+        toolbar = self.viewer.figure.canvas.toolbar
+        if toolbar is not None and toolbar.mode:
+            return
+        for axes, cell in zip(self.viewer.panels[2:], self.viewer.cells, strict=False):
+            if event.inaxes is axes:
+                self.choose(*cell)
+                self.draw()
+
+    # ------------------------------------------------------------ words
+
+    def say(self, *words):
+        """What the heading says beside the photo: filter, order, and something of the moment."""
+        album, shown = self.album, []
+        if album.filter != "all":
+            shown.append("wrong ones" if album.filter == "wrong" else f"predicted as {album.filter[0]}")
+        if album.order != album.orders[0]:
+            of = f" for {self.viewer.overlay_class}" if album.order == SCORED and self.viewer.wanted_class else ""
+            shown.append(album.order + of)
+        self.viewer.notes = [*shown, *words, album.annotations.problem]
+
+    def matches(self):
+        """The classes whose names hold what was typed, those first that begin with it."""
+        typed = self.typed.casefold()
+        found = [name for name in self.viewer.class_names if typed in name.casefold()]
+        return sorted(found, key=lambda name: not name.casefold().startswith(typed))
+
+    def type(self, key):
+        """Take a key while a class's name is typed."""
+        if key == "enter":
+            found, self.typed = self.matches(), None
+            self.say()
+            if found:
+                self.choose(class_name=found[0])
+        elif key == "escape":
+            self.typed = None
+        elif key == "backspace":
+            self.typed = self.typed[:-1]
+        elif key and len(key) == 1:
+            self.typed += key
+        if self.typed is None:
+            self.say()
+        else:
+            found = self.matches()
+            names = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+            count = f"{len(found):,} of {len(self.viewer.class_names):,}"
+            self.say(f"class: {self.typed}_", f"{count}: {names}" if found else "no class has such a name")
+        self.viewer.show()
+
+    def save(self):
+        """Write the figure without its controls to the current folder, under a name that is not taken."""
+        viewer = self.viewer
+        figure = Figure(figsize=viewer.figure.get_size_inches(), dpi=SAVED_DPI)
+        copy = Viewer(figure, self.album, class_name=viewer.wanted_class, style=viewer.style, kind=viewer.wanted_kind)
+        if not viewer.with_truth:
+            copy.with_truth = False
+            copy.show_truth()
+        path = free_name(name_without_suffix(viewer.saved.name).replace("/", "_"))
+        try:
+            write_whole(path, lambda file: figure.savefig(file, format="png"))
+            self.say(f"saved as {path}")
+        except OSError as error:
+            self.say(f"not saved: {error}")
+        viewer.show()
+
+    def on_key(self, event):
+        viewer, last = self.viewer, len(self.album) - 1
+        steps = {"left": -1, "right": 1, "pageup": -10, "pagedown": 10, "home": -last, "end": last}
+        actions = {
+            "up": lambda: self.next_class(-1), "down": lambda: self.next_class(1), "m": self.next_kind,
+            "p": self.predicted_class, "t": self.toggle_truth, "f": self.next_filter, "o": self.next_order,
+            "s": self.save, "h": lambda: self.help.set_visible(not self.help.get_visible()),
+        }  # fmt: skip
+        if self.typed is not None:
+            self.type(event.key)
+        elif event.key == "/":
+            self.typed = ""
+            self.type("")
+        elif event.key == "q":
+            matplotlib.pyplot.close(viewer.figure)
+            return
+        elif event.key in steps:
+            self.go_to(self.album.position + steps[event.key])
+        elif event.key in actions:
+            actions[event.key]()
+        self.draw()
+
+
+def footer_of(figure):
+    """Pixels that the controls need."""
+    return EDGE + ROW * (1 if figure.get_size_inches()[0] * PER_INCH >= ONE_ROW else 2)
+
+
+def free_name(stem):
+    """A path of a PNG file that does not exist: stem.png, else stem_2.png and so on."""
+    names = itertools.chain([f"{stem}.png"], (f"{stem}_{number}.png" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())

@@ -1,0 +1,255 @@
+"""Networks with several inputs or outputs, or with a score for each pixel."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from oracle import cam_of, gradient_of
+from PIL import Image
+
+from camlib.attribution.classifier import Subject
+from camlib.attribution.heads import Port, feed_of
+from camlib.attribution.inspection import survey
+from camlib.console import UserError
+from camlib.preprocessing import PREPROCESSING, Meaning
+from gradcam_vgg16 import explainer, main
+
+SHAPE = (24, 32, 3)
+PHOTOS = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.uint8)
+MEANING = Meaning(["a", "b", "c"], *SHAPE, **PREPROCESSING["none"])
+
+
+def trunk():
+    keras.utils.set_random_seed(4)
+    image = keras.Input(SHAPE, name="photo")
+    x = layers.Conv2D(6, 3, activation="relu", name="first")(layers.Rescaling(1 / 255)(image))
+    return image, layers.Conv2D(5, 3, strides=2, activation="relu", name="second")(x)
+
+
+def cams_of(subject, classes=("0",), method="grad-cam"):
+    explain_batch = explainer(subject.network, subject.plan, subject.layer, method, with_guided=False)
+    return subject.ask(explain_batch, PHOTOS, subject.chosen_classes(list(classes)))
+
+
+# ---------------------------------------------------------------- several outputs
+
+
+@pytest.fixture(scope="module")
+def two_outputs():
+    """(the network with both, the one with the second alone)."""
+    image, x = trunk()
+    pooled = layers.GlobalAveragePooling2D()(x)
+    kind = layers.Dense(3, activation="softmax", name="kind")(pooled)
+    boxes = layers.Dense(4, name="boxes")(pooled)
+    return keras.Model(image, [boxes, kind]), keras.Model(image, kind), keras.Model(image, {"b": boxes, "k": kind})
+
+
+@pytest.mark.parametrize("head", ["kind", "1", 1])
+def test_a_head_is_explained_as_if_it_were_alone(two_outputs, head):
+    found = cams_of(Subject(two_outputs[0], None, "net", port=Port(head=head)), "012")
+    alone = cams_of(Subject(two_outputs[1], None, "net"), "012")
+    np.testing.assert_allclose(found.logits, alone.logits, rtol=1e-5)
+    np.testing.assert_allclose(found.cams, alone.cams, atol=1e-6)
+    np.testing.assert_allclose(cams_of(Subject(two_outputs[2], None, "n", port=Port(head="k"))).cams, alone.cams[:1])
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [(None, "has 2 outputs; expected --head with one of boxes .*4.*, kind .*3"), ("kin", "--head kin is no output"),
+     ("2", "--head 2 is no output")],
+)  # fmt: skip
+def test_heads_are_listed_when_none_is_named(two_outputs, head, message):
+    with pytest.raises(UserError, match=message):
+        survey(two_outputs[0], SHAPE, Port(head=head))
+    with pytest.raises(UserError, match="has one output only"):
+        survey(two_outputs[1], SHAPE, Port(head="kind"))
+
+
+# ---------------------------------------------------------------- several inputs
+
+
+@pytest.fixture(scope="module")
+def two_inputs():
+    image, x = trunk()
+    age = keras.Input((2,), name="age")
+    x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), age])
+    return keras.Model({"photo": image, "age": age}, layers.Dense(3, name="class")(x))
+
+
+def test_the_other_inputs_come_from_a_file(two_inputs, tmp_path):
+    np.savez(tmp_path / "others.npz", age=np.array([3.0, -4.0], np.float32))
+    port = Port(feed_of(two_inputs, "photo", tmp_path / "others.npz"))
+    found = cams_of(Subject(two_inputs, None, "net", port=port, image_input="photo"))
+    ages = np.repeat([[3.0, -4.0]], 2, axis=0).astype(np.float32)
+    expected = two_inputs({"photo": PHOTOS.astype(np.float32), "age": ages})
+    np.testing.assert_allclose(found.logits, ops.convert_to_numpy(expected), rtol=1e-4, atol=1e-5)
+    assert (found.cams > 0).any()
+
+
+def test_inputs_that_do_not_fit_are_told(two_inputs, two_outputs, tmp_path):
+    np.savez(tmp_path / "wide.npz", age=np.zeros(3))
+    np.savez(tmp_path / "none.npz", size=np.zeros(2))
+    (tmp_path / "text.npz").write_text("age")
+    for arguments, message in (
+        ((None, None), "has several inputs, one of them takes the photos; expected --image-input with one of"),
+        (("image", None), "--image-input image is none of them"),
+        (("photo", None), r"takes age \(2,\) beside the photos; expected --other-inputs FILE.npz"),
+        (("photo", tmp_path / "wide.npz"), r"has shape \(3,\) for age; expected age \(2,\)"),
+        (("photo", tmp_path / "none.npz"), "has nothing for age"),
+        (("photo", tmp_path / "text.npz"), "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            feed_of(two_inputs, *arguments)
+    with pytest.raises(UserError, match="has one input only"):
+        feed_of(two_outputs[0], "photo", None)
+
+
+# ---------------------------------------------------------------- segmentation
+
+
+@pytest.fixture(scope="module")
+def segmenting():
+    """A small U-net of three classes."""
+    keras.utils.set_random_seed(5)
+    image = keras.Input(SHAPE)
+    left = layers.Conv2D(6, 3, padding="same", activation="relu", name="left")(layers.Rescaling(1 / 255)(image))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="bottom")(layers.MaxPooling2D()(left))
+    x = layers.Concatenate()([layers.UpSampling2D()(x), left])
+    return keras.Model(image, layers.Conv2D(3, 1, activation="softmax", name="pixels")(x))
+
+
+def seg_grad_cam(network, photo, index, inside):
+    """Seg-Grad-CAM by plain gradients: the score is the sum of the class's logits over `inside`."""
+    layer = network.get_layer("pixels")
+    trunk = keras.Model(network.inputs[0], [network.get_layer("bottom").output, network.get_layer("left").output])
+    bottom, left = trunk(photo[None].astype(np.float32))
+    enlarge = layers.UpSampling2D()
+
+    def logits_of(bottom):
+        x = ops.concatenate([enlarge(bottom), left], axis=-1)
+        return ops.einsum("nhwk,kc->nhwc", x, layer.kernel[0, 0]) + layer.bias
+
+    predicted = np.argmax(ops.convert_to_numpy(logits_of(bottom))[0], axis=-1)
+    inside = (predicted == index if inside is None else inside).astype(np.float32)
+
+    def score(bottom):
+        return ops.sum(logits_of(bottom)[0, ..., index] * inside)
+
+    gradients, features = gradient_of(score, bottom)[0], ops.convert_to_numpy(bottom)[0]
+    return ops.convert_to_numpy(score(bottom)), np.maximum(features @ gradients.mean(axis=(0, 1)), 0)
+
+
+@pytest.mark.parametrize("with_region", [False, True])
+def test_a_segmentation_is_explained_by_its_pixels(segmenting, with_region):
+    region = None
+    if with_region:
+        region = np.zeros(SHAPE[:2], bool)
+        region[3:9, 5:20] = True
+    subject = Subject(segmenting, None, "net", port=Port(region=region))
+    assert subject.layer == "bottom" and subject.plan.segments and not subject.has_probabilities
+    found = cams_of(subject, "012")
+    for index in range(3):
+        score, cam = seg_grad_cam(segmenting, PHOTOS[0], index, region)
+        np.testing.assert_allclose(found.logits[0, index], score, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.cams[index, 0], cam, atol=1e-4 * max(cam.max(), 1e-3))
+    assert found.cams.any()
+    shares = ops.convert_to_numpy(segmenting(PHOTOS.astype(np.float32))).mean(axis=(1, 2))
+    np.testing.assert_allclose(found.outputs, shares, atol=1e-5)
+
+
+def test_regions_that_fit_nothing_are_told(segmenting, two_outputs):
+    with pytest.raises(UserError, match="has no score for each pixel"):
+        survey(two_outputs[1], SHAPE, Port(region=np.ones((4, 4), bool)))
+    with pytest.raises(UserError, match="nothing of it is left at the network's 24x32"):
+        survey(segmenting, SHAPE, Port(region=np.zeros((4, 4), bool)))
+
+
+def test_the_script_explains_a_segmentation_over_a_mask(segmenting, photo_folder, tmp_path, capsys):
+    segmenting.save(tmp_path / "seg.keras")
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:20] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    photos = photo_folder({"a.png": (200, 100, 50)}, size=(64, 48))
+    output = tmp_path / "out"
+    arguments = [str(photos), "--weights", str(tmp_path / "seg.keras"), "--region", str(tmp_path / "mask.png")]
+    assert main([*arguments, "--classes", "all", "--output", str(output)]) == 0
+    assert "added up over the region" in capsys.readouterr().out
+    header, row = (output / "predictions.csv").read_text().splitlines()
+    assert header == "path,predicted,logit_class_0,logit_class_1,logit_class_2" and row.startswith("a.png,class_")
+    assert np.load(output / "a" / "gradcam_for_class_1.npy").shape == (12, 16)
+
+
+# ---------------------------------------------------------------- vision transformers
+
+
+def transformer(class_token, patches=6, width=8, heads=2, blocks=2, size=SHAPE):
+    """A small ViT: patch embedding, pre-norm blocks, mean or class token, Dense."""
+
+    class ClassToken(layers.Layer):
+        def build(self, shape):
+            self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="normal")
+
+        def call(self, x):
+            return ops.concatenate([ops.repeat(self.token, ops.shape(x)[0], axis=0), x], axis=1)
+
+    keras.utils.set_random_seed(6)
+    image = keras.Input(size)
+    step = size[0] // patches
+    x = layers.Conv2D(width, step, strides=step, name="embed")(layers.Rescaling(1 / 127.5, -1)(image))
+    count = x.shape[1] * x.shape[2]
+    x = layers.Reshape((count, width))(x)
+    x = ClassToken()(x) if class_token else x
+    for block in range(blocks):
+        y = layers.LayerNormalization(name=f"norm1_{block}")(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(heads, width // heads, name=f"attention_{block}")(y, y)])
+        y = layers.LayerNormalization(name=f"norm2_{block}")(x)
+        y = layers.Dense(width, name=f"down_{block}")(layers.Dense(2 * width, activation="gelu", name=f"up_{block}")(y))
+        x = layers.Add(name=f"block_{block}")([x, y])
+    x = layers.LayerNormalization(name="norm")(x)
+    x = x[:, 0] if class_token else layers.GlobalAveragePooling1D()(x)
+    return keras.Model(image, layers.Dense(3, activation="softmax", name="class")(x))
+
+
+def behind_norm1(network, class_token, tokens, x):
+    """The logits from the last block's first normalisation and what it normalises, by Keras's own layers."""
+    add = x + network.get_layer("attention_1")(tokens, tokens)
+    y = network.get_layer("down_1")(network.get_layer("up_1")(network.get_layer("norm2_1")(add)))
+    x = network.get_layer("norm")(add + y)
+    x = x[:, 0] if class_token else ops.mean(x, axis=1)
+    dense = network.get_layer("class")
+    return ops.matmul(x, dense.kernel) + dense.bias
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+@pytest.mark.parametrize("method", ["grad-cam", "hires-cam", "layer-cam"])
+def test_tokens_become_maps(class_token, method):
+    network = transformer(class_token)
+    subject = Subject(network, None, "net")
+    assert subject.layer == "norm1_1" and subject.plan.tokens["norm1_1"] == (6, 8, 8)
+    found = cams_of(subject, "012", method)
+    norm1 = network.get_layer("norm1_1")
+    seen = keras.Model(network.inputs[0], [norm1.output, norm1.input])
+    tokens, x = seen(PHOTOS.astype(np.float32))
+    for index in range(3):
+
+        def scores(tokens, index=index):
+            return behind_norm1(network, class_token, tokens, x)[:, index]
+
+        g = gradient_of(lambda tokens: ops.sum(scores(tokens)), tokens)[:, class_token:].reshape(2, 6, 8, 8)
+        a = ops.convert_to_numpy(tokens).astype(np.float64)[:, class_token:].reshape(2, 6, 8, 8)
+        expected = cam_of(method, a, g)
+        np.testing.assert_allclose(found.logits[:, index], ops.convert_to_numpy(scores(tokens)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.cams[index], expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_a_normalisation_in_another_precision_than_attention_is_found():
+    network = transformer(True)
+    for layer in network._flatten_layers():
+        layer.dtype_policy = "float32" if isinstance(layer, layers.LayerNormalization) else "mixed_bfloat16"
+    assert survey(network, SHAPE).target == "norm1_1"
+
+
+def test_ablation_leaves_the_class_token_out_of_the_map():
+    subject = Subject(transformer(True), None, "net")
+    found = cams_of(subject, "0", "ablation-cam")
+    assert found.cams.shape == (1, 2, 6, 8) and found.features.shape == (2, 6, 8, 8)

@@ -1,0 +1,261 @@
+"""What a network is made of: which layer is mapped, on which axes, from which pixels, and where its logits are."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from camlib.attribution.classifier import Subject
+from camlib.attribution.inspection import survey
+from camlib.console import UserError
+from camlib.preprocessing import PREPROCESSING, Meaning
+from gradcam_vgg16 import explain, explainer, main
+
+SHAPE = (24, 32, 3)
+PHOTOS = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.uint8)
+
+
+def conv(filters, name, **settings):
+    return layers.Conv2D(filters, 3, padding="same", activation="relu", name=name, **settings)
+
+
+def network_of(*behind, activation=None, classes=3, start=()):
+    """Pixels / 255, a convolution and a pooling, then what is given, pooled if it has more than one axis, and Dense."""
+    keras.utils.set_random_seed(1)
+    image = x = keras.Input(SHAPE)
+    for layer in (*(start or [layers.Rescaling(1 / 255, name="scale")]), conv(6, "first"), layers.MaxPooling2D()):
+        x = layer(x)
+    x = conv(5, "second")(x)  # (N, 12, 16, 5)
+    for layer in behind:
+        x = layer(x)
+    while len(x.shape) > 2:
+        x = ops.mean(x, axis=1)
+    return keras.Model(image, layers.Dense(classes, activation=activation, name="class")(x))
+
+
+# ---------------------------------------------------------------- layers that only rearrange
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        (layers.Permute((2, 1, 3), name="odd"), layers.Reshape((16, 60)), layers.LSTM(4)),
+        (lambda x: ops.transpose(x, (0, 2, 1, 3)),),
+        (layers.Reshape((192, 1, 5), name="odd"),),
+        (lambda x: ops.reshape(x, (-1, 192, 1, 5)),),
+        (lambda x: ops.flip(x, axis=2),),
+        (lambda x: x[:, 2:-2],),
+        (layers.UpSampling2D(2),),
+        (layers.ZeroPadding2D(1),),
+        (layers.Cropping2D(1),),
+        (layers.Resizing(30, 30),),
+        (layers.SpatialDropout2D(0.5), layers.Identity()),
+        (lambda x: ops.max_pool(x, (2, 2), (2, 2)), lambda x: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))),
+    ],
+    ids=["CRNN", "transpose", "Reshape", "reshape", "flip", "slice", "upsampling", "padding", "cropping", "resizing",
+         "dropout", "pooling operation"],
+)  # fmt: skip
+def test_what_computes_nothing_new_is_no_default(behind):
+    plan = survey(network_of(*behind), SHAPE)
+    assert plan.target == "second" and "second" not in plan.in_doubt
+
+
+def squeeze_and_excitation(x):
+    """As in EfficientNet: the means of the channels, reshaped to one pixel, weigh them."""
+    gate = layers.Reshape((1, 1, x.shape[-1]))(layers.Flatten()(layers.GlobalAveragePooling2D()(x)))
+    return layers.Multiply()([x, layers.Dense(x.shape[-1], activation="sigmoid")(gate)])
+
+
+def test_a_gate_of_the_channels_moves_nothing_about():
+    network = network_of(squeeze_and_excitation, conv(4, "behind"))
+    assert survey(network, SHAPE).in_doubt == set()
+    assert Subject(network, None, "net").layer == "behind"
+
+
+def test_a_convolution_of_swapped_axes_is_refused_and_one_in_place_is_not():
+    turned = network_of(layers.Permute((2, 1, 3), name="turn"), conv(4, "turned"))
+    with pytest.raises(UserError, match="layer 'turned' are not the photo's.*--layer with one of .*second"):
+        Subject(turned, None, "net")
+    with pytest.raises(UserError, match="'turn' are not the photo's"):
+        Subject(turned, None, "net", layer="turn")
+    assert Subject(turned, None, "net", layer="second").layer == "second"
+    back = network_of(layers.Permute((2, 1, 3)), layers.Permute((2, 1, 3)), conv(4, "back"))
+    assert Subject(back, None, "net").layer == "back"
+    mirrored = network_of(lambda x: ops.flip(x, axis=1), conv(4, "mirrored"))
+    with pytest.raises(UserError, match="'mirrored' are not the photo's"):
+        Subject(mirrored, None, "net")
+
+
+def test_rows_of_pixels_are_no_map():
+    with pytest.raises(UserError, match="'row' are not the photo's"):
+        Subject(network_of(layers.Reshape((192, 1, 5)), conv(4, "row")), None, "net")
+
+
+class Turning(keras.Model):
+    """Turns the photo in its own code, where no layer tells."""
+
+    def __init__(self, turns):
+        super().__init__()
+        self.turns, self.conv, self.classes = turns, conv(6, "conv"), layers.Dense(3)
+
+    def call(self, x):
+        x = ops.transpose(x, (0, 2, 1, 3)) if self.turns else x * 1
+        return self.classes(ops.mean(self.conv(x / 255), axis=(1, 2)))
+
+
+def test_a_networks_own_code_is_put_to_the_test():
+    turning, straight = Turning(True), Turning(False)
+    for network in (turning, straight):
+        network(PHOTOS.astype(np.float32))
+    meaning = Meaning(["a", "b", "c"], *SHAPE, **PREPROCESSING["none"])
+    assert Subject(straight, meaning, "net").layer == "conv"
+    with pytest.raises(UserError, match="'conv' are not the photo's"):
+        Subject(turning, meaning, "net")
+
+
+# ---------------------------------------------------------------- what a pixel becomes
+
+
+def normalisation(mean, variance):
+    return layers.Normalization(mean=mean, variance=variance, name="scale")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        [layers.Rescaling(2, -1, name="scale")],
+        [layers.Rescaling(255, name="scale")],
+        [normalisation([0.5, 0.4, 0.4], [0.08, 0.07, 0.06])],
+        [layers.RandomFlip(), layers.Rescaling(1, 0, name="first_scale"), normalisation([0.5] * 3, [0.08] * 3)],
+    ],
+    ids=["2 x - 1", "255 x", "adapted to 0..1", "two layers"],
+)
+def test_a_network_trained_on_another_range_is_not_taken_to_want_0_to_255(start):
+    network = network_of(start=start)
+    with pytest.raises(UserError, match="0..255 into .* --preprocess 0.00392157,0 .* --preprocess none"):
+        Subject(network, None, "net")
+    assert Subject(network, None, "net", preprocess="0.00392157,0").meaning.scale == 0.00392157
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        [layers.Rescaling(1 / 127.5, -1)],
+        [normalisation([120.0, 115, 100], [4000.0, 4100, 4200])],
+        [layers.Rescaling(1 / 255), normalisation([0.485, 0.456, 0.406], [0.0524, 0.0502, 0.0506])],
+    ],
+)
+def test_usual_ranges_are_taken_as_they_are(start):
+    subject = Subject(network_of(start=start), None, "net")
+    assert (subject.meaning.scale, subject.meaning.offset) == (1.0, 0.0)
+
+
+def test_rescaling_twice_is_said():
+    whose = Subject(network_of(), None, "net", preprocess="0.0039,0").whose
+    assert whose == "--preprocess 0.0039,0, and its layer 'scale' rescales after that: 0..255 becomes 0..0.0039"
+
+
+# ---------------------------------------------------------------- heads
+
+
+def joined(activation, scale=None):
+    """Three units of their own, joined."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input(SHAPE)
+    x = layers.GlobalAveragePooling2D()(conv(6, "first")(layers.Rescaling(1 / 255)(image)))
+    units = [layers.Dense(1, activation=activation, name=f"unit{index}")(x) for index in range(3)]
+    x = layers.Concatenate(name="joined")(units)
+    return keras.Model(image, x if scale is None else x * scale)
+
+
+def test_sigmoids_that_are_joined_have_their_logits():
+    """Sure answers: of the joined outputs, 1 to rounding, gradients would be zero."""
+    network, plain = joined("sigmoid"), joined(None)
+    weights = [40 * weight for weight in network.get_weights()]
+    network.set_weights(weights)
+    plain.set_weights(weights)
+    found, expected = explain(network, PHOTOS, classes=[0, 1, 2]), explain(plain, PHOTOS, classes=[0, 1, 2])
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5)
+    np.testing.assert_allclose(found.cams, expected.cams, rtol=1e-4, atol=1e-5)
+    assert found.outputs.max() > 0.999 and survey(network, SHAPE).ending == "sigmoid"
+
+
+def two_heads(first, second):
+    image = keras.Input(SHAPE)
+    x = layers.GlobalAveragePooling2D()(conv(6, "first")(layers.Rescaling(1 / 255)(image)))
+    return keras.Model(
+        image, layers.Concatenate(name="joined")([layers.Dense(2, first)(x), layers.Dense(2, second)(x)])
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda: joined("tanh"), "makes its output from a tanh in unit., so that its logits cannot be told"),
+        (lambda: network_of(activation="tanh"), "from a tanh in class"),
+        (lambda: network_of(activation="hard_sigmoid"), "from a hard_sigmoid in class"),
+        (lambda: joined("sigmoid", scale=5.0), "from a sigmoid in unit"),
+        (lambda: two_heads("softmax", "softmax"), "joins 2 heads in 'joined' that end in softmax; expected"),
+        (lambda: two_heads("softmax", "sigmoid"), "joins 2 heads in 'joined' that end in sigmoid and softmax"),
+    ],
+)
+def test_heads_whose_logits_cannot_be_told_are_refused(network, message):
+    with pytest.raises(UserError, match=message):
+        survey(network(), SHAPE)
+
+
+def test_activations_before_the_last_weights_are_no_ending():
+    network = network_of(layers.Dense(7, activation="tanh"), layers.Activation("sigmoid"))
+    assert survey(network, SHAPE).ending == "linear"
+
+
+def test_a_single_linear_unit_is_one_score(tmp_path):
+    network = network_of(classes=1)
+    subject = Subject(network, None, "net")
+    assert subject.class_names == ["output"] and not subject.has_probabilities
+    found = explain(network, PHOTOS)
+    np.testing.assert_allclose(found.logits, ops.convert_to_numpy(network(PHOTOS.astype(np.float32))), rtol=1e-5)
+    (tmp_path / "names.txt").write_text("no\nyes\n")
+    named = Subject(network, None, "net", class_names=tmp_path / "names.txt")
+    explain_batch = explainer(network, named.plan, named.layer)
+    both = named.ask(explain_batch, PHOTOS, named.chosen_classes(["yes", "no"]))
+    np.testing.assert_allclose(both.logits, np.concatenate((-found.logits, found.logits), axis=1), rtol=1e-5)
+    np.testing.assert_allclose(both.cams[0], found.cams[0], atol=1e-6)
+    np.testing.assert_allclose(named.probabilities_of(both.logits).sum(axis=1), 1)
+
+
+# ---------------------------------------------------------------- numbers that are not finite
+
+
+def test_a_photo_whose_numbers_are_not_finite_is_left_out():
+    """Standardising a black photo divides zero by zero; so does the black that fills a batch up."""
+    image = keras.Input(SHAPE)
+    x = layers.Rescaling(1 / 255)(image)
+    spread = ops.std(x, axis=(1, 2, 3), keepdims=True)
+    x = conv(6, "first")((x - ops.mean(x, axis=(1, 2, 3), keepdims=True)) / spread)
+    network = keras.Model(image, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
+    photos = np.concatenate((PHOTOS, np.zeros((1, *SHAPE), np.uint8)))
+    found = explain(network, photos, preprocess="none", guided=False)
+    assert np.isfinite(found.logits[:2]).all() and np.isnan(found.logits[2]).all()
+    np.testing.assert_allclose(
+        found.cams[:, :2], explain(network, PHOTOS, preprocess="none", guided=False).cams, atol=1e-5
+    )
+
+
+# ---------------------------------------------------------------- maps of zeros
+
+
+def test_a_map_of_zeros_has_its_true_reason(photo_folder, tmp_path, capsys):
+    """A layer that the score does not depend on, although its features are positive."""
+    keras.utils.set_random_seed(7)
+    image = keras.Input(SHAPE)
+    x = layers.Rescaling(1 / 255)(image)
+    first, side = (layers.GlobalAveragePooling2D()(conv(6, name)(x)) for name in ("first", "side"))
+    network = keras.Model(image, layers.Dense(3)(first + 0.0 * side))
+    network.save(tmp_path / "net.keras")
+    photos = photo_folder({"a.png": (200, 100, 50)}, size=(32, 24))
+    arguments = ["--weights", str(tmp_path / "net.keras"), "--layer", "side", "--no-guided"]
+    assert main([str(photos), *arguments, "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "1 map is zero everywhere" in said and "its score's gradients are all zero there" in said
+    assert "nowhere positive" not in said

@@ -1,0 +1,229 @@
+"""Each method of the CAM family against its paper's equation, written out in float64 NumPy loops."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from camlib.attribution.gradcam import CHUNK
+from camlib.attribution.inspection import survey
+from camlib.attribution.methods import METHODS, score_cam_masks
+from camlib.plots.colours import METHOD_TITLES, titles_of
+from gradcam_vgg16 import explainer
+
+N, H, W, K = 2, 3, 4, 5
+GENERATOR = np.random.default_rng(1)
+FEATURES = np.maximum(GENERATOR.normal(size=(N, H, W, K)), 0)  # after a ReLU
+FEATURES[0, :, :, 2] = 0  # a feature that is silent
+GRADIENTS = GENERATOR.normal(size=(N, H, W, K))
+GRADIENTS[1, :, :, 3] = 0  # a feature that does not matter
+SCORES, SCORE = GENERATOR.normal(size=(N, K)), np.array([1.7, -0.4])
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def grad_cam(a, g, *_):
+    alpha = [g[..., k].sum() / (H * W) for k in range(K)]
+    return relu(sum(alpha[k] * a[..., k] for k in range(K)))
+
+
+def grad_cam_plus_plus(a, g, *_):
+    total = np.zeros((H, W))
+    for k in range(K):
+        weight = 0.0
+        for y, x in np.ndindex(H, W):
+            g1 = g[y, x, k]
+            below = 2 * g1**2 + a[..., k].sum() * g1**3
+            weight += (g1**2 / below if below else 0.0) * max(g1, 0.0)
+        total += weight * a[..., k]
+    return relu(total)
+
+
+def hires_cam(a, g, *_):
+    return sum(g[..., k] * a[..., k] for k in range(K))
+
+
+def layer_cam(a, g, *_):
+    return relu(sum(relu(g[..., k]) * a[..., k] for k in range(K)))
+
+
+def xgrad_cam(a, g, *_):
+    total = np.zeros((H, W))
+    for k in range(K):
+        if a[..., k].sum():
+            total += sum(a[y, x, k] / a[..., k].sum() * g[y, x, k] for y, x in np.ndindex(H, W)) * a[..., k]
+    return relu(total)
+
+
+def element_wise(a, g, *_):
+    return sum(relu(g[..., k] * a[..., k]) for k in range(K))
+
+
+def eigen_grad_cam(a, g, *_):
+    products = (g * a).reshape(H * W, K)
+    centred = products - products.mean(axis=0)
+    projected = centred @ np.linalg.svd(centred)[2][0]
+    return (projected * np.sign(projected @ products.sum(axis=1))).reshape(H, W)
+
+
+def eigen_cam(a, *_):
+    matrix = a.reshape(H * W, K)
+    projected = (matrix @ np.linalg.svd(matrix)[2][0]).reshape(H, W)
+    return projected * np.sign(projected.sum())
+
+
+def score_cam(a, g, scores, score):
+    weights = np.exp(scores - score) / np.exp(scores - score).sum()
+    return relu(sum(weights[k] * a[..., k] for k in range(K)))
+
+
+def ablation_cam(a, g, scores, score):
+    return relu(sum((score - scores[k]) / abs(score) * a[..., k] for k in range(K)))
+
+
+ORACLES = {
+    "grad-cam": grad_cam,
+    "grad-cam++": grad_cam_plus_plus,
+    "hires-cam": hires_cam,
+    "layer-cam": layer_cam,
+    "xgrad-cam": xgrad_cam,
+    "element-wise": element_wise,
+    "eigen-grad-cam": eigen_grad_cam,
+    "eigen-cam": eigen_cam,
+    "score-cam": score_cam,
+    "ablation-cam": ablation_cam,
+}
+
+
+def tensor(x):
+    return ops.convert_to_tensor(np.asarray(x, np.float32))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equation(name):
+    method = METHODS[name]
+    arguments = {
+        "gradients": (GRADIENTS,),
+        "nothing": (),
+        "masked scores": (SCORES, SCORE),
+        "ablated scores": (SCORES, SCORE),
+    }[method.needs]
+    found = ops.convert_to_numpy(method.function(tensor(FEATURES), *map(tensor, arguments)))
+    expected = np.stack([ORACLES[name](FEATURES[n], GRADIENTS[n], SCORES[n], SCORE[n]) for n in range(N)])
+    assert found.dtype == np.float32 and np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert (found < 0).any() <= method.signed
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_silent_features_give_zero_not_nan(name):
+    method = METHODS[name]
+    arguments = {"gradients": (tensor(GRADIENTS),), "nothing": ()}.get(
+        method.needs, (tensor(SCORES), tensor(SCORE * 0))
+    )
+    found = ops.convert_to_numpy(method.function(tensor(FEATURES * 0), *arguments))
+    np.testing.assert_array_equal(found, np.zeros((N, H, W)))
+
+
+def test_score_cam_masks_span_zero_to_one():
+    import cv2
+
+    masks = ops.convert_to_numpy(score_cam_masks(tensor(FEATURES), 9, 7))
+    for n, k in np.ndindex(N, K):
+        enlarged = cv2.resize(FEATURES[n, ..., k], (7, 9), interpolation=cv2.INTER_LINEAR)
+        spread = enlarged.max() - enlarged.min()
+        expected = (enlarged - enlarged.min()) / spread if spread else enlarged * 0
+        np.testing.assert_allclose(masks[n, ..., k], expected, atol=1e-5)
+
+
+# ---------------------------------------------------------------- in a network
+
+
+def small_network(features=CHUNK + 3):
+    """A convolution with more features than fit one chunk, and a head whose score is no linear function of them."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((6, 5, 3))
+    x = layers.Conv2D(features, 3, padding="same", activation="relu", name="conv")(image)
+    x = layers.Dense(8, activation="relu")(layers.GlobalAveragePooling2D(name="gap")(x))
+    return keras.Model(image, layers.Dense(3, activation="softmax", name="class")(x))
+
+
+IMAGES = GENERATOR.normal(size=(2, 6, 5, 3)).astype(np.float32)
+CLASSES = np.array([[0, 0], [2, 2]], np.int32)
+
+
+def explained(network, **settings):
+    found = explainer(network, survey(network, (6, 5, 3)), **settings)(tensor(IMAGES), ops.convert_to_tensor(CLASSES))
+    return found._replace(**{name: ops.convert_to_numpy(part) for name, part in found._asdict().items()})
+
+
+def numpy_head(network, features):
+    """float64 logits of small_network from its features (h, w, K)."""
+    x = features.astype(np.float64).mean((0, 1))
+    for layer in network.layers[-2:]:
+        kernel, bias = (weight.astype(np.float64) for weight in layer.get_weights())
+        x = x @ kernel + bias
+        x = relu(x) if layer.name != "class" else x
+    return x
+
+
+def test_ablation_cam_sets_one_feature_to_zero_at_a_time():
+    network = small_network()
+    found = explained(network, method="ablation-cam")
+    for n in range(2):
+        a = found.features[n].astype(np.float64)
+        logits = numpy_head(network, a)
+        without = np.stack([numpy_head(network, a * (np.arange(a.shape[-1]) != k)) for k in range(a.shape[-1])])
+        for row, c in enumerate(CLASSES[:, n]):
+            weights = (logits[c] - without[:, c]) / abs(logits[c])
+            expected = relu(a @ weights)
+            np.testing.assert_allclose(found.cams[row, n], expected, atol=1e-4 * expected.max())
+
+
+def test_score_cam_looks_through_one_feature_at_a_time():
+    network = small_network()
+    found = explained(network, method="score-cam")
+    features_of = keras.Model(network.inputs[0], network.get_layer("conv").output)
+    for n in range(2):
+        a = found.features[n].astype(np.float64)
+        spread = np.ptp(a, axis=(0, 1))
+        masks = (a - a.min((0, 1))) / np.where(spread == 0, 1, spread)
+        masked = np.stack([IMAGES[n] * masks[..., k, None] for k in range(a.shape[-1])])
+        logits = np.stack([numpy_head(network, ops.convert_to_numpy(f)) for f in features_of(tensor(masked))])
+        for row, c in enumerate(CLASSES[:, n]):
+            weights = np.exp(logits[:, c]) / np.exp(logits[:, c]).sum()
+            expected = relu(a @ weights)
+            np.testing.assert_allclose(found.cams[row, n], expected, atol=1e-4 * expected.max())
+
+
+def test_counterfactual_negates_the_weights():
+    network = small_network()
+    plain, against = explained(network, method="hires-cam"), explained(network, method="hires-cam", counterfactual=True)
+    np.testing.assert_allclose(against.cams, -plain.cams, atol=1e-6 * np.abs(plain.cams).max())
+    cams, counter = explained(network).cams, explained(network, counterfactual=True).cams
+    assert (counter > 0).any() and not ((cams > 0) & (counter > 0)).any()
+
+
+def test_products_use_the_methods_map():
+    found = explained(small_network(), method="ablation-cam")
+    enlarged = found.cams[..., None]  # the features have the input's size
+    np.testing.assert_allclose(found.products, found.guided * enlarged, atol=1e-6 * np.abs(found.products).max())
+
+
+def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
+    """Of classes 0 and 2 together: Y = log(exp l0 + exp l2), dY/dA = (p0 g0 + p2 g2) / (p0 + p2)."""
+    network = small_network()
+    plan = survey(network, (6, 5, 3))
+    explain = explainer(network, plan, method="hires-cam", groups=[[0, 2]])
+    found = explain(tensor(IMAGES), ops.convert_to_tensor(np.array([[0, 0], [2, 2], [3, 3]], np.int32)))
+    first, second, both = ops.convert_to_numpy(found.cams)
+    powers = np.exp(ops.convert_to_numpy(found.logits).astype(np.float64))
+    share = (powers[:, 0] / (powers[:, 0] + powers[:, 2]))[:, None, None]
+    np.testing.assert_allclose(both, share * first + (1 - share) * second, atol=1e-5 * np.abs(both).max())
+
+
+def test_every_method_has_a_name_in_pictures():
+    assert METHOD_TITLES.keys() == METHODS.keys()
+    assert titles_of("layer-cam", counterfactual=True)["guided_gradcam"] == "guided counterfactual LayerCAM"

@@ -1,0 +1,434 @@
+"""Grad-CAM and guided backpropagation of every kind of Keras network against the float64 oracle."""
+
+import threading
+from dataclasses import replace
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from keras import layers, ops
+from small_networks import (
+    DENSE,
+    GENERATOR,
+    IMAGES,
+    NETWORKS,
+    RELUS,
+    SHAPE,
+    backend_relu,
+    backend_silu,
+    backend_softmax,
+    compiled_relu,
+    convolutions,
+    explained,
+    functional,
+    head,
+    shared_relu,
+    steps,
+    with_weights,
+)
+
+from camlib.attribution.classifier import check_outputs
+from camlib.attribution.inspection import survey
+from camlib.attribution.tracing import watched
+from camlib.backend import activations_of_backend, relus_of_backend
+from camlib.console import UserError
+from gradcam_vgg16 import explainer
+
+
+def check(found, truth, target=3):
+    """Logits, maps and guided gradients equal the oracle's to 1e-5 of their largest value."""
+    for n, c in np.ndindex(len(IMAGES), 4):
+        logits, cam, guided = oracle.maps(truth, IMAGES[n], c, target)
+        np.testing.assert_allclose(found.logits[n], logits, atol=1e-5 * np.abs(logits).max())
+        np.testing.assert_allclose(found.guided[c, n], guided, atol=1e-5 * max(np.abs(guided).max(), 1e-3))
+        np.testing.assert_allclose(found.cams[c, n], cam, atol=1e-5 * max(cam.max(), 1e-3))
+    assert (found.cams > 0).any() and (found.guided != 0).any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_network(name):
+    build, target, ending = NETWORKS[name]
+    network = with_weights(build())
+    plan = survey(network, SHAPE)
+    assert (plan.target, plan.ending, len(plan.relus), plan.others) == (target, ending, 2, [])
+    found = explained(network, plan)
+    check(found, steps())
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_every_kind_of_relu(name):
+    make, parameters = RELUS[name]
+    if name == "custom layer, compiled":
+        compiled_relu(ops.zeros((2, 5, 7, 6)))  # has its own compiled form already
+    network = with_weights(functional(make()))
+    plan = survey(network, SHAPE)
+    assert len(plan.relus) == 2 and not plan.others
+    check(explained(network, plan), steps(parameters))
+
+
+def test_a_residual_block_that_is_a_layer():
+    """The sum inside a custom layer is no layer of its own: the block's output is the last with a spatial output."""
+
+    class Block(layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.inner = layers.Conv2D(3, 1, activation="relu", name="inner")
+
+        def call(self, x):
+            return x + self.inner(x)
+
+    kernel, bias = GENERATOR.normal(size=(1, 1, 3, 3)), GENERATOR.normal(size=3)
+    dense = GENERATOR.normal(size=(3, 4)), GENERATOR.normal(size=4)
+    network = keras.Sequential([keras.Input(SHAPE), Block(), layers.GlobalAveragePooling2D(), layers.Dense(4)])
+    network.layers[0].inner.set_weights([kernel, bias])
+    network.layers[-1].set_weights(dense)
+    plan = survey(network, SHAPE)
+    assert plan.target == "block" and "block/inner" in plan.spatial
+    truth = [
+        oracle.Residual([oracle.Convolution(kernel, bias), oracle.Rectifier()]),
+        oracle.Mean(),
+        oracle.Dense(*dense),
+    ]
+    check(explained(network, plan), truth, target=0)
+
+
+def test_shared_layer_means_its_last_run():
+    network = with_weights(shared_relu())
+    plan = survey(network, SHAPE)
+    assert plan.runs["shared"] == 2 and plan.spatial["shared"] == (3, 5, 5)
+    assert explained(network, plan, layer="shared").features.shape == (2, 3, 5, 5)
+
+
+def test_grey_and_other_channel_counts_and_open_sizes():
+    kernel, bias = GENERATOR.normal(size=(3, 3, 5, 4)) * 0.3, np.zeros(4)
+    image = keras.Input((None, None, 5))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    network = keras.Model(image, layers.GlobalAveragePooling2D()(x))
+    network.get_layer("conv").set_weights([kernel, bias])
+    plan = survey(network, (6, 11, 5))
+    images = GENERATOR.normal(size=(3, 6, 11, 5)).astype(np.float32)
+    classes = ops.convert_to_tensor(np.array([[2, 2, 2]], np.int32))
+    found = explainer(network, plan)(ops.convert_to_tensor(images), classes)
+    for n in range(3):
+        _, cam, guided = oracle.maps(
+            [oracle.Convolution(kernel, bias), oracle.Rectifier(), oracle.Mean()], images[n], 2, 1
+        )
+        np.testing.assert_allclose(ops.convert_to_numpy(found.cams)[0, n], cam, atol=1e-6)
+        np.testing.assert_allclose(ops.convert_to_numpy(found.guided)[0, n], guided, atol=1e-6)
+
+
+class CallsBackendSilu(layers.Layer):
+    def call(self, x):
+        return backend_silu(x)
+
+
+@pytest.mark.parametrize(
+    ("relu", "kind"),
+    [
+        (lambda: layers.Activation("gelu", name="smooth"), "gelu"),
+        (lambda: layers.Activation("silu", name="smooth"), "silu"),
+        (lambda: layers.Activation("hard_silu", name="smooth"), "hard_silu"),
+        (lambda: layers.Activation("tanh", name="smooth"), "tanh"),
+        (lambda: layers.ELU(name="smooth"), "elu"),
+        (lambda: CallsBackendSilu(name="smooth"), None),
+        (lambda: lambda x: ops.tanh(x), None),
+    ],
+)
+def test_activations_that_are_no_relu_are_found(relu, kind):
+    network = with_weights(functional(relu()))
+    plan = survey(network, SHAPE)
+    path, found = plan.others[0]
+    assert "smooth" in path or found.lower() == "tanh"  # an operation of a functional network has no layer to name
+    assert kind is None or found.lower() == kind
+    if kind in (None, "tanh"):  # guided anyway: the true gradient there, the guided one at the ReLU
+        shape = {"tanh": np.tanh}.get(kind)
+        if shape:
+            truth = steps()
+            truth[1] = Smooth()
+            check(explained(network, plan), truth)
+
+
+class Smooth:
+    """tanh, with its true gradient whatever the rule."""
+
+    def forward(self, x):
+        self.y = np.tanh(x)
+        return self.y
+
+    def backward(self, u, guided):
+        return u * (1 - self.y**2)
+
+
+PLACES = [(keras.Operation, "__call__"), (layers.PReLU, "call"), (keras.src.backend.nn, "softmax"),
+          *relus_of_backend(None), *activations_of_backend(lambda kind, function: None)]  # fmt: skip
+
+
+def state():
+    """What is exchanged while a network is watched."""
+    return [vars(owner)[name] for owner, name in PLACES]
+
+
+def test_threads_take_turns():
+    """The second to watch waits for the first; in the end all is as it was."""
+    before, order = state(), []
+
+    def watch(name, entered, leave):
+        with watched():
+            order.append(f"{name} in")
+            entered.set()
+            leave.wait(10)
+            order.append(f"{name} out")
+
+    events = [threading.Event() for _ in range(4)]
+    first = threading.Thread(target=watch, args=("first", events[0], events[1]))
+    second = threading.Thread(target=watch, args=("second", events[2], events[3]))
+    first.start()
+    events[0].wait(10)
+    second.start()
+    assert not events[2].wait(0.3)
+    events[1].set()
+    events[3].set()
+    first.join(10)
+    second.join(10)
+    assert order == ["first in", "first out", "second in", "second out"] and state() == before
+
+
+# ---------------------------------------------------------------- endings
+
+
+def ended(*after, **dense):
+    """The two convolutions with something behind the Dense layer."""
+    image = keras.Input(SHAPE)
+    first, second = convolutions(("relu", "relu"))
+    x = head(second(first(image)), **dense)
+    for layer in after:
+        x = layer(x)
+    return with_weights(keras.Model(image, x))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: ended(layers.Softmax(), layers.Flatten()),
+        lambda: ended(layers.Reshape((1, 4)), layers.Softmax(), layers.Reshape((4,))),
+        lambda: ended(layers.Softmax(), layers.Activation("linear", dtype="float32")),
+        lambda: ended(activation=backend_softmax),
+    ],
+    ids=["flattened", "reshaped", "cast", "backend's"],
+)
+def test_softmax_is_found_behind_changes_of_shape(network):
+    network = network()
+    plan = survey(network, SHAPE)
+    assert plan.ending == "softmax" and not plan.others
+    check(explained(network, plan), steps())
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        (layers.Softmax(), layers.Rescaling(0.5)),
+        (lambda x: ops.log_softmax(x),),
+        (lambda x: ops.clip(ops.softmax(x), 0.01, 0.99),),
+        (lambda x: (ops.softmax(x) + ops.softmax(2 * x)) / 2,),
+    ],
+    ids=["scaled", "log", "clipped", "mean of two"],
+)
+def test_softmax_that_hides_the_logits_is_refused(after):
+    with pytest.raises(UserError, match="softmax.*logits cannot be told; expected a network that ends in softmax, sig"):
+        survey(ended(*after), SHAPE)
+
+
+def test_outputs_that_only_look_like_probabilities():
+    """Logits are refused for adding up to one as a softmax does, to its rounding, and for nothing less."""
+    sums_to_one = np.array([[0.25, 0.5, 0.125, 0.125]], np.float32)
+    by_hand = np.exp(np.float32([[0.3, 1.7, -2.1]]))
+    nearly = np.array([[0.2501, 0.5003, 0.1, 0.15]], np.float32)
+    for probabilities in (sums_to_one, by_hand / by_hand.sum(), (by_hand / by_hand.sum()).astype(np.float16)):
+        with pytest.raises(UserError, match="outputs are probabilities, but no softmax was found"):
+            check_outputs(probabilities.astype(np.float32), probabilities.astype(np.float32), "linear")
+    for logits in (nearly, np.log(sums_to_one), -sums_to_one, nearly + np.float32([[0.3, -0.2, 0, 0]])):
+        check_outputs(logits, logits, "linear")
+
+
+@pytest.mark.parametrize("ending", ["sigmoid", None])
+def test_one_unit_stands_for_two_classes(ending):
+    """Its logit z speaks for the second class, -z for the first; of a linear unit where two classes are named."""
+    image = keras.Input(SHAPE)
+    first, second = convolutions(("relu", "relu"))
+    x = layers.GlobalAveragePooling2D()(second(first(image)))
+    network = with_weights(keras.Model(image, layers.Dense(1, activation=ending, name="unit")(x)))
+    kernel, bias = DENSE[0][:, :1], DENSE[1][:1]
+    network.get_layer("unit").set_weights([kernel, bias])
+    plan = survey(network, SHAPE)
+    assert plan.units == 1 and plan.two_sided == (ending == "sigmoid") and plan.ending == (ending or "linear")
+    plan = replace(plan, two_sided=True)
+    assert plan.class_count == 2
+    classes = np.repeat(np.arange(2, dtype=np.int32)[:, None], len(IMAGES), axis=1)
+    found = explainer(network, plan)(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(classes))
+    for side, sign in enumerate((-1, 1)):
+        truth = [*steps()[:-1], oracle.Dense(sign * kernel, sign * bias)]
+        for n in range(len(IMAGES)):
+            logits, cam, guided = oracle.maps(truth, IMAGES[n], 0, 3)
+            np.testing.assert_allclose(ops.convert_to_numpy(found.logits)[n, side], logits[0], atol=1e-5)
+            np.testing.assert_allclose(ops.convert_to_numpy(found.cams)[side, n], cam, atol=1e-5 * max(cam.max(), 1e-3))
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(found.guided)[side, n], guided, atol=1e-5 * max(np.abs(guided).max(), 1e-3)
+            )
+
+
+# ---------------------------------------------------------------- layers
+
+
+def test_residual_sum_in_a_networks_own_call_is_mapped_behind_its_relu():
+    class Residual(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = layers.Conv2D(3, 1, name="inner")
+            self.classes = layers.Dense(4)
+
+        def call(self, x):
+            x = ops.relu(self.inner(x) + x)
+            return self.classes(ops.mean(x, axis=(1, 2)))
+
+    kernel, bias = GENERATOR.normal(size=(1, 1, 3, 3)), GENERATOR.normal(size=3)
+    dense = GENERATOR.normal(size=(3, 4)), GENERATOR.normal(size=4)
+    network = Residual()
+    network(IMAGES)
+    network.inner.set_weights([kernel, bias])
+    network.classes.set_weights(dense)
+    plan = survey(network, SHAPE)
+    assert plan.target == "relu" and set(plan.spatial) == {"inner", "relu"}
+    truth = [
+        oracle.Residual([oracle.Convolution(kernel, bias)]),
+        oracle.Rectifier(),
+        oracle.Mean(),
+        oracle.Dense(*dense),
+    ]
+    check(explained(network, plan), truth, target=1)
+
+
+def test_what_happens_inside_attention_is_no_picture():
+    image = keras.Input((8, 6, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    x = layers.Reshape((24, 4))(x)
+    x = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4, name="attention")(x, x))
+    plan = survey(keras.Model(image, layers.Dense(3)(x)), (8, 6, 3))
+    assert plan.target == "conv" and set(plan.spatial) == {"conv"}
+
+
+def test_channels_first_is_refused_by_name():
+    image = keras.Input((8, 10, 3))
+    x = layers.Conv2D(5, 3, data_format="channels_first", padding="same", name="first")(
+        layers.Permute((3, 1, 2))(image)
+    )
+    network = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D(data_format="channels_first")(x)))
+    with pytest.raises(UserError, match="layer 'first' of the network .* has its channels first"):
+        survey(network, (8, 10, 3))
+
+
+def test_only_a_rescaling_of_pixels_is_one():
+    image = keras.Input(SHAPE)
+    first, second = convolutions(("relu", "relu"))
+    inside = keras.Model(image, head(layers.Rescaling(0.1, name="scale")(second(first(image)))))
+    assert survey(inside, SHAPE).rescaling is None
+    before = keras.Model(image, head(second(first(layers.Rescaling(0.1, name="scale")(layers.RandomFlip()(image))))))
+    assert survey(before, SHAPE).rescaling == "scale"
+
+
+# ---------------------------------------------------------------- ReLUs whose gradient cannot be exchanged
+
+
+class Calls(layers.Layer):
+    def __init__(self, function):
+        super().__init__(name="odd")
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: ops.maximum(x, 0),
+        lambda x: ops.clip(x, 0, 1e9),
+        lambda x: ops.where(x > 0, x, 0 * x),
+        lambda x: -ops.minimum(-x, 0.0),
+        lambda x: ops.vectorized_map(ops.relu, x),
+        lambda x: ops.map(ops.relu, x),
+        keras.remat(ops.relu),
+        lambda x: ops.cond(ops.sum(x) > -1e9, lambda: ops.relu(x), lambda: x),
+    ],
+    ids=["maximum", "clip", "where", "minimum", "vectorized_map", "map", "remat", "cond"],
+)
+def test_a_relu_is_guided_or_reported(function):
+    """Never the true gradient in silence."""
+    network = with_weights(functional(Calls(function)))
+    try:
+        plan = survey(network, SHAPE)
+    except UserError as error:
+        assert "does not run on photos of" in str(error)
+        return
+    if not plan.others:
+        check(explained(network, plan), steps())
+    else:
+        assert any("odd" in path for path, _ in plan.others)
+
+
+def test_a_network_that_cannot_be_traced_is_told_in_one_line():
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, head(layers.Conv2D(4, 3)(layers.Conv2D(4, 7)(image))), name="narrow")
+    with pytest.raises(UserError, match="the network 'narrow' does not run on photos of 6x6x3") as caught:
+        survey(network, (6, 6, 3))
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- many classes, some photos
+
+
+def test_the_network_is_left_as_it_was():
+    """Its weights are the ones used, its outputs stay, and what Keras and the backend offer is theirs again."""
+    network = with_weights(NETWORKS["activation=backend's relu"][0]())
+    before = {place: vars(place[0])[place[1]] for place in ((keras.Operation, "__call__"), (layers.PReLU, "call"))}
+    weights = [id(weight) for weight in network.weights]
+    outputs = ops.convert_to_numpy(network(IMAGES))
+    plan = survey(network, SHAPE)
+    first = explained(network, plan)
+    assert [id(weight) for weight in network.weights] == weights
+    assert network.layers[0].activation is backend_relu
+    assert all(vars(owner)[name] is value for (owner, name), value in before.items())
+    np.testing.assert_array_equal(ops.convert_to_numpy(network(IMAGES)), outputs)
+    explain = explainer(network, plan)
+    classes = ops.convert_to_tensor(np.zeros((1, 2), np.int32))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(explain(ops.convert_to_tensor(IMAGES), classes).logits), first.logits
+    )
+    network.get_layer("class").set_weights([2 * DENSE[0], DENSE[1]])  # seen at the next call: no copy was made
+    doubled = ops.convert_to_numpy(explain(ops.convert_to_tensor(IMAGES), classes).logits)
+    np.testing.assert_allclose(doubled - DENSE[1], 2 * (first.logits - DENSE[1]), atol=1e-5)
+
+
+def test_errors_inside_a_network_leave_nothing_exchanged():
+    class Fails(layers.Layer):
+        def call(self, x):
+            raise RuntimeError("no")
+
+    conv = layers.Conv2D(2, 3, activation=backend_relu, name="c")
+    network = keras.Sequential([keras.Input(SHAPE), conv])
+    before = state()
+    with pytest.raises(RuntimeError), watched() as record:
+        try:
+            Fails()(network(IMAGES))
+        finally:
+            assert state() != before and record.running == []
+    assert conv.activation is backend_relu and len(record.relus) == 1
+    assert state() == before
+
+
+@pytest.mark.parametrize("shape", [(-1, 2), (1, 5, 7, 2)])
+def test_other_outputs_are_refused(shape):
+    image = keras.Input(SHAPE)
+    network = keras.Model(image, layers.Reshape(shape)(layers.Conv2D(2, 3)(image)))
+    with pytest.raises(UserError, match=r"returns .*; expected scores of shape \(N, classes\), or \(N, h"):
+        survey(network, SHAPE)

@@ -1,0 +1,132 @@
+"""Boxes and masks from our JSON, from PASCAL VOC's XML files and from a folder of masks."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camlib.console import UserError
+from camlib.evaluation.annotations import Annotation, find_items, items_sha256, read_annotations, size_of
+from camlib.photos import PhotoError, read_photo
+
+pytestmark = pytest.mark.any_backend
+
+VOC = """<annotation><folder>x</folder><filename>one.jpg</filename>
+<size><width>60</width><height>40</height><depth>3</depth></size>
+<object><name>dog</name><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>
+<object><name>cat</name><bndbox><xmin>31</xmin><ymin>1</ymin><xmax>60</xmax><ymax>20</ymax></bndbox></object>
+<object><name>dog</name><bndbox><xmin>41</xmin><ymin>31</ymin><xmax>42</xmax><ymax>32</ymax></bndbox></object>
+</annotation>"""
+
+
+def save_mask(path, rows, columns, shape=(40, 60)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros(shape, np.uint8)
+    mask[rows, columns] = 255
+    Image.fromarray(mask).save(path)
+    return mask > 0
+
+
+def test_our_own_format(tmp_path):
+    mask = save_mask(tmp_path / "masks" / "a.png", slice(10, 20), slice(5, 50))
+    records = [
+        {"file": "a.jpg", "class": "dog", "boxes": [[5, 10, 50, 20]], "mask": "masks/a.png", "width": 60, "height": 40},
+        {"file": "sub/b.jpg", "class": "cat", "boxes": [[0, 0, 6, 4], [30, 20, 60, 40]], "mask": None, "width": 60,
+         "height": 40},
+    ]  # fmt: skip
+    (tmp_path / "annotations.json").write_text(json.dumps(records))
+    for place in (tmp_path, tmp_path / "annotations.json"):
+        one, two = read_annotations(place)
+        assert one.path == tmp_path / "a.jpg" and one.class_name == "dog" and two.path == tmp_path / "sub" / "b.jpg"
+        np.testing.assert_array_equal(one.inside(40, 60), mask)
+        assert two.boxes_in(80, 30) == [(0, 0, 3, 8), (15, 40, 30, 80)]
+        inside = two.inside(40, 60)
+        assert inside.sum() == 24 + 600 and inside[0, 0] and inside[39, 59] and not inside[10, 10]
+
+
+def test_masks_shrink_with_the_photo(tmp_path):
+    save_mask(tmp_path / "m.png", slice(0, 20), slice(0, 30))
+    annotation = Annotation(tmp_path / "p.jpg", "dog", (), tmp_path / "m.png", 60, 40)
+    inside = annotation.inside(20, 30)
+    assert inside[:10, :15].all() and inside.sum() == 150
+
+
+def test_pascal_voc(tmp_path):
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "Annotations" / "one.xml").write_text(VOC)
+    photo = tmp_path / "JPEGImages" / "one.jpg"
+    Image.new("RGB", (60, 40)).save(photo)
+    for place in (tmp_path, tmp_path / "Annotations", tmp_path / "Annotations" / "one.xml"):
+        dog, cat = read_annotations(place)
+        assert dog.path == cat.path == photo and (dog.width, dog.height) == (60, 40)
+        assert dog.boxes == ((0, 10, 30, 40), (40, 30, 42, 32))  # VOC counts from 1 and includes the last pixel
+        assert cat.class_name == "cat" and cat.boxes == ((30, 0, 60, 20),)
+
+
+def test_folder_of_masks(tmp_path, photo_folder):
+    folder = photo_folder({"dog/a.jpg": (1, 2, 3), "cat/b.jpg": (4, 5, 6)})
+    mask = save_mask(folder / "masks" / "dog" / "a.png", slice(3, 9), slice(2, 8), (30, 40))
+    (found,) = read_annotations(folder)  # b has no mask
+    assert found.path == folder / "dog" / "a.jpg" and found.class_name == "dog"
+    assert (found.width, found.height) == (40, 30)
+    np.testing.assert_array_equal(found.inside(30, 40), mask)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("annotations.json", "{", r"annotations.json cannot be read \(JSONDecodeError"),
+        ("annotations.json", '[{"file": "a.jpg"}]', r"KeyError: .class.\); expected a list of records"),
+        ("annotations.json", "[]", "no annotations in"),
+        ("annotations.json",
+         '[{"file": "a.jpg", "class": "dog", "boxes": [[5, 5, 5, 9]], "width": 9, "height": 9}]', "has no area"),
+        ("one.xml", "<annotation>", "one.xml cannot be read .*; expected a PASCAL VOC annotation"),
+        ("one.xml", "<annotation><filename>x</filename></annotation>", "one.xml cannot be read"),
+        ("one.xml", "<other/>", "no annotations in"),
+        ("x.txt", "", "no annotations in"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_annotations(tmp_path)
+
+
+def test_missing_places_and_masks(tmp_path):
+    with pytest.raises(UserError, match="does not exist; expected a JSON file"):
+        read_annotations(tmp_path / "nothing")
+    with pytest.raises(PhotoError, match="its mask .*m.png cannot be read"):
+        Annotation(tmp_path / "p.jpg", "dog", (), tmp_path / "m.png", 4, 4).inside(4, 4)
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", b"nonsense", b""],
+                         ids=["PostScript", "text", "empty"])  # fmt: skip
+def test_a_mask_is_a_picture(tmp_path, content):
+    """PostScript would be handed to another program by the library that decodes pictures."""
+    (tmp_path / "mask.png").write_bytes(content)
+    annotation = Annotation(tmp_path / "a.jpg", "dog", (), tmp_path / "mask.png", 4, 4)
+    with pytest.raises(PhotoError, match="its mask .* cannot be read") as why:
+        annotation.inside(4, 4)
+    assert "identify" in str(why.value)
+    with pytest.raises(UserError, match="expected a mask"):
+        size_of(tmp_path / "mask.png")
+
+
+def test_photos_and_masks_without_end_are_not_waited_for(tmp_path):
+    """An annotations.json may name what it likes, such as a device or a pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    records = [
+        {"file": place, "class": "dog", "boxes": [], "mask": place, "width": 60, "height": 40}
+        for place in ("/dev/zero", "pipe")
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps(records))
+    items = find_items([], tmp_path / "annotations.json")
+    assert len(items_sha256(items)["photos_sha256"]) == 64
+    for item in items:
+        with pytest.raises(PhotoError, match="empty file"):
+            read_photo(item.path)
+        with pytest.raises(PhotoError, match="a pipe or a device"):
+            item.annotation.inside(4, 6)

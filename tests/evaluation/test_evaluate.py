@@ -1,0 +1,555 @@
+"""evaluate_maps.py: its tables against figures computed apart, restarts, baselines, sanity checks, errors."""
+
+import csv
+import html
+import json
+import re
+from dataclasses import replace
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED
+from PIL import Image
+
+import evaluate_maps
+from camlib.console import UserError
+from camlib.evaluation import metrics, scoring
+from camlib.evaluation.annotations import Annotation, Item
+from camlib.evaluation.report import LOCALISATION, SANITY, SHARPNESS, faithfulness_scores, text_of
+from camlib.evaluation.scoring import outlines_of, truth_of
+from camlib.networks import architectures
+from camlib.networks.checkpoint import load_network
+from camlib.networks.saving import save_network
+from camlib.photos import read_network_input, read_photo, resize_photo
+from camlib.plots.colours import resize_map
+from camlib.preprocessing import Meaning
+
+CLASSES = ["dog", "cat", "horse", "bird"]
+
+
+def random_file(path, network, size=32):
+    """A shipped kind of network with random weights, biases included, in a file."""
+    generator = np.random.default_rng(0)
+    for weight in network.trainable_weights:
+        if len(weight.shape) == 1:
+            weight.assign(weight + generator.normal(size=weight.shape) * 0.1)
+    network.get_layer("class").kernel.assign(generator.normal(size=network.get_layer("class").kernel.shape) * 3)
+    save_network(network, path, Meaning(CLASSES, size, size, 3))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Eight photos of noise with a bright square, two of them in one photo, with masks; a ninth has only a box."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator, records = np.random.default_rng(1), []
+    for number in range(9):
+        image = generator.integers(0, 120, (48, 64, 3)).astype(np.uint8)
+        x, y = int(generator.integers(0, 40)), int(generator.integers(0, 28))
+        image[y : y + 20, x : x + 24] += 130
+        class_name = CLASSES[number % 4]
+        name = f"{class_name}/set{number % 2}_{number}.png"
+        (folder / class_name).mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+        mask = np.zeros((48, 64), np.uint8)
+        mask[y : y + 20, x : x + 24] = 255
+        Image.fromarray(mask).save(folder / f"mask{number}.png")
+        record = {"file": name, "class": class_name, "boxes": [[x, y, x + 24, y + 20]], "width": 64, "height": 48}
+        records.append(record | {"mask": None if number == 8 else f"mask{number}.png"})
+    records.append(records[0] | {"class": "bird"})  # a second animal in the first photo
+    (folder / "annotations.json").write_text(json.dumps(records))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The two shipped kinds, VGG-16 of an eighth of its width: all its layers, and little to compute."""
+    keras.utils.set_random_seed(3)
+    folder = tmp_path_factory.mktemp("networks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            architectures, "VGG16_BLOCKS", [(count, width // 8) for count, width in architectures.VGG16_BLOCKS]
+        )
+        thin_vgg16 = architectures.vgg16_network(4)
+    return random_file(folder / "gap.h5", architectures.modern_network(4)), random_file(folder / "vgg.h5", thin_vgg16)
+
+
+@pytest.fixture(scope="module")
+def run(photos, files, tmp_path_factory):
+    """(arguments, output folder, what was printed) of a whole run."""
+    output = tmp_path_factory.mktemp("run") / "evaluation"
+    gap, vgg = files
+    maps = (f"{gap}:cam", f"{vgg}:grad-cam", f"{vgg}:grad-cam@block2_conv2", f"{vgg}:guided-backprop",
+            f"{vgg}:guided-grad-cam", f"{gap}:ablation-cam")  # fmt: skip
+    arguments = ["--annotations", str(photos), "--maps", *maps, "--sample", "4", "--steps", "4",
+                 "--fill", "blur", "mean", "--output", str(output)]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    return arguments, output
+
+
+def scores(output):
+    """scores.csv as dict of (table, map, score) -> (value, low, high, items)."""
+    with open(output / "scores.csv", newline="", encoding="utf-8") as file:
+        return {
+            (row["table"], row["map"], row["score"]): tuple(
+                float(row[name]) for name in ("value", "low", "high", "items")
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+def cams(path, photos, records):
+    """CAM of each record's class by plain Keras calls, from the files alone: list of float32 (32, 32)."""
+    network, meaning = load_network(path)
+    gap = next(layer for layer in network.layers if layer.name == "gap")
+    trunk = keras.Model(network.inputs[0], gap.input)
+    kernel = network.get_layer("class").get_weights()[0]
+    found = []
+    for record in records:
+        image = meaning.prepare(read_network_input(photos / record["file"], meaning)[None])
+        features = keras.ops.convert_to_numpy(trunk(image))[0]
+        found.append(features @ kernel[:, CLASSES.index(record["class"])])
+    return found
+
+
+def test_localisation_of_cam(run, photos, files):
+    records = [record for record in json.loads((photos / "annotations.json").read_text()) if record["mask"]]
+    hits, energies, ious, precisions = [], [], [], []
+    for record, cam in zip(records, cams(files[0], photos, records), strict=True):
+        inside = np.asarray(Image.open(photos / record["mask"])) > 0
+        large = resize_map(cam, 48, 64)
+        hits.append(inside.ravel()[large.argmax()])
+        positive = np.maximum(large, 0)
+        energies.append(positive[inside].sum() / positive.sum() if positive.any() else 0.0)
+        shares = [positive / max(positive.max(), 1e-30) >= level / 100 - 1e-6 for level in range(101)]
+        ious.append([(chosen & inside).sum() / (chosen | inside).sum() for chosen in shares])
+        precisions.append([((chosen & inside).sum(), chosen.sum(), inside.sum()) for chosen in shares])
+    found = scores(run[1])
+    table, name = "Where the maps lie (masks)", "gap cam"
+    assert found[table, name, "pointing"][0] == pytest.approx(np.mean(hits))
+    assert found[table, name, "energy"][0] == pytest.approx(np.mean(energies), abs=1e-4)
+    assert found[table, name, "mask_iou"][0] == pytest.approx(np.mean(ious, axis=0).max(), abs=2e-3)
+    hit, chosen, inside = np.sum(precisions, axis=0).T
+    expected = -np.sum(hit / np.maximum(chosen, 1) * np.diff(hit / inside[0], append=0))
+    assert found[table, name, "pxap"][0] == pytest.approx(expected, abs=2e-3)
+    assert found[table, name, "energy"][3] == 9  # of ten objects one has a box alone
+    assert found["Where the maps lie (boxes)", name, "energy"][3] == 1
+    low, high = found[table, name, "energy"][1:3]
+    assert low < np.mean(energies) < high
+
+
+def test_every_map_and_baseline_has_its_scores(run):
+    found = scores(run[1])
+    maps = {name for _, name, _ in found}
+    assert maps == {
+        "gap cam", "gap ablation-cam", "vgg grad-cam", "vgg grad-cam@block2_conv2", "vgg guided-backprop",
+        "vgg guided-grad-cam", "whole picture", "centred Gaussian", "random", "Sobel edges",
+    }  # fmt: skip
+    whole = found["Where the maps lie (masks)", "whole picture", "energy"]
+    assert whole[0] == pytest.approx(20 * 24 / (48 * 64), abs=1e-5)
+    assert found["Where the maps lie (masks)", "gap ablation-cam", "energy"][3] == 4  # slow maps: of the sample alone
+    for network, name in (("gap", "gap cam"), ("vgg", "vgg guided-backprop"), ("gap", "random")):
+        for score in ("deletion_blur", "insertion_mean", "average_drop", "increase", "road"):
+            value, *_, count = found[f"Whether {network} uses what the maps show", name, score]
+            assert count == 4 and -1 <= value <= 1
+    sanity = "Whether the maps depend on the network and the class"
+    assert found[sanity, "gap cam", "rank_mean"][3] == found[sanity, "vgg guided-backprop", "rank_mean"][3] == 4
+    assert found["How sharp the maps are (masks)", "vgg grad-cam@block2_conv2", "cells"][0] == 16 * 16
+
+
+def test_networks_table(run, photos, files):
+    """Of eight photos; the one with two animals is left out."""
+    network, meaning = load_network(files[1])
+    records = json.loads((photos / "annotations.json").read_text())[1:9]
+    images = np.stack([read_network_input(photos / record["file"], meaning) for record in records])
+    outputs = network.predict(meaning.prepare(images), verbose=0)
+    labels = np.array([CLASSES.index(record["class"]) for record in records])
+    with open(run[1] / "networks.csv", newline="", encoding="utf-8") as file:
+        rows = {(row["network"], row["photos"]): row for row in csv.DictReader(file)}
+    row = rows["vgg", "all"]
+    assert int(row["number"]) == 8 and float(row["top1"]) == np.mean(outputs.argmax(axis=1) == labels)
+    assert float(row["binary_accuracy"]) == pytest.approx(metrics.binary_accuracy(outputs, labels))
+    assert float(row["ece"]) == pytest.approx(metrics.calibration(outputs, labels)[0], abs=1e-5)
+    assert int(rows["vgg", "class horse"]["number"]) == 2
+    assert ("vgg", "smaller collections") in rows  # of four photos each
+    report = (run[1] / "report.md").read_text("utf-8")
+    for truth, name in enumerate(CLASSES):
+        counts = [int(((labels == truth) & (outputs.argmax(axis=1) == guess)).sum()) for guess in range(4)]
+        assert f"| {name} | {' | '.join(map(str, counts))} |" in report.split("## What vgg takes the photos for")[1]
+
+
+@pytest.mark.any_backend
+def test_report_and_page(run):
+    output = run[1]
+    report = (output / "report.md").read_text("utf-8")
+    assert "| vgg guided-backprop |" in report and "## The networks" in report
+    page = (output / "report.html").read_text("utf-8")
+    assert page.count('<img class="figure"') == len(list(output.glob("*.png"))) == 11
+    assert json.loads((output / "run.json").read_text())["settings"]["steps"] == 4
+
+
+@pytest.mark.any_backend
+def test_report_explains_its_metrics_before_the_photos(run):
+    page = (run[1] / "report.html").read_text("utf-8")
+    terms = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page)
+    scores = (*LOCALISATION, *SHARPNESS, *SANITY, *faithfulness_scores(["blur", "mean"]))
+    assert {score.title for score in scores} == {html.unescape(name) for name, _ in terms} - {
+        "top-1", "binary accuracy (Keras)", "ECE",
+    }  # fmt: skip
+    assert all(len(text.split()) > 3 for _, text in terms)
+    sections = set(re.findall("docs/evaluation.md, section (.*?)</p>", page))
+    assert sections == {"Localisation", "Sharpness", "Faithfulness", "Sanity", "The networks"}
+    documented = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    assert all(f"\n### {section}\n" in documented for section in sections)
+    assert page.index("<nav") < page.index("<table>") < page.index('<div id="photos">')
+
+
+@pytest.mark.any_backend
+def test_counts_have_no_interval(run):
+    report = (run[1] / "report.md").read_text("utf-8")
+    sharp = report.split("## How sharp the maps are (masks)")[1].split("##")[0]
+    assert "| vgg grad-cam@block2_conv2 | 256 |" in sharp and "| gap cam | 1,024 |" in sharp
+    assert text_of((49.5, 40.0, 60.0, 8), is_count=True) == "50" and text_of((49.5, 40.0, 60.0, 8)).count("to") == 1
+
+
+@pytest.mark.any_backend
+def test_photos_show_where_the_truth_is(run, photos):
+    """Filled in again, the outlines are the masks and boxes they came from."""
+    page = (run[1] / "report.html").read_text("utf-8")
+    entries = json.loads(re.search(r'id="entries">(.*?)</script>', page, re.DOTALL)[1])
+    records = json.loads((photos / "annotations.json").read_text())
+    for record in records:
+        (entry,) = [one for one in entries if (one["name"], one["truth"]) == (record["file"], record["class"])]
+        assert len(entry["outlines"]) == 1 + (record["mask"] is not None)
+        x0, y0, x1, y1 = record["boxes"][0]
+        box = np.array(entry["outlines"][0]) * (64, 48)
+        np.testing.assert_allclose((*box.min(axis=0), *box.max(axis=0)), (x0, y0, x1, y1), atol=0.01)
+        for border in entry["outlines"][1:]:  # through the centres of the outermost pixels
+            corners = np.array(border) * (64, 48)
+            np.testing.assert_allclose(corners.min(axis=0), (x0, y0), atol=1.1)
+            np.testing.assert_allclose(corners.max(axis=0), (x1, y1), atol=1.1)
+    twice = [entry["right"] for entry in entries if entry["name"] == records[0]["file"]]
+    assert twice == [None, None]  # a photo of two animals
+    assert {entry["right"] for entry in entries} <= {True, False, None}
+    shown = entries[0]["maps"]
+    assert shown["gap cam"]["dog"]["legend"]["bar"] == "signed"
+    assert shown["vgg guided-backprop"]["dog"]["legend"]["ends"] == ["", "magnitude of the gradient"]
+
+
+@pytest.mark.any_backend
+def test_results_of_an_earlier_version_are_reported(run):
+    """They know neither outlines nor scales."""
+    arguments, output = run
+    before = (output / "results.jsonl").read_text("utf-8")
+    records = [json.loads(line) for line in before.splitlines()]
+    for record in records:
+        record.pop("outlines", None)
+        for scores in record["maps"].values():
+            scores.pop("scale", None)
+    (output / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    try:
+        assert evaluate_maps.main(arguments) == 0
+        assert '"outlines": []' in (output / "report.html").read_text("utf-8")
+    finally:
+        (output / "results.jsonl").write_text(before, "utf-8")
+
+
+def test_outlines_of_an_uneven_mask_enclose_it(tmp_path):
+    mask = np.zeros((60, 80), np.uint8)
+    cv2.circle(mask, (30, 30), 20, 255, -1)
+    cv2.circle(mask, (30, 30), 8, 0, -1)  # a hole
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    annotation = Annotation(tmp_path / "a.png", "dog", (), tmp_path / "mask.png", 80, 60)
+    item = Item(tmp_path / "a.png", "a.png", "dog", annotation)
+    box, *borders = outlines_of(item, truth_of(item, (60, 80)))
+    assert len(borders) == 2 and np.array(box).min(axis=0) == pytest.approx([10 / 80, 10 / 60], abs=1e-4)
+    filled = np.zeros_like(mask)
+    cv2.fillPoly(filled, [np.rint(np.array(border) * (80, 60) - 0.5).astype(int) for border in borders], 255)
+    overlap = (filled & mask > 0).sum() / ((filled | mask) > 0).sum()
+    assert overlap > 0.9
+    assert outlines_of(replace(item, annotation=None), None) == []
+
+
+@pytest.mark.any_backend
+def test_same_command_again_computes_nothing(run, monkeypatch):
+    arguments, output = run
+    before = (output / "results.jsonl").read_bytes()
+    monkeypatch.setattr(evaluate_maps.ScoredNetwork, "fast_maps", None)
+    monkeypatch.setattr(evaluate_maps.ScoredNetwork, "slow_maps", None)
+    assert evaluate_maps.main(arguments) == 0
+    assert (output / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.any_backend
+def test_a_killed_run_goes_on(run):
+    """Three photos of the first network lost, all after the second network's third last line, and of this a part."""
+    arguments, output = run
+    before, expected = (output / "results.jsonl").read_text("utf-8").splitlines(), scores(output)
+    records = [json.loads(line) for line in before]
+    items = list(dict.fromkeys(record["item"] for record in records))[:3]
+    lost = [record["network"] != "vgg" and record["part"] == "maps" and record["item"] in items for record in records]
+    assert sum(lost) == 6  # the baselines' too
+    left = [line for line, is_lost in zip(before[:-3], lost, strict=False) if not is_lost]
+    (output / "results.jsonl").write_text("\n".join([*left, before[-3][:100]]), encoding="utf-8")
+    assert evaluate_maps.main(arguments) == 0
+    assert len((output / "results.jsonl").read_text("utf-8").splitlines()) == len(before)
+    found = scores(output)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=2e-3)
+
+
+@pytest.mark.any_backend
+def test_batches_are_halved_where_memory_runs_out(files, photos, capsys):
+    """Three of five photos at once fail; each keeps the maps of its own two classes."""
+    kinds = [scoring.parse_map(f"{files[1]}:{name}") for name in ("guided-grad-cam", "grad-cam", "hires-cam")]
+    subject = evaluate_maps.ScoredNetwork(files[1], kinds, evaluate_maps.parse_arguments(["--steps", "2"]))
+    paths = sorted(photos.glob("*/*.png"))[:5]
+    images = subject.prepare(np.stack([read_network_input(path, subject.meaning) for path in paths]))
+    labels = np.array([[0, 1, 2, 3, 0], [3, 2, 1, 0, 1]], np.int32)
+    outputs, maps = subject.fast_maps(images, labels)
+    explain_fast = subject.explain_fast
+
+    def explain_two(images, labels):
+        if len(images) > 2:
+            raise MemoryError
+        return explain_fast(images, labels)
+
+    subject.explain_fast = explain_two
+    found_outputs, found = subject.fast_maps(images, labels)
+    assert capsys.readouterr().out.splitlines() == ["out of memory with 5 photos at once: going on with 2"]
+    assert list(found) == list(maps) == [kind.name for kind in kinds]
+    np.testing.assert_allclose(found_outputs, outputs, atol=1e-6)
+    for name, values in maps.items():
+        assert values.shape[:2] == (2, 5)
+        np.testing.assert_allclose(found[name], values, atol=1e-5 * np.abs(values).max())
+    subject.explain_fast = lambda *_: explain_two(np.empty(3), None)
+    with pytest.raises(MemoryError):
+        subject.fast_maps(images[:1], labels[:, :1])
+
+
+def test_randomised_layers_from_the_output_down(files):
+    network, _ = load_network(files[1])
+    before = network.get_weights()
+    stages = scoring.stages_of(network)
+    assert [layers[-1].name for layers in stages[:3]] == ["class", "hidden", "block5_conv3"]
+    assert sum(len(layers) for layers in stages) == 15
+    with scoring.kept_weights(network):
+        scoring.randomise(stages[0], np.random.default_rng(0))
+        now = network.get_weights()
+        assert all((one == other).all() for one, other in zip(before[:-2], now[:-2], strict=True))
+        assert (now[-2] != before[-2]).any() and (np.sort(now[-2].ravel()) == np.sort(before[-2].ravel())).all()
+    assert all((one == other).all() for one, other in zip(before, network.get_weights(), strict=True))
+
+
+def test_sanity_of_each_photo_is_its_own(run, files, photos):
+    """The map of the first photo of the sample, output layer randomised, computed apart."""
+    records = [json.loads(line) for line in (run[1] / "results.jsonl").read_text("utf-8").splitlines()]
+    found = [record for record in records if record["part"] == "sanity" and record["network"] == "vgg"]
+    correlations = [tuple(record["maps"]["vgg guided-backprop"]["rank_correlation"]) for record in found]
+    assert len(set(correlations)) == len(found) == 4
+    kind = scoring.parse_map(f"{files[1]}:grad-cam@block2_conv2")
+    settings = evaluate_maps.parse_arguments(["--steps", "2"])
+    subject = evaluate_maps.ScoredNetwork(files[1], [kind], settings)
+    for record in found:
+        image = subject.meaning.prepare(read_network_input(photos / record["photo"], subject.meaning)[None])
+        labels = np.array([[CLASSES.index(record["class"])]], np.int32)
+        before = subject.fast_maps(image, labels)[1][kind.name][0, 0]
+        with scoring.kept_weights(subject.network):
+            scoring.randomise(scoring.stages_of(subject.network)[0], np.random.default_rng(0))
+            after = subject.fast_maps(image, labels)[1][kind.name][0, 0]
+        expected = metrics.rank_correlation(before, after)
+        value = record["maps"][kind.name]["rank_correlation"][0]
+        assert value is None and np.isnan(expected) or value == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_map_that_ignores_the_network_fails_the_sanity_check(run, capsys):
+    """Guided backpropagation of one class looks like that of any other; its sentence says so."""
+    report = (run[1] / "report.md").read_text("utf-8")
+    assert "- vgg guided-backprop: asked for another class it gives nearly the same map" in report
+    assert "- gap cam: asked for another class" not in report
+
+
+@pytest.mark.any_backend
+def test_photos_without_annotations(photos, files, tmp_path, capsys):
+    places = [str(photos / name) for name in CLASSES]
+    arguments = [
+        *places,
+        "--maps",
+        f"{files[0]}:cam",
+        "--only",
+        "network",
+        "localisation",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert evaluate_maps.main(arguments) == 0
+    assert "no annotations: localisation and sharpness are left out" in capsys.readouterr().out
+    assert not scores(tmp_path / "o") and "gap,all,9," in (tmp_path / "o" / "networks.csv").read_text("utf-8")
+
+
+@pytest.mark.any_backend
+def test_slow_maps_alone(photos, files, tmp_path):
+    arguments = ["--annotations", str(photos), "--maps", f"{files[0]}:ablation-cam", "--sample", "2", "--only",
+                 "localisation", "sanity", "network", "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    found = scores(tmp_path / "out")
+    assert found["Where the maps lie (masks)", "gap ablation-cam", "energy"][3] >= 2
+    assert "gap,all,8," in (tmp_path / "out" / "networks.csv").read_text("utf-8")
+
+
+def test_a_network_of_one_unit(photos, tmp_path):
+    """Its two classes are the first and the second name: cat or dog, say."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(image)
+    x = keras.layers.Dense(1, activation="sigmoid", name="class")(keras.layers.GlobalAveragePooling2D(name="gap")(x))
+    network = keras.Model(image, x)
+    network.save(tmp_path / "unit.keras")
+    names = tmp_path / "names.txt"
+    names.write_text("dog\ncat\n", encoding="utf-8")
+    arguments = [str(photos / "dog"), str(photos / "cat"), "--annotations", str(photos), "--maps",
+                 f"{tmp_path / 'unit.keras'}:cam", f"{tmp_path / 'unit.keras'}:grad-cam", "--class-names", str(names),
+                 "--preprocess", "tf", "--sample", "2", "--steps", "2", "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    with open(tmp_path / "out" / "networks.csv", newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    records = [
+        record for record in json.loads((photos / "annotations.json").read_text()) if record["class"] in ("dog", "cat")
+    ]
+    images = np.stack([resize_photo(read_photo(photos / record["file"]), 32, 32) for record in records])
+    second = network.predict(images / np.float32(127.5) - 1, verbose=0)[:, 0] > 0.5
+    expected = np.mean(second == [record["class"] == "cat" for record in records])
+    assert int(row["number"]) == len(records) and float(row["top1"]) == pytest.approx(expected)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--maps", "nonsense"], "no method 'nonsense'; expected [FILE:]METHOD[@LAYER]"),
+        (["--maps", "cam@block1"], "cam has no layer to choose"),
+        (["--maps", "missing.h5:cam"], "missing.h5 does not exist"),
+        (["--maps", "grad-cam@block9"], "--layer block9 is not a layer with a spatial output"),
+        (["--sample", "0"], "--sample 0: expected 1 or more"),
+        (["--annotations", "nowhere"], "nowhere does not exist; expected a JSON file"),
+    ],
+)
+def test_bad_usage_is_one_line(photos, tmp_path, capsys, arguments, message):
+    common = [] if "--annotations" in arguments else ["--annotations", str(photos)]
+    with pytest.raises((UserError, SystemExit)) as caught:
+        evaluate_maps.main([*common, *arguments, "--output", str(tmp_path / "out")])
+    text = str(caught.value) if caught.type is UserError else capsys.readouterr().err.rstrip("\n")
+    assert message in text and "\n" not in text and not (tmp_path / "out").exists()
+
+
+@pytest.mark.any_backend
+def test_classes_that_the_network_does_not_know(run_here, photo_folder, tmp_path):
+    folder = photo_folder({"cow/a.png": (1, 2, 3)})
+    result = run_here("evaluate_maps.py", folder, "--maps", "cam", "--only", "network", "--output", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr == "error: the photos show cow; the networks know dog, cat, horse, bird\n"
+
+
+@pytest.mark.any_backend
+def test_unreadable_photos_are_listed(photos, files, tmp_path):
+    folder = tmp_path / "photos"
+    for name in ("dog", "cat"):
+        (folder / name).mkdir(parents=True)
+    (folder / "dog" / "a.png").write_bytes((photos / "dog" / "set0_0.png").read_bytes())
+    (folder / "cat" / "b.png").write_bytes(b"no picture")
+    arguments = [str(folder), "--maps", f"{files[0]}:cam", "--only", "network", "--output", str(tmp_path / "out")]
+    assert evaluate_maps.main(arguments) == 1
+    assert 'b.png,"not a JPEG' in (tmp_path / "out" / "failed.csv").read_text("utf-8")
+
+
+@pytest.mark.any_backend
+def test_cam_of_a_hidden_layer_is_refused(photos, files, tmp_path):
+    with pytest.raises(
+        UserError, match=r"'vgg16' has no Dense .*makes them from 'hidden'.*use python gradcam_vgg16.py"
+    ):
+        evaluate_maps.main([str(photos), "--maps", f"{files[1]}:cam", "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.any_backend
+def test_sanity_without_a_readable_photo(files, tmp_path):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "b.png").write_bytes(b"no picture")
+    arguments = [str(tmp_path / "photos"), "--maps", f"{files[0]}:cam", "--only", "network", "sanity",
+                 "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 1
+    assert 'b.png,"not a JPEG' in (tmp_path / "out" / "failed.csv").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.any_backend
+@pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
+def test_figures_of_the_original_measured_by_independent_code(tmp_path):
+    """On 326 photos: pointing and energy of the original's CAM and of a centred Gaussian."""
+    model = SHARED / "seed" / "model_weight.h5"
+    arguments = ["--annotations", str(SHARED / "localisation"), "--maps", f"{model}:cam", "--only", "localisation",
+                 "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    found = scores(tmp_path / "out")
+    known = {
+        ("masks", "model_weight cam"): (0.780, 0.352),
+        ("masks", "centred Gaussian"): (0.957, 0.401),
+        ("boxes", "model_weight cam"): (0.907, 0.660),
+        ("boxes", "centred Gaussian"): (0.957, 0.708),
+    }
+    for (truth, name), figures in known.items():
+        for score, figure in zip(("pointing", "energy"), figures, strict=True):
+            value, _, _, count = found[f"Where the maps lie ({truth})", name, score]
+            assert value == pytest.approx(figure, abs=0.01) and count == {"masks": 164, "boxes": 162}[truth]
+
+
+@pytest.mark.any_backend
+def test_script_is_one_command(run_here, photos, files, tmp_path, monkeypatch):
+    """As its user runs it, with the paths of a network relative to where they are."""
+    monkeypatch.chdir(files[0].parent)
+    result = run_here(
+        "evaluate_maps.py", "--annotations", photos, "--maps", f"{files[0].name}:cam", "--only", "localisation",
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "9 photos, 10 objects" in result.stdout and "gap cam" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"wrote tables, figures and {tmp_path / 'out' / 'report.html'}"
+
+
+@pytest.mark.any_backend
+def test_scores_without_probabilities_are_not_evaluated(tmp_path, photos):
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(image))
+    keras.Model(image, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(x))).save(tmp_path / "one.keras")
+    arguments = ["--annotations", str(photos), "--maps", f"{tmp_path / 'one.keras'}:grad-cam"]
+    with pytest.raises(UserError, match="one.keras gives scores without probabilities"):
+        evaluate_maps.main([*arguments, "--output", str(tmp_path / "out")])
+
+
+def test_results_of_other_annotations_or_photos_are_not_gone_on_with(photo_folder, files, tmp_path, end_of):
+    """What decides is the content: neither a file's time nor how the JSON is laid out."""
+    folder = photo_folder({"dog/a.png": (200, 60, 60), "cat/b.png": (60, 200, 60)})
+    records = [
+        {"file": name, "class": name[:3], "boxes": [[5, 5, 25, 25]], "mask": None, "width": 40, "height": 30}
+        for name in ("dog/a.png", "cat/b.png")
+    ]
+    annotations = folder / "annotations.json"
+    annotations.write_text(json.dumps(records))
+    arguments = ["--annotations", str(folder), "--maps", f"{files[0]}:cam", "--only", "localisation", "network",
+                 "--output", str(tmp_path / "evaluation")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    before = (folder / "dog" / "a.png").read_bytes()
+    annotations.write_text(json.dumps(records, indent=4))
+    (folder / "dog" / "a.png").write_bytes(before)
+    assert evaluate_maps.main(arguments) == 0
+    records[0]["boxes"] = [[5, 5, 25, 26]]
+    annotations.write_text(json.dumps(records))
+    code, said = end_of(evaluate_maps.main, arguments)
+    assert code == 2 and "holds results of other settings (annotations_sha256)" in said and said.count("\n") == 1
+    records[0]["boxes"] = [[5, 5, 25, 25]]
+    annotations.write_text(json.dumps(records))
+    (folder / "dog" / "a.png").write_bytes((folder / "cat" / "b.png").read_bytes())
+    code, said = end_of(evaluate_maps.main, arguments)
+    assert code == 2 and "holds results of other settings (photos_sha256)" in said
+    assert evaluate_maps.main([*arguments, "--overwrite"]) == 0

@@ -1,0 +1,314 @@
+"""`gradcam_vgg16.py --weights FILE`: files of all kinds of networks, what is said about them, what is refused."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from matplotlib.figure import Figure
+from PIL import Image
+
+import gradcam_vgg16
+import show_heatmaps
+from camlib.attribution import gradcam
+from camlib.attribution.inspection import survey
+from camlib.backend import BACKEND
+from camlib.console import UserError
+from camlib.networks.checkpoint import load_network
+from camlib.plots.colours import MARGIN, PANEL_SIDE, picture_of, scale_of
+from camlib.runs.maps import find_saved
+from camlib.viewer.figure import Viewer
+
+SHAPE = (24, 32, 3)
+
+
+def trunk(shape=SHAPE, activation="relu"):
+    image = keras.Input(shape)
+    x = layers.Conv2D(6, 3, activation=activation, name="first")(image)
+    x = layers.MaxPooling2D(name="pool")(x)
+    return keras.Model(image, layers.Conv2D(5, 3, activation=activation, name="second")(x), name="trunk")
+
+
+def nested(outputs=3, activation="softmax", rescale=True, **settings):
+    keras.utils.set_random_seed(1)
+    image = x = keras.Input(SHAPE)
+    x = layers.Rescaling(1 / 255, name="scale")(x) if rescale else x
+    x = layers.GlobalAveragePooling2D()(trunk(**settings)(x))
+    return keras.Model(image, layers.Dense(outputs, activation=activation, name="class")(x))
+
+
+def sequential():
+    keras.utils.set_random_seed(2)
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Rescaling(1 / 255),
+            trunk(),
+            layers.Flatten(),
+            layers.Dense(2, activation="sigmoid"),
+        ]
+    )
+
+
+@pytest.fixture
+def explain(photo_folder, tmp_path, capsys):
+    """Run the script in this process on two photos: explain(network, "--classes", "all") -> (folder, printed)."""
+    photos = photo_folder({"wide.png": (200, 100, 50), "b/tall.png": (50, 100, 200)}, size=(64, 48))
+
+    def run(network, *arguments, kind="keras"):
+        path = tmp_path / f"net.{kind}"
+        network.save(path)
+        output = tmp_path / "out"
+        code = gradcam_vgg16.main([str(photos), "--weights", str(path), "--output", str(output), *map(str, arguments)])
+        assert code == 0
+        return output, capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+@pytest.mark.parametrize("build", [nested, sequential])
+def test_files_of_nested_networks(explain, build, kind):
+    network = build()
+    output, printed = explain(network, "--classes", "0", kind=kind)
+    assert "since its layer 'scale' rescales" in printed or "since its layer 'rescaling" in printed
+    assert "grad-cam of layer trunk/second, 9x13x5" in printed
+    assert "guided backpropagation through 2 ReLU" in printed
+    photo = np.asarray(Image.open(output.parent / "photos" / "wide.png")).astype(np.float32)
+    images = ops.image.resize(photo[None], SHAPE[:2], antialias=True)
+    rows = (output / "predictions.csv").read_text().splitlines()
+    row = dict(zip(rows[0].split(","), next(row for row in rows if row.startswith("wide.png")).split(","), strict=True))
+    expected = ops.convert_to_numpy(network(images))[0]
+    assert row["predicted"] == f"class_{expected.argmax()}"
+    np.testing.assert_allclose(float(row["probability_class_0"]), expected[0], atol=0.02)  # another resizing
+    assert np.load(output / "wide" / "gradcam_for_class_0.npy").shape == (9, 13)
+    settings = json.loads((output / "run.json").read_text())["settings"]
+    assert settings["layer"] == "trunk/second" and settings["preprocessing"] == "24x32 RGB, pixel * 1 + 0"
+
+
+def test_layers_are_named_with_a_slash(explain):
+    output, printed = explain(nested(), "--layer", "trunk/first", "--classes", "all")
+    assert "grad-cam of layer trunk/first, 22x30x6" in printed
+    assert np.load(output / "b" / "tall" / "gradcam_for_class_2.npy").shape == (22, 30)
+    with pytest.raises(
+        UserError, match="--layer first is not a layer .* one of scale, trunk/first, trunk/pool, trunk/second"
+    ):
+        explain(nested(), "--layer", "first")
+
+
+def test_what_nobody_says_is_asked_for(explain, tmp_path):
+    with pytest.raises(UserError, match="nothing says what .* makes of a pixel; expected --preprocess"):
+        explain(nested(rescale=False))
+    names = tmp_path / "names.txt"
+    names.write_text("Alpaca\nLlama\n\nVicuña\n", encoding="utf-8")
+    arguments = ["--preprocess", "caffe", "--class-names", names, "--classes", "Vicuña", "0"]
+    output, printed = explain(nested(rescale=False), *arguments)
+    assert "24x32 BGR, pixel * 1 + (-103.939, -116.779, -123.68), --preprocess caffe" in printed
+    assert (output / "wide" / "gradcam_for_Vicuña.npy").exists() and (output / "wide" / "panel_for_Alpaca.jpg").exists()
+    with pytest.raises(UserError, match="3 class names for 4 outputs"):
+        explain(nested(4), "--class-names", names, "--overwrite")
+
+
+def test_gradients_of_a_bgr_network_are_saved_as_rgb(explain):
+    """A network that looks at one channel only, blue first: the gradient is in the saved array's last."""
+    network = nested(rescale=False)
+    network.set_weights([np.abs(weight) for weight in network.get_weights()])  # every ReLU is open
+    first = network.get_layer("trunk").get_layer("first")
+    kernel, bias = first.get_weights()
+    kernel[:, :, 1:] = 0
+    first.set_weights([kernel, bias + 1000])
+    output, _ = explain(network, "--preprocess", "vgg", "--classes", "all")
+    guided = [np.load(output / "wide" / f"guided_backprop_for_class_{index}.npy") for index in range(3)]
+    assert any(values[..., 2].any() for values in guided) and not any(values[..., :2].any() for values in guided)
+
+
+def test_networks_of_any_size_take_the_one_asked_for(explain):
+    image = x = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    network = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(UserError, match="takes photos of any size and its file names none; expected --size N or HxW"):
+        explain(network, "--preprocess", "tf")
+    arguments = ["--preprocess", "tf", "--size", "40x24", "--classes", "0"]
+    output, printed = explain(network, *arguments)
+    assert "40x24 RGB" in printed and np.load(output / "wide" / "gradcam_for_class_0.npy").shape == (38, 22)
+    assert np.load(output / "wide" / "guided_backprop_for_class_0.npy").shape == (40, 24, 3)
+
+
+def test_mean_is_for_as_many_channels_as_there_are(explain):
+    image = keras.Input((24, 32, 1))
+    grey = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))))
+    with pytest.raises(UserError, match="--preprocess mean=0,0,0,std=1, is for RGB; the network takes 1 channel"):
+        explain(grey, "--preprocess", "mean=0,0,0,std=1")
+    _, printed = explain(grey, "--preprocess", "mean=0.5,std=0.25")
+    assert "24x32 grey, pixel * 0.0156863 + -2" in printed
+
+
+def test_maps_of_grey_photos_are_shown(explain, tmp_path):
+    """Their gradients, (H, W, 1), in a figure, on a page, and alone."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((24, 32, 1))
+    x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(image))
+    network = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    output, _ = explain(network, "--classes", "all")
+    guided = output / "wide" / "guided_backprop_for_class_0.npy"
+    assert np.load(guided).shape == (24, 32, 1)
+    viewer = Viewer(Figure(), find_saved(output))
+    values = [np.load(guided.with_name(f"guided_backprop_for_class_{index}.npy")) for index in range(2)]
+    index = int(np.argmax([np.abs(of_class).max() for of_class in values]))  # the other's gradients may be all zero
+    title = f"guided backpropagation: class_{index}"
+    (shown,) = [panel for panel in viewer.panels if " ".join(panel.texts[0].get_text().split()).startswith(title)]
+    drawn = np.asarray(shown.images[0].get_array())
+    expected = picture_of(values[index], scale_of(True, values, gradients=True), *drawn.shape[:2])
+    np.testing.assert_array_equal(drawn[..., :3], expected)
+    assert (expected != expected[..., :1]).any(axis=2).mean() > 0.3  # in the colours of a signed map, not grey
+    assert show_heatmaps.main([str(output), "--html", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.count('"guided backpropagation"') == page.count('"guided Grad-CAM"') == 2  # of both photos
+    assert show_heatmaps.main([str(guided), "--save", str(tmp_path / "one.png")]) == 0
+
+
+def test_other_activations(explain):
+    keras.utils.set_random_seed(0)
+    smooth = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1 / 255), trunk(activation="gelu"),
+                               layers.GlobalAveragePooling2D(), layers.Dense(3)])  # fmt: skip
+    message = r"layer 'trunk/first' \(gelu\) and 1 more activations are no ReLU.*--no-guided.*--guided-anyway"
+    with pytest.raises(UserError, match=message):
+        explain(smooth)
+    output, printed = explain(smooth, "--no-guided", "--method", "hires-cam", "--classes", "0", "1", "2")
+    assert "guided" not in printed and sorted(os.listdir(output / "wide")) == [
+        *(f"gradcam_for_class_{index}.{kind}" for index in range(3) for kind in ("jpg", "npy")),
+        *(f"panel_for_class_{index}.jpg" for index in range(3)), "photo.jpg",
+        *(f"spp_for_class_{index}.jpg" for index in range(3))]  # fmt: skip
+    maps = [np.load(output / "wide" / f"gradcam_for_class_{index}.npy") for index in range(3)]
+    assert min(values.min() for values in maps) < 0  # signed
+    output, _ = explain(smooth, "--guided-anyway", "--overwrite", "--classes", "1")
+    assert (output / "wide" / "guided_backprop_for_class_1.npy").exists()
+
+
+def test_bad_arguments(explain, capsys):
+    with pytest.raises(SystemExit):
+        explain(nested(), "--method", "eigen-cam", "--counterfactual")
+    assert "--counterfactual negates gradients, which eigen-cam does without" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--size 64: the network .* takes 24x32 only"):
+        explain(nested(), "--size", "64")
+    with pytest.raises(UserError, match=r"takes \(None, 24, 32, 2\); expected one input of photos"):
+        image = keras.Input((24, 32, 2))
+        explain(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(image))))
+    with pytest.raises(UserError, match="no layer with a spatial output"):
+        image = keras.Input(SHAPE)
+        explain(keras.Model(image, layers.Dense(2)(layers.Flatten()(image))), "--preprocess", "none")
+
+
+def test_a_thousand_classes_can_be_asked_for_dog(explain):
+    output, _ = explain(nested(1000), "--classes", "dog", "sorrel")
+    assert (output / "wide" / "gradcam_for_dog.npy").exists() and (output / "wide" / "gradcam_for_sorrel.npy").exists()
+
+
+# ---------------------------------------------------------------- honest pictures
+
+
+def brightness_network():
+    """Its one feature is how red a pixel is; class 0 likes red, class 1 dislikes it."""
+    image = keras.Input(SHAPE)
+    x = layers.Conv2D(1, 1, activation="relu", name="red")(layers.Rescaling(1 / 255)(image))
+    network = keras.Model(image, layers.Dense(2, name="class")(layers.GlobalAveragePooling2D()(x)))
+    network.get_layer("red").set_weights([np.array([1.0, 0, 0]).reshape(1, 1, 3, 1), np.zeros(1)])
+    network.get_layer("class").set_weights([np.array([[1.0, -1.0]]), np.zeros(2)])
+    return network
+
+
+def test_a_map_of_zeros_is_said_to_be_one(explain):
+    """Red speaks against class 1 everywhere: its Grad-CAM is zero, and neither a NaN nor scaled noise."""
+    output, printed = explain(brightness_network(), "--classes", "0", "1")
+    cam = np.load(output / "wide" / "gradcam_for_class_1.npy")
+    np.testing.assert_array_equal(cam, np.zeros((24, 32)))
+    zero = "4 maps are zero everywhere, the first gradcam_for_class_1 of wide.png: its weighted features are nowhere"
+    assert zero in printed and printed.rstrip().endswith("--counterfactual shows that")
+    assert np.asarray(Image.open(output / "wide" / "gradcam_for_class_1.jpg")).std() < 1
+    output, printed = explain(brightness_network(), "--classes", "1", "--counterfactual", "--overwrite")
+    assert np.load(output / "wide" / "gradcam_for_class_1.npy").min() > 0
+    assert "2 maps are zero everywhere, the first guided_backprop_for_class_1 of wide.png: no positive grad" in printed
+
+
+def test_upright_red_photos_keep_their_place_colour_and_shape(explain, tmp_path):
+    """A tall photo, stored lying with EXIF's rotation, pure red in its upper left corner and black elsewhere."""
+    upright = np.zeros((96, 64, 3), np.uint8)
+    upright[:32, :24] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by 90 degrees counter-clockwise
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
+    (tmp_path / "photos").mkdir(exist_ok=True)
+    stored.save(tmp_path / "photos" / "red.png", exif=exif)
+    output, _ = explain(brightness_network(), "--classes", "0")
+    cam = np.load(output / "red" / "gradcam_for_class_0.npy")  # the network's 24 rows and 32 columns
+    assert cam[:7, :11].min() > 0.9 * cam.max() and not cam[9:].any() and not cam[:, 13:].any()
+    with Image.open(output / "red" / "gradcam_for_class_0.jpg") as picture:
+        assert picture.size == (64, 96)
+    photo = np.asarray(Image.open(output / "red" / "photo.jpg")).astype(int)
+    assert photo.shape == (96, 64, 3) and photo[8, 8, 0] > 240 and photo[8, 8, 1:].max() < 20
+    panel = np.asarray(Image.open(output / "red" / "panel_for_class_0.jpg")).astype(int)
+    red = (panel[..., 0] > 220) & (panel[..., 1] < 40) & (panel[..., 2] < 40)
+    rows, columns = np.nonzero(red[:, : MARGIN + round(PANEL_SIDE * 64 / 96)])  # the photo, leftmost
+    assert abs(np.ptp(rows) + 1 - PANEL_SIDE * 32 / 96) < 5 and abs(np.ptp(columns) + 1 - PANEL_SIDE * 24 / 96) < 5
+    guided = np.load(output / "red" / "guided_backprop_for_class_0.npy")
+    assert guided[2, 2, 0] > 0 and not guided[..., 1:].any()
+
+
+def memory():
+    """Resident memory of this process in MB."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
+    network = nested()
+    explain = gradcam_vgg16.explainer(network, survey(network, SHAPE))
+    traces, original = [], gradcam.differentiate
+    monkeypatch.setattr(gradcam, "differentiate", lambda *parts: traces.append(1) or original(*parts))
+    generator = np.random.default_rng(0)
+
+    def call():
+        images = ops.convert_to_tensor(generator.random((2, *SHAPE), np.float32))
+        found = explain(images, ops.convert_to_tensor(np.array([[0, 1], [-1, -1]], np.int32)))
+        return ops.convert_to_numpy(found.products)
+
+    for _ in range(10):
+        call()
+    traced, before = len(traces), memory()
+    for _ in range(990):
+        call()
+    assert traced == len(traces) <= (1 if BACKEND == "tensorflow" else 2)
+    assert memory() - before < 20
+
+
+def test_loaded_networks_compute_what_was_saved(tmp_path):
+    images = np.random.default_rng(0).random((2, *SHAPE), np.float32) * 255
+    for build in (nested, sequential):
+        network = build()
+        for kind in ("keras", "h5"):
+            network.save(tmp_path / f"a.{kind}")
+            loaded, meaning = load_network(tmp_path / f"a.{kind}")
+            assert meaning is None and loaded.input_shape == network.input_shape
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(network(images)), atol=1e-6
+            )
+
+
+def test_files_that_are_no_networks(tmp_path):
+    import zipfile
+
+    archive = tmp_path / "a.keras"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x.txt", "no")
+    with pytest.raises(UserError, match="is an archive without a network"):
+        load_network(archive)
+    image = keras.Input(SHAPE)
+    network = keras.Model(image, layers.Dense(2)(layers.Flatten()(layers.Lambda(lambda x: x * 2)(image))))
+    network.save(archive)
+    with pytest.raises(UserError, match="holds the layer or function 'Lambda'.*--trust-model"):
+        load_network(archive)
+    loaded, _ = load_network(archive, trust=True)
+    assert loaded.output_shape == (None, 2)

@@ -1,0 +1,354 @@
+"""The HTML page in a real browser: it loads, its pickers, slider and keys change the picture, names stay text."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camlib.plots.colours import EVIDENCE_ENDS, Scale, Style, encode_overlay, encode_photo, map_for_page
+from camlib.plots.page import write_page
+
+pytestmark = pytest.mark.any_backend
+
+HOSTILE = '</script><script>document.title="owned"</script><b>"&\'.jpg'
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def entry(name, colour, own, scores, kinds=("CAM", "Grad-CAM")):
+    photo = np.full((30, 60, 3), colour, np.uint8)
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    maps = {
+        kind: {class_name: {"picture": encode_overlay(values, Scale(1.0, signed=False), photo.shape[:2]),
+                            "scores": {"energy": score}}
+               for class_name, score in scores.items()}
+        for kind in kinds
+    }  # fmt: skip
+    return {"name": name, "class": own, "note": "a note", "picture": encode_photo(photo), "maps": maps}
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "page.html"
+    entries = [
+        entry("a.jpg", RED, "dog", {"dog": 0.2, "cat": 0.9}),
+        entry(HOSTILE, BLUE, "cat", {"cat": 0.5}),
+        entry("c\udcff.jpg", BLUE, "dog", {"dog": None}, kinds=("CAM",)),
+    ]
+    grids = [("Scores <1>", ["map", "score ↑"], [["cam & co", "0.5 (0.4 to 0.6)"]])]
+    figure = tmp_path / "some_figure.png"
+    Image.new("RGB", (20, 10), RED).save(figure)
+    write_page(path, "Maps <of> me", entries, grids, ["a sentence & more"], [figure])
+    return path
+
+
+def test_pictures_keep_their_shape_and_colours():
+    photo = np.zeros((30, 60, 3), np.uint8)
+    photo[:, :30] = RED
+    picture = Image.open(io.BytesIO(base64.b64decode(encode_photo(photo).split(",")[1])))
+    assert picture.size == (144, 72) and picture.getpixel((20, 30))[0] > 200 > 60 > picture.getpixel((130, 30))[0]
+    values = np.array([[-1.0, 0.0, 1.0]], np.float32)
+    uri = encode_overlay(values, Scale(1.0, signed=True), (30, 90))
+    overlay = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA")).astype(int)
+    left, middle, right = overlay[24, 10], overlay[24, 72], overlay[24, 134]
+    assert left[3] > 240 and right[3] > 240 and middle[3] < 40  # blue below zero, clear at zero, red above
+    assert left[2] > left[0] + 60 and right[0] > right[2] + 60
+
+
+def test_page_is_self_contained(page):
+    text = page.read_text("utf-8")
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:)", text) and "http://" not in text and "https://" not in text
+    assert "<td>0.5 (0.4 to 0.6)</td>" in text and "cam &amp; co" in text and "Maps &lt;of&gt; me" in text
+    entries = json.loads(re.search(r'id="entries">(.*?)</script>', text, re.DOTALL)[1])
+    assert entries[1]["name"] == HOSTILE
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver = shutil.which("chromedriver")
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not (driver and binary):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    selenium = pytest.importorskip("selenium.webdriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = binary
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "window-size=1000,800",
+    ):
+        options.add_argument(f"--{flag}")  # fmt: skip
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = selenium.Chrome(options, selenium.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+def cards(browser):
+    return [figure.text.replace("\n", " ") for figure in browser.find_elements("css selector", "figure")]
+
+
+def choose(browser, picker, value):
+    browser.execute_script(
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('change'))",
+        picker,
+        value,
+    )
+
+
+def test_page_in_a_browser(page, browser):
+    browser.get(page.as_uri())
+    assert browser.get_log("browser") == []  # no error, and nothing that the policy had to stop
+    assert browser.title == "Maps <of> me"
+    assert cards(browser) == [
+        "a.jpg: dog, energy 0.200, a note",
+        f"{HOSTILE}: cat, energy 0.500, a note",
+        "c\\udcff.jpg: dog, energy -, a note",
+    ]
+    images = browser.find_elements("css selector", "figure img")
+    assert all(image.get_property("naturalWidth") > 0 and image.get_attribute("alt") for image in images)
+    assert images[1].get_attribute("alt") == "CAM of dog" and images[0].size == images[1].size
+
+    def middle():
+        """The colour in the middle of the first photo's right half, where its map is strong."""
+        box = browser.find_element("css selector", ".stack")
+        picture = Image.open(io.BytesIO(box.screenshot_as_png)).convert("RGB")
+        return np.array(picture.getpixel((picture.width - 8, picture.height // 2)))
+
+    browser.find_element("name", "colour").click()  # else the photo is grey below its map
+    strong = middle()
+    assert np.abs(strong - RED).max() > 12
+    slider = browser.find_element("id", "opacity")
+    slider.send_keys("\ue011")  # Home: the slider's own key for its least value
+    assert slider.get_property("value") == "0" and np.abs(middle() - RED).max() < 12
+    slider.send_keys("\ue010")  # End
+    assert slider.get_property("value") == "1"
+    assert np.abs(middle() - RED).max() > np.abs(strong - RED).max()
+
+    choose(browser, "class", "cat")
+    assert cards(browser) == ["a.jpg: cat, energy 0.900, a note", f"{HOSTILE}: cat, energy 0.500, a note"]
+    choose(browser, "order", "+energy")
+    assert [card.split(":")[0] for card in cards(browser)] == [HOSTILE, "a.jpg"]
+    choose(browser, "class", "")
+    choose(browser, "kind", "Grad-CAM")
+    assert len(cards(browser)) == 2 and browser.find_element("id", "count").text == "2 of 3"
+    browser.find_elements("css selector", "figure")[0].send_keys("\ue014")  # right arrow
+    assert browser.switch_to.active_element.text.startswith(HOSTILE)
+    assert browser.get_log("browser") == []
+
+
+# ---------------------------------------------------------------- enlarged, filtered, outlined
+
+GREEN = (40, 200, 80)
+GREY = round(0.2126 * 40 + 0.7152 * 200 + 0.0722 * 80)  # as CSS weighs them (Filter Effects 1, section 9.1)
+ESCAPE, ENTER, LEFT, UP, RIGHT, DOWN = "\ue00c", "\ue007", "\ue012", "\ue013", "\ue014", "\ue015"
+
+
+def judged_entry(name, truth, predicted):
+    """A green photo whose dog map is -2, 0 and 1 in thirds, of a scale that ends at 1, and whose cat map is zero."""
+    shape, scale = (60, 90), Scale(1.0, signed=True, capped=True)
+    classes = {"dog": np.repeat([[-2.0, 0.0, 1.0]], 6, axis=1).astype(np.float32), "cat": np.zeros((1, 3), np.float32)}
+    maps = {
+        kind: {
+            class_name: map_for_page(values, scale, shape, EVIDENCE_ENDS) | {"scores": {}}
+            for class_name, values in classes.items()
+        }
+        for kind in ("CAM", "Grad-CAM")
+    }
+    return {"name": name, "class": "dog", "note": "", "picture": encode_photo(np.full((*shape, 3), GREEN, np.uint8)),
+            "maps": maps, "truth": truth, "predicted": predicted, "right": truth == predicted,
+            "outlines": [[[0.4, 0.25], [0.6, 0.25], [0.6, 0.75], [0.4, 0.75]]]}  # fmt: skip
+
+
+@pytest.fixture
+def judged_page(tmp_path):
+    entries = [
+        judged_entry("a.jpg", "dog", "dog"),
+        judged_entry("b.jpg", "cat", "dog"),
+        judged_entry("c.jpg", "cat", "cat"),
+    ]
+    path = tmp_path / "judged.html"
+    grids = [("Scores", ["map", "pointing ↑"], [["cam", "0.5"]]), ("Others", ["map"], [["cam"]])]
+    explanations = {"Scores": ("docs/evaluation.md, section X", [("pointing ↑", "how often <it> points")])}
+    write_page(path, "Judged", entries, grids, explanations=explanations)
+    return path
+
+
+def pixels(element):
+    """What an element looks like on the screen: uint8 (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")).astype(int)
+
+
+def names(browser):
+    return [text.split(":")[0] for text in cards(browser)]
+
+
+def enlarged(browser):
+    """The title of the enlarged photo; None if none is."""
+    dialog = browser.find_element("id", "dialog")
+    return dialog.find_element("id", "title").text if dialog.is_displayed() else None
+
+
+def test_photos_are_filtered_by_class_and_by_answer(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    assert names(browser) == ["a.jpg", "b.jpg", "c.jpg"]
+    choose(browser, "truth", ":cat")
+    assert names(browser) == ["b.jpg", "c.jpg"]
+    choose(browser, "answer", "wrong")
+    assert names(browser) == ["b.jpg"] and browser.find_element("id", "count").text == "1 of 3"
+    choose(browser, "answer", "right")
+    assert names(browser) == ["c.jpg"]
+    choose(browser, "truth", "")
+    choose(browser, "answer", "as:dog")
+    assert names(browser) == ["a.jpg", "b.jpg"]
+    browser.find_elements("css selector", "figure")[1].send_keys(ENTER)
+    assert enlarged(browser) == "CAM of dog: b.jpg" and "2 of 2" in browser.find_element("id", "note").text
+    assert browser.get_log("browser") == []
+
+
+def test_pages_without_truth_offer_no_such_filter(page, browser):
+    browser.get(page.as_uri())
+    for picker in ("truth", "answer"):
+        assert not browser.find_element("id", picker).is_displayed()
+    assert not browser.find_element("name", "outlines").is_displayed()
+
+
+def test_a_photo_is_enlarged_by_a_click_and_closed_by_another(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    first = browser.find_element("css selector", "figure")
+    first.click()
+    large = browser.find_element("css selector", "#large .stack")
+    assert enlarged(browser) == "CAM of dog: a.jpg" and large.size["width"] > 2 * first.size["width"]
+    assert large.size["width"] / large.size["height"] == pytest.approx(90 / 60, abs=0.02)
+    labels = [button.text for button in browser.find_elements("css selector", "#others button")]
+    assert labels == ["dog", "cat, all zero", "CAM", "Grad-CAM"]  # its classes and its maps side by side
+    large.click()
+    assert enlarged(browser) is None and browser.switch_to.active_element == first
+    first.click()
+    browser.find_element("id", "close").click()
+    assert enlarged(browser) is None and browser.get_log("browser") == []
+
+
+def test_the_enlarged_photo_is_steered_by_keys(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    browser.find_element("css selector", "figure").send_keys(ENTER)
+    steps = {RIGHT: "CAM of dog: b.jpg", DOWN: "CAM of cat: b.jpg", UP: "CAM of dog: b.jpg", LEFT: "CAM of dog: a.jpg"}
+    for key, title in steps.items():
+        browser.switch_to.active_element.send_keys(key)
+        assert enlarged(browser) == title
+    browser.switch_to.active_element.send_keys(RIGHT)
+    for button, title in ((1, "CAM of cat: b.jpg"), (3, "Grad-CAM of cat: b.jpg")):
+        browser.find_elements("css selector", "#others button")[button].send_keys(ENTER)
+        assert enlarged(browser) == title
+        assert browser.switch_to.active_element.get_attribute("aria-pressed") == "true"
+    browser.switch_to.active_element.send_keys(ESCAPE)
+    assert enlarged(browser) is None and browser.switch_to.active_element.text.startswith("b.jpg")
+    browser.switch_to.active_element.send_keys(LEFT, " ")
+    assert enlarged(browser) == "CAM of dog: a.jpg" and browser.get_log("browser") == []
+
+
+def test_the_legend_says_what_its_ends_stand_for_in_numbers(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    assert browser.find_element("id", "key").text.split("\n") == [
+        "evidence against the class",
+        "evidence for the class",
+    ]
+    browser.find_element("css selector", "figure").click()
+    legend = browser.find_element("css selector", "#scale .legend")
+    assert legend.text.split("\n") == ["evidence against dog", "evidence for dog", "≤ -1", "0", "≥ 1"]
+    places = [tick.rect["x"] for tick in legend.find_elements("css selector", ".ticks span")]
+    bar = legend.find_element("css selector", ".bar")
+    assert places == sorted(places) and abs(places[1] - bar.rect["x"] - bar.rect["width"] / 2) < 10
+    row = pixels(bar)[5]
+    against, zero, evidence = row[3], row[len(row) // 2], row[-4]
+    assert against[2] > against[0] + 60 and evidence[0] > evidence[2] + 60
+    np.testing.assert_allclose(zero, 128, atol=12)  # nothing lies over the grey of a photo
+
+
+def test_the_photo_below_is_grey_unless_asked(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    browser.find_element("css selector", "figure").click()
+
+    def thirds():
+        picture = pixels(browser.find_element("css selector", "#large .stack"))
+        return [picture[10, int(picture.shape[1] * place)] for place in (0.02, 0.5, 0.98)]
+
+    against, zero, evidence = thirds()
+    np.testing.assert_allclose(zero, GREY, atol=14)
+    assert against[2] > against[0] + 60 and evidence[0] > evidence[2] + 60  # full at the ends, one of them beyond
+    browser.find_elements("name", "colour")[1].click()
+    np.testing.assert_allclose(thirds()[1], GREEN, atol=12)
+    browser.find_elements("name", "opacity")[1].send_keys("\ue011")  # Home
+    np.testing.assert_allclose(thirds(), [GREEN] * 3, atol=12)
+    browser.switch_to.active_element.send_keys(ESCAPE)
+    assert browser.find_element("id", "opacity").get_property("value") == "0"  # one dial in two places
+    assert browser.find_element("name", "colour").is_selected()
+    assert browser.get_log("browser") == []
+
+
+def test_style_decides_how_a_page_begins(tmp_path, browser):
+    path = tmp_path / "coloured.html"
+    style = Style("jet", in_colour=True, opacity=0.5)
+    write_page(path, "Coloured", [judged_entry("a.jpg", "dog", "dog")], style=style)
+    browser.get(path.as_uri())
+    assert browser.find_element("id", "opacity").get_property("value") == "0.5"
+    picture = pixels(browser.find_element("css selector", ".stack"))
+    np.testing.assert_allclose(picture[4, picture.shape[1] // 2], GREEN, atol=12)
+
+
+def test_the_truth_is_outlined_in_white_with_a_black_edge(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    browser.find_element("css selector", "figure").click()
+
+    def across():
+        """Brightness of a row of pixels above the middle, left of 0.45 of the width."""
+        picture = pixels(browser.find_element("css selector", "#large .stack")).mean(axis=2)
+        return picture[picture.shape[0] // 2, : int(picture.shape[1] * 0.45)]
+
+    row = across()
+    begin = len(row) * 5 // 6  # where the map is zero
+    white = begin + int(row[begin:].argmax())
+    assert row[white] > 160 and white / len(row) == pytest.approx(0.4 / 0.45, abs=0.02)
+    assert max(row[white - 3 : white].min(), row[white + 1 : white + 4].min()) < GREY - 40
+    browser.find_elements("name", "outlines")[1].click()
+    np.testing.assert_allclose(across()[white - 3 : white + 4], GREY, atol=14)
+
+
+def test_contents_and_tables_come_before_the_photos(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    links = browser.find_elements("css selector", "nav a")
+    assert [link.text for link in links] == ["Scores", "Others", "Photos"]
+    parts = [browser.find_element("css selector", part) for part in ("nav", "table", "dl", "#photos")]
+    tops = [part.rect["y"] for part in parts]
+    assert tops == sorted(tops)
+    assert parts[2].text.split("\n") == ["pointing ↑", "how often <it> points"]
+    assert "docs/evaluation.md, section X" in browser.find_element("css selector", "p.docs").text
+    assert len(browser.find_elements("css selector", "dl")) == 1  # none where nothing is known
+    links[2].click()
+    assert browser.current_url.endswith("#part3") and browser.find_element("id", "part3").text == "Photos"
+    assert browser.get_log("browser") == []
+
+
+def test_pictures_are_as_fine_as_their_map_and_no_finer():
+    """What makes the page's size: a small map needs no large picture."""
+
+    def size(uri):
+        return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size
+
+    assert size(encode_photo(np.zeros((512, 256, 3), np.uint8))) == (192, 384)
+    for side, pixels_of_side in ((7, 144), (96, 192), (400, 384)):
+        assert size(encode_overlay(np.ones((side, side), np.float32), Scale(1.0, False), (512, 512))) == (
+            pixels_of_side, pixels_of_side,
+        )  # fmt: skip
+    gradients = np.ones((224, 224, 3), np.float32)
+    assert size(encode_overlay(gradients, Scale(1.0, True), (512, 512))) == (224, 224)

@@ -1,0 +1,196 @@
+"""A disk that is full: one line, nothing left behind, and the files that were there are whole still."""
+
+import contextlib
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import weights_of
+
+from camlib.files import write_csv, write_whole
+from camlib.networks.architectures import original_network
+from camlib.networks.saving import save_network
+from camlib.photos import Photo
+from camlib.preprocessing import Meaning
+from camlib.training.batches import PlainBatches
+from camlib.training.class_folders import LabelledPhotos, load_labelled_photos
+from camlib.training.distillation import read_answers, write_answers
+from camlib.training.hdf5_files import DamagedFile, read_hdf5, write_hdf5
+from camlib.training.state import TrainingState
+from train_cam_4class import main
+
+resource = pytest.importorskip("resource")  # Windows has no limit of a file's size
+MEANING = Meaning(["dog", "cat"], 16, 16, 1)
+
+
+@contextlib.contextmanager
+def full_after(size):
+    """A disk that takes files of at most so many bytes: the system refuses the rest, as a full one does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(1)
+    network = original_network(2)
+    network.compile(keras.optimizers.RMSprop(), "binary_crossentropy")
+    network.optimizer.build(network.trainable_variables)
+    return network
+
+
+def state_of(path, network):
+    """A TrainingState after an epoch, as training keeps it."""
+    photos = LabelledPhotos(np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), ["", ""])
+    batches = PlainBatches(photos, MEANING, 2)
+    state = TrainingState(path, network, batches, batches, None, {"seed": 1})
+    state.set_model(network)
+    state.on_epoch_end(0, {"loss": 1.0})
+    return state
+
+
+def write_arrays(path, network):
+    def write(file):
+        for number in range(100):
+            file[f"{number}"] = np.full(1000, number)
+
+    write_hdf5(path, write)
+
+
+WRITERS = {
+    "arrays.h5": write_arrays,
+    "network.h5": lambda path, network: save_network(network, path, MEANING),
+    "network.weights.h5": lambda path, network: save_network(network, path, MEANING),
+    "state.h5": state_of,
+    "answers.h5": lambda path, network: write_answers(path, "k", {str(n): np.ones((6, 2)) for n in range(5000)}),
+    "table.csv": lambda path, network: write_csv(path, [[number, "x"] for number in range(50_000)]),
+}
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000, 100_000])
+@pytest.mark.parametrize("name", WRITERS)
+def test_nothing_is_left_and_what_was_there_stays(tmp_path, network, capsys, name, size):  # capsys: prints need no file
+    (tmp_path / name).write_bytes(b"from before")
+    with full_after(size), pytest.raises(OSError, match="File too large") as refused:
+        WRITERS[name](tmp_path / name, network)
+    assert refused.value.filename == str(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"from before"
+    (tmp_path / name).unlink()
+    WRITERS[name](tmp_path / name, network)  # when there is room again
+    if name.endswith(".h5"):
+        with h5py.File(tmp_path / name) as file:
+            assert len(file.keys())
+
+
+def test_the_file_of_decoded_photos_on_a_full_disk(photo_folder, tmp_path):
+    photos = photo_folder({f"{number}.png": (number, 2, 3) for number in range(40)})
+    parts = {"train": [(Photo(photos / f"{number}.png", f"{number}.png", f"{number}"), 0) for number in range(40)]}
+    cache = tmp_path / "net_photos.h5"
+    with full_after(5_000), pytest.raises(OSError, match="File too large"):
+        load_labelled_photos(parts, MEANING, cache)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    loaded, _ = load_labelled_photos(parts, MEANING, cache)
+    assert len(loaded["train"].images) == 40
+
+
+@pytest.mark.any_backend
+def test_training_says_so_in_one_line_and_goes_on(photo_folder, tmp_path, end_of):
+    names = [f"{name}/{number}.png" for name in ("dog", "cat") for number in range(4)]
+    photos, output = photo_folder(dict.fromkeys(names, (9, 90, 9))), tmp_path / "o" / "net.h5"
+    arguments = ["--data", photos, "--output", output, "--recipe", "original", "--epochs", "1", "--size", "32"]
+    with full_after(1_000_000):  # the decoded photos are there; the state has 4.7 MB
+        code, said = end_of(main, arguments)
+    assert code == 2 and said.startswith(f"error: {tmp_path}/o/net_state.h5 could not be written (File too large); ")
+    assert said.count("\n") == 1 and len(said) < 300
+    assert [path.name for path in output.parent.iterdir()] == ["net_photos.h5"]
+    assert main([str(argument) for argument in [*arguments, "--resume"]]) == 0
+    assert output.exists() and not list(output.parent.glob(".*"))
+
+
+# ---------------------------------------------------------------- damaged files
+
+
+def flip(path, place):
+    """Change one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.any_backend
+def test_a_file_with_another_content_is_not_believed(tmp_path):
+    path = tmp_path / "x.h5"
+    write_hdf5(path, lambda file: file.create_dataset("numbers", data=np.arange(1000)))
+    np.testing.assert_array_equal(read_hdf5(path, lambda file: file["numbers"][:]), np.arange(1000))
+    place = path.read_bytes().index(np.arange(500, 510).tobytes())
+    flip(path, place)
+    with pytest.raises(DamagedFile, match="x.h5 is damaged or of an earlier version"):
+        read_hdf5(path, lambda file: file["numbers"][:])
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(DamagedFile):
+        read_hdf5(path, lambda file: file["numbers"][:])
+    with pytest.raises(FileNotFoundError):
+        read_hdf5(tmp_path / "none.h5", lambda file: None)
+
+
+def test_a_damaged_state_is_told(tmp_path, network):
+    state = state_of(tmp_path / "state.h5", network)
+    assert state.restore(network) == 1
+    weight = max(network.get_weights(), key=np.size)
+    flip(state.path, state.path.read_bytes().index(weight[2, 2].tobytes()[:64]))
+    with pytest.raises(Exception, match="damaged or of an earlier version; expected .* --overwrite trains anew"):
+        state.restore(network)
+
+
+@pytest.mark.any_backend
+def test_damaged_answers_are_asked_for_anew(tmp_path, capsys):
+    path, logits = tmp_path / "answers.h5", np.arange(12, dtype=np.float32).reshape(6, 2)
+    write_answers(path, "key", {"a": logits})
+    np.testing.assert_array_equal(read_answers(path, "key")["a"], logits)
+    assert read_answers(path, "another") == {} and not capsys.readouterr().out
+    flip(path, path.read_bytes().index(logits.tobytes()) + 5)
+    assert read_answers(path, "key") == {}
+    assert "is damaged or of an earlier version: its answers are asked for anew" in capsys.readouterr().out
+
+
+@pytest.mark.any_backend
+def test_damaged_photos_are_told_and_damaged_labels_made_anew(photo_folder, tmp_path):
+    photos = photo_folder({f"{number}.png": (number, 2, 3) for number in range(9)})
+    parts = {"train": [(Photo(photos / f"{number}.png", f"{number}.png", f"{number}"), number) for number in range(9)]}
+    cache = tmp_path / "net_photos.h5"
+    before, _ = load_labelled_photos(parts, MEANING, cache)
+    images = before["train"].images[:]
+    flip(cache, cache.read_bytes().index(np.arange(9).tobytes()) + 8)
+    again, _ = load_labelled_photos(parts, MEANING, cache)
+    np.testing.assert_array_equal(again["train"].labels, np.arange(9))
+    flip(cache, cache.read_bytes().index(images[4].tobytes()) + 3)
+    damaged, _ = load_labelled_photos(parts, MEANING, cache)
+    np.testing.assert_array_equal(damaged["train"].images[3], images[3])
+    with pytest.raises(Exception, match="damaged at its photo 5; expected .*: delete it"):
+        damaged["train"].images[4]
+
+
+def test_networks_are_kerass_own_files(tmp_path, network):
+    network.save(tmp_path / "kerass.h5", include_optimizer=False)
+    save_network(network, tmp_path / "ours.h5", MEANING)
+    kerass, ours = (weights_of(tmp_path / f"{name}.h5") for name in ("kerass", "ours"))
+    assert kerass.keys() == ours.keys()
+    for name in kerass:
+        np.testing.assert_array_equal(kerass[name], ours[name])
+    network.save_weights(tmp_path / "kerass.weights.h5")
+    save_network(network, tmp_path / "ours.weights.h5", MEANING)
+    assert weights_of(tmp_path / "kerass.weights.h5").keys() == weights_of(tmp_path / "ours.weights.h5").keys()
+    keras.models.load_model(tmp_path / "ours.h5")
+
+
+def test_a_whole_file_that_may_not_get_its_name(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "x", lambda file: file.write(b"1"))
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -1,0 +1,20 @@
+"""Commands that are killed go on and end as an undisturbed run; the counts in docs are of tests/tools/kill_scripts.py."""
+
+import pytest
+from kill_scripts import COMMANDS, survived, write_inputs
+
+pytestmark = pytest.mark.any_backend
+
+
+def test_the_demo_set_is_drawn_whole_after_kills(tmp_path):
+    (tmp_path / "in").mkdir()
+    result = survived(COMMANDS["demo"], tmp_path / "in", 3, seed=1)
+    assert sum(result["kills"].values()) == 3 and result["differing"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_ends_as_if_it_had_not_been_killed(tmp_path, name):
+    write_inputs(tmp_path / "in")
+    result = survived(COMMANDS[name], tmp_path / "in", 4, seed=2)
+    assert sum(result["kills"].values()) == 4 and result["differing"] == []

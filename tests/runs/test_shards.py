@@ -1,0 +1,439 @@
+"""Shards: which part is whose, a folder that several processes share, and one run made of their lists."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import ENVIRONMENT, ROOT, make_run
+
+import gradcam_vgg16
+import join_shards
+import make_cam_maps
+import show_heatmaps
+from camlib.console import UserError
+from camlib.networks.saving import save_network
+from camlib.photos import Photo
+from camlib.preprocessing import Meaning
+from camlib.runs.maps import find_saved
+from camlib.runs.run import MapRun
+from camlib.runs.shards import Part, Shard, parse_shard, read_record, shard_of_slurm, without_shard
+
+pytestmark = pytest.mark.any_backend
+SCRIPTS = {"make_cam_maps.py": (make_cam_maps.main, "--model"), "gradcam_vgg16.py": (gradcam_vgg16.main, "--weights")}
+
+
+@pytest.fixture(scope="module")
+def network_file(tmp_path_factory):
+    """A network of random weights, and photos of noise: 11 in three folders, of which two cannot be read."""
+    from PIL import Image
+
+    keras.utils.set_random_seed(3)
+    image = x = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu", padding="same")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="gap")(keras.layers.Conv2D(4, 3, activation="relu")(x))
+    network = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="class")(x))
+    folder = tmp_path_factory.mktemp("shards")
+    save_network(network, folder / "net.h5", Meaning(["dog", "cat"], 16, 16, 3))
+    generator = np.random.default_rng(0)
+    for name in ("z/a", "z/b", "a/x", "a/y, z", "a/é", "b", "c", "d", "e"):
+        path = folder / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (20, 30, 3), np.uint8)).save(path)
+    for name in ("a/broken.jpg", "c0.jpg"):
+        (folder / "photos" / name).write_text("no photo")
+    return folder / "net.h5", folder / "photos"
+
+
+@pytest.fixture
+def run_of(network_file, monkeypatch):
+    """run_of(script, output, *more): the script on the photos, in this process, with the command in sys.argv."""
+    file, photos = network_file
+
+    def run(script, output, *more):
+        main, option = SCRIPTS[script]
+        words = [str(photos), option, str(file), "--output", str(output), "--batch-size", "2", *map(str, more)]
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        return main(words)
+
+    return run
+
+
+def contents(folder):
+    """What a folder holds: dict of path -> bytes."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def names_in(folder, pattern="predictions*.csv"):
+    """The photos in each list of a folder: dict of file name -> list of str."""
+    found = {}
+    for path in sorted(folder.glob(pattern)):
+        with open(path, newline="", encoding="utf-8") as file:
+            found[path.name] = [row["path"] for row in csv.DictReader(file)]
+    return found
+
+
+# ---------------------------------------------------------------- which part is whose
+
+
+def photos_named(count):
+    return [Photo(None, f"{number}.png", str(number)) for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 16])
+@pytest.mark.parametrize("of_photos, batch_size", [(1, 1), (7, 2), (100, 8), (64, 32), (33, 32)])
+def test_parts_are_the_whole_without_overlap_in_whole_batches(count, of_photos, batch_size):
+    photos = photos_named(of_photos)
+    parts = [Part(Shard(number, count), photos, batch_size).own for number in range(1, count + 1)]
+    dealt = [photo for part in parts for photo in part]
+    assert sorted(dealt, key=photos.index) == photos and len(set(dealt)) == len(dealt)
+    assert max(map(len, parts)) - min(map(len, parts)) <= batch_size
+    batches = [photos[first : first + batch_size] for first in range(0, of_photos, batch_size)]
+    for part in parts:
+        assert [part[first : first + batch_size] for first in range(0, len(part), batch_size)] == [
+            batch for batch in batches if batch[0] in part
+        ]
+
+
+def test_what_is_written_after_the_option():
+    assert parse_shard("3/16") == (3, 16) and parse_shard("1/1") == (1, 1)
+    for text in ("0/4", "5/4", "3", "3/", "/4", "a/b", "-1/4", "1/4/2", "", "1.5/4", "³/4"):
+        with pytest.raises(UserError, match=f"--shard {text}: expected its number, from 1"):
+            parse_shard(text)
+
+
+@pytest.mark.parametrize(
+    "variables, expected",
+    [
+        ("ARRAY_TASK_ID=5 ARRAY_TASK_MIN=1 ARRAY_TASK_MAX=16 ARRAY_TASK_COUNT=16", (5, 16)),
+        ("ARRAY_TASK_ID=0 ARRAY_TASK_MIN=0 ARRAY_TASK_COUNT=4 PROCID=0 NTASKS=1", (1, 4)),
+        ("ARRAY_TASK_ID=8 ARRAY_TASK_MIN=0 ARRAY_TASK_MAX=12 ARRAY_TASK_COUNT=4 ARRAY_TASK_STEP=4", (3, 4)),
+        ("PROCID=3 NTASKS=8", (4, 8)),
+        ("PROCID=3", "are not set"),
+        ("", "variables that number tasks .* are not set"),
+        ("ARRAY_TASK_ID=3", "are not set"),
+        ("PROCID=x NTASKS=8", "are not set"),
+        ("ARRAY_TASK_ID=7 ARRAY_TASK_MIN=1 ARRAY_TASK_MAX=7 ARRAY_TASK_COUNT=3", "not evenly numbered"),
+        ("ARRAY_TASK_ID=2 ARRAY_TASK_MIN=1 ARRAY_TASK_COUNT=4 NTASKS=3", "tasks have 3 processes each"),
+    ],
+)
+def test_what_slurm_says(variables, expected):
+    environment = {f"SLURM_{key}": value for key, value in (word.split("=") for word in variables.split())}
+    if isinstance(expected, tuple):
+        assert shard_of_slurm(environment) == expected
+    else:
+        with pytest.raises(UserError, match=f"^--shard slurm: .*{expected}.*; expected"):
+            shard_of_slurm(environment)
+
+
+def test_a_command_without_its_shard():
+    for shard in (["--shard", "1/3"], ["--shard=1/3"], ["--sh", "slurm"], ["--shar=slurm"]):
+        assert without_shard(["x.py", *shard, "photos", "--size", "3"]) == ["x.py", "photos", "--size", "3"]
+
+
+# ---------------------------------------------------------------- shards of a run are the run
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_joined_shards_are_the_single_run_byte_for_byte(run_of, script, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run_of(script, output) == 1  # two photos cannot be read
+    single = contents(output)
+    shutil.rmtree(output)
+    codes = {number: run_of(script, output, "--shard", f"{number}/3") for number in (3, 1, 2)}
+    lists = names_in(output)
+    assert sorted(lists) == [f"predictions-{number}-of-3.csv" for number in (1, 2, 3)]
+    assert sorted(name for names in lists.values() for name in names) == sorted(
+        row.split(",")[0] if '"' not in row else "a/y, z.png"
+        for row in single["predictions.csv"].decode().splitlines()[1:]
+    )
+    failed = names_in(output, "failed*.csv")
+    assert {f"failed-{number}-of-3.csv" for number, code in codes.items() if code} == set(failed)
+    assert sum(map(len, failed.values())) == 2
+    assert [photo.name for photo in find_saved(output)] == [
+        row[0] for row in csv.reader(single["predictions.csv"].decode().splitlines())
+    ][1:]
+    capsys.readouterr()
+    assert join_shards.main([str(output)]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("joined 3 shards: 9 photos in ") and said.endswith(
+        f"2 photos left out: see {output / 'failed.csv'}\n"
+    )
+    assert contents(output) == single
+    run_of(script, output)  # goes on where one run alone would
+    assert "9 of 11 photos are done already" in capsys.readouterr().out and contents(output) == single
+
+
+def test_a_shard_goes_on_and_leaves_the_others_lists_alone(run_of, tmp_path, capsys):
+    output = tmp_path / "out"
+    run_of("make_cam_maps.py", output, "--shard", "1/2"), run_of("make_cam_maps.py", output, "--shard", "2/2")
+    before, record = contents(output), (output / "run.json").read_bytes()
+    with open(output / "predictions-1-of-2.csv", "ab") as file:
+        file.write(b"a/x.png,dog,0.")  # as a kill leaves it
+    shutil.rmtree(output / "b")
+    capsys.readouterr()
+    run_of("make_cam_maps.py", output, "--shard", "1/2")
+    assert "are done already" in capsys.readouterr().out
+    again = contents(output)
+    rows = {name: sorted(again.pop(name).splitlines()) for name in ("predictions-1-of-2.csv", "predictions-2-of-2.csv")}
+    assert rows == {name: sorted(before.pop(name).splitlines()) for name in rows}
+    assert (output / "run.json").read_bytes() == record
+    assert again.keys() == before.keys()
+
+
+def test_unfinished_shards_can_be_looked_at_and_are_not_joined(run_of, tmp_path, end_of):
+    output = tmp_path / "out"
+    run_of("make_cam_maps.py", output, "--shard", "1/6"), run_of("make_cam_maps.py", output, "--shard", "4/6")
+    before = contents(output)
+    code, message = end_of(join_shards.main, [output])
+    assert code == 2 and message == (
+        f"error: 7 of 11 photos in {output} are not done: 4 shards of 6 not finished (2, 3, 5, 6); "
+        "expected all to be: give the same commands again, then join\n"
+    )
+    assert contents(output) == before
+    assert [photo.name for photo in find_saved(output)] == ["b.png", "c.png", "a/x.png", "a/y, z.png"]
+    assert show_heatmaps.main([str(output), "--save", str(tmp_path / "one.png")]) == 0
+    assert show_heatmaps.main([str(output), "--html", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "b.png" in page and "a/x.png" in page
+
+
+def test_a_photo_that_fails_later_is_in_one_list_only(run_of, network_file, tmp_path, capsys):
+    """A photo that could be read when its shard began, and no more when the shard was given again."""
+    _, photos = network_file
+    output, photo = tmp_path / "out", photos / "b.png"
+    run_of("make_cam_maps.py", output, "--shard", "1/1")
+    data = photo.read_bytes()
+    photo.write_text("no photo")
+    os.utime(photo, (time.time() + 9,) * 2)
+    try:
+        assert run_of("make_cam_maps.py", output, "--shard", "1/1") == 1
+        assert names_in(output, "failed*")["failed-1-of-1.csv"] == [
+            str(photos / name) for name in ("b.png", "c0.jpg", "a/broken.jpg")
+        ]
+        join_shards.main([str(output)])
+    finally:
+        photo.write_bytes(data)
+    assert "b.png" not in names_in(output)["predictions.csv"]
+    assert "joined 1 shard: 8 photos" in capsys.readouterr().out
+
+
+def test_a_photo_that_failed_is_not_done_while_its_shard_is_at_work_again(run_of, tmp_path, monkeypatch, end_of):
+    output = tmp_path / "out"
+    run_of("make_cam_maps.py", output, "--shard", "1/1")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("camlib.runs.run.read_batches", killed)
+        run_of("make_cam_maps.py", output, "--shard", "1/1")
+    code, message = end_of(join_shards.main, [output])
+    assert code == 2 and "2 of 11 photos in" in message and "1 shard of 1 not finished (1)" in message
+
+
+def test_a_shard_without_photos_says_so(run_of, tmp_path, capsys):
+    assert run_of("make_cam_maps.py", tmp_path / "out", "--shard", "9/9") == 0
+    said = capsys.readouterr().out
+    assert "shard 9/9: 0 of 11 photos, which are 6 batches; a smaller --batch-size gives every shard some" in said
+    assert f"next: python join_shards.py {tmp_path / 'out'}, when all 9 shards are done" in said
+
+
+# ---------------------------------------------------------------- what shards agree on
+
+
+def test_shards_of_other_runs_are_refused_in_one_line(run_of, network_file, tmp_path, end_of):
+    output, script = tmp_path / "out", "make_cam_maps.py"
+    run_of(script, output, "--shard", "1/3")
+    before = contents(output)
+
+    def refused(*more):
+        with pytest.raises(UserError) as error:
+            run_of(script, output, *more)
+        assert contents(output) == before and len(str(error.value)) < 300
+        return str(error.value).replace(str(output), "OUT")
+
+    assert refused("--shard", "1/4") == "OUT holds shards K/3; expected one of these, or another --output"
+    assert refused("--shard", "2/3", "--size", "24") == (
+        "OUT holds shards of other settings (size); expected another --output"
+    )
+    assert refused("--shard", "2/3", "--batch-size", "3").startswith("OUT holds shards of other settings (batch_size);")
+    assert refused() == (
+        "OUT holds shards K/3; expected --shard, or first python join_shards.py OUT, or --overwrite to replace them"
+    )
+    (network_file[1] / "later.png").write_bytes((network_file[1] / "b.png").read_bytes())
+    try:
+        assert refused("--shard", "2/3").startswith("OUT holds shards of 11 photos, and now 12 are found")
+    finally:
+        (network_file[1] / "later.png").unlink()
+    code, message = end_of(make_cam_maps.main, ["--shard", "1/3", "--overwrite"])
+    assert code == 2 and message.startswith("error: --overwrite with --shard would remove what other shards wrote;")
+
+
+def test_a_folder_of_another_kind_is_left_alone(run_of, tmp_path, end_of):
+    make_run(tmp_path / "single", ["a.jpg"])
+    with pytest.raises(UserError, match="single holds a run that is not in shards; expected another --output, or no"):
+        run_of("make_cam_maps.py", tmp_path / "single", "--shard", "1/2")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds files of another kind"):
+        run_of("make_cam_maps.py", tmp_path / "mine", "--shard", "1/2")
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["thesis.txt"]
+    for folder in ("mine", "nowhere"):
+        code, message = end_of(join_shards.main, [tmp_path / folder])
+        assert code == 2 and "holds no shards; expected the --output of python make_cam_maps.py --shard" in message
+
+
+def test_a_single_run_replaces_shards_when_asked_to(run_of, tmp_path):
+    output = tmp_path / "out"
+    run_of("make_cam_maps.py", output, "--shard", "1/3")
+    run_of("make_cam_maps.py", output, "--overwrite")
+    assert list(names_in(output)) == ["predictions.csv"] and len(names_in(output)["predictions.csv"]) == 9
+    assert "shards" not in json.loads((output / "run.json").read_text())
+
+
+def test_a_damaged_record_is_said_in_one_line(run_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("camlib.runs.shards.SECONDS_TO_WRITE", 0.1)
+    (tmp_path / "run.json").write_text('{"command":')
+    for more in ((), ("--shard", "1/2")):
+        with pytest.raises(UserError, match="run.json is damaged; expected what a script wrote"):
+            run_of("make_cam_maps.py", tmp_path, *more)
+
+
+def test_a_record_that_another_shard_is_writing_is_waited_for(run_of, tmp_path):
+    run_of("make_cam_maps.py", tmp_path / "out", "--shard", "1/2")
+    record = tmp_path / "out" / "run.json"
+    whole = record.read_bytes()
+    record.write_bytes(whole[: len(whole) // 2])
+    writing = threading.Timer(3, record.write_bytes, [whole])
+    writing.start()
+    assert run_of("make_cam_maps.py", tmp_path / "out", "--shard", "2/2") == 1
+    assert not writing.is_alive() and record.read_bytes() == whole
+
+
+BEGIN = """
+import sys, time
+from pathlib import Path
+from camlib.photos import Photo
+from camlib.runs.run import MapRun
+from camlib.runs.shards import Part, Shard
+number, count, output = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+photos = [Photo(Path("none"), f"{n}.png", str(n)) for n in range(9)]
+print("ready", flush=True)
+start = float(sys.stdin.readline())
+for attempt in range(30):  # as many new folders, entered at one moment
+    while time.time() < start + attempt / 20:
+        pass
+    part = Part(Shard(number, count), photos, 2)
+    run = MapRun(output / str(attempt), {"size": 3}, "", ["a"] * 500, part=part)
+    run.begin([])
+    (run.output / str(number)).mkdir()
+    run.close()
+print("went well", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="counts on processes that start quickly")
+def test_shards_that_begin_at_one_moment_in_a_new_folder_all_do(tmp_path):
+    count = 4
+    processes = [
+        subprocess.Popen([sys.executable, "-c", BEGIN, str(number), str(count), str(tmp_path)], text=True,
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+                         env=ENVIRONMENT) for number in range(1, count + 1)
+    ]  # fmt: skip
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * count
+    start = time.time() + 0.2
+    for process in processes:
+        process.stdin.write(f"{start}\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [out for out, _ in said] == ["went well\n"] * count, said
+    for attempt in range(30):
+        names = {path.name for path in (tmp_path / str(attempt)).iterdir()}
+        numbers = range(1, count + 1)
+        assert names == {"run.json", *(f"predictions-{n}-of-4.csv" for n in numbers), *map(str, numbers)}
+        assert json.loads((tmp_path / str(attempt) / "run.json").read_text())["shards"]["count"] == count
+
+
+def test_two_shards_at_once_as_a_user_starts_them(network_file, tmp_path):
+    file, photos = network_file
+    words = [sys.executable, ROOT / "make_cam_maps.py", photos, "--model", file, "--output", tmp_path / "out"]
+    second = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+    processes = [
+        subprocess.Popen([*map(str, words), "--batch-size", "2", "--shard", shard], stdout=subprocess.PIPE, text=True,
+                         stderr=subprocess.PIPE, env=ENVIRONMENT | slurm)
+        for shard, slurm in (("1/2", {}), ("slurm", second))
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], said
+    assert "shard 1/2: 6 of 11 photos" in said[0][0] and "shard 2/2: 5 of 11 photos" in said[1][0]
+    lists = names_in(tmp_path / "out")
+    assert sum(map(len, lists.values())) == 9 and len(set().union(*lists.values())) == 9
+    assert join_shards.main([str(tmp_path / "out")]) == 1
+
+
+# ---------------------------------------------------------------- joining that is interrupted
+
+
+def test_a_join_that_was_killed_is_done_again(run_of, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    for number in (1, 2):
+        run_of("make_cam_maps.py", output, "--shard", f"{number}/2")
+    names = [photo.name for photo in find_saved(output)]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for step in ("write_json", "remove_lists"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"camlib.runs.shards.{step}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                join_shards.main([str(output)])
+        assert [photo.name for photo in find_saved(output)] == names  # each once, in order
+    shutil.copytree(output, tmp_path / "other")
+    run_of("make_cam_maps.py", output)
+    for _ in range(2):  # where it was killed, and where it had only not ended yet
+        capsys.readouterr()
+        assert join_shards.main([str(tmp_path / "other")]) == 1
+        said = capsys.readouterr().out
+        assert said.startswith(f"{tmp_path / 'other'} is one run: nothing is left to join\n")
+        assert said.endswith(f"2 photos left out: see {tmp_path / 'other' / 'failed.csv'}\n")
+    for folder in (output, tmp_path / "other"):
+        assert names_in(folder) == {"predictions.csv": names} and "shards" not in read_record(folder)
+        assert list(names_in(folder, "failed*.csv")) == ["failed.csv"]
+
+
+def test_lists_whose_run_is_lost_are_kept(run_of, tmp_path):
+    """Of a run.json that says nothing of shards, where no joined list is either."""
+    output = tmp_path / "out"
+    run_of("make_cam_maps.py", output, "--shard", "1/2")
+    record = read_record(output)
+    del record["shards"]
+    (output / "run.json").write_text(json.dumps(record))
+    before = contents(output)
+    with pytest.raises(UserError, match="holds no shards"):
+        join_shards.main([str(output)])
+    assert contents(output) == before
+
+
+def test_a_damaged_list_of_one_run_is_one_line(tmp_path, end_of):
+    run = make_run(tmp_path / "run", ["a.jpg"])
+    (run / "failed.csv").write_text("path,reason\n" + "x" * 200_000 + ",\n")
+    code, message = end_of(join_shards.main, [run])
+    assert code == 2 and message.count("\n") == 1
+    assert message.startswith(f"error: {run / 'failed.csv'} is damaged (no table: field larger than field limit")
+
+
+def test_names_that_split_lines_elsewhere_are_one_row(tmp_path):
+    """U+2028 and the like end a line for str.splitlines, and not in a CSV file."""
+    names = ["a\u2028b.png", "c\x0bd.png", "e\x85f.png", "plain.png"]
+    run = make_run(tmp_path / "out", names)
+    assert [photo.name for photo in find_saved(run)] == names
+    assert list(MapRun(run, {}, "", ["dog", "cat"]).rows) == names

@@ -1,0 +1,290 @@
+"""Training with a locator: where evidence is told to be, the loss, and trainings that learn from it."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from conftest import weights_of
+from keras import ops
+
+from camlib.attribution.inspection import survey
+from camlib.console import UserError
+from camlib.files import file_sha256, read_json
+from camlib.networks import architectures
+from camlib.networks.checkpoint import load_network
+from camlib.networks.saving import save_network
+from camlib.preprocessing import Meaning
+from camlib.training.attention import CELL, EPSILON, INSIDE, Locator, centre_classes, elsewhere, located
+from camlib.training.batches import Batches
+from camlib.training.class_folders import LabelledPhotos
+from camlib.training.distillation import Distillation, label_metrics
+from gradcam_vgg16 import explainer
+from train_cam_4class import RECIPES, main
+
+CLASSES = ["dog", "cat", "horse", "bird"]
+COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
+OTHER_ORDER = ["bird", "cat", "dog", "horse"]
+WEIGHTS = np.random.default_rng(1).normal(size=(3, 4))  # of OTHER_ORDER
+
+
+def locator_file(path, names=OTHER_ORDER, size=32, channels=3, weights=WEIGHTS):
+    """A network whose features are the pixels, so that NumPy can tell its maps."""
+    image = keras.Input((None, None, channels))
+    eye = keras.layers.Conv2D(channels, 1, use_bias=False, activation="relu")
+    x = keras.layers.GlobalAveragePooling2D()(eye(image))
+    network = keras.Model(image, keras.layers.Dense(len(names), activation="softmax")(x))
+    network.set_weights([np.eye(channels)[None, None], weights[:channels, : len(names)], np.zeros(len(names))])
+    save_network(network, path, Meaning(names, size, size, channels))
+    return path
+
+
+@pytest.fixture(scope="module")
+def locator(tmp_path_factory):
+    return Locator(locator_file(tmp_path_factory.mktemp("locator") / "net.h5"), CLASSES, None, "float32", 6)
+
+
+@pytest.fixture
+def thin(monkeypatch):
+    """VGG-16 of an eighth of its width and with one convolution in all blocks but the last: little to compile."""
+    blocks = [
+        (count if block == 5 else 1, width // 8) for block, (count, width) in enumerate(architectures.VGG16_BLOCKS, 1)
+    ]
+    monkeypatch.setattr(architectures, "VGG16_BLOCKS", blocks)
+
+
+def thin_network(for_training=False):
+    keras.utils.set_random_seed(2)
+    return architectures.vgg16_network(4, for_training=for_training)
+
+
+# ---------------------------------------------------------------- where
+
+
+def cells(values):
+    """Means (N, h, w) over cells of maps (N, H, W)."""
+    count, height, width = values.shape
+    return values.reshape(count, height // CELL, CELL, width // CELL, CELL).mean((2, 4))
+
+
+def test_inside_is_where_the_locators_map_is(locator):
+    """Against NumPy, of the true class, in the student's order of classes, and of fewer views than a batch."""
+    generator = np.random.default_rng(0)
+    views = generator.integers(0, 256, (5, 2, 2, 3)).repeat(CELL, 1).repeat(CELL, 2).astype(np.uint8)
+    views = (views * generator.uniform(0.5, 1, (5, 32, 32, 1))).astype(np.uint8)
+    labels = np.array([0, 1, 2, 3, 0])
+    columns = WEIGHTS[:, [OTHER_ORDER.index(CLASSES[label]) for label in labels]]
+    maps = np.maximum(np.einsum("nhwk,kn->nhw", views / 255, columns), 0)
+    most = cells(maps).max((1, 2), keepdims=True)
+    expected = (cells(maps) > INSIDE * most) | (most == 0)
+    found = locator.inside(views, labels)
+    assert found.dtype == np.float32 and found.shape == (5, 2, 2)
+    np.testing.assert_array_equal(found, expected)
+    assert (most > 0).sum() == 4 and expected[most[:, 0, 0] > 0].mean() < 0.8
+
+
+@pytest.mark.any_backend
+def test_a_view_without_evidence_is_inside_everywhere(tmp_path):
+    locator = Locator(locator_file(tmp_path / "n.h5", weights=-np.ones((3, 4))), CLASSES, None, "float32", 2)
+    np.testing.assert_array_equal(locator.inside(np.full((2, 48, 32, 3), 9, np.uint8), np.array([0, 1])),
+                                  np.ones((2, 3, 2)))  # fmt: skip
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_are_brought_to_the_locators_size_and_channels(tmp_path, channels):
+    file = locator_file(tmp_path / "n.h5", size=96, channels=channels, weights=np.ones((3, 4)))
+    locator = Locator(file, CLASSES, 64, "float32", 2)
+    views = np.zeros((1, 64, 64, 4 - channels), np.uint8)
+    views[:, 16:32, 48:] = 200
+    expected = np.zeros((1, 4, 4))
+    expected[0, 1, 3] = 1
+    np.testing.assert_array_equal(locator.inside(views, np.array([0])), expected)
+    assert locator.subject.meaning.height == 64
+
+
+@pytest.mark.any_backend
+def test_maps_that_are_no_numbers_are_one_line(tmp_path):
+    file = locator_file(tmp_path / "n.h5", weights=np.full((3, 4), np.inf))
+    locator = Locator(file, CLASSES, None, "float32", 2)
+    with pytest.raises(UserError, match=r"n.h5 maps what is no number; expected --dtype float32, or another file"):
+        locator.inside(np.zeros((1, 32, 32, 3), np.uint8), np.array([0]))
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def share_outside(evidence, inside):
+    """float64 (N,) of evidence (N, h, w), its negative values left out."""
+    evidence = np.maximum(evidence, 0).astype(np.float64)
+    return (evidence * (1 - inside)).sum((1, 2)) / (evidence.sum((1, 2)) + EPSILON)
+
+
+def test_elsewhere_against_float64():
+    generator = np.random.default_rng(3)
+    features, hidden = np.maximum(generator.normal(size=(5, 3, 4, 6)), 0), generator.normal(size=(5, 7))
+    first, second = generator.normal(size=(6, 7)), generator.normal(size=(7, 4))
+    labels, inside = np.eye(4)[[0, 3, 1, 2, 3]], generator.integers(0, 2, (5, 3, 4))
+    evidence = np.zeros((5, 3, 4))
+    for n, label in enumerate(labels.argmax(1)):
+        column = (second[:, label] - second.mean(axis=1)) * (hidden[n] > 0)
+        evidence[n] = features[n] @ (first @ column)
+    arguments = [values.astype(np.float32) for values in (features, hidden, first, second, labels, inside)]
+    found = ops.convert_to_numpy(elsewhere(*map(ops.convert_to_tensor, arguments)))
+    np.testing.assert_allclose(found, share_outside(evidence, inside), rtol=1e-4)
+    assert found.dtype == np.float32 and len(set(found.round(3))) > 3
+
+
+def test_no_evidence_at_all_is_nowhere_else():
+    zeros = [np.zeros(shape, np.float32) for shape in ((1, 2, 2, 3), (1, 5), (3, 5), (5, 4))]
+    labels, inside = np.eye(4, dtype=np.float32)[:1], np.zeros((1, 2, 2), np.float32)
+    assert ops.convert_to_numpy(elsewhere(*map(ops.convert_to_tensor, (*zeros, labels, inside)))) == [0]
+
+
+def test_what_is_unlearnt_is_what_grad_cam_shows_of_the_network_kept(thin):
+    """The loss of a network in training against Grad-CAM, by the project's explainer, of the one that is written."""
+    generator = np.random.default_rng(0)
+    network = thin_network(for_training=True)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):  # statistics that leave features of a usual size
+            layer.set_weights([values + 0.1 * generator.random(values.shape) for values in layer.get_weights()])
+    images = generator.random((3, 64, 64, 3)).astype(np.float32)
+    inside = generator.integers(0, 2, (3, 4, 4)).astype(np.float32)
+    trained = located(network)
+    probabilities, features, hidden = trained([images], training=False)
+    labels = ops.convert_to_numpy(probabilities).argmax(axis=1)
+    kernels = [ops.convert_to_tensor(network.get_layer(name).kernel) for name in ("hidden", "class")]
+    one_hot = np.eye(4, dtype=np.float32)[labels]
+    found = ops.convert_to_numpy(elsewhere(features, hidden, *kernels, one_hot, inside))
+    plain = architectures.fold(network, thin_network())
+    before = ops.convert_to_numpy(plain(images))
+    centre_classes(plain)
+    np.testing.assert_allclose(ops.convert_to_numpy(plain(images)), before, atol=1e-6)
+    kernel, bias = plain.get_layer("class").get_weights()
+    np.testing.assert_allclose(kernel.mean(axis=1), 0, atol=1e-7)
+    assert abs(bias.mean()) < 1e-7
+    plan = survey(plain, (64, 64, 3))
+    assert plan.target == "block5_conv3"
+    asked = ops.convert_to_tensor(images), ops.convert_to_tensor(labels[None], "int32")
+    cams = ops.convert_to_numpy(explainer(plain, plan, plan.target, with_guided=False)(*asked).cams)[0]
+    cells = 16  # by whose number Grad-CAM is smaller than the evidence
+    np.testing.assert_allclose(found, share_outside(cams * cells, inside), rtol=2e-3)
+    assert found.min() > 0.1 and found.max() < 0.9
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_loss_adds_up(thin, taught):
+    """Its own loss, weighed by class, plus the mean share elsewhere; top-1 is that of the labels."""
+    generator = np.random.default_rng(1)
+    network, weights = thin_network(), np.array([1, 2, 0.5, 1], np.float32)
+    trained, labels = located(network), np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
+    images = generator.random((4, 48, 48, 3)).astype(np.float32)
+    inside = generator.integers(0, 2, (4, 3, 3)).astype(np.float32)
+    answers = generator.dirichlet(np.ones(4), 4).astype(np.float32)
+    targets = np.concatenate((labels, answers), axis=1) if taught else labels
+    loss = Distillation(2.0, 0.3) if taught else "categorical_crossentropy"
+    trained.compile("sgd", loss, weighted_metrics=[], metrics=label_metrics(4))
+    probabilities, features, hidden = (ops.convert_to_numpy(part) for part in trained([images]))
+    own = Distillation(2.0, 0.3).call(targets, probabilities) if taught else -np.log(probabilities[range(4), range(4)])
+    kernels = [network.get_layer(name).get_weights()[0] for name in ("hidden", "class")]
+    shares = ops.convert_to_numpy(elsewhere(features, hidden, *kernels, labels, inside))
+    said = trained.test_on_batch(images, (targets, inside), weights, return_dict=True)
+    assert float(said["loss"]) == pytest.approx((ops.convert_to_numpy(own) * weights).mean() + shares.mean(), rel=1e-4)
+    assert float(said["top1"]) == pytest.approx((probabilities.argmax(1) == range(4)).mean())
+    assert shares.mean() > 0.2
+
+
+def test_evidence_moves_to_where_it_belongs(thin):
+    """Of one batch, half of each photo the animal's: some steps with the locator's loss, and as many without."""
+    generator = np.random.default_rng(4)
+    images, labels = generator.random((8, 64, 64, 3)).astype(np.float32), np.eye(4, dtype=np.float32)[np.arange(8) % 4]
+    inside = np.zeros((8, 4, 4), np.float32)
+    inside[:, :, :2] = 1
+
+    def share_after(steps, with_locator):
+        network = thin_network(for_training=True)
+        trained = located(network)
+        fit = trained if with_locator else keras.Model(network.inputs, network.outputs)
+        fit.compile(keras.optimizers.Adam(0.003), "categorical_crossentropy")
+        for _ in range(steps):
+            loss = fit.train_on_batch(images, (labels, inside) if with_locator else labels)
+        _, features, hidden = trained([images], training=True)
+        kernels = [ops.convert_to_tensor(network.get_layer(name).kernel) for name in ("hidden", "class")]
+        assert np.isfinite(loss)
+        return ops.convert_to_numpy(elsewhere(features, hidden, *kernels, labels, inside)).mean()
+
+    learnt, not_learnt = share_after(25, True), share_after(25, False)
+    assert learnt < 0.15 < 0.3 < not_learnt
+
+
+# ---------------------------------------------------------------- batches and trainings
+
+
+@pytest.mark.any_backend
+def test_a_batch_carries_where_each_of_its_own_views_has_the_animal(locator):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
+    photos, meaning = LabelledPhotos(pixels, np.arange(6) % 4, list("abcdef")), Meaning(CLASSES, 64, 64, 3)
+    recipe = replace(RECIPES["vgg16"], size=64, batch_size=6, crop=0.5)
+    batches = Batches(photos, meaning, recipe, 0, locator=locator)
+    images, (targets, inside), weights = batches.make(0, 0)
+    assert images.shape == (6, 32, 32, 3) and targets.shape == (6, 4) and weights.shape == (6,)
+    views = np.round(images * 255).astype(np.uint8)
+    np.testing.assert_array_equal(inside, locator.inside(views, targets.argmax(1)))
+    images_alone, targets_alone, _ = Batches(photos, meaning, recipe, 0).make(0, 0)
+    np.testing.assert_array_equal(images, images_alone)
+    np.testing.assert_array_equal(targets, targets_alone)
+
+
+@pytest.fixture
+def colour_photos(photo_folder):
+    counts = {"dog": 8, "cat": 8, "horse": 4, "bird": 8}
+    return photo_folder(
+        {f"{name}/{number}.png": COLOURS[name] for name, count in counts.items() for number in range(count)}
+    )
+
+
+def test_stopped_and_resumed_with_a_locator_ends_with_the_same_weights(
+    thin, colour_photos, tmp_path, end_of, stopped_after_an_epoch
+):
+    file = locator_file(tmp_path / "locator.h5")
+
+    def command(name, *more):
+        fixed = ["--data", colour_photos, "--recipe", "vgg16", "--locator", file, "--epochs", 2, "--size", 48]
+        output = tmp_path / name / "net.h5"
+        return [str(word) for word in [*fixed, "--batch-size", 8, "--dtype", "float32", "--output", output, *more]]
+
+    assert main(command("whole")) == 0
+    assert read_json(tmp_path / "whole" / "net_run.json")["settings"]["locator_sha256"] == file_sha256(file)
+    network, _ = load_network(tmp_path / "whole" / "net.h5")
+    np.testing.assert_allclose(network.get_layer("class").get_weights()[0].mean(axis=1), 0, atol=1e-6)
+    assert stopped_after_an_epoch(main, command("stopped"))[0] == 130
+    other = locator_file(tmp_path / "other.h5", weights=-WEIGHTS)
+    code, said = end_of(main, command("stopped", "--resume", "--locator", other, "--locator-size", 40))
+    assert code == 2 and "other settings (locator_sha256, locator_size)" in said
+    without = [word for word in command("stopped", "--resume") if word not in ("--locator", str(file))]
+    code, said = end_of(main, without)
+    assert code == 2 and "other settings (locator_sha256, locator_size)" in said
+    assert main(command("stopped", "--resume")) == 0
+    whole, stopped = (weights_of(tmp_path / name / "net.weights.h5") for name in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys() and len(whole) > 10
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], stopped[name], err_msg=name)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--locator", "n.h5"], "--locator n.h5: found --recipe modern; expected --recipe vgg16 with it"),
+        (["--locator-size", "96", "--recipe", "vgg16"], "--locator-size without --locator; expected --locator FILE"),
+        (["--locator", "n.h5", "--locator-size", "4", "--recipe", "vgg16"], "--locator-size 4: expected 8 or more"),
+        (["--locator", "nowhere.h5", "--recipe", "vgg16"], "nowhere.h5 does not exist"),
+        (["--locator", "{other}", "--recipe", "vgg16"], "the locator {other} knows dog, ant; expected the classes of"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, colour_photos, arguments, message):
+    other = locator_file(tmp_path / "other.h5", names=["dog", "ant"])
+    arguments = [word.format(other=other) for word in arguments]
+    code, said = end_of(main, [*arguments, "--data", colour_photos, "--output", tmp_path / "o" / "n.h5"])
+    assert code == 2 and said.startswith("error: ") and message.format(other=other) in said and said.count("\n") == 1
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,167 @@
+"""Training batches: weights of classes, mosaics, augmentation, and that seed and epoch decide them."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from camlib.console import UserError
+from camlib.preprocessing import Meaning
+from camlib.training.batches import Batches, PlainBatches, augment, class_weights, mosaics
+from camlib.training.class_folders import LabelledPhotos, StoredImages, find_labelled_photos, load_labelled_photos
+from train_cam_4class import RECIPES
+
+
+def test_class_weights_are_inverse_to_the_counts():
+    weights = class_weights(np.array([0, 0, 0, 1]), 2)
+    np.testing.assert_allclose(weights, [4 / 6, 2])
+    assert weights[[0, 0, 0, 1]].mean() == pytest.approx(1)
+
+
+def test_mosaics_are_in_reading_order():
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
+    expected = [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3], [2, 2, 2, 3, 3, 3]]
+    np.testing.assert_array_equal(mosaics(images)[0, :, :, 0], expected)
+
+
+def test_batches_follow_from_seed_and_epoch_alone():
+    images = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), np.uint8)
+    photos = LabelledPhotos(images, np.arange(70) % 4, [str(number) for number in range(70)])
+    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
+
+    def batches(seed, epoch):
+        made = Batches(photos, meaning, RECIPES["modern"], seed)
+        made.epoch = epoch
+        return made
+
+    first, again = batches(3, 2), batches(3, 2)
+    assert len(first) == 3
+    for number in (2, 0, 1):
+        for one, other in zip(first[number], again[number], strict=True):
+            np.testing.assert_array_equal(one, other)
+    crop = RECIPES["modern"].cut
+    assert first[0][0].shape == (8, 2 * crop, 2 * crop, 3) and first[0][1].shape == (8, 2, 2, 4)  # mosaics
+    assert first[1][0].shape == (32, crop, crop, 3) and first[1][1].shape == (32, 1, 1, 4)
+    assert first[2][0].shape == (6, crop, crop, 3)
+    assert not np.array_equal(first[0][0], batches(3, 3)[0][0])
+    assert not np.array_equal(first[0][0], batches(4, 2)[0][0])
+
+
+def test_labels_follow_their_photos_into_mosaics():
+    """Photos of one grey level each, so that the label can be read off the pixels, augmented or not."""
+    levels = np.array([40, 90, 150, 210], np.uint8)
+    labels = np.arange(64) % 4
+    images = np.broadcast_to(levels[labels][:, None, None, None], (64, 64, 64, 3)).copy()
+    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
+    batches = Batches(LabelledPhotos(images, labels, [""] * 64), meaning, RECIPES["modern"], 0)
+    for number in (0, 1):
+        pixels, one_hot, weights = batches[number]
+        side = one_hot.shape[1]
+        crop = pixels.shape[1] // side
+        cells = pixels.reshape(len(pixels), side, crop, side, crop, 3)[:, :, crop // 2, :, crop // 2, 0] * 255
+        nearest = np.abs(cells[..., None] - levels).argmin(-1)
+        assert (nearest == one_hot.argmax(-1)).mean() > 0.7  # brightness is augmented by up to 30 levels
+        np.testing.assert_array_equal(weights, np.ones_like(weights))
+
+
+def test_augmentation_keeps_the_photo_in_view():
+    """A bright square in the middle of a dark photo is seen in nearly every view, mirrored in half of them."""
+    image = np.full((64, 64, 3), 20, np.uint8)
+    image[24:40, 24:32], image[24:40, 32:40] = 250, 130
+    generator = np.random.default_rng(0)
+    views = np.stack([augment(image, 48, generator) for _ in range(200)]).astype(int)
+    assert views.shape == (200, 48, 48, 3)
+    seen = (views.max((1, 2, 3)) - views.min((1, 2, 3))) > 60
+    assert seen.mean() > 0.95
+    columns = np.arange(48)
+    bright = [(view[..., 0] > (view.min() + 0.8 * (view.max() - view.min()))) for view in views[seen]]
+    middle = [(view[..., 0] > (view.min() + 0.3 * (view.max() - view.min()))) for view in views[seen]]
+    left = [
+        (b.sum(0) @ columns) / b.sum() < (m.sum(0) @ columns) / m.sum() for b, m in zip(bright, middle, strict=True)
+    ]
+    assert 0.35 < np.mean(left) < 0.65
+
+
+# ---------------------------------------------------------------- read from a file
+
+
+FOUR = ["dog", "cat", "horse", "bird"]
+
+
+def stored_and_in_memory(folder, per_class=18):
+    """(from the file, in memory): the same photos, of which one cannot be read; the latter as PIL decodes them."""
+    generator = np.random.default_rng(0)
+    for name in FOUR:
+        for part, count in (("train", per_class), ("val", 2)):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number:02d}.png")
+    (folder / "train" / "cat" / "05.png").write_bytes(b"no photo")
+    _, train, val = find_labelled_photos([folder])
+    meaning = Meaning(FOUR, 32, 32, 3, 1 / 255)
+    (photos, _) = load_labelled_photos({"train": train, "val": val}, meaning, folder / "photos.h5")
+    readable = [(photo, label) for photo, label in train if photo.path.name != "05.png" or label != 1]
+    images = np.stack([np.asarray(Image.open(photo.path)) for photo, _ in readable])
+    in_memory = LabelledPhotos(images, np.array([label for _, label in readable]), [])
+    return photos["train"], in_memory, meaning
+
+
+def test_batches_from_the_file_are_those_in_memory_bit_for_bit(tmp_path):
+    stored, in_memory, meaning = stored_and_in_memory(tmp_path)
+    assert isinstance(stored.images, StoredImages) and len(stored.images) == 71
+    np.testing.assert_array_equal(stored.labels, in_memory.labels)
+    for recipe in ("modern", "original"):
+        from_file, expected = (Batches(photos, meaning, RECIPES[recipe], 3) for photos in (stored, in_memory))
+        for epoch in (1, 0):
+            from_file.epoch = epoch
+            for number in [*reversed(range(len(expected))), *range(len(expected))]:  # in any order
+                for one, other in zip(from_file[number], expected.make(epoch, number), strict=True):
+                    np.testing.assert_array_equal(one, other)
+    plain = PlainBatches(stored, meaning, 30)
+    images, labels = (np.concatenate(parts) for parts in zip(*(plain[number] for number in range(3)), strict=True))
+    np.testing.assert_array_equal(images, in_memory.images.astype(np.float32) * np.float32(1 / 255))
+    np.testing.assert_array_equal(labels, np.eye(4)[in_memory.labels])
+
+
+@pytest.mark.any_backend
+def test_stored_images_are_indexed_as_an_array_is(tmp_path):
+    stored, in_memory, _ = stored_and_in_memory(tmp_path, 4)
+    for chosen in (3, -1, np.int64(2), slice(None, None, 4), slice(-3, None), [5, 0, 5], np.array([], int)):
+        np.testing.assert_array_equal(stored.images[chosen], in_memory.images[chosen])
+    np.testing.assert_array_equal(stored.images, in_memory.images)
+    assert len(list(stored.images)) == 16
+    for chosen in (16, [0, 16]):
+        with pytest.raises(IndexError):
+            stored.images[chosen]
+
+
+def test_the_next_batches_are_made_meanwhile():
+    images = np.zeros((40, 32, 32, 3), np.uint8)
+    batches = PlainBatches(LabelledPhotos(images, np.zeros(40, int), []), Meaning(FOUR, 32, 32, 3), 10)
+    made, make = threading.Event(), batches.make
+
+    def seen(epoch, number):
+        if (epoch, number) == (0, 1):
+            made.set()
+        return make(epoch, number)
+
+    batches.make = seen
+    batches[0]
+    assert made.wait(30)  # nobody has asked for it
+
+
+def test_a_file_that_becomes_shorter_is_one_line_in_the_middle_of_training(tmp_path):
+    """TensorFlow and the threads hand on what happened as an error of their own."""
+    stored, _, meaning = stored_and_in_memory(tmp_path, 4)
+    network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    network.compile("sgd", "mse")
+    network.fit(PlainBatches(stored, meaning, 5), verbose=0)
+    batches = PlainBatches(stored, meaning, 5)
+    with open(tmp_path / "photos.h5", "r+b") as file:
+        file.truncate(stored.images.offset + 40 * 1024)  # 13 photos of 3 KiB
+    expected = r"photos.h5 ends before its photo 14; expected .* with --resume"
+    with pytest.raises(UserError, match=expected), batches.own_errors():
+        network.fit(batches, shuffle=False, verbose=0)

@@ -1,0 +1,246 @@
+"""Class folders: the order of classes, labels, the split, and the cache."""
+
+import os
+import tracemalloc
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from camlib.console import UserError
+from camlib.training.class_folders import (
+    LabelledPhotos,
+    find_labelled_photos,
+    load_labelled_photos,
+    load_photos,
+    validation_folders,
+)
+from camlib.training.state import photos_sha256
+
+pytestmark = pytest.mark.any_backend
+
+GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area")
+RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area")
+
+
+def save(path, picture=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.full((8, 8, 3), 90, np.uint8) if picture is None else picture
+    Image.fromarray(picture).save(path)
+
+
+def class_folders(root, counts, suffix=".png"):
+    generator = np.random.default_rng(0)
+    for name, count in counts.items():
+        for number in range(count):
+            save(root / name / f"{number:03d}{suffix}", generator.integers(0, 255, (8, 8, 3), np.uint8))
+    return root
+
+
+def test_original_order_of_classes(tmp_path):
+    class_folders(tmp_path / "a", {"bird": 2, "cat": 2, "dog": 2, "horse": 2})
+    assert find_labelled_photos([tmp_path / "a"])[0] == ["dog", "cat", "horse", "bird"]
+    class_folders(tmp_path / "b", {"dog": 2, "ant": 2})
+    assert find_labelled_photos([tmp_path / "b"])[0] == ["ant", "dog"]
+
+
+def test_labels_come_from_the_folder_alone(tmp_path):
+    """The original looked for class names in the whole path."""
+    class_folders(tmp_path / "cats_and_dogs", {"dog": 3, "cat": 3})
+    names, train, val = find_labelled_photos([tmp_path / "cats_and_dogs"])
+    for photo, label in train + val:
+        assert photo.path.parent.name == names[label]
+
+
+def test_seeded_split_is_stratified_and_complete(tmp_path):
+    class_folders(tmp_path, {"dog": 20, "cat": 40})
+    _, train, val = find_labelled_photos([tmp_path], seed=3)
+    assert [[label for _, label in part].count(0) for part in (train, val)] == [34, 6]
+    assert [[label for _, label in part].count(1) for part in (train, val)] == [17, 3]
+    assert len({photo.path for photo, _ in train + val}) == 60
+    assert find_labelled_photos([tmp_path], seed=3)[1:] == (train, val)
+    assert find_labelled_photos([tmp_path], seed=4)[2] != val
+
+
+def test_given_split_is_kept_and_folders_are_joined(tmp_path):
+    class_folders(tmp_path / "a" / "train", {"dog": 3, "cat": 3})
+    class_folders(tmp_path / "a" / "val", {"dog": 1, "cat": 1})
+    class_folders(tmp_path / "b", {"dog": 10, "cat": 10})
+    _, train, val = find_labelled_photos([tmp_path / "a", tmp_path / "b"])
+    assert (len(train), len(val)) == (6 + 16, 2 + 4)
+    assert all("val" in photo.path.parts for photo, _ in val if photo.path.is_relative_to(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"only/a.png": 1}, "1 class folder in"),
+        ({"a/1.png": 1, "b/1.png": 1}, "holds one photo"),
+        ({"train/a/1.png": 1, "train/b/1.png": 1, "val/a/1.png": 1}, "same class folders"),
+        ({"train/a/1.png": 1, "train/b/1.png": 1, "val/a/1.png": 1, "val/b/1.png": 1, "val/c/1.png": 1}, "same class"),
+        ({}, "0 class folders"),
+    ],
+)
+def test_bad_class_folders(tmp_path, folders, words):
+    for name in folders:
+        save(tmp_path / name)
+    with pytest.raises(UserError, match=words):
+        find_labelled_photos([tmp_path])
+
+
+def test_train_alone_beside_both_parts_is_trained_on_and_nothing_more(tmp_path):
+    class_folders(tmp_path / "a" / "train", {"dog": 3, "cat": 3, "horse": 2})
+    class_folders(tmp_path / "a" / "val", {"dog": 2, "cat": 1, "horse": 1})
+    class_folders(tmp_path / "more" / "train", {"dog": 7, "cat": 4})  # no horses
+    for data in (["a", "more"], ["more", "a"]):
+        names, train, val = find_labelled_photos([tmp_path / name for name in data])
+        assert names == ["cat", "dog", "horse"]
+        assert [[label for _, label in part].count(1) for part in (train, val)] == [10, 2]
+        assert (len(train), len(val)) == (8 + 11, 4)
+        assert not any(photo.path.is_relative_to(tmp_path / "more") for photo, _ in val)
+
+
+def test_train_alone_beside_class_folders(tmp_path):
+    class_folders(tmp_path / "a", {"dog": 10, "cat": 10})
+    class_folders(tmp_path / "more" / "train", {"dog": 5})
+    _, train, val = find_labelled_photos([tmp_path / "a", tmp_path / "more"])
+    assert (len(train), len(val)) == (16 + 5, 4)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    class_folders(tmp_path, {"train": 10, "bus": 10})
+    names, train, val = find_labelled_photos([tmp_path])
+    assert names == ["bus", "train"] and (len(train), len(val)) == (16, 4)
+
+
+@pytest.mark.parametrize(
+    ("folders", "data", "message"),
+    [
+        (["more/train/dog", "more/train/cat"], ["more"], "{0}/more: train/ alone, so that there is nothing to"),
+        (["a/val/dog", "a/val/cat"], ["a"], "{0}/a holds val/ without train/, photos to validate on only"),
+        (
+            ["a/train/dog", "a/train/cat", "a/val/dog", "a/val/cat", "more/train/dog", "more/train/fish"],
+            ["a", "more"],
+            "{0}/more/train/fish: in one of train/ and val/ only; expected the same class folders in both",
+        ),
+        (
+            ["a/train/dog", "a/train/cat", "a/val/dog", "a/val/cat", "a/val/ant"],
+            ["a"],
+            "{0}/a/val/ant: in one of train/ and val/ only; expected the same class folders in both",
+        ),
+        (["a/dog", "a/cat", "b/.hidden/dog"], ["a", "b"], "0 class folders in {0}/b; expected train/ and val/ in it"),
+        (["a/train/dog", "a/train/cat", "a/test/dog"], ["a"], "{0}/a holds train/ with folders in it, beside test;"),
+        (["a/val/dog", "a/val/cat", "a/training/dog"], ["a"], "{0}/a holds val/ with folders in it, beside training;"),
+        (["a/dog"], ["a"], "1 class folder in {0}/a (dog); expected one folder of photos for each of two classes"),
+    ],
+)  # fmt: skip
+def test_data_folders_that_do_not_fit_together(tmp_path, folders, data, message):
+    for name in folders:
+        class_folders(tmp_path, {name: 2})
+    with pytest.raises(UserError) as error:
+        find_labelled_photos([tmp_path / name for name in data])
+    said = str(error.value)
+    assert (
+        said.startswith(message.format(tmp_path)) and "\n" not in said and len(said.replace(str(tmp_path), "")) <= 300
+    )
+
+
+def test_a_message_names_a_few_of_many_folders(tmp_path):
+    class_folders(tmp_path / "train", {f"class_{number}": 1 for number in range(9)})
+    class_folders(tmp_path / "val", {"class_0": 1})
+    with pytest.raises(UserError, match="train/class_1, .*train/class_3 and 5 more: in one of train/ and val/ only"):
+        find_labelled_photos([tmp_path])
+
+
+def test_cache(tmp_path):
+    root = class_folders(tmp_path / "data", {"dog": 4, "cat": 4})
+    (root / "cat" / "bad.jpg").write_bytes(b"no photo")
+    cache = tmp_path / "photos.h5"
+
+    def load(meaning=RGB_INPUT):
+        _, train, val = find_labelled_photos([root])
+        return load_labelled_photos({"train": train, "val": val}, meaning, cache)
+
+    photos, failed = load()
+    assert failed == [(str(root / "cat" / "bad.jpg"), "not a JPEG, PNG, BMP, WebP or TIFF picture")]
+    for part in photos.values():
+        for image, label, name in zip(part.images, part.labels, part.names, strict=True):
+            original = np.asarray(Image.open(root / ("dog" if label else "cat") / name))
+            np.testing.assert_array_equal(image, original)
+    written = cache.stat().st_mtime_ns
+    again, failed_again = load()
+    assert cache.stat().st_mtime_ns == written and failed_again == failed
+    np.testing.assert_array_equal(again["train"].images, photos["train"].images)
+    assert again["train"].names == photos["train"].names
+
+    changed = root / "dog" / "000.png"
+    save(changed, np.full((8, 8, 3), 77, np.uint8))
+    os.utime(changed, (1, 1))
+    assert any((image == 77).all() for part in load()[0].values() for image in part.images)
+    assert load(GREY_INPUT)[0]["val"].images.shape[1:] == (4, 6, 1)
+
+    for damaged in ("train/images", "train/labels", "failed"):
+        with h5py.File(cache, "r+") as file:
+            del file[damaged]
+        assert len(load()[0]["train"].labels) == len(photos["train"].labels)
+    cache.write_bytes(cache.read_bytes()[:3000])  # a disk that was full
+    assert len(load()[0]["train"].labels) == len(photos["train"].labels)
+    cache.write_bytes(b"not HDF5 at all")
+    assert len(load()[0]["train"].labels) == len(photos["train"].labels)
+
+
+def test_photos_are_neither_kept_in_memory_nor_compressed_in_the_cache(tmp_path):
+    """All photos are in memory at no time: those that are decoded ahead are 64."""
+    root = class_folders(tmp_path / "data", {"dog": 150, "cat": 150})
+    _, train, val = find_labelled_photos([root])
+    meaning = SimpleNamespace(height=128, width=128, channels=3, interpolation="area")
+    tracemalloc.start()
+    photos, _ = load_labelled_photos({"train": train, "val": val}, meaning, tmp_path / "photos.h5")
+    digest = photos_sha256(photos)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.6 * 300 * 128 * 128 * 3
+    with h5py.File(tmp_path / "photos.h5") as file:
+        assert file["train/images"].chunks is None and file["train/images"].compression is None
+        arrays = {part: LabelledPhotos(file[part]["images"][:], file[part]["labels"][:], []) for part in photos}
+    assert digest == photos_sha256(arrays)
+
+
+def test_folders_without_photos_are_no_classes_and_are_named(tmp_path, capsys):
+    class_folders(tmp_path, {"dog": 4, "cat": 4})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").write_text("more cats")
+    names, _, _ = find_labelled_photos([tmp_path])
+    assert names == ["cat", "dog"]
+    assert capsys.readouterr().out == f"no photos in {tmp_path / 'notes'}: left out\n"
+
+
+def test_loose_photos_are_told_from_class_folders(tmp_path):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name)
+    with pytest.raises(UserError, match="^2 photos and no class folders in .*; expected train/ and val/ in it, or one"):
+        find_labelled_photos([tmp_path])
+
+
+def test_few_photos_to_validate_on_are_named(tmp_path, capsys):
+    class_folders(tmp_path / "train", {"dog": 3, "cat": 3, "ant": 1})
+    class_folders(tmp_path / "val", {"dog": 9, "cat": 10, "ant": 1})
+    names, *found = find_labelled_photos([tmp_path])
+    meaning = SimpleNamespace(**vars(RGB_INPUT), class_names=names)
+    photos, failed = load_photos(dict(zip(("train", "val"), found, strict=True)), meaning, tmp_path / "cache.h5")
+    assert capsys.readouterr().out.splitlines() == [
+        "train: ant 1, cat 3, dog 3",
+        "val: ant 1, cat 10, dog 9",
+        "fewer than 10 photos to validate on: ant 1, dog 9; their accuracy says little",
+    ]
+    assert len(photos["val"].labels) == 20 and failed == []
+
+
+def test_where_the_photos_to_validate_on_are(tmp_path):
+    class_folders(tmp_path / "a" / "train", {"dog": 1}), class_folders(tmp_path / "a" / "val", {"dog": 1})
+    class_folders(tmp_path / "b" / "train", {"dog": 1}), class_folders(tmp_path / "b" / "val", {"dog": 1})
+    class_folders(tmp_path / "c", {"dog": 2}), class_folders(tmp_path / "more" / "train", {"dog": 2})
+    found = validation_folders([tmp_path / name for name in ("a", "b", "c", "more")])
+    assert found == [tmp_path / "a" / "val", tmp_path / "c"]  # maps of b/val would lie where those of a/val do

@@ -1,0 +1,410 @@
+"""Teaching: the teacher's answers and their file, the loss, what a batch carries, and training that is resumed."""
+
+import csv
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import weights_of
+from PIL import Image
+
+from camlib.console import UserError, duration
+from camlib.networks.checkpoint import load_network
+from camlib.networks.saving import save_network
+from camlib.preprocessing import Meaning
+from camlib.training.batches import Batches
+from camlib.training.class_folders import LabelledPhotos
+from camlib.training.distillation import Distillation, Lesson, Teacher, photo_logits, softened, view_logits, views_of
+from train_cam_4class import RECIPES, main
+
+CLASSES = ["dog", "cat", "horse", "bird"]
+COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
+OTHER_ORDER = ["bird", "cat", "dog", "horse"]
+WEIGHTS = np.random.default_rng(1).normal(size=(3, 4)) * 6  # of OTHER_ORDER
+BIASES = np.array([0.5, -1.0, 0.0, 0.25])
+
+
+def teacher_file(path, names=OTHER_ORDER, size=8, ending="softmax", channels=3, fixed=None):
+    """A network that answers by the mean colour alone, so that NumPy can tell what it answers."""
+    x = image = keras.Input((fixed, fixed, channels))
+    pooled = keras.layers.GlobalAveragePooling2D() if fixed is None else keras.layers.AveragePooling2D(fixed)
+    x = keras.layers.Flatten()(pooled(x))
+    network = keras.Model(image, keras.layers.Dense(len(names), activation=ending)(x))
+    network.set_weights([WEIGHTS[:channels, : len(names)], BIASES[: len(names)]])
+    save_network(network, path, Meaning(names, size, size, channels))
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return Teacher(teacher_file(tmp_path_factory.mktemp("teacher") / "net.h5"), CLASSES)
+
+
+def logits_of_means(means):
+    """float64 (..., 3), mean colours in 0..255 -> (..., 4), in the order of CLASSES."""
+    return (means / 255 @ WEIGHTS + BIASES)[..., [OTHER_ORDER.index(name) for name in CLASSES]]
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def exchanged(answers, labels):
+    """Answers (..., C) in which the likeliest class and the true one have changed places, one row at a time."""
+    result = np.array(answers)
+    for row, label in zip(result.reshape(-1, result.shape[-1]), np.ravel(labels), strict=True):
+        said = row.argmax()
+        row[said], row[label] = row[label], row[said]
+    return result
+
+
+def noise_photos(folder, count):
+    """Photos of 40x40 that differ in each quarter, and their pixels."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    quarters = generator.integers(0, 256, (count, 2, 2, 3)).repeat(20, 1).repeat(20, 2)
+    pixels = np.clip(quarters + generator.integers(-20, 20, (count, 40, 40, 3)), 0, 255).astype(np.uint8)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path, values in zip(paths, pixels, strict=True):
+        Image.fromarray(values).save(path)
+    return paths, pixels
+
+
+# ---------------------------------------------------------------- answers
+
+
+def test_views_are_the_photo_its_mirror_image_and_four_corners():
+    image = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
+    seen = views_of(image, Meaning(CLASSES, 8, 16, 3)).astype(int)
+    corners = [image[:32, :64], image[:32, 16:, :][:, ::-1], image[8:, :64][:, ::-1], image[8:, 16:]]
+    for view, cut in zip(seen, [image, image[:, ::-1], *corners], strict=True):
+        side = cut.shape[0] // 8
+        expected = cut.reshape(8, side, 16, side, 3).mean((1, 3))
+        assert np.abs(view - expected).max() <= 0.5
+
+
+def test_answers_are_the_teachers_for_each_view_in_the_students_order(teacher, tmp_path):
+    paths, pixels = noise_photos(tmp_path / "photos", 5)
+    logits = photo_logits(teacher, paths, tmp_path)
+    cuts = [pixels, pixels, pixels[:, :32, :32], pixels[:, :32, 8:], pixels[:, 8:, :32], pixels[:, 8:, 8:]]
+    expected = np.stack([logits_of_means(cut.astype(float).mean((1, 2))) for cut in cuts], axis=1)
+    np.testing.assert_allclose(logits, expected, atol=0.02)  # the views are rounded to 8 bits
+    assert np.ptp(expected, axis=1).max() > 0.5
+    means = softmax(expected[[4, 1]] / 3).mean(1)
+    answers = Lesson(lambda chosen, _: logits[chosen], 3.0, 0.1).answers(np.array([4, 1]), None, means.argmax(1))
+    np.testing.assert_allclose(answers, means, atol=0.002)
+
+
+def test_a_wrong_answer_and_the_true_class_change_places():
+    """By hand: of the first photo the teacher is wrong, of the second right, of the third least sure of the truth."""
+    logits = np.log([[0.1, 0.6, 0.2, 0.1], [0.1, 0.6, 0.2, 0.1], [0.3, 0.01, 0.29, 0.4]])[:, None].astype(np.float32)
+    lesson = Lesson(lambda chosen, _: logits[chosen], 1.0, 0.2)
+    answers = lesson.answers(np.array([0, 1, 2]), None, np.array([2, 1, 1]))
+    np.testing.assert_allclose(answers, [[0.1, 0.2, 0.6, 0.1], [0.1, 0.6, 0.2, 0.1], [0.3, 0.4, 0.29, 0.01]], atol=1e-6)
+    np.testing.assert_array_equal(answers, lesson.answers(np.array([0, 1, 2]), None, np.array([2, 1, 1])))  # nor kept
+
+
+def test_answers_are_kept_by_content(teacher, tmp_path, capsys):
+    paths, _ = noise_photos(tmp_path / "photos", 4)
+    logits = photo_logits(teacher, paths, tmp_path / "out")
+    (kept,) = (tmp_path / "out").iterdir()
+    assert kept.name.startswith("net_answers_") and kept.suffix == ".h5"
+    assert "the teacher answers 4 photos once, 6 views each, about " in capsys.readouterr().out
+    moved = [path.rename(tmp_path / f"moved_{path.name}") for path in paths]
+    np.testing.assert_array_equal(photo_logits(teacher, moved[::-1], tmp_path / "out"), logits[::-1])
+    assert "once" not in capsys.readouterr().out
+    Image.new("RGB", (40, 40), (255, 0, 0)).save(moved[2])  # another photo under the name of the old
+    again = photo_logits(teacher, moved, tmp_path / "out")
+    assert "answers 1 photo once, 6 views each, about 1 s, 3 answers are there already" in capsys.readouterr().out
+    np.testing.assert_array_equal(again[[0, 1, 3]], logits[[0, 1, 3]])
+    np.testing.assert_allclose(again[2], [logits_of_means(np.array([255.0, 0, 0]))] * 6, atol=1e-5)
+    kept.write_bytes(kept.read_bytes()[:500])  # a disk that was full
+    np.testing.assert_array_equal(photo_logits(teacher, moved, tmp_path / "out"), again)
+    other_file = teacher_file(tmp_path / "net.h5", size=4)
+    for other in (Teacher(other_file, CLASSES), Teacher(teacher.path, CLASSES, 6), Teacher(teacher.path, OTHER_ORDER)):
+        assert not np.array_equal(photo_logits(other, moved, tmp_path / "out"), again)  # of the same name
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_ctrl_c_keeps_the_answers_had(teacher, tmp_path, monkeypatch, capsys):
+    paths, _ = noise_photos(tmp_path / "photos", 6)
+    whole = photo_logits(teacher, paths, tmp_path / "whole")
+    left = [2 + 4]  # two of them to tell how long it will take
+
+    def interrupted(images):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return Teacher.logits(teacher, images)
+
+    monkeypatch.setattr(teacher, "logits", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        photo_logits(teacher, paths, tmp_path / "stopped")
+    monkeypatch.undo()
+    capsys.readouterr()
+    np.testing.assert_array_equal(photo_logits(teacher, paths, tmp_path / "stopped"), whole)
+    assert "answers 2 photos once" in capsys.readouterr().out
+
+
+def test_a_photo_that_went_bad_is_one_line(teacher, tmp_path):
+    paths, _ = noise_photos(tmp_path / "photos", 3)
+    paths[1].write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(UserError, match="1.png cannot be read .*; expected the photo that was there"):
+        photo_logits(teacher, paths, tmp_path / "out")
+    with h5py.File(next((tmp_path / "out").iterdir())) as file:
+        assert len(file["photos"]) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_have_the_channels_that_the_teacher_takes(teacher, tmp_path, channels):
+    """Grey photos of a student for a teacher of colours, and colours for a teacher of grey."""
+    grey = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    if channels == 1:
+        teacher = Teacher(teacher_file(tmp_path / "grey.h5", CLASSES, channels=1), CLASSES)
+        expected = grey.astype(float).mean((1, 2)) / 255 @ WEIGHTS[:1] + BIASES
+        views = grey.repeat(3, axis=3)
+    else:
+        expected, views = logits_of_means(grey.repeat(3, axis=3).astype(float).mean((1, 2))), grey
+    logits = view_logits(teacher, views, 5)
+    assert logits.shape == (3, 1, 4)
+    np.testing.assert_allclose(logits[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.any_backend
+def test_costs_in_words():
+    assert [duration(s) for s in (0.01, 40, 3000, 9000)] == ["about 1 s", "about 40 s", "about 50 min", "about 2.5 h"]
+
+
+# ---------------------------------------------------------------- the loss
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 2, 2)])
+@pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.0), (2.0, 0.2), (4.0, 1.0)])
+def test_loss_against_float64(shape, temperature, share):
+    generator = np.random.default_rng(0)
+    logits, answers = generator.normal(size=(*shape, 4)) * 5, softmax(generator.normal(size=(*shape, 4)) * 2)
+    labels = np.eye(4)[generator.integers(0, 4, shape)]
+    p = softmax(logits / temperature)
+    divergence = (answers * (np.log(answers) - np.log(p))).sum(-1)
+    cross_entropy = -np.log((labels * softmax(logits)).sum(-1))
+    expected = (1 - share) * temperature**2 * divergence + share * cross_entropy
+    loss = Distillation(temperature, share)
+    targets = np.concatenate((labels, answers), -1).astype(np.float32)
+    probabilities = softmax(logits).astype(np.float32)
+    found = keras.ops.convert_to_numpy(loss.call(keras.ops.convert_to_tensor(targets), probabilities))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    weights = generator.random(shape).astype(np.float32)
+    mean = keras.ops.convert_to_numpy(loss(targets, probabilities, sample_weight=weights))
+    assert mean == pytest.approx((expected * weights).mean(), rel=1e-4)
+
+
+def test_certain_answers_leave_the_loss_a_number():
+    targets = np.array([[1, 0, 0, 0, 0, 1, 0, 0]], np.float32)
+    for probabilities in ([[1, 0, 0, 0]], [[0, 1, 0, 0]], [[0, 0, 0, 1]]):
+        for temperature in (1.0, 4.0):
+            value = Distillation(temperature, 0.5)(targets, np.array(probabilities, np.float32))
+            assert np.isfinite(float(value))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_what_is_learnt_are_the_teachers_logits(temperature):
+    """A student of the teacher's kind finds its weights but for a constant, whatever temperature and labels are."""
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    x, kernel = generator.normal(size=(256, 3)).astype(np.float32), generator.normal(size=(3, 4))
+    labels = np.eye(4)[generator.integers(0, 4, 256)]
+    targets = np.concatenate((labels, softened(x @ kernel, temperature)), axis=1).astype(np.float32)
+    student = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="softmax")])
+    student.compile(keras.optimizers.Adam(0.05), Distillation(temperature, 0.0))
+    student.fit(np.tile(x, (300, 1)), np.tile(targets, (300, 1)), batch_size=256, verbose=0)
+    found = student.get_weights()[0]
+    np.testing.assert_allclose(found - found[:, :1], kernel - kernel[:, :1], atol=0.05)
+
+
+# ---------------------------------------------------------------- batches
+
+
+def noise_batches(lesson, count=14):
+    generator = np.random.default_rng(0)
+    levels = generator.integers(60, 196, (count, 1, 1, 3))
+    images = np.clip(levels + generator.integers(-30, 30, (count, 96, 96, 3)), 0, 255).astype(np.uint8)
+    photos = LabelledPhotos(images, np.arange(count) % 4, [""] * count)
+    recipe = RECIPES["modern"].__class__(**{**vars(RECIPES["modern"]), "batch_size": 8})
+    return photos, recipe, Batches(photos, Meaning(CLASSES, 96, 96, 3), recipe, 3, lesson)
+
+
+def test_cells_of_mosaics_have_the_answer_of_their_own_photo():
+    table, asked = np.random.default_rng(2).normal(size=(14, 6, 4)).astype(np.float32), []
+
+    def logits_of(chosen, views):
+        asked.append((chosen, views))
+        return table[chosen]
+
+    photos, recipe, batches = noise_batches(Lesson(logits_of, 2.0, 0.2))
+    plain = noise_batches(None)[2]
+    for number, side in ((0, 2), (1, 1)):
+        images, targets, weights = batches.make(0, number)  # not ahead, so that it is the last asked for
+        for part, other in zip((images, targets[..., :4], weights), plain[number], strict=True):
+            np.testing.assert_array_equal(part, other)  # a teacher changes nothing of what is seen
+        chosen, views = asked[-1]
+        rows = targets.reshape(-1, 8)
+        assert targets.shape[1:] == (side, side, 8) and weights.shape == targets.shape[:3]
+        np.testing.assert_array_equal(rows[:, :4].argmax(1), photos.labels[chosen])
+        expected = exchanged(softmax(table[chosen] / 2.0).mean(1), photos.labels[chosen])
+        np.testing.assert_allclose(rows[:, 4:], expected, atol=1e-6)
+        cells = images.reshape(-1, side, recipe.cut, side, recipe.cut, 3).transpose(0, 1, 3, 2, 4, 5)
+        np.testing.assert_array_equal(np.round(cells.reshape(views.shape) * 255).astype(np.uint8), views)
+
+
+def test_the_teacher_sees_the_students_very_views(teacher):
+    def logits_of(chosen, views):
+        return view_logits(teacher, views, 8)
+
+    _, recipe, batches = noise_batches(Lesson(logits_of, 2.0, 0.2))
+    for number, side in ((0, 2), (1, 1)):  # the second is smaller than a batch
+        images, targets, _ = batches[number]
+        cells = images.reshape(-1, side, recipe.cut, side, recipe.cut, 3).astype(float) * 255
+        expected = softmax(logits_of_means(cells.mean((2, 4))) / 2.0)  # (N, g, g, C)
+        expected = exchanged(expected, targets[..., :4].argmax(-1))
+        np.testing.assert_allclose(targets[..., 4:], expected, atol=0.005)  # 72x72 becomes 8x8
+        assert np.ptp(expected.reshape(-1, 4), axis=0).max() > 0.1
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.fixture
+def colour_photos(photo_folder):
+    counts = {"dog": 8, "cat": 8, "horse": 4, "bird": 8}
+    return photo_folder(
+        {f"{name}/{number}.png": COLOURS[name] for name, count in counts.items() for number in range(count)}
+    )
+
+
+@pytest.mark.parametrize("sees", ["photos", "views"])
+def test_stopped_and_resumed_with_a_teacher_ends_with_the_same_weights(
+    colour_photos, tmp_path, monkeypatch, capsys, end_of, stopped_after_an_epoch, sees
+):
+    monkeypatch.setattr(
+        "camlib.networks.architectures.MODERN_CONVOLUTIONS", ((8, 1), (8, 1))
+    )  # folded it is the very same network
+    path = teacher_file(tmp_path / "teacher.h5")
+
+    def command(name, *more):
+        fixed = ["--data", colour_photos, "--teacher", path, "--teacher-sees", sees, "--epochs", 2, "--size", 32]
+        output = tmp_path / name / "net.h5"
+        # float32, since what val_loss is compared with is
+        return [str(word) for word in [*fixed, "--batch-size", 8, "--dtype", "float32", "--output", output, *more]]
+
+    assert main(command("whole")) == 0
+    cost = {"photos": "the teacher answers 24 photos once, 6 views each, about ",
+            "views": "the teacher answers each of the 24 views of an epoch, about "}[sees]  # fmt: skip
+    said = capsys.readouterr().out
+    assert cost in said.split("epoch 1 of 2")[0] and "epoch 1 of 2" in said
+    assert stopped_after_an_epoch(main, command("stopped"))[0] == 130
+    other = teacher_file(tmp_path / "other.h5", size=9)
+    code, said = end_of(main, command("stopped", "--resume", "--temperature", 3, "--teacher", other))
+    assert code == 2 and "other settings (teacher_sha256, teacher_size, temperature)" in said
+    code, said = end_of(main, command("stopped", "--resume", "--teacher-sees", ["photos", "views"][sees == "photos"]))
+    assert code == 2 and "other settings (teacher_sees)" in said
+    code, said = end_of(main, ["--data", str(colour_photos), *command("stopped", "--resume")[6:]])
+    names = "teacher_sha256, teacher_size, teacher_dtype, teacher_corrected, teacher_sees, temperature, label_share"
+    assert code == 2 and f"({names})" in said
+    assert main(command("stopped", "--resume")) == 0
+    whole, stopped = (weights_of(tmp_path / name / "net.weights.h5") for name in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys() and len(whole) > 4
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], stopped[name], err_msg=name)
+    histories = [(tmp_path / name / "net_history.csv").read_text() for name in ("whole", "stopped")]
+    assert histories[0] == histories[1] and histories[0].count("\n") == 3
+    assert_judged_by_true_labels(tmp_path / "whole", colour_photos)
+
+
+def assert_judged_by_true_labels(folder, photos):
+    """The lowest val_loss is the cross-entropy of the network kept with the labels of val."""
+    network, meaning = load_network(folder / "net.h5")
+    with h5py.File(folder / "net_photos.h5") as file:
+        images, labels = file["val/images"][:], file["val/labels"][:]
+    probabilities = network.predict(meaning.prepare(images), verbose=0)
+    expected = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+    with open(folder / "net_history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert min(float(row["val_loss"]) for row in rows) == pytest.approx(expected, abs=1e-4)
+    assert len(images) < len(list(photos.rglob("*.png")))
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher", "nowhere.h5"], "nowhere.h5 does not exist"),
+        (["--temperature", "3"], "--temperature without --teacher; expected --teacher FILE"),
+        (["--teacher-sees", "views"], "--teacher-sees without --teacher"),
+        (["--teacher-size", "96"], "--teacher-size without --teacher"),
+        (["--label-share", "1"], "--label-share without --teacher"),
+        (["--teacher", "t.h5", "--temperature", "0"], "--temperature 0.0: expected a number above 0, at most 100"),
+        (["--teacher", "t.h5", "--temperature", "nan"], "--temperature nan: expected a number above 0"),
+        (["--teacher", "t.h5", "--label-share", "1.5"], "--label-share 1.5: expected a number from 0 to 1"),
+        (["--teacher", "t.h5", "--teacher-size", "0"], "--teacher-size 0: expected 1 or more"),
+        (["--teacher", "t.h5", "--recipe", "original"], "--recipe original is trained with binary_crossentropy"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, colour_photos, arguments, message):
+    code, said = end_of(main, [*arguments, "--data", colour_photos, "--output", tmp_path / "o" / "n.h5"])
+    assert code == 2 and said.startswith("error: ") and message in said and said.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"names": ["ant", "cat", "dog", "horse"]}, "knows ant, cat, dog, horse; expected the classes of the photos"),
+        ({"names": ["dog", "cat"]}, "knows dog, cat; expected the classes of the photos, dog, cat, horse, bird"),
+        ({"ending": "sigmoid"}, "ends in a sigmoid of each class, which does not choose one of them"),
+        ({"fixed": 8}, "--teacher-size 16: {path} takes 8x8 only"),
+    ],
+)  # fmt: skip
+def test_teachers_that_do_not_fit(end_of, tmp_path, colour_photos, file, message):
+    path = teacher_file(tmp_path / "t.h5", **file)
+    more = ["--teacher-size", 16] if "fixed" in file else []
+    output = tmp_path / "o" / "n.h5"
+    code, said = end_of(main, ["--teacher", path, "--data", colour_photos, "--output", output, *more])
+    assert code == 2 and said.startswith("error: ") and message.format(path=path) in said and said.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.any_backend
+def test_a_teacher_says_what_a_pixel_is(end_of, tmp_path, colour_photos):
+    network, _ = load_network(teacher_file(tmp_path / "t.h5"))
+    network.save(tmp_path / "t.keras")
+    command = ["--teacher", tmp_path / "t.keras", "--data", colour_photos, "--output", tmp_path / "n.h5"]
+    code, said = end_of(main, command)
+    assert code == 2 and "t.keras does not say what it makes of a pixel" in said
+
+
+def test_half_precision_answers_nearly_the_same(teacher, tmp_path):
+    half = Teacher(teacher.path, CLASSES, dtype="float16")
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    logits = half.logits(images)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, teacher.logits(images), atol=0.02)
+    assert not np.array_equal(logits, teacher.logits(images))
+
+
+def test_answers_that_are_no_numbers_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_teaching.BIASES", BIASES * np.nan)
+    broken = Teacher(teacher_file(tmp_path / "net.h5"), CLASSES)
+    with pytest.raises(UserError, match="net.h5 answers what is no number; expected --dtype float32, or another file"):
+        broken.logits(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_softening():
+    logits = np.array([[[2.0, 0.0], [0.0, 0.0]]], np.float32)
+    e = np.e
+    np.testing.assert_allclose(softened(logits, 2.0), [[[e / (e + 1), 1 / (e + 1)], [0.5, 0.5]]], rtol=1e-6)
