@@ -26,15 +26,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from camlib.attribution import ExplainedBatch, Outputs
 from camlib.photos import Photo, find_photos, read_batches
 from camlib.plots.colours import USUAL
-from camlib.preprocessing import Meaning
-from camlib.runs.maps import all_maps, find_saved, read_map, write_maps
-from camlib.runs.run import MapRun
+from camlib.preprocessing import InputSpec
+from camlib.runs.folder_run import FolderRun, FolderWriter
+from camlib.runs.maps import SIGNED, Drawing, all_maps, find_saved, read_map
+from camlib.runs.run import explain_photos
 from camlib.runs.store_run import StoreRun
 
 CLASSES = ["dog", "cat", "horse", "bird"]
-MEANING = Meaning(CLASSES, 96, 96, 3)
+INPUT_SPEC = InputSpec(CLASSES, 96, 96, 3)
 BATCH_SIZE = 32  # make_cam_maps.py's
 
 
@@ -57,28 +59,34 @@ def maps_of_run(place):
     return np.resize(np.array(maps), (BATCH_SIZE, *np.shape(maps)[1:]))
 
 
+class MadeUpMaps:
+    """An explainer whose maps cost nothing."""
+
+    input_spec = INPUT_SPEC
+
+    def explain(self, images, count):
+        maps = [{"heatmap": dict(zip(CLASSES, of_photo, strict=True))} for of_photo in MAPS]
+        return ExplainedBatch(LOGITS, LOGITS, maps, [{} for _ in maps])
+
+
 def write_files(photos, folder, pictures, dtype=None):
     """Make the files of a run, or with a dtype a store, with maps that cost nothing."""
+    drawing = Drawing(USUAL if pictures and not dtype else None, SIGNED, {})
+    about = Outputs(CLASSES), False, None, FolderWriter(folder, drawing, pictures)
     if dtype:
-        run = StoreRun(folder / "maps.h5", {}, "", CLASSES, pictures=pictures, dtype=dtype)
+        run = StoreRun(folder / "maps.h5", {"store_dtype": dtype}, "", *about)
     else:
-        run = MapRun(folder, {}, "", CLASSES, pictures=pictures)
-    style = USUAL if pictures and not dtype else None
-
-    def explain(images, count):
-        def write(index, photo, folder, picture):
-            of_classes = dict(zip(CLASSES, MAPS[index], strict=True))
-            write_maps(folder, "heatmap", of_classes, True, picture, style, over_photo=True)
-
-        return LOGITS, LOGITS, write
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        run.make(photos, MEANING, BATCH_SIZE, explain, "")
+        run = FolderRun(folder, {}, "", *about)
+    with contextlib.redirect_stdout(io.StringIO()), run:
+        run.resume(photos)
+        for batch in explain_photos(MadeUpMaps(), run.writer, run.pending, BATCH_SIZE):
+            run.add(batch)
+        run.finish("")
 
 
 def read_only(photos, folder):
     """Read the photos as a run does."""
-    for _ in read_batches(photos, MEANING, BATCH_SIZE):
+    for _ in read_batches(photos, INPUT_SPEC, BATCH_SIZE):
         pass
 
 
@@ -140,8 +148,10 @@ def main():
     measured = measure_in_turns(photos, settings.only, cores, settings.repeats, settings.place)
     for (work, count), taken in measured.items():
         wall, processor, size, files = (statistics.median(one) / len(photos) for one in zip(*taken, strict=True))
-        print(f"{work} on {count}: {1000 * wall * count:.2f} ms a photo and core, processor {1000 * processor:.2f} ms, "
-              f"{1 / wall:.0f} photos/s, {size / 1000:.1f} kB in {files:.1f} files")  # fmt: skip
+        print(
+            f"{work} on {count}: {1000 * wall * count:.2f} ms a photo and core, processor {1000 * processor:.2f} ms, "
+            f"{1 / wall:.0f} photos/s, {size / 1000:.1f} kB in {files:.1f} files"
+        )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 

@@ -46,11 +46,11 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import camlib.backend
-from camlib.preprocessing import Meaning
-from camlib.networks.saving import save_network
+from camlib.preprocessing import InputSpec
+from camlib.networks.checkpoint import save_network
 from camlib.networks.architectures import modern_network
 names = [f"class_{number}" for number in range(int(sys.argv[3]))]
-save_network(modern_network(len(names)), Path(sys.argv[2]), Meaning(names, 96, 96, 3))
+save_network(modern_network(len(names)), Path(sys.argv[2]), InputSpec(names, 96, 96, 3))
 """
 
 
@@ -212,8 +212,11 @@ def draw(path, points):
         panels[1, column].set_ylim(0, 1.1 * max(point.peak_mb for point in points))
         panels[1, column].set_xlabel(axis if axis != "size" else "height and width, pixels")
         usual = f"{CLASSES} classes"
-        others = {"photos": f"{SIZE_OF_MANY}x{SIZE_OF_MANY}, {usual}", "size": f"{OF_SIZES} photos, {usual}",
-                  "classes": f"{OF_CLASSES} photos, {SIZE}x{SIZE}"}  # fmt: skip
+        others = {
+            "photos": f"{SIZE_OF_MANY}x{SIZE_OF_MANY}, {usual}",
+            "size": f"{OF_SIZES} photos, {usual}",
+            "classes": f"{OF_CLASSES} photos, {SIZE}x{SIZE}",
+        }
         panels[0, column].set_title(others[axis], fontsize=9)
     write_whole(path, lambda file: figure.savefig(file, dpi=110, format="png"))
 
@@ -221,10 +224,17 @@ def draw(path, points):
 def text_of(points):
     """Table and paragraph in Markdown."""
     rows = [
-        [point.axis, f"{point.photos:,}", f"{point.size}x{point.size}", f"{point.classes:,}",
-         f"{point.seconds:.1f}", f"{point.peak_mb:,.0f}", f"{point.output_mb:,.1f}"]
+        [
+            point.axis,
+            f"{point.photos:,}",
+            f"{point.size}x{point.size}",
+            f"{point.classes:,}",
+            f"{point.seconds:.1f}",
+            f"{point.peak_mb:,.0f}",
+            f"{point.output_mb:,.1f}",
+        ]
         for point in points
-    ]  # fmt: skip
+    ]
     table = markdown_table(["what grows", "photos", "size", "classes", "seconds", "peak MB", "written MB"], rows)
     said = paragraph(points)
     return "\n\n".join([points[0].measured_on, table, *([said] if said else [])])

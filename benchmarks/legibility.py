@@ -25,12 +25,12 @@ from camlib.photos import read_photo
 from camlib.plots.colours import (
     Style,
     colours,
-    encoded_jpeg,
     enlarged_for_display,
     superposition,
     superposition_of,
     superposition_scale_of,
 )
+from camlib.plots.panels import encoded_jpeg
 from camlib.runs.maps import find_maps, find_saved, read_map
 
 HIGH, LOW = 0.5, 0.1  # shares of the map's maximum that bound the two regions
@@ -147,8 +147,11 @@ def main(arguments=None):
         differences, kept = ([number for number in column if number is not None] for column in columns)
         least = f"{np.percentile(differences, 10):.1f}"
         rows.append([style, str(len(differences)), f"{np.median(differences):.1f}", least, f"{np.median(kept):.2f}"])
-    print_table("difference in colour between evidence and the rest (CIE76)",
-                ["superposition", "photos", "median", "tenth percentile", "lightness kept"], rows)  # fmt: skip
+    print_table(
+        "difference in colour between evidence and the rest (CIE76)",
+        ["superposition", "photos", "median", "tenth percentile", "lightness kept"],
+        rows,
+    )
     return 0
 
 

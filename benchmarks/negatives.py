@@ -35,10 +35,17 @@ PASSING = 95  # percent of the positives
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--networks", type=Path, nargs="+", default=[GAP_NETWORK, VGG_NETWORK], metavar="FILE",
-                        help="networks of this project; default: the two shipped")  # fmt: skip
-    parser.add_argument("--negatives", type=Path, metavar="DIR",
-                        help="photos with none of the classes; default: drawn backgrounds")  # fmt: skip
+    parser.add_argument(
+        "--networks",
+        type=Path,
+        nargs="+",
+        default=[GAP_NETWORK, VGG_NETWORK],
+        metavar="FILE",
+        help="networks of this project; default: the two shipped",
+    )
+    parser.add_argument(
+        "--negatives", type=Path, metavar="DIR", help="photos with none of the classes; default: drawn backgrounds"
+    )
     parser.add_argument("--positives", type=Path, metavar="DIR", help="photos of the classes; default: data/demo/val")
     parser.add_argument("--count", type=whole_number(2, 100_000), default=400, metavar="N", help="of backgrounds drawn")
     return parser.parse_args(arguments)
@@ -60,12 +67,12 @@ def separation(positives, negatives):
 
 
 def photos_of(folder):
-    """A function of a Meaning: a folder's photos as a network's inputs, uint8 (N, height, width, channels)."""
+    """A function of an InputSpec: a folder's photos as a network's inputs, uint8 (N, height, width, channels)."""
     photos = find_photos([folder])
 
-    def inputs(meaning):
+    def inputs(input_spec):
         images = []
-        for photo, image in in_parallel(lambda photo: read_network_input(photo.path, meaning), photos):
+        for photo, image in in_parallel(lambda photo: read_network_input(photo.path, input_spec), photos):
             if isinstance(image, PhotoError):
                 raise UserError(f"{photo.path} cannot be read ({image}); expected photos alone")
             images.append(image)
@@ -77,7 +84,7 @@ def photos_of(folder):
 def backgrounds(count):
     """As `photos_of`, of scenes without animals."""
     scenes = [draw_background(np.random.default_rng([SEED, index]), SIDE) for index in range(count)]
-    return lambda meaning: np.stack([network_input(scene, meaning) for scene in scenes])
+    return lambda input_spec: np.stack([network_input(scene, input_spec) for scene in scenes])
 
 
 def main(arguments=None):
@@ -86,17 +93,23 @@ def main(arguments=None):
     negatives = photos_of(settings.negatives) if settings.negatives else backgrounds(settings.count)
     positives = photos_of(settings.positives or demo_folder() / "val")
     named, told = [], []
-    for name, (network, meaning) in networks.items():
+    for name, (network, input_spec) in networks.items():
         of_negatives, of_positives = (
-            network.predict(meaning.prepare(inputs(meaning)), batch_size=BATCH, verbose=0)  # (N, C)
+            network.predict(input_spec.prepare(inputs(input_spec)), batch_size=BATCH, verbose=0)  # (N, C)
             for inputs in (negatives, positives)
         )
-        shares = np.bincount(of_negatives.argmax(axis=1), minlength=len(meaning.class_names)) / len(of_negatives)
+        shares = np.bincount(of_negatives.argmax(axis=1), minlength=len(input_spec.class_names)) / len(of_negatives)
         surest, known = of_negatives.max(axis=1), of_positives.max(axis=1)
-        named.append([name, *(f"{one} {share:.3f}" for one, share in zip(meaning.class_names, shares, strict=True))])
-        told.append([name, f"{np.median(surest):.3f}", f"{np.median(known):.3f}",
-                     *(f"{(surest >= limit).mean():.3f}" for limit in SURE),
-                     *(f"{number:.3f}" for number in separation(known, surest))])  # fmt: skip
+        named.append([name, *(f"{one} {share:.3f}" for one, share in zip(input_spec.class_names, shares, strict=True))])
+        told.append(
+            [
+                name,
+                f"{np.median(surest):.3f}",
+                f"{np.median(known):.3f}",
+                *(f"{(surest >= limit).mean():.3f}" for limit in SURE),
+                *(f"{number:.3f}" for number in separation(known, surest)),
+            ]
+        )
     count, other = counted(len(of_negatives), "negative"), counted(len(of_positives), "positive")
     columns = max(map(len, named))
     named = [row + [""] * (columns - len(row)) for row in named]

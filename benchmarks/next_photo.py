@@ -51,8 +51,10 @@ def main():
             plt.pause(PAUSE)
             waits.append(step(figure, "right"))
         seconds, processor = zip(*waits, strict=True)
-        print(f"{matplotlib.get_backend()} {settings.size} {kind}: median {1000 * statistics.median(seconds):.0f} ms, "
-              f"largest {1000 * max(seconds):.0f}, processor {1000 * statistics.median(processor):.0f}")  # fmt: skip
+        print(
+            f"{matplotlib.get_backend()} {settings.size} {kind}: median {1000 * statistics.median(seconds):.0f} ms, "
+            f"largest {1000 * max(seconds):.0f}, processor {1000 * statistics.median(processor):.0f}"
+        )
         step(figure, "m")
 
 

@@ -14,21 +14,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import evaluate_maps  # isort: skip  # sets the backend up
+import camlib.backend  # noqa: F401  # isort: skip  # sets the backend up
+import evaluate_maps  # isort: skip
 
 import numpy as np
 
 from camlib.console import ArgumentParser, UserError, counted, run_script
 from camlib.demo.scenes import demo_folder
-from camlib.evaluation import metrics, scoring
+from camlib.evaluation import metrics
 from camlib.evaluation.annotations import Item, find_items, spread
 from camlib.evaluation.metrics import bootstrap
-from camlib.evaluation.report import BASELINES, NO_NETWORK, Score, markdown_of, merged, text_of
+from camlib.evaluation.parts import batches, fill_up
+from camlib.evaluation.report import BASELINES, NO_NETWORK, Score, cell_text, markdown_of, merged
+from camlib.evaluation.results import Results
+from camlib.evaluation.scored_networks import ScoredNetwork, parse_map
 from camlib.files import write_whole
 from camlib.networks.checkpoint import GAP_NETWORK
 from camlib.plots.colours import resize_map
 from camlib.plots.figures import draw_side_by_side
-from camlib.runs.run import Results
 
 OURS = "cam_4class cam"
 MAPS = ("cam", "grad-cam", "guided-backprop", "guided-grad-cam")
@@ -91,7 +94,7 @@ def comparison(maps, truth):
         for score, *words in columns:
             ours, other = (values_of(one, score, truth) for one in (maps[OURS], items))
             values, photos = [value for value, _ in other.values()], [photo for _, photo in other.values()]
-            row += [text_of(bootstrap(values, photos)), "" if name == OURS else verdict(ours, other, *words)]
+            row += [cell_text(bootstrap(values, photos)), "" if name == OURS else verdict(ours, other, *words)]
         rows.append([*row, f"{len(values):,}"])
     return [*header, "items"], rows
 
@@ -128,25 +131,25 @@ def looks(values, picture):
     ]
 
 
-def attention(subjects, items, batch_size):
+def attention(all_scored, items, batch_size):
     """Rows of text: for each map, what it follows.
 
     Args:
-        subjects: list of evaluate_maps.ScoredNetwork.
+        all_scored: list of ScoredNetwork.
         items: list of Item.
     """
     rows = []
-    for subject in subjects:
+    for scored in all_scored:
         found, photos = {}, []
-        for chosen, pictures, pixels in scoring.batches(subject, items, batch_size, {}):
-            labels = scoring.fill_up(subject.labels_of(chosen), len(pixels))
-            _, maps = subject.fast_maps(subject.meaning.prepare(pixels), labels[None])
+        for chosen, pictures, pixels in batches(scored, items, batch_size, {}):
+            labels = fill_up(scored.labels_of(chosen), len(pixels))
+            _, maps = scored.fast_maps(scored.input_spec.prepare(pixels), labels[None])
             photos += [item.name for item in chosen]
             for name, values in maps.items():
                 found.setdefault(name, []).extend(map(looks, values[0], pictures))
         for name, values in found.items():
             columns = np.array(values, np.float64).T
-            rows.append([name, *(text_of(bootstrap(column, photos)) for column in columns), f"{len(photos):,}"])
+            rows.append([name, *(cell_text(bootstrap(column, photos)) for column in columns), f"{len(photos):,}"])
     return rows
 
 
@@ -159,13 +162,12 @@ def proportionality(items, batch_size):
     Args:
         items: list of Item, whose own classes are explained.
     """
-    kinds = [scoring.parse_map(f"{GAP_NETWORK}:{method}") for method in ("cam", "grad-cam")]
-    settings = evaluate_maps.parse_arguments(["--maps", "cam"])
-    subject = evaluate_maps.ScoredNetwork(GAP_NETWORK, kinds, settings)
+    kinds = [parse_map(f"{GAP_NETWORK}:{method}") for method in ("cam", "grad-cam")]
+    scored = ScoredNetwork(GAP_NETWORK, kinds, steps=20)
     largest = 0.0
-    for chosen, _, pixels in scoring.batches(subject, items, batch_size, {}):
-        labels = scoring.fill_up(subject.labels_of(chosen), len(pixels))
-        _, maps = subject.fast_maps(subject.meaning.prepare(pixels), labels[None])
+    for chosen, _, pixels in batches(scored, items, batch_size, {}):
+        labels = fill_up(scored.labels_of(chosen), len(pixels))
+        _, maps = scored.fast_maps(scored.input_spec.prepare(pixels), labels[None])
         cams, grad_cams = (maps[kind.name][0, : len(chosen)] for kind in kinds)
         error = np.abs(grad_cams * cams[0].size - np.maximum(cams, 0)).max(axis=(1, 2))
         largest = max(largest, float((error / np.abs(cams).max(axis=(1, 2))).max()))
@@ -177,8 +179,9 @@ def proportionality(items, batch_size):
 
 def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--annotations", type=Path, nargs="+", metavar="FILE_OR_FOLDER",
-                        help="annotated sets; default: the demo set")  # fmt: skip
+    parser.add_argument(
+        "--annotations", type=Path, nargs="+", metavar="FILE_OR_FOLDER", help="annotated sets; default: the demo set"
+    )
     parser.add_argument("--original", type=Path, metavar="FILE.h5", help="the class project's weights")
     parser.add_argument("--output", type=Path, default=Path("outputs/claims"), metavar="DIR")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
@@ -202,10 +205,10 @@ def compare(annotations, settings):
     if evaluate_maps.main(arguments):
         raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")
     chosen = evaluate_maps.parse_arguments(arguments)
-    subjects = evaluate_maps.subjects_of(chosen)
-    items = evaluate_maps.known_items(find_items(chosen.places, chosen.annotations), subjects)
+    all_scored = evaluate_maps.load_scored(chosen)
+    items = evaluate_maps.known_items(find_items(chosen.places, chosen.annotations), all_scored)
     results = Results(output / evaluate_maps.RESULTS_FILE)
-    found = {map_name: of for subject in subjects for map_name, of in merged(subject.name, results).items()}
+    found = {map_name: of for scored in all_scored for map_name, of in merged(scored.name, results).items()}
     grids = []
     for truth in ("masks", "boxes"):
         if any(about["truth"] == truth for _, about in found[OURS].values()):
@@ -213,17 +216,17 @@ def compare(annotations, settings):
             with_baselines = found | {one: even[one] for one in ("centred Gaussian", "Sobel edges")}
             grids.append((f"{name}, against {truth}", *comparison(with_baselines, truth)))
     header = ["map", "at the frame, 1 if even", "likeness to brightness", "likeness to edges", "items"]
-    grids.append((f"{name}: what the maps follow", header, attention(subjects, items, settings.batch_size)))
-    return grids, draw_side_by_side(output / "side_by_side.png", pictures_of(subjects, results)), items
+    grids.append((f"{name}: what the maps follow", header, attention(all_scored, items, settings.batch_size)))
+    return grids, draw_side_by_side(output / "side_by_side.png", pictures_of(all_scored, results)), items
 
 
-def pictures_of(subjects, results):
+def pictures_of(all_scored, results):
     """[(class, {map's name: (photo, overlay)})] of a few photos, evenly spread over the classes."""
-    records = results.of(subjects[0].name, "maps")
+    records = results.of(all_scored[0].name, "maps")
     items = spread([Item(Path(one["photo"]), one["photo"], one["class"], None) for one in records], PICTURED)
     pictures = {item.key: {} for item in items}
-    for subject in subjects:
-        for record in results.of(subject.name, "maps"):
+    for scored in all_scored:
+        for record in results.of(scored.name, "maps"):
             if record["item"] in pictures:
                 pictures[record["item"]] |= {
                     name: (record["picture"], scores["picture"]) for name, scores in record["maps"].items()

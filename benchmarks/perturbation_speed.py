@@ -18,8 +18,9 @@ from camlib.backend import compiled
 import numpy as np
 from keras import ops
 
+from camlib.attribution.methods import CHANGED_AT_ONCE
 from camlib.evaluation.metrics import pixel_order
-from camlib.evaluation.perturbation import CHUNK, deletion_insertion_function
+from camlib.evaluation.perturbation import deletion_insertion_function
 from camlib.networks.checkpoint import GAP_NETWORK, load_network
 
 STEPS, ROUNDS = 50, 9
@@ -32,17 +33,17 @@ def seconds(function):
 
 
 def main():
-    network, meaning = load_network(GAP_NETWORK)
+    network, input_spec = load_network(GAP_NETWORK)
     generator = np.random.default_rng(0)
-    shape = (meaning.height, meaning.width, meaning.channels)
+    shape = (input_spec.height, input_spec.width, input_spec.channels)
     image, fill = generator.random((2, *shape), np.float32)
     order, target = pixel_order(generator.random(shape[:2])), np.eye(4, dtype=bool)[0]
     curves = deletion_insertion_function(network, "softmax", STEPS)
     forward = compiled(lambda images: network(images, training=False), network)
-    images = ops.convert_to_tensor(generator.random((CHUNK, *shape), np.float32))
+    images = ops.convert_to_tensor(generator.random((CHANGED_AT_ONCE, *shape), np.float32))
 
     def forward_passes():
-        for _ in range(2 * STEPS // CHUNK):
+        for _ in range(2 * STEPS // CHANGED_AT_ONCE):
             ops.convert_to_numpy(forward(images))
 
     def both_curves():

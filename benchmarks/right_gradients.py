@@ -23,8 +23,8 @@ import tensorflow as tf  # noqa: E402
 from keras import layers, ops  # noqa: E402
 from small_networks import IMAGES, SHAPE, convolutions, functional, head, nested, sequential, steps, with_weights  # noqa: E402
 
-from camlib.attribution.inspection import survey  # noqa: E402
-from gradcam_vgg16 import explainer  # noqa: E402
+from camlib.attribution.gradcam import compiled_map  # noqa: E402
+from camlib.attribution.inspection import inspect_network  # noqa: E402
 
 # ---------------------------------------------------------------- networks
 
@@ -68,7 +68,7 @@ SCALE = 3.0  # images larger than in the tests, so that ReLU6 has something to c
 
 def ours(network, layer):
     classes = np.repeat(np.arange(4, dtype=np.int32)[:, None], len(IMAGES), axis=1)
-    found = explainer(network, survey(network, SHAPE))(
+    found = compiled_map(network, inspect_network(network, SHAPE))(
         ops.convert_to_tensor(SCALE * IMAGES), ops.convert_to_tensor(classes)
     )
     return lambda: ops.convert_to_numpy(found.cams), lambda: ops.convert_to_numpy(found.guided)

@@ -48,10 +48,22 @@ PACKAGES = ("tensorflow", "keras", "jax", "torch", *(tool.package for tool in TO
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     what = parser.add_argument_group("what is timed")
-    what.add_argument("--cases", nargs="+", default=list(CASES), choices=[*CASES, "family"], metavar="CASE",
-                      help=f"{', '.join(CASES)}; family: {', '.join(FAMILY)}; default: all")  # fmt: skip
-    what.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS, metavar="TOOL",
-                      help=f"{', '.join(TOOLS)}; default: all that are installed")  # fmt: skip
+    what.add_argument(
+        "--cases",
+        nargs="+",
+        default=list(CASES),
+        choices=[*CASES, "family"],
+        metavar="CASE",
+        help=f"{', '.join(CASES)}; family: {', '.join(FAMILY)}; default: all",
+    )
+    what.add_argument(
+        "--tools",
+        nargs="+",
+        default=list(TOOLS),
+        choices=TOOLS,
+        metavar="TOOL",
+        help=f"{', '.join(TOOLS)}; default: all that are installed",
+    )
     what.add_argument(
         "--batches",
         nargs="+",
@@ -59,8 +71,13 @@ def parse_arguments(arguments=None):
         metavar="N",
         help="photos at once; default: 1, 8 and 32, of a method of the family 8, of score-cam 1",
     )
-    what.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), metavar="float32|bfloat16",
-                      help="default: float32, and bfloat16 where the processor has it")  # fmt: skip
+    what.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=("float32", "bfloat16"),
+        metavar="float32|bfloat16",
+        help="default: float32, and bfloat16 where the processor has it",
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--rounds", type=int, default=5, metavar="N", help="of which each tool takes its turn")
     how.add_argument(
@@ -138,8 +155,15 @@ class Lane:
             environment["KERAS_BACKEND"] = TOOLS[setup.tool].backend
         words = [sys.executable, str(ROOT / "benchmarks" / "speed_lane.py"), json.dumps(setup._asdict())]
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  until `close`
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
-                                        text=True, cwd=ROOT, env=environment)  # fmt: skip
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
 
     def read(self):
         """Its next answer; one that refuses stays so."""
@@ -189,8 +213,9 @@ def correlation(maps, reference):
     found = []
     for kind in maps.keys() & reference.keys():
         shape = maps[kind].shape[2:]
-        for one, other in zip(maps[kind].reshape(-1, *shape), reference[kind].reshape(-1, *reference[kind].shape[2:]),
-                              strict=True):  # fmt: skip
+        for one, other in zip(
+            maps[kind].reshape(-1, *shape), reference[kind].reshape(-1, *reference[kind].shape[2:]), strict=True
+        ):
             if other.shape != one.shape:
                 other = cv2.resize(other, shape[1::-1], interpolation=cv2.INTER_LINEAR)
             if np.ptp(one) > 0 and np.ptp(other) > 0:
@@ -244,8 +269,10 @@ def measure(case, batch, size, pairs, rounds, quick, machine):
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, "images.npy")
         np.save(images, photos(batch, size))
-        lanes = [Lane(Setup(tool, case, dtype, str(images), str(Path(folder, f"{number}.npz")), quick))
-                 for number, (tool, dtype) in enumerate(pairs)]  # fmt: skip
+        lanes = [
+            Lane(Setup(tool, case, dtype, str(images), str(Path(folder, f"{number}.npz")), quick))
+            for number, (tool, dtype) in enumerate(pairs)
+        ]
         try:
             for lane in lanes:
                 lane.read()
@@ -273,8 +300,11 @@ def measure(case, batch, size, pairs, rounds, quick, machine):
 def measured_already(rows, machine):
     """{(tool, case, dtype, batch, size)} of rows of this machine and of the versions that are installed."""
     known = {tool: versions([tool]) for tool in TOOLS}
-    return {(row.tool, row.case, row.dtype, row.batch, row.size) for row in rows
-            if row.hardware == machine["hardware"] and row.versions == known[row.tool]}  # fmt: skip
+    return {
+        (row.tool, row.case, row.dtype, row.batch, row.size)
+        for row in rows
+        if row.hardware == machine["hardware"] and row.versions == known[row.tool]
+    }
 
 
 def groups_of(settings, rows, machine):

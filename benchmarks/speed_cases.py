@@ -79,14 +79,20 @@ BOTH = ("forward", "grad-cam", "grad-cam-4", "guided", "all-three")
 TOOLS = {
     "ours-tensorflow": Tool("ours, TensorFlow", "tensorflow", None, "tensorflow", tuple(CASES)),
     "ours-jax": Tool("ours, JAX", "jax", None, "jax", tuple(CASES)),
-    "tf-keras-vis": Tool("tf-keras-vis", "tensorflow", "tf-keras-vis", "tf_keras_vis",
-                         (*BOTH[1:], "grad-cam++", "layer-cam", "score-cam")),
+    "tf-keras-vis": Tool(
+        "tf-keras-vis",
+        "tensorflow",
+        "tf-keras-vis",
+        "tf_keras_vis",
+        (*BOTH[1:], "grad-cam++", "layer-cam", "score-cam"),
+    ),
     "tf-explain": Tool("tf-explain", "tensorflow", "tf-explain", "tf_explain", ("grad-cam", "grad-cam-4")),
     "xplique": Tool("Xplique", "tensorflow", "xplique", "xplique", (*BOTH[1:], "grad-cam++")),
-    "pytorch-grad-cam": Tool("pytorch-grad-cam", "torch", "grad-cam", "pytorch_grad_cam",
-                             (*BOTH[1:], *FAMILY, *CHANGING)),
+    "pytorch-grad-cam": Tool(
+        "pytorch-grad-cam", "torch", "grad-cam", "pytorch_grad_cam", (*BOTH[1:], *FAMILY, *CHANGING)
+    ),
     "captum": Tool("Captum", "torch", "captum", "captum", BOTH),
-}  # fmt: skip
+}
 OURS = ("ours-tensorflow", "ours-jax")
 
 

@@ -31,8 +31,16 @@ from camlib.files import write_whole
 KINDS = ("forward", "grad-cam", "all-three")
 SIDE, QUICK_SIDE = 8192, 256  # of the matrices
 FULL = ("RESOURCE_EXHAUSTED", "out of memory", "OOM")  # how a device says that its memory is full
-COLUMNS = ("map", "numbers", "batch", "ms a photo", "ms, photos on the device", "share of the matrix rate",
-           "matrix rate, TFLOP/s", "largest batch")  # fmt: skip
+COLUMNS = (
+    "map",
+    "numbers",
+    "batch",
+    "ms a photo",
+    "ms, photos on the device",
+    "share of the matrix rate",
+    "matrix rate, TFLOP/s",
+    "largest batch",
+)
 
 
 def parse_arguments(arguments=None):
@@ -79,8 +87,9 @@ def forward_operations(network, size):
 
     counted = [layer for layer in network.layers if isinstance(layer, (layers.Conv2D, layers.Dense))]
     shapes = Model(network.inputs, [layer.output for layer in counted]).compute_output_shape((1, size, size, 3))
-    return sum(2 * math.prod(shape[1:-1]) * math.prod(layer.kernel.shape)
-               for shape, layer in zip(shapes, counted, strict=True))  # fmt: skip
+    return sum(
+        2 * math.prod(shape[1:-1]) * math.prod(layer.kernel.shape) for shape, layer in zip(shapes, counted, strict=True)
+    )
 
 
 def largest_that_runs(run, most):
@@ -127,8 +136,16 @@ def measure(settings, dtype):
         largest = largest_that_runs(run, settings.most)
         share = "" if kind == "all-three" else f"{operations / alone / rate:.2f}"
         more = " or more" if largest and 2 * largest > settings.most else ""
-        values = (CASES[kind].title, dtype, str(settings.batch), f"{1000 * seconds:.3g}", f"{1000 * alone:.3g}", share,
-                  f"{rate / 1e12:.3g}", f"{largest:,}{more}")  # fmt: skip
+        values = (
+            CASES[kind].title,
+            dtype,
+            str(settings.batch),
+            f"{1000 * seconds:.3g}",
+            f"{1000 * alone:.3g}",
+            share,
+            f"{rate / 1e12:.3g}",
+            f"{largest:,}{more}",
+        )
         lines.append(dict(zip(COLUMNS, values, strict=True)))
         print(", ".join(values), flush=True)
     return lines

@@ -92,8 +92,14 @@ def write_rows(path, rows):
     writer.writerow([*names, *DERIVED])
     for row in rows:
         values = asdict(row)
-        cells = [" ".join(f"{one:.6g}" for one in values[name]) if name.endswith("seconds")
-                 else "" if values[name] is None else values[name] for name in names]  # fmt: skip
+        cells = [
+            " ".join(f"{one:.6g}" for one in values[name])
+            if name.endswith("seconds")
+            else ""
+            if values[name] is None
+            else values[name]
+            for name in names
+        ]
         derived = [*row.photo_ms, *row.ratio] if row.seconds else [""] * len(DERIVED)
         writer.writerow([*cells, *(one and f"{one:.4g}" for one in derived)])
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
@@ -276,8 +282,10 @@ def tables_of(rows):
         grid(rows, time_text),
     ]
     if others:
-        parts += ["First call, peak memory of the process, least correlation of a map with ours:",
-                  grid(others, other_text)]  # fmt: skip
+        parts += [
+            "First call, peak memory of the process, least correlation of a map with ours:",
+            grid(others, other_text),
+        ]
     return "\n\n".join([*parts, refusals(rows)]).strip()
 
 
@@ -377,8 +385,13 @@ def draw(path, rows):
     for panel, (case, (batch, found)) in zip(panels, shown.items(), strict=True):
         for place, row in enumerate(found):
             median, least, largest = row.photo_ms
-            panel.barh(place, median, color="C0" if row.tool in OURS else "0.6",
-                       xerr=[[median - least], [largest - median]], error_kw={"linewidth": 0.8})  # fmt: skip
+            panel.barh(
+                place,
+                median,
+                color="C0" if row.tool in OURS else "0.6",
+                xerr=[[median - least], [largest - median]],
+                error_kw={"linewidth": 0.8},
+            )
             panel.text(largest, place, f"  {row.ratio[0]:.2f}", va="center", fontsize=8)
         panel.set_yticks(range(len(found)), [TOOLS[row.tool].title for row in found])
         panel.invert_yaxis()

@@ -51,13 +51,13 @@ def small_weights():
 
 
 def keras_network(setup):
-    """(keras.Model, Meaning) of a Setup."""
+    """(keras.Model, InputSpec) of a Setup."""
     import camlib.backend  # noqa: F401  keeps TensorFlow's start-up lines off the screen
 
     # isort: split
     from camlib.networks import architectures
     from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_network
-    from camlib.preprocessing import Meaning
+    from camlib.preprocessing import InputSpec
 
     pooling_free = CASES[setup.case].maps == "cam"
     if not setup.quick:
@@ -74,45 +74,47 @@ def keras_network(setup):
     else:
         for name, weights in vgg16_weights(True).items():
             network.get_layer(name).set_weights(weights)
-    return network, Meaning(["dog", "cat", "horse", "bird"], 32, 32, 3)
+    return network, InputSpec(["dog", "cat", "horse", "bird"], 32, 32, 3)
 
 
 # ---------------------------------------------------------------- this repository
 
 
 def ours(setup, images):
-    network, meaning = keras_network(setup)
+    network, input_spec = keras_network(setup)
 
     from keras import ops
 
-    from camlib.attribution.classifier import Subject
+    from camlib.attribution.cam import CAM
+    from camlib.attribution.classifier import Classifier
+    from camlib.attribution.gradcam import CompiledMaps, compiled_map
     from camlib.backend import compiled
-    from gradcam_vgg16 import explainer, joint_explainer
-    from make_cam_maps import cam_of_subject
 
     case = CASES[setup.case]
-    subject = Subject(network, meaning, setup.tool, size=images.shape[1:3], dtype=setup.dtype)
+    classifier = Classifier(network, input_spec, setup.tool, size=images.shape[1:3], dtype=setup.dtype)
     classes = np.repeat(np.arange(case.classes, dtype=np.int32)[:, None], len(images), axis=1)  # (R, N)
     forward = compiled(lambda images: network(images, training=False), network)
-    logits = compiled(lambda images: subject.plan.scores_of(*watched_run(network, images))[0], network)
+    logits = compiled(lambda images: classifier.structure.scores(*traced_run(network, images))[0], network)
 
     def arrays(**tensors):
         return {name: ops.convert_to_numpy(tensor) for name, tensor in tensors.items()}
 
     if case.maps == "cam":
-        maps_of = cam_of_subject(subject)
+        maps_of = CAM(classifier).run
 
         def make():
             return arrays(map=ops.moveaxis(maps_of(ops.convert_to_tensor(images))[0], 1, 0))  # (C, N, H, W)
 
     elif case.maps == "guided":
-        explain = joint_explainer(network, subject.plan, [])
+        explain = CompiledMaps(network, classifier.structure, [])
 
         def make():
             return arrays(guided=explain(ops.convert_to_tensor(images), ops.convert_to_tensor(classes)).guided)
 
     else:
-        explain = explainer(network, subject.plan, subject.layer, case.method, with_guided=case.maps == "all three")
+        explain = compiled_map(
+            network, classifier.structure, classifier.layer_to_map(), case.method, with_guided=case.maps == "all three"
+        )
 
         def make():
             found = explain(ops.convert_to_tensor(images), ops.convert_to_tensor(classes))
@@ -127,13 +129,13 @@ def ours(setup, images):
     )
 
 
-def watched_run(network, images):
-    """(record, outputs) of a run of a network, as its Survey reads them."""
-    from camlib.attribution.tracing import watched
+def traced_run(network, images):
+    """(trace, outputs) of a run of a network, as its Structure reads them."""
+    from camlib.attribution.tracing import trace_calls
 
-    with watched() as record:
+    with trace_calls() as trace:
         outputs = network(images, training=False)
-    return record, outputs
+    return trace, outputs
 
 
 # ---------------------------------------------------------------- peers on TensorFlow
@@ -201,8 +203,12 @@ def tf_keras_vis(setup, images):
     kinds = {"grad-cam": Gradcam, "grad-cam++": GradcamPlusPlus, "layer-cam": Layercam, "score-cam": Scorecam}
     tool = kinds[case.method](network, clone=True) if case.maps != "guided" else None
     guided = Saliency(network, model_modifier=GuidedBackpropagation(), clone=True) if case.maps != "map" else None
-    settings = {"penultimate_layer": layer, "seek_penultimate_conv_layer": False, "expand_cam": False,
-                "normalize_cam": False}  # fmt: skip
+    settings = {
+        "penultimate_layer": layer,
+        "seek_penultimate_conv_layer": False,
+        "expand_cam": False,
+        "normalize_cam": False,
+    }
 
     def score(c):
         return CategoricalScore([c] * len(images))
@@ -270,8 +276,10 @@ def torch_network(setup):
         steps += [loaded(convolution, kernel.transpose(3, 2, 0, 1), bias), nn.ReLU()]
         last, same_block = steps[-1], name[:6] == following[:6]
         steps += [] if same_block else [nn.MaxPool2d(2)]
-    dense = {name: loaded(nn.Linear(*weights[name][0].shape), weights[name][0].T, weights[name][1])
-             for name in ("hidden", "class")}  # fmt: skip
+    dense = {
+        name: loaded(nn.Linear(*weights[name][0].shape), weights[name][0].T, weights[name][1])
+        for name in ("hidden", "class")
+    }
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), dense["hidden"], nn.ReLU(), dense["class"]]
     return nn.Sequential(*steps, *head).eval().to(getattr(torch, setup.dtype)), last
 

@@ -32,7 +32,7 @@ sys.path.insert(0, sys.argv[1])
 import camlib.networks.architectures
 camlib.networks.architectures.MODERN_CONVOLUTIONS = ((8, 1), (8, 1))
 from camlib.training.batches import Batches
-from camlib.training.progress import TrainingProgress
+from camlib.training.state import TrainingProgress
 from train_cam_4class import main
 Batches.__len__ = lambda self: int(sys.argv[2])
 epoch = []
@@ -83,8 +83,9 @@ def main():
             memory, seconds = measure(str(Path(folder) / "photos"), str(Path(folder) / "out" / "net.h5"))
         least = least or memory
         pixels, pace = count * SIDE * SIDE * 3, STEPS * BATCH_SIZE / seconds
-        print(f"{count:,}, {pixels / 1e6:.0f}, {memory / 1e6:.0f}, {(memory - least) / 1e6:.0f}, {pace:.0f}",
-              flush=True)  # fmt: skip
+        print(
+            f"{count:,}, {pixels / 1e6:.0f}, {memory / 1e6:.0f}, {(memory - least) / 1e6:.0f}, {pace:.0f}", flush=True
+        )
 
 
 if __name__ == "__main__":

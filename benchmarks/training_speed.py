@@ -34,7 +34,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 from camlib.backend import device_name
 from camlib.training.batches import Batches
-from camlib.training.progress import TrainingProgress
+from camlib.training.state import TrainingProgress
 from train_cam_4class import main
 steps, seen, ends = int(sys.argv[2]), {}, []
 def length(self):
@@ -62,8 +62,13 @@ def parse_arguments(arguments=None):
     parser.add_argument("--recipes", nargs="+", choices=("modern", "original", "vgg16"), default=["modern", "vgg16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[32], metavar="N", help="photos of a step")
     parser.add_argument("--steps", type=int, default=30, metavar="N", help="of each of the two epochs")
-    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16", "float16"), metavar="TYPE",
-                        help="what is computed in; default: what training chooses here")  # fmt: skip
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=("float32", "bfloat16", "float16"),
+        metavar="TYPE",
+        help="what is computed in; default: what training chooses here",
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of training_speed.csv")
     parser.add_argument("--docs", nargs="+", type=Path, default=[], metavar="PAGE", help="put the table there as well")
     settings = parser.parse_args(arguments)

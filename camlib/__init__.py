@@ -1,3 +1,33 @@
-"""What the scripts share: photos, networks, gradients and maps."""
+"""CAM, Grad-CAM and guided backpropagation of Keras networks.
 
-from camlib import beginning as beginning  # first of all, see there
+    from camlib import explain, read_photo
+
+    found = explain("models/vgg16_4class.h5", [read_photo("photo.jpg")], classes=["dog", "cat"])
+
+METHODS, read_photo and UserError do without Keras; the other names import it when they are first asked for.
+"""
+
+import importlib
+
+WHERE = {
+    "CAM": "attribution.cam",
+    "Classifier": "attribution.classifier",
+    "GradCAM": "attribution.gradcam",
+    "METHODS": "attribution",
+    "UserError": "console",
+    "explain": "attribution.gradcam",
+    "read_photo": "photos",
+}
+__all__ = ["CAM", "METHODS", "Classifier", "GradCAM", "UserError", "explain", "read_photo"]
+
+
+def __getattr__(name):
+    if name not in WHERE:
+        raise AttributeError(f"module 'camlib' has no attribute {name!r}")
+    if name in ("CAM", "Classifier", "GradCAM", "explain"):
+        importlib.import_module("camlib.backend")  # first of all: it starts Keras without its start-up lines
+    return getattr(importlib.import_module(f"camlib.{WHERE[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -4,14 +4,12 @@ import contextlib
 import functools
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from camlib.attribution.private_keras import missing_names
-from camlib.console import EXIT_BAD_USAGE, first_line
+from camlib.console import UserError, first_line
 
 
 @contextlib.contextmanager
@@ -35,30 +33,19 @@ def quiet_start():
         del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
 
-class PrivateNameError(Exception):
-    """Keras has no longer what it never promised to keep."""
+class CannotStart(UserError, ImportError):
+    """Keras cannot be used: a script says so in one line, whoever imports this file gets an ImportError."""
 
 
-def refuse_to_start(error):
-    """End a script with one line where Keras cannot start; whoever imports this file gets an ImportError."""
-    if isinstance(error, PrivateNameError):
-        message = (
-            f"Keras {keras.__version__} has no {error}, which is used here; expected one of the versions that "
-            "pip install -r requirements.txt installs"
-        )
-    elif isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow"):
-        message = f"{error.name} is not installed; expected what pip install -r requirements.txt installs"
-    else:
-        settings = Path(os.environ.get("KERAS_HOME", Path("~", ".keras").expanduser()), "keras.json")
-        message = (
-            f"Keras cannot start ({first_line(error)}); expected the backend tensorflow or jax in KERAS_BACKEND or "
-            f"{settings}, and in that file what Keras knows"
-        )
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    if script is None or Path(script).resolve().parent != Path(__file__).resolve().parents[1]:
-        raise ImportError(message) from error
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(EXIT_BAD_USAGE)
+def reason_not_to_start(error):
+    """What keeps Keras from starting, in words."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow"):
+        return f"{error.name} is not installed; expected what pip install -r requirements.txt installs"
+    settings = Path(os.environ.get("KERAS_HOME", Path("~", ".keras").expanduser()), "keras.json")
+    return (
+        f"Keras cannot start ({first_line(error)}); expected the backend tensorflow or jax in KERAS_BACKEND or "
+        f"{settings}, and in that file what Keras knows"
+    )
 
 
 try:
@@ -75,12 +62,10 @@ try:
             from jax.experimental import multihost_utils
         else:
             raise ImportError(f"the backend {BACKEND} has no gradients here")
-        if missing := missing_names():
-            raise PrivateNameError(missing[0])
 except (
     Exception
 ) as error:  # a backend that is not installed or unknown, a damaged keras.json: Keras raises various ones
-    refuse_to_start(error)
+    raise CannotStart(reason_not_to_start(error)) from error
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Keras warns at each .h5 that it saves
 
@@ -121,6 +106,22 @@ def with_channels_last(function):
     return run
 
 
+@contextlib.contextmanager
+def exchanged(values):
+    """Let each (owner, name) have another value in this context, past any __setattr__ of the owner's."""
+
+    def assign(values):
+        for (owner, name), value in values.items():
+            (type if isinstance(owner, type) else object).__setattr__(owner, name, value)
+
+    before = {(owner, name): vars(owner)[name] for owner, name in values}
+    try:
+        assign(values)
+        yield
+    finally:
+        assign(before)
+
+
 # ---------------------------------------------------------------- programs and gradients
 
 
@@ -141,6 +142,12 @@ def compiled(function, network):
             return function(*arguments)
 
     return lambda *arguments: run([variable.value for variable in network.variables], *arguments)
+
+
+def widened(values):
+    """A tensor in float32 at least: half precision is widened, float64 stays what it is."""
+    dtype = "float64" if keras.backend.standardize_dtype(values.dtype) == "float64" else "float32"
+    return keras.ops.cast(values, dtype)
 
 
 def with_gradient(forward, gradient):
@@ -214,8 +221,10 @@ def relus_of_backend(relu):
 
 def activations_of_backend(other):
     """Stand-ins other(kind, function) for the backend's own softmax and sigmoid, by (module, name)."""
-    places = [(tf.nn, "softmax"), (tf.nn, "log_softmax"), (tf.nn, "sigmoid"), (tf.math, "sigmoid"), (tf, "sigmoid")] \
-        if BACKEND == "tensorflow" else [(jax.nn, "softmax"), (jax.nn, "log_softmax"), (jax.nn, "sigmoid")]  # fmt: skip
+    nn = tf.nn if BACKEND == "tensorflow" else jax.nn
+    places = [(nn, "softmax"), (nn, "log_softmax"), (nn, "sigmoid")]
+    if BACKEND == "tensorflow":
+        places += [(tf.math, "sigmoid"), (tf, "sigmoid")]
     return {(module, name): other(name, getattr(module, name)) for module, name in places}
 
 
@@ -252,16 +261,6 @@ TENSORFLOW_VIEWS = {"Identity", "Reshape", "ReadVariableOp", "Placeholder", "Con
 JAX_VIEWS = {"reshape", "squeeze", "expand_dims", "copy", "convert_element_type"}
 
 
-def largest_and_all(function, shape):
-    """What a function of a float32 tensor of that shape takes: traced, not run.
-
-    Returns:
-        (largest, every): bytes of the operation with the largest inputs and results, and of the results of all.
-    """
-    sizes = sizes_in(traced(function, shape))
-    return max(before + made for before, made in sizes), sum(made for _, made in sizes)
-
-
 def sizes_in(program):
     """(bytes of the inputs, bytes of the results) of each operation of a traced program that takes memory: a list."""
     return tensorflow_sizes(program) if BACKEND == "tensorflow" else jax_sizes(program)
@@ -293,10 +292,8 @@ def jax_sizes(program):
     return sizes
 
 
-# How activations appear in a traced program, and what a ReLU looks like that is not called as one: a comparison with 0
-TENSORFLOW_ACTIVATIONS = {
-    "Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Erfc",
-}  # fmt: skip
+# How activations appear in a traced program. A ReLU in a network's own code appears as a comparison with 0
+TENSORFLOW_ACTIVATIONS = set("Relu Relu6 LeakyRelu Elu Selu Sigmoid Tanh Softplus Softsign Erf Erfc".split())
 JAX_ACTIVATIONS = {"relu", "logistic", "tanh", "erf", "erfc", "expm1", "logaddexp"}
 # JAX keeps the gradients inside these from one time to the next: they cannot be exchanged there
 JAX_REPLAYED = {"checkpoint", "cond", "remat", "remat2", "scan", "while"}
@@ -435,13 +432,6 @@ def gathered(values):
     return multihost_utils.process_allgather(np.array(values, np.int32))
 
 
-def device_count():
-    """Number of GPUs, or of the devices that stand in for them, of all hosts; at least 1."""
-    if BACKEND == "jax":
-        return jax.device_count()
-    return max(1, len(tf.config.list_logical_devices("GPU")))
-
-
 def device_name():
     """What the networks run on, for the user: "CPU", or the GPU's own name."""
     if BACKEND == "jax":
@@ -461,7 +451,8 @@ def leave_gpus():
 @contextlib.contextmanager
 def all_devices():
     """Build and fit a network in this context to share each batch among all GPUs of the machine, or of all hosts."""
-    if device_count() == 1:
+    count = jax.device_count() if BACKEND == "jax" else len(tf.config.list_logical_devices("GPU"))
+    if count <= 1:
         yield
     elif BACKEND == "tensorflow":
         with tf.distribute.MirroredStrategy().scope():

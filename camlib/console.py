@@ -20,13 +20,13 @@ from rich.progress import Progress as TerminalProgress
 from rich.table import Table
 from rich.text import Text
 
-from camlib import beginning
-from camlib.beginning import ENDING_SIGNALS, EXIT_OF_SIGNALS, is_heeded
-
-COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+BAR_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 EXIT_SOME_FAILED = 1
 EXIT_BAD_USAGE = 2
+EXIT_OF_SIGNALS = 128  # a shell adds the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
+# What a scheduler, or a terminal that is closed, sends; Windows has no SIGHUP
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SECONDS_TO_STOP = 5  # after Ctrl-C, for what is worth saving
 SECONDS_TO_FINISH = 4  # the batch, after SIGTERM; schedulers kill what is there 10 or 30 seconds after it
 SHOW_CURSOR = "\x1b[?25h"
@@ -97,6 +97,21 @@ def whole_number(least, greatest):
     return parse
 
 
+def shortened_list(names, most=5):
+    """Names for a message: "a, b, c", or the first few and how many more."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+LONGEST_PATH = 70  # characters of it in a message
+
+
+def shown_path(path):
+    """A path for a message of one line: all of it, or the end of its name."""
+    return str(path) if len(str(path)) <= LONGEST_PATH else f".../{Path(path).name[4 - LONGEST_PATH :]}"
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the docstring's line breaks, and appends each default that says something and is not in words already."""
 
@@ -165,7 +180,6 @@ def run_script(main, go_on="the same command goes on from here"):
     full disk, a folder that may not be written) and memory that runs out are the user's to mend as well. `go_on` tells
     who stopped it how to continue.
     """
-    beginning.has_begun = True
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
         with heeding_signals(go_on):
@@ -203,7 +217,7 @@ def is_out_of_memory(error):
     )
 
 
-class Ending:
+class StopRequest:
     """What asked the script to end.
 
     Attributes:
@@ -214,12 +228,12 @@ class Ending:
     signal, works = None, 0
 
 
-ENDING = Ending()
+STOP = StopRequest()
 
 
 def end_if_asked():
     """Called between two pieces of work: where SIGTERM or SIGHUP came, go no further."""
-    if ENDING.signal:
+    if STOP.signal:
         raise KeyboardInterrupt
 
 
@@ -230,15 +244,15 @@ def heeding_signals(go_on):
     Python raises KeyboardInterrupt in whatever runs just then. In a callback whose exceptions Python prints and ignores
     (JAX has one for each garbage collection), or in a library that catches everything, the script would go on.
     """
-    hook, ENDING.signal, ENDING.works = sys.unraisablehook, None, 0
+    hook, STOP.signal, STOP.works = sys.unraisablehook, None, 0
 
     def interrupt(*_):
         begin_in_time(SECONDS_TO_STOP, stop, go_on)
         raise KeyboardInterrupt
 
     def finish(number, _):
-        again, ENDING.signal = ENDING.signal, number
-        if again or not ENDING.works:  # asked twice, nothing was finished in time, or there are no batches
+        again, STOP.signal = STOP.signal, number
+        if again or not STOP.works:  # asked twice, nothing was finished in time, or there are no batches
             interrupt()
         begin_in_time(SECONDS_TO_FINISH, wake, number)
 
@@ -256,6 +270,11 @@ def heeding_signals(go_on):
         sys.unraisablehook = hook
         for number in before:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def is_heeded(number):
+    """Whether a signal is not ignored, as Ctrl-C is in the background of a shell and SIGHUP under nohup."""
+    return signal.getsignal(number) not in (None, signal.SIG_IGN)
 
 
 def begin_in_time(seconds, function, *arguments):
@@ -286,7 +305,7 @@ def stop(go_on):
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(EXIT_OF_SIGNALS + (ENDING.signal or signal.SIGINT))
+    os._exit(EXIT_OF_SIGNALS + (STOP.signal or signal.SIGINT))
 
 
 LOG_WIDTH = 160  # characters of a table where there is no terminal
@@ -330,10 +349,10 @@ class Progress:
     def __init__(self, label, total, seconds_between_lines=30):
         self.label, self.total, self.seconds_between_lines = label, total, seconds_between_lines
         self.done = 0
-        self.bar = TerminalProgress(*COLUMNS) if sys.stdout.isatty() else None
+        self.bar = TerminalProgress(*BAR_COLUMNS) if sys.stdout.isatty() else None
 
     def __enter__(self):
-        ENDING.works += 1
+        STOP.works += 1
         self.start = self.last_line = time.monotonic()
         if self.bar:
             self.bar.start()
@@ -341,7 +360,7 @@ class Progress:
         return self
 
     def __exit__(self, *error):
-        ENDING.works -= 1
+        STOP.works -= 1
         if self.bar:
             self.bar.stop()
 

@@ -1,22 +1,34 @@
-"""Files: written whole or not at all, whatever their names; what is in one, by its SHA-256."""
+"""Files: written whole or not at all, whatever their names, by one process at a time; told by their SHA-256."""
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import math
 import os
+import platform
 import re
 import stat
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 from camlib.console import UserError, first_line
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
 MOST_TEXT = 2**26  # bytes: the longest description of a network has 1.2 million
 MOST_JSON = 2**28  # bytes: annotations of a million photos have fewer
+MOST_PIXELS = 100_000_000  # of a picture: about 1.1 GB while an RGB one of as many is decoded, 2 GB with transparency
+LARGEST_MODEL = 4.0  # GB of a model file
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
 
@@ -144,8 +156,8 @@ def json_text(record):
 
 
 # A cell that a spreadsheet would take for a formula, or that has been kept from it
-FORMULA, KEPT = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
+FORMULA, KEPT_FROM_FORMULA = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
+PLAIN_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
 
 
 def csv_text(rows):
@@ -158,13 +170,13 @@ def csv_text(rows):
 
 def is_formula(cell):
     """Whether a spreadsheet would run a cell, or `csv_rows` would take an apostrophe of its own from it."""
-    return isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell)
+    return isinstance(cell, str) and FORMULA.match(cell) and not PLAIN_NUMBER.fullmatch(cell)
 
 
 def csv_rows(text):
     """The rows of what `csv_text` made, without its apostrophes; a last line that is being written is left out."""
     whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-    return [[cell[1:] if KEPT.match(cell) else cell for cell in row] for row in csv.reader(whole)]
+    return [[cell[1:] if KEPT_FROM_FORMULA.match(cell) else cell for cell in row] for row in csv.reader(whole)]
 
 
 def write_csv(path, rows):
@@ -200,3 +212,237 @@ def file_sha256(path):
         raise UserError(f"{path} cannot be read: {error}; expected a file") from error
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------- HDF5 files of our own
+
+CHECKSUM = "sha256"  # the attribute that holds it
+
+
+class DamagedFile(UserError):
+    """A file does not hold what was written to it."""
+
+
+class Stream(io.FileIO):
+    """A file that says once that it cannot be written, and swallows what comes after that.
+
+    HDF5 writes what is left when it closes a file, and where that fails ends the process with a segmentation fault.
+
+    Attributes:
+        failed: bool, something of it is missing.
+    """
+
+    failed = False
+
+    def write(self, content):
+        rest = memoryview(content).cast("B")
+        length = len(rest)
+        while rest and not self.failed:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError:
+                self.failed = True
+                raise
+        return length
+
+    def truncate(self, size=None):
+        return size if self.failed else super().truncate(size)
+
+
+def write_hdf5(path, write, unchecked=()):
+    """Write an HDF5 file with a checksum, under its name only when whole and on the disk.
+
+    Args:
+        path: Path.
+        write: function of an h5py.File that fills it.
+        unchecked: names of datasets, at the ends of their paths, that have a check of their own.
+
+    Raises:
+        OSError: the disk is full, for example; no part of the file is left then.
+    """
+    import h5py  # here, since most scripts' --help needs no HDF5
+
+    with partial_of(path) as partial, Stream(partial, "w+b") as stream:
+        with h5py.File(stream, "w", libver="latest") as file:  # attributes may have more than 64 KB, then
+            write(file)
+            file.attrs[CHECKSUM] = content_sha256(file, unchecked)
+        os.fsync(stream.fileno())
+
+
+def read_hdf5(path, read, unchecked=()):
+    """What `read(file)` makes of an h5py.File that `write_hdf5` wrote.
+
+    Raises:
+        DamagedFile: it is not what was written.
+        OSError: it is not there, or may not be read.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs[CHECKSUM] != content_sha256(file, unchecked):
+                raise ValueError("its checksum is that of another content")
+            return read(file)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DamagedFile(f"{path} is damaged or of an earlier version") from error
+
+
+def content_sha256(file, unchecked=()):
+    """SHA-256 of the names, attributes and values in an h5py.File, but for its checksum."""
+    import h5py
+
+    digest = hashlib.sha256()
+
+    def add(name, item):
+        for attribute in sorted(item.attrs.keys() - {CHECKSUM}):
+            digest.update(json.dumps([name, attribute]).encode())
+            digest.update(bytes_of(item.attrs[attribute]))
+        if isinstance(item, h5py.Dataset):
+            digest.update(json.dumps([name, str(item.dtype), item.shape]).encode())
+            if name.rpartition("/")[2] not in unchecked:
+                digest.update(bytes_of(item[()]))
+
+    add("/", file)
+    file.visititems(add)
+    return digest.hexdigest()
+
+
+def bytes_of(value):
+    """The content of an array, a number or a text, as bytes."""
+    array = np.asarray(value)
+    if array.dtype.kind in "OSU":
+        return json.dumps(array.tolist(), default=bytes.decode).encode()
+    return np.ascontiguousarray(array).data.cast("B")
+
+
+# ---------------------------------------------------------------- one process at a time writes
+
+LOCK, HOLDER = ".lock", ".writer.json"  # hidden, and gone when the writer is done
+LOCK_ATTEMPTS = 5  # times that a lock is asked for once more
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them says
+
+
+class BeingWritten(UserError):
+    """Another process has the right to write."""
+
+
+class OnlyWriter:
+    """The right to write to a folder, or to those files of it that share a name; one process has it at a time.
+
+    The system takes it from a process that has died, so that nothing has to be cleared by hand.
+
+    Args:
+        folder: Path, made if missing.
+        name: str, of the files, where others may be written meanwhile: a store's, a network's or a shard's.
+        option: str, what says where a run writes.
+
+    Raises:
+        BeingWritten: another process has it; the message says which, where, and since when.
+    """
+
+    def __init__(self, folder, name="", option="--output"):
+        self.folder, self.is_new = folder, not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.holder = (folder / (f".{name}{hidden}" if name else hidden) for hidden in (LOCK, HOLDER))
+        try:
+            self.file = patiently_locked(self.path)
+        except BlockingIOError:
+            raise BeingWritten(
+                f"{folder / name} is being written by {holder_in_words(self.holder)}; expected another {option}, or to "
+                "wait until it has ended"
+            ) from None
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        about = {"host": platform.node(), "process": os.getpid(), "started": started, "command": sys.argv}
+        try:
+            write_json(self.holder, about)
+        except BaseException:  # of a full disk, for example
+            self.close()
+            raise
+
+    def close(self):
+        """Let go of it, and leave no folder that nothing was written to.
+
+        The lock's file is removed while it is locked still, see `locked`.
+        """
+        self.holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            self.path.unlink()
+        os.close(self.file)
+        if self.is_new:
+            with contextlib.suppress(OSError):  # it is in use
+                self.folder.rmdir()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def is_held(folder, name=""):
+    """Whether a process has the right to write, see OnlyWriter; not where a file system has no locks."""
+    try:
+        file = os.open(folder / (f".{name}{LOCK}" if name else LOCK), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        lock(file, shared=True)
+    except OSError as error:
+        return error.errno not in WITHOUT_LOCKS
+    finally:
+        os.close(file)
+    return False
+
+
+def lock(file, shared=False):
+    """Lock a file, by its descriptor; raises OSError where another process has it locked."""
+    if fcntl:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    else:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+
+def patiently_locked(path):
+    """As `locked`; somebody who only looks whether there is a writer, see `is_held`, is waited for."""
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            return locked(path)
+        except BlockingIOError:
+            time.sleep(0.02)
+    return locked(path)
+
+
+def locked(path):
+    """Lock a file, made if missing, for this process alone; returns its descriptor.
+
+    Raises:
+        BlockingIOError: another process has it locked.
+        OSError: the file cannot be made.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lock(file)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    return file
+            os.close(file)  # the process that had it removed it before it was ours
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                print(f"{path.parent} is on a file system without locks: a second run would not be noticed", flush=True)
+                return file
+            os.close(file)
+            raise BlockingIOError from error
+
+
+def holder_in_words(holder):
+    """Who writes, in words; what is said of it may be half of it, or of an earlier one."""
+    try:
+        about = read_json(holder)
+        script = Path(about["command"][0]).name
+        words = f"{script}, process {about['process']} on {about['host']} since {about['started']}"
+        return re.sub(r"[^ -~]", "?", words)[:120]
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return "another process"

@@ -9,21 +9,24 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from camlib.backend import device_memory, largest_and_all
+from camlib.backend import device_memory, sizes_in, traced
 from camlib.console import UserError, counted, is_out_of_memory
 
 FORWARD = 1.1  # times the largest moment of a traced forward pass: what the shipped networks take, measured
 BACKWARD = 1.0  # times all its values, which a gradient keeps
 COPIES = 6  # of the weights in training: with their gradients, two moments, the best and those being saved
-MODEST = 2_000_000  # pixels of a training batch that is not worth building a network for to trace it
-SMALL = 1e9  # bytes of the largest operation of a batch that is not worth tracing a network for once more
+SMALL_BATCH = 1e9  # bytes of the largest operation of a batch that is not worth tracing a network for once more
 # Of a container: its limit, its use, and among other numbers what of this the system gives back when needed, files
 # that were read before; in the second version of cgroups and in the first
 CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-     "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"),
-)  # fmt: skip
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
 
 
 def available_memory():
@@ -62,14 +65,24 @@ def photo_memory(function, shape, with_gradients):
     return BACKWARD * every if with_gradients else FORWARD * largest
 
 
-def check_subject(subject, batch_size, with_gradients):
-    """Refuse a batch with which a Subject would run out of memory, see `check_memory`."""
-    meaning, plan = subject.meaning, subject.plan
-    if batch_size * plan.largest <= SMALL:
+def largest_and_all(function, shape):
+    """What a function of a float32 tensor of that shape takes: traced, not run.
+
+    Returns:
+        (largest, every): bytes of the operation with the largest inputs and results, and of the results of all.
+    """
+    sizes = sizes_in(traced(function, shape))
+    return max(before + made for before, made in sizes), sum(made for _, made in sizes)
+
+
+def check_batch(classifier, batch_size, with_gradients):
+    """Refuse a batch with which a Classifier would run out of memory, see `check_memory`."""
+    spec, structure = classifier.input_spec, classifier.structure
+    if batch_size * structure.largest <= SMALL_BATCH:
         return
-    shape = meaning.height, meaning.width, meaning.channels
-    of_photo = photo_memory(functools.partial(plan.port.run, subject.network), shape, with_gradients)
-    check_memory(of_photo, batch_size, max(shape[:2]))
+    shape = spec.height, spec.width, spec.channels
+    run = functools.partial(structure.signature.run, classifier.network)
+    check_memory(photo_memory(run, shape, with_gradients), batch_size, max(shape[:2]))
 
 
 def check_training(network, shape, side, batch_size, devices, least):

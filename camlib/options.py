@@ -1,50 +1,85 @@
-"""The options that several scripts share, and of a teacher and a locator. Imports neither Keras nor TensorFlow."""
+"""The options that several scripts share. It is imported by scripts alone, and does without Keras."""
 
+import importlib.util
 import re
 from pathlib import Path
 
-from camlib.console import UserError
-from camlib.preprocessing import OWN_PREPROCESSING, PREPROCESSING, WHAT_PREPROCESSING_MEANS
+from camlib.console import UserError, did_you_mean, whole_number
+from camlib.files import LARGEST_MODEL, MOST_PIXELS
+from camlib.plots import OWN_COLOURS
+from camlib.preprocessing import FLOAT_TYPES, OWN_PREPROCESSING, PREPROCESSING, PREPROCESSING_HELP
+from camlib.runs import STORE_TYPES
 from camlib.runs.shards import parse_shard
+from camlib.training import TEACHING
 
-FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
-STORE_TYPES = ("float32", "float16")  # what maps may be kept in
-FILLS = ("blur", "mean")  # what replaces deleted pixels
-OWN_COLOURS = "evidence"  # the name of our own colour map
-LEAST_SIDE, MOST_SIDE = 8, 99_999  # pixels of a network's input; what fits into memory is seen later
-LARGEST_MODEL = 4.0  # GB of a model file
-TEACHING = ("teacher_sees", "temperature", "label_share")  # settings that decide what is learnt from a teacher
+LEAST_INPUT_SIDE, MOST_INPUT_SIDE = 8, 99_999  # pixels of a network's input; what fits into memory is seen later
 
 # ---------------------------------------------------------------- a network that is asked
 
 
+def add_pixel_option(group):
+    """Add the option that raises the limit of pixels decoded of one picture."""
+    group.add_argument(
+        "--most-pixels",
+        type=whole_number(1, 9_999_999_999),
+        default=MOST_PIXELS,
+        metavar="N",
+        help="pixels to decode of one picture; a large JPEG is decoded smaller",
+    )
+
+
 def add_network_options(group):
     """Add the options that say what a network's numbers mean and what it computes in."""
-    group.add_argument("--preprocess", metavar="|".join([*PREPROCESSING, *OWN_PREPROCESSING]),
-                       help="what a pixel of 0..255 becomes; default: what the file says. "
-                       + WHAT_PREPROCESSING_MEANS)  # fmt: skip
-    group.add_argument("--class-names", type=Path, metavar="FILE",
-                       help="one class a line; default: what the file says")  # fmt: skip
-    group.add_argument("--size", type=parse_size, metavar="N|HxW",
-                       help="the network's input in pixels, N x N or height x width; default: as trained")  # fmt: skip
-    group.add_argument("--dtype", choices=FLOAT_TYPES,
-                       help="what the network computes in; default: what its weights are kept in")  # fmt: skip
-    group.add_argument("--architecture", type=Path, metavar="FILE.json",
-                       help="of a file of weights alone: what model.to_json() wrote")  # fmt: skip
+    group.add_argument(
+        "--preprocess",
+        metavar="|".join([*PREPROCESSING, *OWN_PREPROCESSING]),
+        help="what a pixel of 0..255 becomes; default: what the file says. " + PREPROCESSING_HELP,
+    )
+    group.add_argument("--class-names", type=Path, metavar="FILE", help="one class a line; default: what the file says")
+    group.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="N|HxW",
+        help="the network's input in pixels, N x N or height x width; default: as trained",
+    )
+    group.add_argument(
+        "--dtype", choices=FLOAT_TYPES, help="what the network computes in; default: what its weights are kept in"
+    )
+    group.add_argument(
+        "--architecture", type=Path, metavar="FILE.json", help="of a file of weights alone: what model.to_json() wrote"
+    )
     group.add_argument("--trust-model", action="store_true", help="let the model file run code")
-    group.add_argument("--largest-model", type=parse_gigabytes, default=LARGEST_MODEL, metavar="GB",
-                       help="larger model files are refused")  # fmt: skip
+    group.add_argument(
+        "--largest-model",
+        type=parse_gigabytes,
+        default=LARGEST_MODEL,
+        metavar="GB",
+        help="larger model files are refused",
+    )
 
 
-def add_port_options(group):
-    """Add the options that say how a network is fed and which of its outputs is explained."""
+def add_head_options(group):
+    """Add the options that say how a network is fed and which of its outputs (heads) is explained."""
     group.add_argument("--head", metavar="NAME|INDEX", help="the output to explain, of a network with several")
-    group.add_argument("--region", type=Path, metavar="MASK",
-                       help="a picture, bright where the scores of a segmentation are added up; default: the pixels "
-                       "that the network gives to the class")  # fmt: skip
+    group.add_argument(
+        "--region",
+        type=Path,
+        metavar="MASK",
+        help="a picture, bright where the scores of a segmentation are added up; default: the pixels "
+        "that the network gives to the class",
+    )
     group.add_argument("--image-input", metavar="NAME", help="the input that takes photos, of a network with several")
-    group.add_argument("--other-inputs", type=Path, metavar="FILE.npz",
-                       help="the values of the others, an array for each by its name")  # fmt: skip
+    group.add_argument(
+        "--other-inputs", type=Path, metavar="FILE.npz", help="the values of the others, an array for each by its name"
+    )
+
+
+def network_options(args):
+    """What the user says of a network, as `Classifier.load` takes it: dict."""
+    names = {"trust_model": "trust", "largest_model": "largest"}
+    given = ("preprocess", "class_names", "size", "dtype", "architecture", "trust_model", "largest_model")
+    heads = ("head", "region", "image_input", "other_inputs", "most_pixels") if hasattr(args, "head") else ()
+    return {names.get(name, name): getattr(args, name) for name in (*given, *heads)}
 
 
 def add_output_options(group, folder, what, batch_size):
@@ -64,36 +99,72 @@ def add_output_options(group, folder, what, batch_size):
 def add_map_run_options(group, folder, batch_size):
     """Add the options that say where a run writes its maps, a folder or one file; see `add_output_options`."""
     add_output_options(group, folder, "maps", batch_size)
-    group.add_argument("--store", type=Path, metavar="FILE.h5",
-                       help="put the maps into one HDF5 file, without pictures, instead of into --output")  # fmt: skip
-    group.add_argument("--store-dtype", choices=STORE_TYPES, default=STORE_TYPES[0],
-                       help="what maps are kept in there; float16 takes less than half, and is off by up to 1/2048 of "
-                       "a map's largest value")  # fmt: skip
+    group.add_argument(
+        "--store",
+        type=Path,
+        metavar="FILE.h5",
+        help="put the maps into one HDF5 file, without pictures, instead of into --output",
+    )
+    group.add_argument(
+        "--store-dtype",
+        choices=STORE_TYPES,
+        default=STORE_TYPES[0],
+        help="what maps are kept in there; float16 takes less than half, and is off by up to 1/2048 of "
+        "a map's largest value",
+    )
 
 
-def check_store_options(parser, settings):
+def check_store_options(parser, args):
     """End with an error where the options of a store do not fit one another."""
-    given = [name for name in ("output", "store_dtype") if getattr(settings, name) != parser.get_default(name)]
-    if settings.store is None and "store_dtype" in given:
-        parser.error(f"--store-dtype {settings.store_dtype} without --store; expected --store FILE.h5 with it")
-    if settings.store is None:
+    given = [name for name in ("output", "store_dtype") if getattr(args, name) != parser.get_default(name)]
+    if args.store is None and "store_dtype" in given:
+        parser.error(f"--store-dtype {args.store_dtype} without --store; expected --store FILE.h5 with it")
+    if args.store is None:
         return
-    if settings.store.suffix.lower() != ".h5":
-        parser.error(f"--store {settings.store}: expected a name that ends in .h5")
+    if args.store.suffix.lower() != ".h5":
+        parser.error(f"--store {args.store}: expected a name that ends in .h5")
     if "output" in given:
-        parser.error(f"--store {settings.store} with --output {settings.output}; expected one of the two")
+        parser.error(f"--store {args.store} with --output {args.output}; expected one of the two")
 
 
 def add_machine_options(group):
     """Add the options of a run on several GPUs or machines."""
-    group.add_argument("--shard", type=parse_shard, metavar="K/N|slurm",
-                        help="do the K-th of N parts alone, in a folder that all share, slurm: that of this task of a "
-                        "job array; python join_shards.py makes one run of them")  # fmt: skip
-    group.add_argument("--engine", choices=("process", "ray"), default="process",
-                       help="who does the work: this process, or workers of Ray, one for each GPU, or without any each "
-                       "core")  # fmt: skip
+    group.add_argument(
+        "--shard",
+        type=parse_shard,
+        metavar="K/N|slurm",
+        help="do the K-th of N parts alone, in a folder that all share, slurm: that of this task of a "
+        "job array; python join_shards.py makes one run of them",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("process", "ray"),
+        default="process",
+        help="who does the work: this process, or workers of Ray, one for each GPU, or without any each core",
+    )
     group.add_argument("--address", metavar="HOST:PORT", help="of a cluster of Ray; default: this machine")
     group.add_argument("--workers", type=int, metavar="N", help="how many; default: as many as there can be")
+
+
+def check_machine_options(parser, args):
+    """End with an error where the options of shards and engines do not fit one another, or Ray is not installed."""
+    if args.shard and args.overwrite and not args.store:
+        parser.error("--overwrite with --shard would remove what other shards wrote; expected another --output")
+    if args.engine != "ray":
+        given = [name for name in ("address", "workers") if getattr(args, name) is not None]
+        if given:
+            parser.error(f"--{given[0]} without --engine ray; expected both, or neither")
+        return
+    if args.shard:
+        parser.error("--shard with --engine ray, which deals the photos itself; expected one of the two")
+    if args.store:
+        parser.error(
+            "--store with --engine ray, whose workers write files; expected one of the two, or --shard with a --store "
+            "for each"
+        )
+    parser.require(args, workers=1)
+    if importlib.util.find_spec("ray") is None:
+        parser.error("Ray is not installed; expected what pip install -r requirements-cluster.txt installs")
 
 
 def add_style_options(group, writes=True):
@@ -103,27 +174,80 @@ def add_style_options(group, writes=True):
         group: what has `add_argument`.
         writes: bool, the script writes the pictures of a run, whose size can be chosen.
     """
-    group.add_argument("--colours", default=OWN_COLOURS, metavar="NAME",
-                       help="evidence, red to yellow for a class and blue to cyan against it, or a colour map of "
-                       "Matplotlib (turbo, jet, RdBu_r); one whose middle is not made for zero shows no evidence "
-                       "against a class over the photo")  # fmt: skip
+    group.add_argument(
+        "--colours",
+        default=OWN_COLOURS,
+        metavar="NAME",
+        help="evidence, red to yellow for a class and blue to cyan against it, or a colour map of "
+        "Matplotlib (turbo, jet, RdBu_r); one whose middle is not made for zero shows no evidence "
+        "against a class over the photo",
+    )
     group.add_argument("--photo-in-colour", action="store_true", help="below a map; default: grey")
     if writes:
-        group.add_argument("--full-size", action="store_true",
-                           help="pictures of the photo's own size; default: a longer side of 512 pixels")  # fmt: skip
-        group.add_argument("--no-pictures", action="store_true",
-                           help="write the arrays alone: for each photo several times less work and space")  # fmt: skip
+        group.add_argument(
+            "--full-size",
+            action="store_true",
+            help="pictures of the photo's own size; default: a longer side of 512 pixels",
+        )
+        group.add_argument(
+            "--no-pictures",
+            action="store_true",
+            help="write the arrays alone: for each photo several times less work and space",
+        )
+
+
+def style_of(args, opacity=None):
+    """The Style that the user asked for.
+
+    Raises:
+        UserError: Matplotlib has no such colour map.
+    """
+    import matplotlib  # here, since --help needs none of it
+
+    from camlib.plots.colours import USUAL, Style
+
+    names = [OWN_COLOURS, *matplotlib.colormaps]
+    if args.colours not in names:
+        near = did_you_mean(args.colours, names)
+        raise UserError(f"--colours {args.colours}{near} expected a colour map of Matplotlib, or evidence")
+    return Style(args.colours, args.photo_in_colour, USUAL.opacity if opacity is None else opacity)
+
+
+def style_of_run(args):
+    """The Style of a run's pictures, see `style_of`; None with --no-pictures and --store.
+
+    Raises:
+        UserError: the user says how pictures look, too.
+    """
+    without = "--no-pictures" if args.no_pictures else "--store" if args.store else None
+    if without is None:
+        return style_of(args)
+    given = {
+        "--colours": args.colours != OWN_COLOURS,
+        "--photo-in-colour": args.photo_in_colour,
+        "--full-size": args.full_size and args.no_pictures,
+    }
+    if any(given.values()):
+        option = next(name for name in given if given[name])
+        raise UserError(f"{without} with {option}, which is about pictures; expected one of the two")
+    return None
+
+
+def style_settings(args):
+    """What of the user's options decides how a run's pictures look, and whether it has any, for run.json."""
+    names = ("colours", "photo_in_colour", "full_size")
+    return {name: getattr(args, name) for name in names} | {"no_pictures": args.no_pictures or None}
 
 
 def parse_size(text):
     """(height, width) for what the user wrote after --size: "64" or "64x96".
 
     Raises:
-        UserError: it is something else, below LEAST_SIDE or above MOST_SIDE.
+        UserError: it is something else, below LEAST_INPUT_SIDE or above MOST_INPUT_SIDE.
     """
     sides = [int(side) if re.fullmatch("[0-9]{1,9}", side) else -1 for side in text.lower().split("x")]
-    if len(sides) > 2 or not all(LEAST_SIDE <= side <= MOST_SIDE for side in sides):
-        raise UserError(f"--size {text}: expected {LEAST_SIDE} to {MOST_SIDE:,} pixels, N or HEIGHTxWIDTH")
+    if len(sides) > 2 or not all(LEAST_INPUT_SIDE <= side <= MOST_INPUT_SIDE for side in sides):
+        raise UserError(f"--size {text}: expected {LEAST_INPUT_SIDE} to {MOST_INPUT_SIDE:,} pixels, N or HEIGHTxWIDTH")
     return sides[0], sides[-1]
 
 
@@ -138,19 +262,17 @@ def parse_gigabytes(text):
     return float(text)
 
 
-def size_name(height, width):
-    """A size as after --size."""
-    return str(height) if height == width else f"{height}x{width}"
-
-
 # ---------------------------------------------------------------- several hosts
 
 
 def add_host_options(group):
     """Add the options of a training on several hosts."""
-    group.add_argument("--host", type=parse_host, metavar="K/N",
-                       help="be the K-th of N hosts, from 0, each with the same command but for this; needs "
-                       "KERAS_BACKEND=jax")  # fmt: skip
+    group.add_argument(
+        "--host",
+        type=parse_host,
+        metavar="K/N",
+        help="be the K-th of N hosts, from 0, each with the same command but for this; needs KERAS_BACKEND=jax",
+    )
     group.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0, a port that is free there")
 
 
@@ -163,12 +285,12 @@ def parse_host(text):
     return number, hosts
 
 
-def check_host_options(parser, settings):
+def check_host_options(parser, args):
     """End with an error where the options of several hosts do not fit one another."""
-    if (settings.host is None) != (settings.coordinator is None):
+    if (args.host is None) != (args.coordinator is None):
         parser.error("--host and --coordinator go together; expected both, or neither")
-    if settings.coordinator and not re.fullmatch(r"[^\s,]+:[0-9]{1,5}", settings.coordinator):
-        parser.error(f"--coordinator {settings.coordinator}: expected the address of host 0 and a port, 10.0.0.1:12345")
+    if args.coordinator and not re.fullmatch(r"[^\s,]+:[0-9]{1,5}", args.coordinator):
+        parser.error(f"--coordinator {args.coordinator}: expected the address of host 0 and a port, 10.0.0.1:12345")
 
 
 # ---------------------------------------------------------------- a teacher and a locator
@@ -177,38 +299,64 @@ def check_host_options(parser, settings):
 def add_teacher_options(group):
     """Add the options of training with other networks: a teacher, a locator."""
     group.add_argument("--teacher", type=Path, metavar="FILE", help="learn from this network's answers too")
-    group.add_argument("--teacher-sees", choices=("photos", "views"), default="photos",
-                       help="each photo once, or in each epoch the very cut-outs that the network sees")  # fmt: skip
-    group.add_argument("--teacher-size", type=int, metavar="PIXELS",
-                       help="height and width the teacher sees; default: as its file says")  # fmt: skip
-    group.add_argument("--temperature", type=float, default=2.0, metavar="T",
-                       help="the logits of both are divided by it, which softens the answers")  # fmt: skip
-    group.add_argument("--label-share", type=float, default=0.2, metavar="0..1",
-                       help="share of the true labels in the loss; the rest is the teacher's")  # fmt: skip
-    group.add_argument("--locator", type=Path, metavar="FILE",
-                       help="unlearn evidence where this network's Grad-CAM has none; for --recipe vgg16")  # fmt: skip
-    group.add_argument("--locator-size", type=int, metavar="PIXELS",
-                       help="height and width the locator sees; default: as its file says")  # fmt: skip
+    group.add_argument(
+        "--teacher-sees",
+        choices=("photos", "views"),
+        default="photos",
+        help="each photo once, or in each epoch the very cut-outs that the network sees",
+    )
+    group.add_argument(
+        "--teacher-size",
+        type=int,
+        metavar="PIXELS",
+        help="height and width the teacher sees; default: as its file says",
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=2.0,
+        metavar="T",
+        help="the logits of both are divided by it, which softens the answers",
+    )
+    group.add_argument(
+        "--label-share",
+        type=float,
+        default=0.2,
+        metavar="0..1",
+        help="share of the true labels in the loss; the rest is the teacher's",
+    )
+    group.add_argument(
+        "--locator",
+        type=Path,
+        metavar="FILE",
+        help="unlearn evidence where this network's Grad-CAM has none; for --recipe vgg16",
+    )
+    group.add_argument(
+        "--locator-size",
+        type=int,
+        metavar="PIXELS",
+        help="height and width the locator sees; default: as its file says",
+    )
 
 
-def check_teacher_options(parser, settings, loss):
+def check_teacher_options(parser, args, loss):
     """End with an error where the options of teacher and locator do not fit one another or the recipe."""
     names = ("teacher_size", *TEACHING)
-    given = [name for name in names if getattr(settings, name) != parser.get_default(name)]
-    if settings.teacher is None and given:
+    given = [name for name in names if getattr(args, name) != parser.get_default(name)]
+    if args.teacher is None and given:
         parser.error(f"--{given[0].replace('_', '-')} without --teacher; expected --teacher FILE with it")
-    if settings.teacher and loss != "categorical_crossentropy":
+    if args.teacher and loss != "categorical_crossentropy":
         parser.error(
-            f"--teacher softens a softmax, and --recipe {settings.recipe} is trained with {loss}; expected "
+            f"--teacher softens a softmax, and --recipe {args.recipe} is trained with {loss}; expected "
             "--recipe modern or vgg16"
         )
-    parser.require(settings, teacher_size=1)
-    if not 0 < settings.temperature <= 100:
-        parser.error(f"--temperature {settings.temperature}: expected a number above 0, at most 100")
-    if not 0 <= settings.label_share <= 1:
-        parser.error(f"--label-share {settings.label_share}: expected a number from 0 to 1")
-    parser.require(settings, locator_size=LEAST_SIDE)
-    if settings.locator_size and not settings.locator:
+    parser.require(args, teacher_size=1)
+    if not 0 < args.temperature <= 100:
+        parser.error(f"--temperature {args.temperature}: expected a number above 0, at most 100")
+    if not 0 <= args.label_share <= 1:
+        parser.error(f"--label-share {args.label_share}: expected a number from 0 to 1")
+    parser.require(args, locator_size=LEAST_INPUT_SIDE)
+    if args.locator_size and not args.locator:
         parser.error("--locator-size without --locator; expected --locator FILE with it")
-    if settings.locator and settings.recipe != "vgg16":
-        parser.error(f"--locator {settings.locator}: found --recipe {settings.recipe}; expected --recipe vgg16 with it")
+    if args.locator and args.recipe != "vgg16":
+        parser.error(f"--locator {args.locator}: found --recipe {args.recipe}; expected --recipe vgg16 with it")

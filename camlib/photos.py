@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from camlib.console import UserError
-from camlib.files import RUN_FILE, is_stored
-from camlib.pixel_budget import PIXELS
+from camlib.files import MOST_PIXELS, RUN_FILE, is_stored
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow makes of damaged tags is nothing to be done about
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictures in a file, as phones write
@@ -27,6 +26,10 @@ DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only mak
 SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
 RUN_SUFFIXES = (".jpg", ".npy", ".csv", ".json")  # of the files that runs write beside photos' folders, and in them
 MOST_PAGES = 1000  # of a TIFF, that are looked at
+WEIGHT_OF_COLOUR, WEIGHT_OF_OTHERS = 1.0, 2.0  # of a pixel, in the memory that one of an RGB picture takes, 11 bytes
+WEIGHT_OF_COEFFICIENTS = 0.3  # a progressive JPEG is kept whole, at whatever scale it is decoded
+PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK")
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows nothing of reduced scales; `check_pixels` counts every picture
 
 
 class PhotoError(Exception):
@@ -42,12 +45,14 @@ class Photo:
         name: str, its path below the folder it was found in, with '/' on every system.
         folder: str, where its maps go: `name` without suffix, or with it where two photos would share a folder.
         modified: float, when the file was changed last, in seconds since 1970, before it was read; None until then.
+        most_pixels: int, that may be decoded of it.
     """
 
     path: Path
     name: str
     folder: str
     modified: float | None = None
+    most_pixels: int = MOST_PIXELS
 
 
 # ---------------------------------------------------------------- finding
@@ -108,11 +113,12 @@ def walk_photos(folder):
     yield from map(Path, closed)
 
 
-def find_photos(places):
+def find_photos(places, most_pixels=MOST_PIXELS):
     """List the photos in files and folders given by the user.
 
     Args:
         places: list of Path or UPath; a folder is searched with all its subfolders.
+        most_pixels: int, that may be decoded of each.
 
     Returns:
         list of Photo in the given order, each file once. With several folders each name begins with its folder's.
@@ -135,7 +141,8 @@ def find_photos(places):
                 raise UserError(f"{found[name]} and {path} would share a name; give the folder that holds both")
     if not found:
         raise UserError(f"no photo in {', '.join(map(str, places))}; expected JPEG, PNG, BMP, WebP or TIFF files")
-    return [Photo(path, name, folder) for (name, path), folder in zip(found.items(), folders_of(found), strict=True)]
+    pairs = zip(found.items(), folders_of(found), strict=True)
+    return [Photo(path, name, folder, most_pixels=most_pixels) for (name, path), folder in pairs]
 
 
 def folders_of(names):
@@ -158,7 +165,7 @@ def name_without_suffix(name):
 # ---------------------------------------------------------------- decoding
 
 
-def read_photo(path, shorter_side=None):
+def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
     """Decode a photo to upright RGB.
 
     EXIF rotation is applied, transparency is laid on white, CMYK, palettes and 16 bits are converted to RGB of
@@ -168,6 +175,7 @@ def read_photo(path, shorter_side=None):
     Args:
         path: Path or UPath of a JPEG, PNG, BMP, WebP or TIFF file, whatever its name; or a BytesIO that holds one.
         shorter_side: int, pixels that will be needed, or None for full size.
+        most_pixels: int, that may be decoded.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -183,30 +191,65 @@ def read_photo(path, shorter_side=None):
         with Image.open(source, formats=FORMATS) as picture:
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
-            refuse_too_large(picture)
-            with PIXELS.spent_on(picture):
-                picture.load()
-                refuse_what_is_left_out(picture)
-                ImageOps.exif_transpose(picture, in_place=True)
-                return np.asarray(to_rgb(picture))
+            check_pixels(picture, most_pixels)
+            picture.load()
+            refuse_what_is_left_out(picture)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return np.asarray(to_rgb(picture))
     except FileNotFoundError:
         raise PhotoError("no such file") from None
     except PermissionError:
         raise PhotoError("no permission to read it") from None
     except Image.UnidentifiedImageError:
-        raise PhotoError("damaged" if in_memory else what_else(path)) from None
+        raise PhotoError("damaged" if in_memory else unreadable_kind(path)) from None
     except PhotoError:
         raise
     except Exception as error:  # decoders meet damaged bytes with errors of almost every class
         raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})".replace("\n", " ")) from error
 
 
-def refuse_too_large(picture):
-    """Raise PhotoError for a picture of more pixels than may be decoded."""
-    try:
-        PIXELS.check(picture)
-    except ValueError as error:
-        raise PhotoError(str(error)) from None
+def check_pixels(picture, most_pixels):
+    """Refuse a picture of more pixels than may be decoded: a file of a few kilobytes can unpack to gigabytes.
+
+    What counts is what a format has to unpack: of a JPEG that is decoded at a reduced scale, the pixels of that scale.
+
+    Args:
+        picture: PIL.Image.Image, opened and not loaded.
+        most_pixels: int.
+
+    Raises:
+        PhotoError: it has more; the message is the reason.
+    """
+    width, height = picture.size
+    count, need = width * height, need_of(picture)
+    if count > most_pixels or need > WEIGHT_OF_OTHERS * most_pixels:
+        whole_width, whole_height = whole_size(picture)
+        asked = max(count, round(need / WEIGHT_OF_OTHERS))
+        raise PhotoError(
+            f"{whole_width:,} x {whole_height:,} pixels, of which {count:,} would be decoded; expected at most "
+            f"{most_pixels:,}: if it is a photo, --most-pixels {asked}"
+        )
+
+
+def need_of(picture):
+    """What decoding a picture takes, in pixels of a plain RGB picture.
+
+    Args:
+        picture: PIL.Image.Image, opened and, if at all, reduced by its `draft`, but not loaded.
+    """
+    width, height = picture.size
+    plain = picture.mode in PLAIN_MODES and picture.format != "WEBP" and "transparency" not in picture.info
+    need = width * height * (WEIGHT_OF_COLOUR if plain else WEIGHT_OF_OTHERS)
+    if "progressive" in picture.info:
+        whole_width, whole_height = whole_size(picture)
+        need += whole_width * whole_height * WEIGHT_OF_COEFFICIENTS
+    return round(need)
+
+
+def whole_size(picture):
+    """(width, height) of a picture before it was reduced."""
+    scale = picture.decoderconfig[0] if picture.format in ("JPEG", "MPO") and picture.decoderconfig else 1
+    return picture.size[0] * scale, picture.size[1] * scale
 
 
 def refuse_what_is_left_out(picture):
@@ -244,7 +287,7 @@ def modified_of(path):
         return None
 
 
-def what_else(path):
+def unreadable_kind(path):
     """What a file is that is no picture, as a reason."""
     with path.open("rb") if is_stored(path) else open(path, "rb") as file:
         head = file.read(6)
@@ -291,26 +334,26 @@ def resize_photo(image, height, width, interpolation="area"):
     )
 
 
-def network_input(image, meaning):
+def network_input(image, input_spec):
     """Bring an RGB photo to a network's size and channels: the whole photo, without a crop.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        meaning: object with height, width, interpolation and channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+        input_spec: object with height, width, interpolation and channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
 
     Returns:
         uint8 (height, width, channels).
     """
-    if meaning.channels == 1:
+    if input_spec.channels == 1:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    image = resize_photo(image, meaning.height, meaning.width, meaning.interpolation)
-    return image.reshape(meaning.height, meaning.width, meaning.channels)
+    image = resize_photo(image, input_spec.height, input_spec.width, input_spec.interpolation)
+    return image.reshape(input_spec.height, input_spec.width, input_spec.channels)
 
 
-def read_network_input(path, meaning):
+def read_network_input(path, input_spec, most_pixels=MOST_PIXELS):
     """Decode a photo, at reduced scale where that does no harm, and bring it to a network's input."""
-    enough = max(meaning.height, meaning.width) if meaning.interpolation == "area" else None
-    return network_input(read_photo(path, enough), meaning)
+    enough = max(input_spec.height, input_spec.width) if input_spec.interpolation == "area" else None
+    return network_input(read_photo(path, enough, most_pixels), input_spec)
 
 
 def in_parallel(function, items, ahead=64):
@@ -339,36 +382,39 @@ def in_parallel(function, items, ahead=64):
                 future.cancel()
 
 
-def read_batches(photos, meaning, batch_size, pictures=True):
+def read_batches(photos, input_spec, batch_size, pictures=True):
     """Decode photos in parallel and yield them in batches of one size, the last one filled up with zeros.
 
     Equal shapes mean that a compiled network is traced once. At most a few batches are in memory at a time. A batch is
-    made of batch_size photos that follow one another, less those that cannot be read, so that a photo's place in it
-    does not depend on other batches: on its place, what is computed of it may depend, in the last bits.
+    made of batch_size photos that follow one another, less those that cannot be read. So a photo's place in it does not
+    depend on other batches, and neither do the last bits of its maps, which may depend on its place.
 
     Args:
-        photos: list of Photo, or of what else has a path.
-        meaning: object with height, width, channels and interpolation of the network's input.
+        photos: list of Photo, or of what else has a path and most_pixels.
+        input_spec: object with height, width, channels and interpolation of the network's input.
         batch_size: int.
         pictures: bool, give each photo for display too.
 
     Yields:
         (done, images, failed): done is a list of (Photo, photo for display uint8 (H, W, 3) or None without pictures),
-        images is uint8 (batch_size, height, width, channels) of which the first len(done) count, failed is a list of
+        images is uint8 (batch_size, height, width, channels), its first len(done) count, failed is a list of
         (path, reason).
     """
-    network_side = max(meaning.height, meaning.width)
-    enough = max(network_side, DISPLAY_SIDE) if meaning.interpolation == "area" else None
+    network_side = max(input_spec.height, input_spec.width)
+    enough = max(network_side, DISPLAY_SIDE) if input_spec.interpolation == "area" else None
 
     def read(photo):
         if isinstance(photo, Photo):
             photo = replace(photo, modified=modified_of(photo.path))
-        image, shown = read_photo(photo.path, enough), None  # the network's input is the same whatever is shown
+        image, shown = (
+            read_photo(photo.path, enough, photo.most_pixels),
+            None,
+        )  # the network's input is the same whatever is shown
         if pictures:
             shown = resize_photo(image, *display_size(*image.shape[:2], network_side))
-        return network_input(image, meaning), (photo, shown)
+        return network_input(image, input_spec), (photo, shown)
 
-    images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
+    images = np.zeros((batch_size, input_spec.height, input_spec.width, input_spec.channels), np.uint8)
     done, failed = [], []
     for number, (photo, result) in enumerate(in_parallel(read, photos), 1):
         if isinstance(result, PhotoError):

@@ -1,4 +1,4 @@
-"""What a network's numbers mean: pixels in, names out. Imports neither Keras nor TensorFlow."""
+"""What a network's numbers mean: pixels in, class names and probabilities out. Does without Keras."""
 
 import math
 import re
@@ -12,20 +12,25 @@ from camlib.files import read_text
 
 # ---------------------------------------------------------------- pixels in
 
+FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 # What a pixel becomes, by the names that Keras's applications use; torch: mean and standard deviation of ImageNet
 PREPROCESSING = {
     "none": {"scale": 1.0, "offset": 0.0, "bgr": False},
     "tf": {"scale": 1 / 127.5, "offset": -1.0, "bgr": False},
-    "torch": {"scale": [1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)],
-              "offset": [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], "bgr": False},
+    "torch": {
+        "scale": [1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)],
+        "offset": [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225],
+        "bgr": False,
+    },
     "caffe": {"scale": 1.0, "offset": [-103.939, -116.779, -123.68], "bgr": True},
-}  # fmt: skip
+}
 PREPROCESSING["vgg"] = PREPROCESSING["caffe"]
+ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """What a network's numbers mean; it travels as HDF5 attributes in the .h5 file.
+class InputSpec:
+    """What a network takes, and what its outputs are called; it travels as an HDF5 attribute in the .h5 file.
 
     Attributes:
         class_names: list of str, one per output.
@@ -51,6 +56,11 @@ class Meaning:
             if not isinstance(name, str) or not name or set(name) & set("/\\\0"):
                 raise ValueError(f"class name {name!r}; expected text without slashes")
 
+    @property
+    def shape(self):
+        """(height, width, channels)."""
+        return self.height, self.width, self.channels
+
     def prepare(self, images, dtype=np.float32):
         """Turn uint8 (N, H, W, C), RGB or grey, into the network's input, float32 or float64."""
         images = images[..., ::-1] if self.bgr else images
@@ -65,13 +75,13 @@ class Meaning:
 
 LARGEST_FACTOR = 1e30  # of a pixel, float32
 LARGEST_SIDE = 8192  # pixels of a photo as a network takes it
-MOST_CLASSES = 100_000
-LONGEST_NAME = 200  # bytes of a class's name; file systems take 255 of a file's
+MOST_CLASS_NAMES = 100_000
+LONGEST_CLASS_NAME = 200  # bytes of a class's name; file systems take 255 of a file's
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks, and what moves a terminal's cursor
 
 
-def meaning_of(record):
-    """The Meaning that a stranger's file holds.
+def checked_input_spec(record):
+    """The InputSpec that a stranger's file holds.
 
     Args:
         record: what its JSON says.
@@ -79,27 +89,32 @@ def meaning_of(record):
     Raises:
         TypeError, ValueError: it is none; the message says what.
     """
-    meaning = Meaning(**record)
+    input_spec = InputSpec(**record)
     for name, least, greatest in (("height", 1, LARGEST_SIDE), ("width", 1, LARGEST_SIDE), ("channels", 1, 3)):
-        value = getattr(meaning, name)
+        value = getattr(input_spec, name)
         if type(value) is not int or not least <= value <= greatest or (name == "channels" and value == 2):
             raise ValueError(f"{name} {str(value)[:20]}; expected a whole number from {least} to {greatest}")
     for name in ("scale", "offset"):
-        value = getattr(meaning, name)
-        values = value if isinstance(value, list) else [value] * meaning.channels
-        if len(values) != meaning.channels or not all(
+        value = getattr(input_spec, name)
+        values = value if isinstance(value, list) else [value] * input_spec.channels
+        if len(values) != input_spec.channels or not all(
             type(one) in (int, float) and math.isfinite(one) and abs(one) <= LARGEST_FACTOR for one in values
         ):
             raise ValueError(f"{name} {str(value)[:20]}; expected a number, or one per channel")
-    if type(meaning.bgr) is not bool or meaning.interpolation not in ("area", "cubic"):
-        raise ValueError(f"interpolation {str(meaning.interpolation)[:20]}; expected area or cubic, and bgr or not")
-    names = meaning.class_names
-    if type(names) is not list or not 1 <= len(names) <= MOST_CLASSES or len(set(names)) < len(names):
+    if type(input_spec.bgr) is not bool or input_spec.interpolation not in ("area", "cubic"):
+        raise ValueError(f"interpolation {str(input_spec.interpolation)[:20]}; expected area or cubic, and bgr or not")
+    names = input_spec.class_names
+    if type(names) is not list or not 1 <= len(names) <= MOST_CLASS_NAMES or len(set(names)) < len(names):
         raise ValueError("class names that are no list of different ones")
     for name in names:
-        if UNPRINTABLE.search(name) or len(name.encode()) > LONGEST_NAME:
-            raise ValueError(f"class name {name[:20]!r}; expected up to {LONGEST_NAME} bytes of text")
-    return meaning
+        if UNPRINTABLE.search(name) or len(name.encode()) > LONGEST_CLASS_NAME:
+            raise ValueError(f"class name {name[:20]!r}; expected up to {LONGEST_CLASS_NAME} bytes of text")
+    return input_spec
+
+
+def size_name(height, width):
+    """A size as after --size."""
+    return str(height) if height == width else f"{height}x{width}"
 
 
 def numbers(value):
@@ -108,7 +123,7 @@ def numbers(value):
 
 
 OWN_PREPROCESSING = ("SCALE,OFFSET", "mean=R,G,B,std=R,G,B")  # what the user may write instead of a name
-WHAT_PREPROCESSING_MEANS = (
+PREPROCESSING_HELP = (
     "SCALE,OFFSET: pixel * SCALE + OFFSET; mean=R,G,B,std=R,G,B: (pixel / 255 - mean) / std, as in PyTorch, or "
     "(pixel - mean) / std where a number above 1 shows that they are of pixels of 0..255; one number is for all "
     "channels"
@@ -116,7 +131,7 @@ WHAT_PREPROCESSING_MEANS = (
 
 
 def parse_preprocessing(text):
-    """The `scale`, `offset` and `bgr` of a Meaning for what the user wrote after --preprocess.
+    """The `scale`, `offset` and `bgr` of an InputSpec for what the user wrote after --preprocess.
 
     Raises:
         UserError: it is neither a key of PREPROCESSING nor one of OWN_PREPROCESSING.
@@ -145,7 +160,7 @@ def channel_numbers(text):
 
 
 def standardising(mean, std, text):
-    """Scale and offset, each a float or a list of three, of (pixel - mean) / std; see WHAT_PREPROCESSING_MEANS.
+    """Scale and offset, each a float or a list of three, of (pixel - mean) / std; see PREPROCESSING_HELP.
 
     Raises:
         UserError: the numbers are no mean and no standard deviation of pixels of 0..1, nor of 0..255.
@@ -207,14 +222,15 @@ def read_class_names(path):
     return names
 
 
-def probabilities_of(logits, ending="softmax"):
+def probabilities_of(logits, output_activation="softmax"):
     """What a network makes of its logits, float (N, C) -> (N, C).
 
     Args:
         logits: float (N, C).
-        ending: "softmax" or "sigmoid"; "linear" where the network leaves it to us: softmax, or sigmoid of one output.
+        output_activation: "softmax" or "sigmoid"; "linear" where the network leaves it to us: softmax, or sigmoid of
+            one output.
     """
-    if ending == "sigmoid" or (ending == "linear" and logits.shape[1] == 1):
+    if output_activation == "sigmoid" or (output_activation == "linear" and logits.shape[1] == 1):
         return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))  # 1 / (1 + exp(-logit)), without overflow
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)

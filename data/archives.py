@@ -14,23 +14,33 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from camlib.console import UserError, first_line
-from camlib.networks.file_kinds import shown
+from camlib.console import UserError, first_line, shown_path
 
 MOST_BYTES = 64 * 2**20  # of a member that is read as a whole, and of a tar header
 MOST_MEMBERS = 1_000_000
-BROKEN = (
-    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError,
-    RuntimeError, NotImplementedError,  # zipfile: needs a password; packed in a way that Python does not know
-)  # fmt: skip
+ARCHIVE_ERRORS = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,  # zipfile: needs a password; packed in a way that Python does not know
+)
 OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)
 # (kind, where its mark is, the mark)
-BEGINNINGS = (("zip", 0, b"PK\x03\x04"), ("zip", 0, b"PK\x05\x06"), ("tar.gz", 0, b"\x1f\x8b"), ("tar", 257, b"ustar"))
-OTHERS = (
+ARCHIVE_BEGINNINGS = (
+    ("zip", 0, b"PK\x03\x04"),
+    ("zip", 0, b"PK\x05\x06"),
+    ("tar.gz", 0, b"\x1f\x8b"),
+    ("tar", 257, b"ustar"),
+)
+OTHER_ARCHIVES = (
     (b"<", "is a web page, maybe a download that failed"),
     (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself"),
 )
-EXPECTED = "expected the archive as downloaded, .tar.gz, .tar or .zip"
+ARCHIVES_EXPECTED = "expected the archive as downloaded, .tar.gz, .tar or .zip"
 
 
 class MemberError(Exception):
@@ -76,7 +86,7 @@ class Member(NamedTuple):
                         raise MemberError(f"cut off: {start + len(record):,} of {self.size:,} bytes")
                     yield record
                 file.read(1)  # the check sum is compared at the end
-        except BROKEN as error:
+        except ARCHIVE_ERRORS as error:
             raise MemberError(f"damaged in the archive ({first_line(error)})") from error
 
 
@@ -93,37 +103,37 @@ def members_of(path):
         UserError: it is no such file, or is damaged; the members before that have been yielded.
     """
     try:
-        for count, member in enumerate(zip_members(path) if kind_of(path) == "zip" else tar_members(path)):
+        for count, member in enumerate(zip_members(path) if archive_kind(path) == "zip" else tar_members(path)):
             if count == MOST_MEMBERS:
-                raise UserError(f"{shown(path)} has more than {MOST_MEMBERS:,} members; {EXPECTED}")
+                raise UserError(f"{shown_path(path)} has more than {MOST_MEMBERS:,} members; {ARCHIVES_EXPECTED}")
             yield member
-    except BROKEN as error:
+    except ARCHIVE_ERRORS as error:
         raise UserError(
-            f"{shown(path)} is damaged or cut off ({first_line(error)}); {EXPECTED}: download it again. What is done "
-            "already stays"
+            f"{shown_path(path)} is damaged or cut off ({first_line(error)}); {ARCHIVES_EXPECTED}: download it again. "
+            "What is done already stays"
         ) from error
 
 
-def kind_of(path):
+def archive_kind(path):
     """Tell by its content what an archive is: "zip", "tar.gz" or "tar".
 
     Raises:
         UserError: it is missing or something else, which the message names.
     """
     if path.is_dir():
-        raise UserError(f"{shown(path)} is a folder; {EXPECTED}")
+        raise UserError(f"{shown_path(path)} is a folder; {ARCHIVES_EXPECTED}")
     if not path.is_file():
-        raise UserError(f"{shown(path)} does not exist; {EXPECTED}")
+        raise UserError(f"{shown_path(path)} does not exist; {ARCHIVES_EXPECTED}")
     with open(path, "rb") as file:
         start = file.read(512)
-    for kind, place, beginning in BEGINNINGS:
+    for kind, place, beginning in ARCHIVE_BEGINNINGS:
         if start[place:].startswith(beginning):
             return kind
     what = next(
-        (what for beginning, what in OTHERS if start.lstrip().startswith(beginning)),
+        (what for beginning, what in OTHER_ARCHIVES if start.lstrip().startswith(beginning)),
         "is neither a tar nor a zip archive",
     )
-    raise UserError(f"{shown(path)} {what if start else 'is empty'}; {EXPECTED}")
+    raise UserError(f"{shown_path(path)} {what if start else 'is empty'}; {ARCHIVES_EXPECTED}")
 
 
 def refusal(name, is_file):
@@ -139,18 +149,26 @@ def zip_members(path):
             if not entry.is_dir():
                 mode = stat.S_IFMT(entry.external_attr >> 16)  # 0 where it was not packed on Unix
                 is_file = mode in (0, stat.S_IFREG)
-                yield Member(entry.filename, entry.file_size, lambda entry=entry: archive.open(entry),
-                             refusal(entry.filename, is_file))  # fmt: skip
+                yield Member(
+                    entry.filename,
+                    entry.file_size,
+                    lambda entry=entry: archive.open(entry),
+                    refusal(entry.filename, is_file),
+                )
 
 
 def tar_members(path):
-    with gzip.open(path) if kind_of(path) == "tar.gz" else open(path, "rb") as stream:
+    with gzip.open(path) if archive_kind(path) == "tar.gz" else open(path, "rb") as stream:
         with tarfile.open(fileobj=Capped(stream), mode="r:") as archive:
             for entry in archive:
                 if not entry.isdir():
                     is_file = entry.isreg() and not entry.issparse()
-                    yield Member(entry.name, entry.size, lambda entry=entry: archive.extractfile(entry),
-                                 refusal(entry.name, is_file))  # fmt: skip
+                    yield Member(
+                        entry.name,
+                        entry.size,
+                        lambda entry=entry: archive.extractfile(entry),
+                        refusal(entry.name, is_file),
+                    )
         while stream.read(2**20):  # to the check sum at its end
             pass
 

@@ -7,15 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from archives import MOST_BYTES, MemberError, members_of
 
-from camlib.console import UserError
-from camlib.networks.file_kinds import shown
-from camlib.training.class_folders import ORIGINAL_CLASSES
+from camlib.console import UserError, shown_path
+from camlib.preprocessing import ORIGINAL_CLASSES
 
 PICTURE = r"[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,150}\.(?:jpe?g|png)"  # a plain file name, not hidden
-FOLDERS = r"(?:\./)?(?:[\w-]+/)*"  # whoever packed an archive anew may have put it into folders
+FOLDER_PATTERN = r"(?:\./)?(?:[\w-]+/)*"  # whoever packed an archive anew may have put it into folders
 
 
-class Item(NamedTuple):
+class SourcePicture(NamedTuple):
     """One picture of a data set.
 
     Attributes:
@@ -43,7 +42,7 @@ class DataSet(NamedTuple):
         marks: tuple of str, one for each archive: a regular expression that a member's name matches in that one alone.
         classes: tuple of str.
         read: function of (archives in the order of `archives`, list of Path; set of classes) -> (how many pictures
-            there are, iterator of Item or of (source, reason) for what is damaged).
+            there are, iterator of SourcePicture or of (source, reason) for what is damaged).
     """
 
     title: str
@@ -56,7 +55,7 @@ class DataSet(NamedTuple):
 # ---------------------------------------------------------------- pixels: CIFAR-10, STL-10
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR10_FILE = FOLDERS + r"cifar-10-batches-bin/((?:data_batch_[1-5]|test_batch)\.bin)"
+CIFAR10_FILE = FOLDER_PATTERN + r"cifar-10-batches-bin/((?:data_batch_[1-5]|test_batch)\.bin)"
 CIFAR10_FILES = {*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"}
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the pixels by channel and row
 
@@ -72,7 +71,7 @@ def read_cifar10(archives, classes):
     for name, batch in batches.items():
         if len(batch) % CIFAR10_RECORD or (batch[::CIFAR10_RECORD] >= len(CIFAR10_CLASSES)).any():
             raise UserError(
-                f"{shown(archives[0])}: {name} has {len(batch):,} bytes, labels up to "
+                f"{shown_path(archives[0])}: {name} has {len(batch):,} bytes, labels up to "
                 f"{max(batch[::CIFAR10_RECORD], default=0)}; expected pictures of {CIFAR10_RECORD:,} bytes with labels "
                 "up to 9"
             )
@@ -87,13 +86,13 @@ def read_cifar10(archives, classes):
         for batch, index, class_name, record in chosen:
             part, name = "val" if batch == "test_batch" else "train", f"{batch}_{index:05d}"
             pixels = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)  # (H, W, 3)
-            yield Item(part, class_name, f"{name}.png", name, lambda pixels=pixels: pixels)
+            yield SourcePicture(part, class_name, f"{name}.png", name, lambda pixels=pixels: pixels)
 
     return len(chosen), items()
 
 
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
-STL10_FILE = FOLDERS + r"stl10_binary/((?:train|test)_[Xy]\.bin)"
+STL10_FILE = FOLDER_PATTERN + r"stl10_binary/((?:train|test)_[Xy]\.bin)"
 STL10_PARTS = {"train": "train", "test": "val"}
 STL10_PICTURE = 3 * 96 * 96  # bytes: by channel, then by column
 
@@ -119,21 +118,23 @@ def read_stl10(archives, classes):
     (path,) = archives
     labels = {part: np.frombuffer(whole(member, path), np.uint8) for part, member in stl10_members(path, "y")}  # 1..10
     if any(((values < 1) | (values > len(STL10_CLASSES))).any() for values in labels.values()):
-        raise UserError(f"{shown(path)} has labels beyond 1 to 10; expected the STL-10 archive as downloaded")
+        raise UserError(f"{shown_path(path)} has labels beyond 1 to 10; expected the STL-10 archive as downloaded")
     wanted = {part: [STL10_CLASSES[label - 1] in classes for label in values] for part, values in labels.items()}
 
     def items():
         for part, member in stl10_members(path, "X"):
             if member.size != STL10_PICTURE * len(labels[part]):
                 raise UserError(
-                    f"{shown(path)}: {part}_X.bin has {member.size:,} bytes for {len(labels[part]):,} labels; expected "
-                    f"{STL10_PICTURE:,} bytes for each"
+                    f"{shown_path(path)}: {part}_X.bin has {member.size:,} bytes for {len(labels[part]):,} labels; "
+                    f"expected {STL10_PICTURE:,} bytes for each"
                 )
             for index, record in enumerate(records(member, STL10_PICTURE, path)):
                 if wanted[part][index]:
                     name, class_name = f"{part}_{index:05d}", STL10_CLASSES[labels[part][index] - 1]
                     pixels = np.frombuffer(record, np.uint8).reshape(3, 96, 96).transpose(2, 1, 0)  # (H, W, 3)
-                    yield Item(STL10_PARTS[part], class_name, f"{name}.png", name, lambda pixels=pixels: pixels)
+                    yield SourcePicture(
+                        STL10_PARTS[part], class_name, f"{name}.png", name, lambda pixels=pixels: pixels
+                    )
 
     return sum(map(sum, wanted.values())), items()
 
@@ -147,13 +148,15 @@ def records(member, size, path):
     try:
         yield from member.records(size)
     except MemberError as error:
-        raise UserError(f"{shown(path)}: {member.name}: {error}; expected a whole archive: download it again") from None
+        raise UserError(
+            f"{shown_path(path)}: {member.name}: {error}; expected a whole archive: download it again"
+        ) from None
 
 
 def whole(member, path):
     """All of the content, as `records`; of at most MOST_BYTES."""
     if member.size > MOST_BYTES:
-        raise UserError(f"{shown(path)}: {member.name} has {member.size:,} bytes; expected at most {MOST_BYTES:,}")
+        raise UserError(f"{shown_path(path)}: {member.name} has {member.size:,} bytes; expected at most {MOST_BYTES:,}")
     return b"".join(records(member, member.size, path))
 
 
@@ -161,15 +164,15 @@ def require_all(expected, found, path):
     """Raise UserError where a file of `expected` is not among those found in an archive."""
     missing = sorted(expected - set(found))
     if missing:
-        raise UserError(f"{shown(path)} lacks {', '.join(missing)}; expected the whole archive: download it again")
+        raise UserError(f"{shown_path(path)} lacks {', '.join(missing)}; expected the whole archive: download it again")
 
 
 # ---------------------------------------------------------------- photos: pets, dogs and cats, animals
 
 PET_SPECIES = {"1": "cat", "2": "dog"}
 PET_LISTS = {"trainval.txt": "train", "test.txt": "val"}
-PET_LIST = FOLDERS + r"annotations/(trainval\.txt|test\.txt)"
-PET_PHOTO = FOLDERS + r"images/(\w[\w-]*)\.jpg"
+PET_LIST = FOLDER_PATTERN + r"annotations/(trainval\.txt|test\.txt)"
+PET_PHOTO = FOLDER_PATTERN + r"images/(\w[\w-]*)\.jpg"
 
 
 def read_pets(archives, classes):
@@ -194,8 +197,8 @@ def read_pets(archives, classes):
                 continue
             if len(fields) != 4 or fields[2] not in PET_SPECIES:
                 raise UserError(
-                    f"{shown(annotations)}: a line {line[:60]!r}; expected a name, its breed, 1 (cat) or 2 (dog), and "
-                    "its breed in that species"
+                    f"{shown_path(annotations)}: a line {line[:60]!r}; expected a name, its breed, 1 (cat) or 2 (dog), "
+                    "and its breed in that species"
                 )
             if PET_SPECIES[fields[2]] in classes:
                 places[fields[0]] = part, PET_SPECIES[fields[2]]
@@ -207,7 +210,7 @@ def read_pets(archives, classes):
             if member.refused:
                 yield member.name, member.refused
             elif name and missing.pop(name[1], None):
-                yield Item(*places[name[1]], f"{name[1]}.jpg", member.name, member.read)
+                yield SourcePicture(*places[name[1]], f"{name[1]}.jpg", member.name, member.read)
         yield from ((f"{name}.jpg", f"not in {photos.name}") for name in missing)
 
     return len(places), items()
@@ -235,20 +238,28 @@ def reader_of_folders(pattern, class_names):
                 if class_name is None:
                     yield member.name, member.refused
                 else:
-                    yield Item("", class_name, file_name, member.name, member.read)
+                    yield SourcePicture("", class_name, file_name, member.name, member.read)
 
         return sum(1 for _ in photos()), items()
 
     return read
 
 
-DOGS_VS_CATS = FOLDERS + r"train/(?P<file>(?P<label>cat|dog)\.\d{1,6}\.jpg)"
-CATS_AND_DOGS = FOLDERS + r"PetImages/(?P<label>Cat|Dog)/(?P<file>\d{1,6}\.jpg)"
-ANIMALS10 = FOLDERS + rf"raw-img/(?P<label>[a-z]+)/(?P<file>{PICTURE})"
+DOGS_VS_CATS = FOLDER_PATTERN + r"train/(?P<file>(?P<label>cat|dog)\.\d{1,6}\.jpg)"
+CATS_AND_DOGS = FOLDER_PATTERN + r"PetImages/(?P<label>Cat|Dog)/(?P<file>\d{1,6}\.jpg)"
+ANIMALS10 = FOLDER_PATTERN + rf"raw-img/(?P<label>[a-z]+)/(?P<file>{PICTURE})"
 ITALIAN = {
-    "cane": "dog", "gatto": "cat", "cavallo": "horse", "gallina": "bird", "elefante": "elephant",
-    "farfalla": "butterfly", "mucca": "cow", "pecora": "sheep", "ragno": "spider", "scoiattolo": "squirrel",
-}  # fmt: skip
+    "cane": "dog",
+    "gatto": "cat",
+    "cavallo": "horse",
+    "gallina": "bird",
+    "elefante": "elephant",
+    "farfalla": "butterfly",
+    "mucca": "cow",
+    "pecora": "sheep",
+    "ragno": "spider",
+    "scoiattolo": "squirrel",
+}
 
 DATA_SETS = {
     "cifar10": DataSet("CIFAR-10", ("cifar-10-binary.tar.gz",), (CIFAR10_FILE,), CIFAR10_CLASSES, read_cifar10),
@@ -264,15 +275,23 @@ DATA_SETS = {
 }  # fmt: skip
 
 # What is nearly right: (a member's name, what to bring instead)
-OTHERS = (
-    (FOLDERS + r"cifar-10-batches-py/.+", "is the Python version of CIFAR-10, pickles, which may run code; expected "
-     "the binary version, cifar-10-binary.tar.gz"),
-    (FOLDERS + r"stl10_matlab/.+", "is the Matlab version of STL-10; expected the binary one, stl10_binary.tar.gz"),
-    (FOLDERS + r"cifar-100-\w+/.+", "is CIFAR-100, without dogs, cats, horses and birds; expected CIFAR-10, "
-     "cifar-10-binary.tar.gz"),
+OTHER_SETS = (
+    (
+        FOLDER_PATTERN + r"cifar-10-batches-py/.+",
+        "is the Python version of CIFAR-10, pickles, which may run code; expected "
+        "the binary version, cifar-10-binary.tar.gz",
+    ),
+    (
+        FOLDER_PATTERN + r"stl10_matlab/.+",
+        "is the Matlab version of STL-10; expected the binary one, stl10_binary.tar.gz",
+    ),
+    (
+        FOLDER_PATTERN + r"cifar-100-\w+/.+",
+        "is CIFAR-100, without dogs, cats, horses and birds; expected CIFAR-10, cifar-10-binary.tar.gz",
+    ),
     (r"train\.zip", "holds another archive, train.zip; expected that one: unpack it first"),
     (r"test1?/\d+\.jpg", "holds photos without classes, to be judged by Kaggle; expected train.zip"),
-)  # fmt: skip
+)
 
 
 def recognise(paths):
@@ -291,7 +310,9 @@ def recognise(paths):
     for path in paths:
         mark = mark_of(path)
         if mark in found:
-            raise UserError(f"{shown(path)} and {shown(found[mark])} are the same archive of a data set; expected one")
+            raise UserError(
+                f"{shown_path(path)} and {shown_path(found[mark])} are the same archive of a data set; expected one"
+            )
         found[mark] = path
     keys = {key for key, _ in found}
     if len(keys) > 1:
@@ -301,7 +322,7 @@ def recognise(paths):
     missing = [name for number, name in enumerate(DATA_SETS[key].archives) if (key, number) not in found]
     if missing:
         raise UserError(
-            f"{shown(paths[0])} is a part of {DATA_SETS[key].title}; expected {' and '.join(missing)} with it"
+            f"{shown_path(paths[0])} is a part of {DATA_SETS[key].title}; expected {' and '.join(missing)} with it"
         )
     return key, [found[key, number] for number in range(len(found))]
 
@@ -314,12 +335,12 @@ def mark_of(path):
             for number, mark in enumerate(data_set.marks):
                 if re.fullmatch(mark, member.name):
                     return key, number
-        others = others or next((what for pattern, what in OTHERS if re.fullmatch(pattern, member.name)), None)
+        others = others or next((what for pattern, what in OTHER_SETS if re.fullmatch(pattern, member.name)), None)
     names = ", ".join(name for data_set in DATA_SETS.values() for name in data_set.archives)
-    raise UserError(f"{shown(path)} {others or f'is no data set known here; expected one of {names}'}")
+    raise UserError(f"{shown_path(path)} {others or f'is no data set known here; expected one of {names}'}")
 
 
-def chosen_classes(data_set, asked):
+def kept_classes(data_set, asked):
     """The classes of a data set to keep, in its order: those asked for, or what the project's networks tell apart.
 
     Raises:

@@ -22,8 +22,9 @@ from camlib.demo.scenes import DEMO_FOLDER, draw_demo  # noqa: E402
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     some, any_number = whole_number(1, 10000), whole_number(0, 10000)
-    parser.add_argument("--output", type=Path, default=DEMO_FOLDER, metavar="DIR",
-                        help="folder to write; default: data/demo")  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, default=DEMO_FOLDER, metavar="DIR", help="folder to write; default: data/demo"
+    )
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help="another set for each")
     parser.add_argument("--train", type=some, default=200, metavar="N", help="training pictures per class")
     parser.add_argument("--val", type=some, default=50, metavar="N", help="validation pictures per class")

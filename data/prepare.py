@@ -22,23 +22,24 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, its own folder alone is searched
+sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])  # however it is run: what lies beside it, and camlib
 
 from archives import MemberError  # noqa: E402
-from data_sets import DATA_SETS, Item, chosen_classes, recognise  # noqa: E402
+from data_sets import DATA_SETS, SourcePicture, kept_classes, recognise  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, print_table, run_script  # noqa: E402
 from camlib.files import write_json, write_whole  # noqa: E402
 from camlib.photos import PhotoError, in_parallel, read_photo  # noqa: E402
-from camlib.runs.run import FAILED_FILE, write_failed  # noqa: E402
+from camlib.runs.claim import write_failed  # noqa: E402
+from camlib.runs.shards import FAILED_FILE  # noqa: E402
 
 RECORD_FILE = "prepared.json"
 ENOUGH_SIDE = 32  # pixels at which a JPEG is decoded to see whether it is whole; every byte of it is read all the same
-AHEAD = 16  # photos in memory at a time
+PICTURES_AHEAD = 16  # photos in memory at a time
 
 
-def claim_folder(output, record):
+def claim_output(output, record):
     """Make the output folder, or go on in the one that the same command made before.
 
     Raises:
@@ -46,7 +47,7 @@ def claim_folder(output, record):
     """
     path = output / RECORD_FILE
     if path.is_file():
-        earlier, held = read_record(path)
+        earlier, held = read_prepared(path)
         if earlier != record:
             raise UserError(f"{output} holds {held}; expected another --output")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -55,8 +56,8 @@ def claim_folder(output, record):
     write_json(path, record)
 
 
-def read_record(path):
-    """What `claim_folder` wrote, and what it says, in words; None where it cannot be read."""
+def read_prepared(path):
+    """What `claim_output` wrote, and what it says, in words; None where it cannot be read."""
     try:
         record = json.loads(path.read_text("utf-8"))
         names = ", ".join(record["classes"][:5])
@@ -66,7 +67,7 @@ def read_record(path):
 
 
 def missing_items(items, output, present, failed, advance):
-    """Yield (Item, its content, its path) of what is not written yet; count and list the rest.
+    """Yield (SourcePicture, its content, its path) of what is not written yet; count and list the rest.
 
     Args:
         items: iterator as of DataSet.read.
@@ -77,7 +78,7 @@ def missing_items(items, output, present, failed, advance):
     """
     seen = set()
     for item in items:
-        if isinstance(item, Item):
+        if isinstance(item, SourcePicture):
             path = output / item.part / item.class_name / item.file_name
             if path in seen:
                 failed.append((item.source, f"the second of the name {item.file_name}"))
@@ -96,11 +97,11 @@ def missing_items(items, output, present, failed, advance):
         advance()
 
 
-def write_picture(found):
+def write_checked_picture(found):
     """Write one picture, under its name only when it is whole and can be decoded.
 
     Args:
-        found: (Item, bytes of a picture file or pixels uint8 (H, W, 3), Path).
+        found: (SourcePicture, bytes of a picture file or pixels uint8 (H, W, 3), Path).
 
     Raises:
         PhotoError: it cannot be decoded.
@@ -133,7 +134,7 @@ def write_items(total, items, output):
     present, failed = Counter(), []
     with Progress("photos", total) as progress:
         found = missing_items(items, output, present, failed, progress.advance)
-        for (item, *_), error in in_parallel(write_picture, found, AHEAD):
+        for (item, *_), error in in_parallel(write_checked_picture, found, PICTURES_AHEAD):
             if isinstance(error, PhotoError):
                 failed.append((item.source, str(error)))
             else:
@@ -145,8 +146,12 @@ def write_items(total, items, output):
 def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
     parser.add_argument("archives", type=Path, nargs="+", metavar="ARCHIVE", help="of one data set, as downloaded")
-    parser.add_argument("--classes", nargs="+", metavar="all|NAME",
-                        help="which classes to keep; default: those of dog, cat, horse, bird that it has")  # fmt: skip
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="all|NAME",
+        help="which classes to keep; default: those of dog, cat, horse, bird that it has",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write; default: data/<data set>")
     return parser.parse_args(arguments)
 
@@ -155,10 +160,10 @@ def main(arguments=None):
     settings = parse_arguments(arguments)
     key, archives = recognise(settings.archives)
     data_set, output = DATA_SETS[key], settings.output or Path("data", key)
-    classes = chosen_classes(data_set, settings.classes)
+    classes = kept_classes(data_set, settings.classes)
     print(f"{data_set.title}: {', '.join(classes)}, into {output}", flush=True)
     total, items = data_set.read(archives, set(classes))
-    claim_folder(output, {"data set": data_set.title, "classes": classes})
+    claim_output(output, {"data set": data_set.title, "classes": classes})
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd metadata in photos that are whole
         present, failed = write_items(total, items, output)
     write_failed(output / FAILED_FILE, failed)

@@ -1,95 +1,166 @@
-"""A network ready to be asked: what it is made of, what its numbers mean, and what may be asked of it."""
+"""A classifier ready to be explained: a network, what it is made of, what its numbers mean, what may be asked of it."""
 
 import contextlib
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
-from camlib.attribution.axes import check_axes, some_of
-from camlib.attribution.gradcam import PREDICTED, as_arrays
-from camlib.attribution.inspection import survey
+from camlib.attribution.heads import signature_of
+from camlib.attribution.inspection import check_axes, inspect_network, some_of
 from camlib.backend import has_float64
 from camlib.console import UserError, did_you_mean
-from camlib.options import FLOAT_TYPES, size_name
+from camlib.files import MOST_PIXELS
+from camlib.networks.checkpoint import load_network
+from camlib.photos import network_input
 from camlib.preprocessing import (
+    FLOAT_TYPES,
     IMAGENET_GROUPS,
     OWN_PREPROCESSING,
     PREPROCESSING,
-    Meaning,
+    InputSpec,
     imagenet_names,
     parse_preprocessing,
     probabilities_of,
     read_class_names,
+    size_name,
 )
 
+PREDICTED = -1  # stands for "the class the network predicts" among class indices
+HEAD_OPTIONS = {"head", "region", "image_input", "other_inputs"}  # of networks with several inputs or outputs
 A_FEW_UNITS = 20  # how far from zero pixels that a network has rescaled may lie
 
 
-class Subject:
-    """A network ready to be asked.
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What the user says of a network; None and False leave it to the file.
+
+    Attributes:
+        preprocess: str, what becomes of a pixel of 0..255, as after --preprocess.
+        class_names: Path of a text file, one class a line.
+        size: (height, width) of the network's input where it is open.
+        dtype: one of FLOAT_TYPES, what it computes in.
+        architecture: Path of what `model.to_json()` wrote, for a file of weights alone.
+        trust: bool, let the file run code.
+        largest: float, GB of the file at most.
+        head: str, name or index of the output to explain.
+        region: Path of a picture, bright where the scores of a segmentation are added up.
+        image_input: str, name of the input that takes photos.
+        other_inputs: Path of a .npz with the other inputs.
+        most_pixels: int, of the region's picture.
+        name: str, what the network is called in messages; None for where it comes from.
+    """
+
+    preprocess: str | None = None
+    class_names: Path | None = None
+    size: tuple | None = None
+    dtype: str | None = None
+    architecture: Path | None = None
+    trust: bool = False
+    largest: float | None = None
+    head: str | None = None
+    region: Path | None = None
+    image_input: str | None = None
+    other_inputs: Path | None = None
+    most_pixels: int = MOST_PIXELS
+    name: str | None = None
+
+
+class Classifier:
+    """A network ready to be explained.
 
     Attributes:
         network: keras.Model; it computes in `dtype` from now on.
-        plan: Survey of the network.
+        structure: `camlib.attribution.inspection.Structure`.
         dtype: one of FLOAT_TYPES.
-        layer: str, path of the layer whose output is mapped.
-        meaning: Meaning of its input and output.
-        whose: str, where `meaning` has it from what becomes of a pixel.
+        input_spec: InputSpec.
+        origin: str, who says what becomes of a pixel.
         groups: dict of name -> list of class indices, classes that can be asked for together.
         class_names: list of str, its classes and then its groups.
 
     Args:
         network: keras.Model, images to logits or probabilities.
-        meaning: Meaning, what its file says, or None.
+        input_spec: InputSpec, what its file says, or None.
         source: where the network comes from, for messages.
-        layer: str or None for the last with a spatial output, pooling aside.
-        preprocess: str, as after --preprocess, or None for what the file says.
-        class_names: Path of a file of names, or None for what the file says.
-        size: (height, width) of the network's input where it is open, or None for what the file says.
-        dtype: one of FLOAT_TYPES, or None for what its weights are kept in.
-        port: Port, how the network is fed and which of its outputs is explained; default: its only ones.
-        image_input: str, name of the input that takes photos, of a network with several.
+        options: as for NetworkOptions.
 
     Raises:
         UserError: the network does not take photos, nobody says what it makes of a pixel, or what was asked for does
             not fit it.
     """
 
-    def __init__(
-        self, network, meaning, source, layer=None, preprocess=None, class_names=None, size=None, dtype=None,
-        port=None, image_input=None,
-    ):  # fmt: skip
-        self.network, self.dtype = network, dtype or own_dtype(network)
+    def __init__(self, network, input_spec=None, source=None, **options):
+        chooses = not HEAD_OPTIONS.isdisjoint(options)
+        options = NetworkOptions(**options)
+        self.network, self.source = network, options.name or source or f"the network {network.name!r}"
+        signature = signature_of(network, options) if chooses else None
+        self.dtype = options.dtype or own_dtype(network)
         set_dtype(network, self.dtype)
-        shape = input_shape_of(network, meaning, size, image_input)
-        plan = survey(network, shape, port)
-        check_layer(plan, layer)
-        self.layer = layer or plan.target
-        names = read_class_names(class_names) if class_names else meaning.class_names if meaning else None
-        if plan.units == 1 and plan.ending == "linear" and names and len(names) == 2:
-            plan = replace(plan, two_sided=True)
-        self.plan = plan
-        self.meaning, self.whose = complete_meaning(meaning, source, preprocess, names, plan, shape)
-        check_axes(network, plan, self.layer, self.meaning, asked=layer is not None)
-        self.groups = IMAGENET_GROUPS if self.meaning.class_names == imagenet_names() else {}
-        self.class_names = [*self.meaning.class_names, *self.groups]
+        shape = input_shape_of(network, input_spec, options.size, options.image_input)
+        structure = inspect_network(network, shape, signature)
+        names = input_spec.class_names if input_spec else None
+        if options.class_names:
+            names = read_class_names(options.class_names)
+        if structure.units == 1 and structure.output_activation == "linear" and names and len(names) == 2:
+            structure = replace(structure, two_sided=True)
+        self.structure = structure
+        self.input_spec, self.origin = complete_input_spec(input_spec, self.source, options, names, structure, shape)
+        self.groups = IMAGENET_GROUPS if self.input_spec.class_names == imagenet_names() else {}
+        self.class_names = [*self.input_spec.class_names, *self.groups]
+
+    @classmethod
+    def load(cls, source, **options):
+        """Load a network from a file, or by a name of keras.applications.
+
+        Args:
+            source: Path or str.
+            options: as for NetworkOptions.
+
+        Raises:
+            UserError: as `camlib.networks.checkpoint.load_network`, and as for the class.
+        """
+        asked = NetworkOptions(**options)
+        network, input_spec = load_network(source, asked.trust, asked.architecture, asked.largest)
+        return cls(network, input_spec, source, **options)
+
+    def layer_to_map(self, layer=None):
+        """The path of the layer whose output is mapped: the one asked for, or the default.
+
+        Raises:
+            UserError: there is no such layer, its output has no rows and columns, or these are not the photo's.
+        """
+        check_layer(self.structure, layer)
+        chosen = layer or self.structure.target
+        check_axes(self.network, self.structure, chosen, self.input_spec, asked=layer is not None)
+        return chosen
 
     def chosen_classes(self, wanted):
         """Class indices for names, indices or words as after --classes, see `chosen_classes`."""
-        return chosen_classes(wanted, self.meaning.class_names, self.groups)
+        return chosen_classes(wanted, self.input_spec.class_names, self.groups)
+
+    def inputs(self, photos):
+        """Bring photos to the network's size and channels.
+
+        Args:
+            photos: list of uint8 (H, W, 3), RGB, of any sizes, or an array (N, H, W, 3).
+
+        Returns:
+            uint8 (N, height, width, channels).
+        """
+        return np.stack([network_input(photo, self.input_spec) for photo in photos])
 
     def prepare(self, images):
         """Turn uint8 (N, H, W, channels), of the network's input size, into its input: float64 if it computes so."""
-        return self.meaning.prepare(images, np.float64 if self.dtype == "float64" else np.float32)
+        return self.input_spec.prepare(images, np.float64 if self.dtype == "float64" else np.float32)
 
     def checked_logits(self, outputs, logits, *maps):
-        """The logits float (N, C) after `check_outputs`; NaN of photos of which any number is not finite.
+        """The logits float (N, C) after `check_outputs`; NaN for photos with a number that is not finite.
 
-        The outputs of a segmentation, means over pixels, are no function of its scores and are not compared.
+        The outputs of a segmentation are means over pixels, no function of its scores. They are not compared.
 
         Args:
             outputs, logits: float (N, C).
@@ -99,59 +170,34 @@ class Subject:
         for values in maps:
             if values is not None:
                 known &= np.isfinite(values).all(axis=tuple(axis for axis in range(values.ndim) if axis != 1))
-        if known.any() and not self.plan.segments:
-            check_outputs(outputs[known], logits[known], self.plan.ending)
+        if known.any() and not self.structure.segments:
+            check_outputs(outputs[known], logits[known], self.structure.output_activation)
         return np.where(known[:, None], logits, np.nan)
 
-    def ask(self, explain_batch, images, chosen, count=None):
-        """Explain photos, and make sure that their logits are the network's, where they are finite numbers.
-
-        Args:
-            explain_batch: a compiled explainer of the network.
-            images: uint8 (N, H, W, channels), of the network's input size.
-            chosen: list of R class indices, as `chosen_classes` makes them.
-            count: int, how many of the images matter; default: all.
-
-        Returns:
-            Explanation of NumPy arrays, guided gradients in RGB whatever the network's order of channels; the logits
-            are NaN of photos of which any number is not finite.
-        """
-        classes = np.repeat(np.array(chosen, np.int32)[:, None], len(images), axis=1)  # (R, N)
-        inputs = ops.convert_to_tensor(self.prepare(images))
-        found = as_arrays(explain_batch(inputs, ops.convert_to_tensor(classes), count))
-        found = found._replace(logits=self.checked_logits(found.outputs, found.logits, found.cams, found.guided))
-        if self.meaning.bgr and found.guided is not None:
-            found = found._replace(guided=found.guided[..., ::-1], products=found.products[..., ::-1])
-        return found
-
-    def sentences(self, source, method):
-        """What is about to be computed of what, for the user: list of str."""
-        plan, layer = self.plan, self.layer
-        shared = f", the last of its {plan.runs[layer]} runs" if plan.runs[layer] > 1 else ""
-        return [
-            f"network {source}: {self.meaning.preprocessing}, {self.whose}; the score is {plan.score}",
-            f"{method} of layer {layer}, {'x'.join(map(str, plan.sizes[layer]))}{shared}",
-        ]
+    @property
+    def description(self):
+        """What the network is fed with, for the user."""
+        return f"network {self.source}: {self.input_spec.preprocessing}, {self.origin}"
 
     @property
     def has_probabilities(self):
         """Whether a score has a probability: a single linear unit has none, a segmentation one for each pixel."""
-        return not self.plan.segments and self.plan.class_count > 1
+        return not self.structure.segments and self.structure.class_count > 1
 
-    def probabilities_of(self, logits):
+    def probabilities(self, logits):
         """float (N, C) -> (N, C): what the network makes of its logits, or what is left to us.
 
         None where there are no probabilities, see `has_probabilities`.
         """
         if not self.has_probabilities:
             return None
-        return probabilities_of(logits, "sigmoid" if self.plan.two_sided else self.plan.ending)
+        return probabilities_of(logits, "sigmoid" if self.structure.two_sided else self.structure.output_activation)
 
     def groups_among(self, chosen):
         """The groups among classes that were chosen which have a probability: a sum of sigmoids is none."""
-        if not self.has_probabilities or self.plan.ending == "sigmoid":
+        if not self.has_probabilities or self.structure.output_activation == "sigmoid":
             return []
-        count = len(self.meaning.class_names)
+        count = len(self.input_spec.class_names)
         return [self.class_names[index] for index in chosen if index >= count]
 
     def with_groups(self, probabilities, names):
@@ -165,12 +211,12 @@ class Subject:
 # ---------------------------------------------------------------- what a network may be asked
 
 
-def input_shape_of(network, meaning, size=None, image_input=None):
+def input_shape_of(network, input_spec, size=None, image_input=None):
     """(H, W, channels) of the photos to feed a network.
 
     Args:
         network: keras.Model.
-        meaning: Meaning or None.
+        input_spec: InputSpec or None.
         size: (height, width) that the user asked for, or None.
         image_input: str, name of the input that takes photos, of a network with several.
 
@@ -179,8 +225,8 @@ def input_shape_of(network, meaning, size=None, image_input=None):
     """
     inputs = {tensor.name: tuple(tensor.shape) for tensor in getattr(network, "inputs", None) or []}
     shape = inputs[image_input] if image_input in inputs else getattr(network, "input_shape", None)
-    if shape is None and meaning:  # a network of its own code does not say what it takes
-        shape = (None, meaning.height, meaning.width, meaning.channels)
+    if shape is None and input_spec:  # a network of its own code does not say what it takes
+        shape = (None, input_spec.height, input_spec.width, input_spec.channels)
     if shape is None:
         raise UserError(
             f"the network {network.name!r} does not say what it takes; expected a functional one around it: image = "
@@ -188,7 +234,7 @@ def input_shape_of(network, meaning, size=None, image_input=None):
         )
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (1, 3):
         raise UserError(f"the network {network.name!r} takes {shape}; expected one input of photos, (N, H, W, 1 or 3)")
-    own = size or ((meaning.height, meaning.width) if meaning else (None, None))
+    own = size or ((input_spec.height, input_spec.width) if input_spec else (None, None))
     height, width = (fixed or wanted for fixed, wanted in zip(shape[1:3], own, strict=True))
     if height is None or width is None:
         raise UserError(
@@ -266,37 +312,37 @@ def layers_of(network):
     return [network, *network._flatten_layers(include_self=False)]
 
 
-def check_layer(plan, name):
+def check_layer(structure, name):
     """Raise UserError, with the names to choose from, unless the layer exists and its output can be mapped."""
-    if name is not None and name not in plan.sizes:
-        near = did_you_mean(name, plan.sizes)
+    if name is not None and name not in structure.sizes:
+        near = did_you_mean(name, structure.sizes)
         raise UserError(
-            f"--layer {name} is not a layer with a spatial output{near} expected one of {some_of(plan.sizes)}"
+            f"--layer {name} is not a layer with a spatial output{near} expected one of {some_of(structure.sizes)}"
         )
-    if name is None and plan.target is None:
-        if not plan.sizes:
+    if name is None and structure.target is None:
+        if not structure.sizes:
             raise UserError("the network has no layer with a spatial output, so it has nothing to map")
         raise UserError(
             "no layer of the network computes features with a spatial output, so that none is the default; expected "
-            f"--layer with one of {some_of(plan.sizes)}"
+            f"--layer with one of {some_of(structure.sizes)}"
         )
 
 
-def check_guided(plan, way_out):
+def check_guided(structure, way_out):
     """Raise UserError, which ends with `way_out`, where guided backpropagation is not defined."""
-    if plan.others:
-        path, kind = plan.others[0]
+    if structure.others:
+        path, kind = structure.others[0]
         where = f"layer {path!r}" if path else "the network's own code"
-        more = f" and {len(plan.others) - 1} more activations are" if len(plan.others) > 1 else " is"
+        more = f" and {len(structure.others) - 1} more activations are" if len(structure.others) > 1 else " is"
         raise UserError(
             f"{where} ({kind}){more} no ReLU that is known as one, and guided backpropagation is not defined there; "
             f"{way_out}"
         )
 
 
-def announce_guided(plan):
+def announce_guided(structure):
     """Say where guided backpropagation changes the gradient."""
-    kinds = Counter(kind for _, kind in plan.relus)
+    kinds = Counter(kind for _, kind in structure.relus)
     print(
         f"guided backpropagation through {', '.join(f'{count} {kind}' for kind, count in kinds.items()) or 'no ReLU'}"
     )
@@ -331,27 +377,32 @@ def chosen_classes(wanted, class_names, groups=()):
     return list(dict.fromkeys(chosen))
 
 
-def complete_meaning(meaning, source, preprocess, names, plan, shape):
-    """The Meaning of a network's input and output, and where it has what becomes of a pixel from, in words.
+def complete_input_spec(input_spec, source, options, names, structure, shape):
+    """The InputSpec of a network's input and output, and where it has what becomes of a pixel from, in words.
 
     Args:
-        meaning: Meaning, what the file says, or None.
-        source, preprocess: as for `Subject`.
+        input_spec: InputSpec, what the file says, or None.
+        source: where the network comes from, for messages.
+        options: NetworkOptions.
         names: list of str, the class names that the user or the file gives, or None.
-        plan: Survey of the network.
+        structure: Structure of the network.
         shape: (H, W, channels) of its input.
 
     Raises:
         UserError: nobody says what the network makes of a pixel, or the class names are not as many as its outputs.
     """
+    preprocess = options.preprocess
     if preprocess:
-        preprocessing, whose = parse_preprocessing(preprocess), f"--preprocess {preprocess}{rescaled(plan, preprocess)}"
-    elif meaning:
-        preprocessing = {name: getattr(meaning, name) for name in ("scale", "offset", "bgr")}
-        whose = "as it was trained"
-    elif plan.rescaling:
-        check_rescaling(plan)
-        preprocessing, whose = PREPROCESSING["none"], f"since its layer {plan.rescaling!r} rescales"
+        preprocessing, origin = (
+            parse_preprocessing(preprocess),
+            f"--preprocess {preprocess}{rescaled(structure, preprocess)}",
+        )
+    elif input_spec:
+        preprocessing = {name: getattr(input_spec, name) for name in ("scale", "offset", "bgr")}
+        origin = "as it was trained"
+    elif structure.rescaling:
+        check_rescaling(structure)
+        preprocessing, origin = PREPROCESSING["none"], f"since its layer {structure.rescaling!r} rescales"
     else:
         raise UserError(
             f"nothing says what {source} makes of a pixel; expected --preprocess as the network was trained "
@@ -359,108 +410,68 @@ def complete_meaning(meaning, source, preprocess, names, plan, shape):
         )
     for values in (preprocessing["scale"], preprocessing["offset"]):
         if isinstance(values, list) and len(values) != shape[2] or preprocessing["bgr"] and shape[2] != 3:
-            raise UserError(f"what becomes of a pixel, {whose}, is for RGB; the network takes {shape[2]} channel(s)")
-    count = plan.class_count
+            raise UserError(f"what becomes of a pixel, {origin}, is for RGB; the network takes {shape[2]} channel(s)")
+    count = structure.class_count
     if names is None and count == 1:
         names = ["output"]
     elif names is None:
         names = imagenet_names() if count == 1000 else [f"class_{index}" for index in range(count)]
     if len(names) != count:
         raise UserError(f"{len(names):,} class names for {count:,} outputs of the network; expected one each")
-    interpolation = meaning.interpolation if meaning else "area"
-    return Meaning(names, *shape, **preprocessing, interpolation=interpolation), whose
+    interpolation = input_spec.interpolation if input_spec else "area"
+    return InputSpec(names, *shape, **preprocessing, interpolation=interpolation), origin
 
 
-def pixel_range(plan, preprocessing):
+def pixel_range(structure, preprocessing):
     """(lowest, highest) of what the layers that rescale at a network's beginning make of pixels of 0..255."""
-    scale, offset = plan.pixels
+    scale, offset = structure.pixels
     ends = np.multiply.outer([0.0, 255.0], np.asarray(preprocessing["scale"])) + np.asarray(preprocessing["offset"])
     found = np.reshape(ends, (2, -1)) * scale + offset  # (2, C)
     return found.min(), found.max()
 
 
-def check_rescaling(plan):
+def check_rescaling(structure):
     """Make sure that a network which rescales pixels at its beginning does so from 0..255.
 
     Raises:
         UserError: pixels of 0..255 come out of its layers far from zero, so that it was trained on another range.
     """
-    lowest, highest = pixel_range(plan, PREPROCESSING["none"])
+    lowest, highest = pixel_range(structure, PREPROCESSING["none"])
     if max(-lowest, highest) > A_FEW_UNITS:
         raise UserError(
-            f"the network's layer {plan.rescaling!r} turns pixels of 0..255 into {lowest:.4g}..{highest:.4g}, as if it "
-            "was trained on others; expected --preprocess 0.00392157,0 if on 0..1, or --preprocess none if on 0..255"
+            f"the network's layer {structure.rescaling!r} turns pixels of 0..255 into {lowest:.4g}..{highest:.4g}, as "
+            "if it was trained on others; expected --preprocess 0.00392157,0 if on 0..1, or --preprocess none if on "
+            "0..255"
         )
 
 
-def rescaled(plan, preprocess):
+def rescaled(structure, preprocess):
     """Words for what a network's own layers make of pixels that --preprocess has changed already."""
-    if not plan.rescaling:
+    if not structure.rescaling:
         return ""
-    lowest, highest = pixel_range(plan, parse_preprocessing(preprocess))
-    return f", and its layer {plan.rescaling!r} rescales after that: 0..255 becomes {lowest:.4g}..{highest:.4g}"
+    lowest, highest = pixel_range(structure, parse_preprocessing(preprocess))
+    return f", and its layer {structure.rescaling!r} rescales after that: 0..255 becomes {lowest:.4g}..{highest:.4g}"
 
 
-def check_outputs(outputs, logits, ending):
+def check_outputs(outputs, logits, output_activation):
     """Make sure that the logits found in the network are those behind its outputs, both finite numbers.
 
     Raises:
         UserError: they are not.
     """
-    expected = logits if ending == "linear" else probabilities_of(logits, ending)
+    linear = output_activation == "linear"
+    expected = logits if linear else probabilities_of(logits, output_activation)
     # of a single unit the logits are those of both sides
     if not np.allclose(outputs, expected[:, -outputs.shape[1] :], atol=1e-4, rtol=2e-2):  # as half precision keeps it
         raise UserError(
-            f"the network's outputs are not the {ending} of the logits found in it; please report this network"
+            f"the network's outputs are not the {output_activation} of the logits found in it; please report this "
+            "network"
         )
     # Logits add up to one only by chance, which the rounding of a softmax leaves little room for
     in_half = np.array_equal(outputs, outputs.astype(np.float16))
     add_up = (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-2 if in_half else 1e-5)
-    if ending == "linear" and outputs.shape[1] > 1 and add_up:
+    if linear and outputs.shape[1] > 1 and add_up:
         raise UserError(
             "the network's outputs are probabilities, but no softmax was found that makes them, so that its "
             "logits cannot be told; expected a network that ends in softmax, sigmoid or neither"
         )
-
-
-def zero_maps_of(photo, maps, found, index, method, counterfactual):
-    """Which of a photo's maps are zero everywhere, and why: list of str.
-
-    Args:
-        photo: Photo.
-        maps: dict of kind -> dict of class name -> array, in the order of the classes explained.
-        found: Explanation of its batch, NumPy arrays.
-        index: int, of the photo in the batch.
-        method: Method.
-        counterfactual: bool.
-    """
-    zero = []
-    for kind in ("gradcam", "guided_backprop"):
-        for row, (name, values) in enumerate(maps.get(kind, {}).items()):
-            if not values.any():
-                strength = None if found.strengths is None else found.strengths[row, index]
-                why = why_zero(method, counterfactual, found.features[index], strength)[kind]
-                zero.append(f"{kind}_for_{name} of {photo.name}: {why}")
-    return zero
-
-
-def why_zero(method, counterfactual, features, strength):
-    """Why a map of a method, and why guided gradients may be zero everywhere: dict of kind -> a sentence's end.
-
-    Args:
-        method: Method.
-        counterfactual: bool.
-        features: float32 (h, w, K).
-        strength: float, the largest magnitude of the score's gradients there, or None where none were taken.
-    """
-    if strength == 0:
-        cut = "its score's gradients are all zero there: it does not depend on the layer, or an activation is saturated"
-    elif not features.any():
-        cut = "the layer's features are zero there"
-    elif method.signed or method.needs == "nothing":
-        cut = "the class's score does not depend on the layer there"
-    else:
-        cut = "its weighted features are nowhere positive, and the ReLU cuts what is negative"
-        if method.needs == "gradients" and not counterfactual:
-            cut += "; --counterfactual shows that"
-    return {"gradcam": cut, "guided_backprop": "no positive gradient reaches the photo"}

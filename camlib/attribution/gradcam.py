@@ -1,27 +1,26 @@
-"""The compiled explainer: one forward pass of a network, and many maps from it.
+"""Grad-CAM (Selvaraju et al. 2017) and its family, compiled: one forward pass of a network, and many maps from it."""
 
-What is computed from a pass is the caller's: here is how it is compiled, shared out among classes, and how the photos
-that Score-CAM and Ablation-CAM change go through the network.
-"""
-
+import contextlib
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from camlib.attribution.methods import score_cam_masks
-from camlib.attribution.tracing import watched
-from camlib.backend import compiled, differentiate
+from camlib.attribution import METHODS, ExplainedBatch, Outputs, titles_of
+from camlib.attribution.classifier import PREDICTED, Classifier, check_guided, kept_precision
+from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
+from camlib.attribution.methods import AblatedRun, logits_through_masks, logits_without_features, weighed, why_zero
+from camlib.attribution.tracing import ForwardPass, tapped_run
+from camlib.backend import compiled
+from camlib.memory import halving
 
-CHUNK = 32  # changed photos per forward pass of Score-CAM and Ablation-CAM
 CLASSES_AT_ONCE = 8  # per forward pass: each takes its own part of the compiled program
-FLOAT16_SCALE = 4096.0  # of gradients, which float16 holds down to 6e-8 only
-PREDICTED = -1  # stands for "the class the network predicts" among class indices
 
 
 class Explanation(NamedTuple):
-    """What an explainer returns, for R classes of each of N photos; float64 for float32 where the network computes so.
+    """What is found of R classes of each of N photos; float64 for float32 where the network computes so.
 
     Attributes:
         logits: float32 (N, C).
@@ -46,15 +45,87 @@ class Explanation(NamedTuple):
 
 PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1, 1)  # which axis of each is that of the photos
 
-
-def widened(values):
-    """A tensor in float32 at least: half precision is widened, float64 stays what it is."""
-    return ops.cast(values, "float64" if keras.backend.standardize_dtype(values.dtype) == "float64" else "float32")
+# ---------------------------------------------------------------- the equations
 
 
-def as_arrays(found):
-    """An Explanation of tensors as one of NumPy arrays."""
-    return Explanation(*(None if part is None else ops.convert_to_numpy(part) for part in found))
+def grad_cam_before_relu(features, gradients):
+    """Weigh the features by their mean gradients (Selvaraju et al. 2017, eq. 1 and 2 without its ReLU).
+
+    alpha_k = mean over y, x of g_k; sum_k alpha_k A_k. Behind global average pooling and one Dense layer this is the
+    class activation map over H * W.
+    """
+    alpha = ops.mean(gradients, axis=(1, 2))  # (N, K)
+    return weighed(features, alpha)
+
+
+def grad_cam(features, gradients):
+    """Grad-CAM: ReLU(sum_k alpha_k A_k), alpha_k = mean of g_k (Selvaraju et al. 2017, eq. 1 and 2)."""
+    return ops.relu(grad_cam_before_relu(features, gradients))
+
+
+def score_of_targets(logits, targets):
+    """The score Y of a class, or of several taken together, and its gradient with respect to the logits.
+
+    Y = log sum over the target's classes of exp(logit_c). Of one class that is its logit. Of several ("dog" for the
+    breeds of ImageNet) it is the logit that belongs to the sum of their probabilities.
+
+    Args:
+        logits: float32 (..., C).
+        targets: bool (..., C), the target's classes.
+
+    Returns:
+        (Y (...), dY/dlogits (..., C)), float32.
+    """
+    logits = ops.where(targets, logits, -np.inf)
+    return ops.logsumexp(logits, axis=-1), ops.softmax(logits, axis=-1)
+
+
+def gradient_maps(seen, u, maps, counterfactual=False):
+    """The maps of several layers and methods: the features A of a layer, weighed by the score's gradients.
+
+    The counterfactual map takes the gradients with the other sign (Selvaraju et al. 2017, section 3.3).
+
+    Args:
+        seen: ForwardPass.
+        u: float32 (N, C), dY/dlogits.
+        maps: list of (layer, Method).
+        counterfactual: bool, map what speaks against the class.
+
+    Returns:
+        (list of maps float32 (N, h, w), None for methods that take the scores of changed photos; list of float32 (N,),
+        the largest magnitude of each one's gradients, None for methods without).
+    """
+    sign = -1.0 if counterfactual else 1.0
+    gradients = seen.gradients_at_features(u) if any(method.needs == "gradients" for _, method in maps) else {}
+    cams, strengths = [], []
+    for layer, method in maps:
+        features, strength = seen.features[layer], None  # A (N, h, w, K)
+        if method.needs == "gradients":
+            cam = method.function(features, sign * gradients[layer])  # (N, h, w)
+            strength = ops.max(ops.abs(gradients[layer]), axis=(1, 2, 3))  # (N,)
+        else:
+            cam = method.function(features) if method.needs == "nothing" else None
+        cams.append(cam)
+        strengths.append(strength)
+    return cams, strengths
+
+
+def score_map(method, features, changed, logits, targets):
+    """Score-CAM and Ablation-CAM: the features weighed by how the score changes with each of them.
+
+    Args:
+        method: Method.
+        features: float32 (N, h, w, K).
+        changed: float32 (N, K, C), the logits of the photo seen through, or without, the k-th feature.
+        logits: float32 (N, C), of the photos.
+        targets: bool (N, C).
+
+    Returns:
+        float32 (N, h, w).
+    """
+    scores, _ = score_of_targets(changed, targets[:, None])  # (N, K)
+    score, _ = score_of_targets(logits, targets)  # (N,)
+    return method.function(features, scores, score)
 
 
 def targets_of(class_count, groups=()):
@@ -63,6 +134,188 @@ def targets_of(class_count, groups=()):
     for row, group in enumerate(groups, start=class_count):
         targets[row, list(group)] = True
     return targets
+
+
+# ---------------------------------------------------------------- Grad-CAM of a classifier
+
+
+class GradCAM:
+    """Maps of one layer of a classifier by Grad-CAM or another method, and guided backpropagation; compiled once.
+
+    Attributes:
+        classifier: Classifier.
+        input_spec: InputSpec of its input.
+        layer: str, path of the layer whose output is A.
+        chosen: list of class indices, those explained.
+
+    Args:
+        classifier: Classifier.
+        layer: str, path of the layer; default: the last with a spatial output, pooling aside.
+        method: str, a key of METHODS.
+        guided: bool, do guided backpropagation and guided Grad-CAM too.
+        counterfactual: bool, map what speaks against the class.
+        classes: list of names or indices, or words as after --classes, each explained for every photo.
+
+    Raises:
+        UserError: there is no such layer or class, or the axes of the layer's output are not the photo's.
+    """
+
+    conventions = (
+        "gradcam_for_<class>.npy: float32 (h, w), the map of `method` of the layer at its own size, Y_c the logit; "
+        "grad-cam is ReLU(sum_k alpha_k A_k), alpha_k = mean of dY_c/dA_k. guided_backprop_for_<class>.npy: float32 "
+        "(H, W, 3), signed gradient of Y_c with respect to the network's input, RGB. guided_gradcam_for_<class>.npy: "
+        "the latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value "
+        "among the photo's classes, gradients to the 99.5th percentile. Of a network that computes in float64 all are "
+        "float64."
+    )
+
+    def __init__(
+        self, classifier, layer=None, method="grad-cam", guided=True, counterfactual=False, classes=("predicted",)
+    ):
+        self.classifier, self.input_spec = classifier, classifier.input_spec
+        self.layer = classifier.layer_to_map(layer)
+        self.method, self.guided, self.counterfactual = method, guided, counterfactual
+        self.chosen = classifier.chosen_classes([str(name) for name in classes])
+        self.groups = classifier.groups_among(self.chosen)
+        self.run = compiled_map(
+            classifier.network,
+            classifier.structure,
+            self.layer,
+            method,
+            counterfactual=counterfactual,
+            with_guided=guided,
+            groups=list(classifier.groups.values()),
+        )
+        self.run_batch = halving(self.run_portion, PHOTO_AXES)
+
+    @classmethod
+    def load(cls, source, options, **settings):
+        """The GradCAM of a network in a file, see `Classifier.load`; options is a dict, settings are of the class."""
+        return cls(Classifier.load(source, **options), **settings)
+
+    def __call__(self, photos):
+        """Explain photos.
+
+        Args:
+            photos: list of uint8 (H, W, 3), RGB, of any sizes, or an array (N, H, W, 3).
+
+        Returns:
+            Explanation of NumPy arrays. Guided gradients are in RGB, whatever the network's order of channels. A photo
+            with a number that is not finite has NaN for logits.
+
+        Raises:
+            UserError: the logits found in the network are not those behind its outputs.
+        """
+        return Explanation(*self.run_batch(self.classifier.inputs(photos), len(photos), self.chosen))
+
+    def explain(self, images, count, chosen=None):
+        """The maps of a batch, for a run.
+
+        Args:
+            images: uint8 (N, H, W, channels), of the network's input size.
+            count: int, how many of them matter.
+            chosen: list of class indices; default: those of the object.
+
+        Returns:
+            ExplainedBatch.
+        """
+        found = Explanation(*self.run_batch(images, count, self.chosen if chosen is None else chosen))
+        probabilities = self.classifier.with_groups(self.classifier.probabilities(found.logits), self.groups)
+        maps = [maps_of_photo(found, index, self.classifier.class_names) for index in range(count)]
+        zero = [self.zero_maps(found, index, of_photo) for index, of_photo in enumerate(maps)]
+        return ExplainedBatch(found.logits, probabilities, maps, zero)
+
+    @property
+    def outputs(self):
+        """The Outputs that a run has of each photo."""
+        names = self.classifier.class_names
+        with_probabilities = self.classifier.has_probabilities
+        return Outputs(self.input_spec.class_names, with_probabilities, self.groups, names, len(self.chosen))
+
+    @property
+    def kinds(self):
+        """Kind of map -> whether it has two signs."""
+        return {"gradcam": METHODS[self.method].signed, "guided_backprop": True, "guided_gradcam": True}
+
+    @property
+    def titles(self):
+        """Kind of map -> its title above a panel."""
+        return titles_of(self.method, self.counterfactual)
+
+    @property
+    def made(self):
+        """How the maps were made, for the heading of a panel."""
+        against = "against the class, " if self.counterfactual else ""
+        source = Path(self.classifier.source).name
+        return f"{METHODS[self.method].title} {against}of layer {self.layer}, {source}"
+
+    @property
+    def description(self):
+        """What is about to be computed of what, for the user."""
+        structure, layer = self.classifier.structure, self.layer
+        shared = f", the last of its {structure.calls[layer]} runs" if structure.calls[layer] > 1 else ""
+        size = "x".join(map(str, structure.sizes[layer]))
+        about = f"{self.classifier.description}; the score is {structure.score}"
+        return f"{about}\n{self.method} of layer {layer}, {size}{shared}"
+
+    def run_portion(self, images, count, chosen):
+        """The Explanation of uint8 (N, H, W, channels) as NumPy arrays."""
+        classes = np.repeat(np.array(chosen, np.int32)[:, None], len(images), axis=1)  # (R, N)
+        inputs = ops.convert_to_tensor(self.classifier.prepare(images))
+        found = as_arrays(self.run(inputs, ops.convert_to_tensor(classes), count))
+        logits = self.classifier.checked_logits(found.outputs, found.logits, found.cams, found.guided)
+        found = found._replace(logits=logits)
+        if self.input_spec.bgr and found.guided is not None:
+            found = found._replace(guided=found.guided[..., ::-1], products=found.products[..., ::-1])
+        return found
+
+    def zero_maps(self, found, index, maps):
+        """Which of a photo's maps are zero everywhere, and why: dict of the map's name -> str.
+
+        Args:
+            found: Explanation of its batch, NumPy arrays.
+            index: int, of the photo in the batch.
+            maps: dict of kind -> dict of class name -> array, in the order of the classes explained.
+        """
+        zero = {}
+        for kind in ("gradcam", "guided_backprop"):
+            for row, (name, values) in enumerate(maps.get(kind, {}).items()):
+                if not values.any():
+                    strength = None if found.strengths is None else found.strengths[row, index]
+                    why = why_zero(METHODS[self.method], self.counterfactual, found.features[index], strength)[kind]
+                    zero[f"{kind}_for_{name}"] = why
+        return zero
+
+
+def explain(network, images, classes=None, method="grad-cam", layer=None, guided=True, **options):
+    """Explain photos with a network, in one call; for many calls with one network make a `GradCAM` once.
+
+    Args:
+        network: keras.Model, the path of a model file, or a name of keras.applications.
+        images: list of uint8 (H, W, 3), RGB, of any sizes, or an array (N, H, W, 3).
+        classes: list of names or indices, each explained for every photo; default: the class predicted.
+        method: str, a key of METHODS.
+        layer: str, path of the layer whose output is mapped; default: the last with a spatial output, pooling aside.
+        guided: bool, do guided backpropagation and guided Grad-CAM too.
+        options: what the network's file does not say, as for NetworkOptions: preprocess, size ...
+
+    Returns:
+        Explanation of NumPy arrays, see `GradCAM`.
+
+    Raises:
+        UserError: the file is no network, or something of what was asked for does not fit it.
+    """
+    given = isinstance(network, keras.Model)
+    with kept_precision(network) if given else contextlib.nullcontext():  # the network may be in training
+        classifier = Classifier(network, **options) if given else Classifier.load(network, **options)
+        if guided:
+            check_guided(classifier.structure, "guided=False leaves it out")
+        return GradCAM(classifier, layer, method, guided, classes=classes or ["predicted"])(images)
+
+
+def as_arrays(found):
+    """An Explanation of tensors as one of NumPy arrays."""
+    return Explanation(*(None if part is None else ops.convert_to_numpy(part) for part in found))
 
 
 def maps_of_photo(found, index, names):
@@ -81,103 +334,123 @@ def maps_of_photo(found, index, names):
     return {kind: dict(zip(chosen, of_kind, strict=True)) for kind, of_kind in maps.items()}
 
 
-# ---------------------------------------------------------------- one forward pass
+# ---------------------------------------------------------------- compiled
 
 
-class ForwardPass:
-    """What one forward pass shows, and the gradients that can be had of it, in float32, or float64 as the network.
+class CompiledMaps:
+    """Several kinds of map of a network, and guided backpropagation, compiled together.
 
-    Attributes:
-        logits: float32 (N, C).
-        outputs: float32 (N, C), the network's own.
-        features: dict of layer's path -> float32 (N, h, w, K).
+    True and guided gradients of all maps come from the same forward pass, one for every CLASSES_AT_ONCE classes.
+    Score-CAM runs the network again for each feature, Ablation-CAM what of it lies behind the layer.
 
     Args:
-        run: as `runner` makes it.
-        plan: Survey of the network.
-        images: float32 (N, H, W, channels).
+        network: keras.Model, images to logits or probabilities.
+        structure: Structure of the network.
+        maps: list of (layer, method): the path of the layer whose output is A, of its last call if it is shared, and a
+            key of METHODS.
+        counterfactual: bool, as for `gradient_maps`.
+        with_guided: bool, do guided backpropagation too.
+        groups: list of lists of class indices, each explained as one class and numbered after the network's own.
     """
 
-    def __init__(self, run, plan, images):
-        self.plan = plan
-        logits, outputs, features, self.pull_to_features, self.pull_to_images = differentiate(run, images)
-        self.logits, self.outputs = widened(logits), widened(outputs)
-        self.features = self.pictures(features)
-        self.dtype = keras.backend.standardize_dtype(logits.dtype)
-        # in float16 small gradients would vanish; they are linear in u, so that it may be large
-        self.scale = FLOAT16_SCALE if self.dtype == "float16" else 1.0
+    def __init__(self, network, structure, maps, counterfactual=False, with_guided=True, groups=()):
+        self.maps = [(layer, METHODS[method]) for layer, method in maps]
+        self.structure, self.counterfactual, self.with_guided = structure, counterfactual, with_guided
+        self.targets = targets_of(structure.class_count, groups)
+        self.run = tapped_run(network, structure, list(dict.fromkeys(layer for layer, _ in maps)))
+        self.explain_at_once = compiled(self.from_one_pass, network)
+        if any(method.needs == "masked scores" for _, method in self.maps):
+            self.logits_of = compiled(self.plain_logits, network)
+        ablated = [layer for layer, method in self.maps if method.needs == "ablated scores"]
+        self.logits_behind = {layer: compiled(AblatedRun(self.run, structure, layer), network) for layer in ablated}
 
-    def gradients_at_features(self, u):
-        """u^T dlogits/dA for u float32 (N, C): dict of layer's path -> float32 (N, h, w, K)."""
-        found = self.pull_to_features(ops.cast(u * self.scale, self.dtype))
-        return {layer: values / self.scale for layer, values in self.pictures(found).items()}
+    def __call__(self, images, classes, count=None):
+        """Explain classes of photos.
 
-    def gradients_at_images(self, u):
-        """u^T dlogits/dimages for u float32 (N, C): float32 (N, H, W, channels)."""
-        return widened(self.pull_to_images(ops.cast(u * self.scale, self.dtype))) / self.scale
+        Args:
+            images: float32 (N, H, W, channels), a tensor.
+            classes: int32 (R, N), a tensor; PREDICTED where the network is to choose.
+            count: int, how many of the images matter, default all. Where a method takes long, the maps of the others
+                are zero.
 
-    def pictures(self, found):
-        """What layers put out, or gradients like it, as (N, h, w, K)."""
-        return {layer: self.plan.as_picture(layer, widened(values)) for layer, values in found.items()}
+        Returns:
+            Explanation of tensors without products; its `features` are a dict by layer, its `cams` and `strengths` are
+            lists in the order of the maps.
+        """
+        count = len(images) if count is None else count
+        parts = [self.explain_at_once(images, rows) for rows in portions(classes)]
+        found = concatenated(parts, len(classes))
+        cams = list(found.cams)
+        for number, (layer, method) in enumerate(self.maps):
+            if method.needs in ("masked scores", "ablated scores"):
+                features, logits = found.features[layer][:count], found.logits[:count]
+                pairs = zip(images[:count], features, strict=True)
+                changed = ops.stack([self.changed_logits(method, layer, *pair) for pair in pairs])  # (count, K, C)
+                some = [
+                    score_map(method, features, changed, logits, ops.take(self.targets, chosen[:count], axis=0))
+                    for chosen in found.chosen
+                ]
+                cams[number] = ops.pad(ops.stack(some), ((0, 0), (0, len(images) - count), (0, 0), (0, 0)))
+        return found._replace(cams=cams)
 
-
-def runner(network, plan, layers):
-    """The function (images, tap) -> (logits, outputs) of a network.
-
-    `tap(layer, features)` is handed what the last run of each of the layers puts out, and returns what to go on with.
-    """
-
-    def run(images, tap):
-        runs_left = {layer: plan.runs[layer] for layer in layers}
-
-        def tap_last_run(path, output):
-            if path in runs_left:
-                runs_left[path] -= 1
-                return output if runs_left[path] else tap(path, output)
-            return output
-
-        with watched(tap_last_run) as record:
-            outputs = plan.port.run(network, images)
-        return plan.scores_of(record, outputs)
-
-    return run
-
-
-def explained_at_once(network, plan, run, maps_of_class):
-    """Compile one forward pass, and the maps of one class after the other from it.
-
-    Args:
-        network: keras.Model.
-        plan: Survey of the network.
-        run: as `runner` makes it.
-        maps_of_class: function of (ForwardPass, chosen int32 (N,)) -> (list of maps (N, h, w) or None, list of
-            strengths (N,) or None, guided gradients (N, H, W, channels) or None).
-
-    Returns:
-        function of (images float32 (N, H, W, channels), classes int32 (R, N), PREDICTED where the network is to choose)
-        -> Explanation without products, its `features` a dict by layer, its `cams` and `strengths` lists. There is one
-        forward pass for every CLASSES_AT_ONCE classes.
-    """
-
-    def explain(images, classes):
-        seen = ForwardPass(run, plan, images)
+    def from_one_pass(self, images, classes):
+        """The maps of one class after the other from one forward pass; what is compiled."""
+        seen = ForwardPass(self.run, self.structure, images)
         predicted = ops.cast(ops.argmax(seen.logits, axis=1), "int32")
         found = []
         for wanted in ops.unstack(classes, axis=0):
             chosen = ops.where(wanted == PREDICTED, predicted, wanted)  # (N,)
-            cams, strengths, guided = maps_of_class(seen, chosen)
+            _, u = score_of_targets(seen.logits, ops.take(self.targets, chosen, axis=0))  # (N, C)
+            guided = guided_backpropagation(seen, u) if self.with_guided else None
+            cams, strengths = gradient_maps(seen, u, self.maps, self.counterfactual)
             found.append((chosen, guided, *cams, *strengths))
-        parts = [None if part[0] is None else ops.stack(part) for part in zip(*found, strict=True)]
-        chosen, guided, *maps = parts
+        chosen, guided, *maps = [None if part[0] is None else ops.stack(part) for part in zip(*found, strict=True)]
         cams, strengths = maps[: len(maps) // 2], maps[len(maps) // 2 :]
         return Explanation(seen.logits, seen.outputs, chosen, seen.features, cams, strengths, guided, None)
 
-    explain_some = compiled(explain, network)
+    def plain_logits(self, images):
+        return self.run(images, lambda path, a: a)[0]
 
-    def explain_all(images, classes):
-        return joined([explain_some(images, rows) for rows in portions(classes)], len(classes))
+    def changed_logits(self, method, layer, image, features):
+        """The logits float32 (K, C) of a photo changed feature by feature, as a method needs them.
 
-    return explain_all
+        Args:
+            method: Method.
+            layer: str, path of the layer of the features.
+            image: float32 (H, W, channels), the network's input.
+            features: float32 (h, w, K).
+        """
+        if method.needs == "masked scores":
+            return logits_through_masks(self.logits_of, image, features)
+        return logits_without_features(self.logits_behind[layer], image, features)
+
+
+def compiled_map(network, structure, layer=None, method="grad-cam", **settings):
+    """Compile one kind of map, guided backpropagation and guided Grad-CAM.
+
+    Args:
+        network: keras.Model, images to logits or probabilities.
+        structure: Structure of the network.
+        layer: str, path of the layer whose output is A; default: structure.target.
+        method: str, a key of METHODS.
+        settings: as for `CompiledMaps`.
+
+    Returns:
+        function with the arguments of a CompiledMaps. Its Explanation has `features`, `cams` and `strengths` of the one
+        map, and in `products` its guided Grad-CAM.
+    """
+    layer = layer or structure.target
+    explain_all = CompiledMaps(network, structure, [(layer, method)], **settings)
+
+    def explain_one(images, classes, count=None):
+        found = explain_all(images, classes, count)
+        cams, products = found.cams[0], None
+        if found.guided is not None:
+            products = ops.stack([guided_grad_cam(*pair) for pair in zip(found.guided, cams, strict=True)])
+        features = found.features[layer]
+        return found._replace(features=features, cams=cams, strengths=found.strengths[0], products=products)
+
+    return explain_one
 
 
 def portions(classes):
@@ -191,7 +464,7 @@ def portions(classes):
     return [ops.take(classes, indices, axis=0) for indices in chosen]
 
 
-def joined(parts, rows):
+def concatenated(parts, rows):
     """The Explanations of `portions` as one of so many rows."""
     if len(parts) == 1:
         return parts[0]
@@ -205,108 +478,3 @@ def joined(parts, rows):
     )
     chosen, guided = join([part.chosen for part in parts]), join([part.guided for part in parts])
     return parts[0]._replace(chosen=chosen, cams=cams, strengths=strengths, guided=guided)
-
-
-# ---------------------------------------------------------------- photos and features that are changed
-
-
-def changer_of(method, layer, network, plan, run):
-    """What gives the logits (K, C) of a photo changed feature by feature, or None where a method does without."""
-    if method.needs == "masked scores":
-        logits_of = compiled(lambda images: run(images, lambda path, a: a)[0], network)
-        return lambda image, features: logits_through_masks(logits_of, image, features)
-    if method.needs == "ablated scores":
-
-        def logits_behind(images, features, kept):
-            def without(path, a):
-                if path != layer:
-                    return a
-                if path in plan.tokens:  # whose class token is no part of the features
-                    return a * ops.cast(kept[:, 0], a.dtype)
-                return ops.cast(features * kept, a.dtype)
-
-            return run(images, without)[0]
-
-        logits_behind = compiled(logits_behind, network)
-        return lambda image, features: logits_without_features(logits_behind, image, features)
-    return None
-
-
-def logits_through_masks(logits_of, image, features):
-    """The logits of a photo seen through one feature at a time, for Score-CAM.
-
-    Args:
-        logits_of: function, (N, H, W, channels) -> (N, C).
-        image: float32 (H, W, channels), the network's input; zero is what a mask hides.
-        features: float32 (h, w, K).
-
-    Returns:
-        float32 (K, C).
-    """
-    masks = score_cam_masks(features[None], *image.shape[:2])[0]  # (H, W, K)
-    masks = ops.moveaxis(masks, -1, 0)[..., None]  # (K, H, W, 1)
-    return in_chunks(lambda chosen: logits_of(image * ops.take(masks, chosen, axis=0)), len(masks))
-
-
-def logits_without_features(logits_behind, image, features):
-    """The logits of a photo with one feature set to zero at a time, for Ablation-CAM.
-
-    Args:
-        logits_behind: function of (images (N, H, W, channels), features (1, h, w, K), kept (N, 1, 1, K)) -> (N, C).
-        image: float32 (H, W, channels), the network's input.
-        features: float32 (h, w, K).
-
-    Returns:
-        float32 (K, C).
-    """
-    channels = features.shape[-1]
-    images, features = ops.repeat(image[None], CHUNK, axis=0), features[None]
-
-    def logits_without(chosen):
-        kept = 1 - ops.one_hot(chosen, channels, dtype=features.dtype)[:, None, None]  # (CHUNK, 1, 1, K)
-        return logits_behind(images, features, kept)
-
-    return in_chunks(logits_without, channels)
-
-
-def in_chunks(function, count):
-    """Apply function((CHUNK,) indices) -> (CHUNK, C) to 0 .. count - 1: float32 (count, C)."""
-    chosen = [np.minimum(np.arange(start, start + CHUNK), count - 1) for start in range(0, count, CHUNK)]
-    return widened(ops.concatenate([function(indices) for indices in chosen])[:count])
-
-
-def explained_with_changes(explain_at_once, maps, network, plan, run, targets, map_of_scores):
-    """Add the maps of methods that take the scores of changed photos to those of one forward pass.
-
-    Args:
-        explain_at_once: as `explained_at_once` makes it.
-        maps: list of (layer, Method).
-        network: keras.Model.
-        plan: Survey of the network.
-        run: as `runner` makes it.
-        targets: bool (classes and groups, C), as `targets_of` makes them.
-        map_of_scores: function of (Method, features (N, h, w, K), logits of changed photos (N, K, C), logits (N, C),
-            targets bool (N, C)) -> (N, h, w).
-
-    Returns:
-        function of (images, classes, count: how many of the images matter, default all) -> Explanation; maps of changed
-        photos are zero for images that do not matter, since they take long.
-    """
-    changers = [changer_of(method, layer, network, plan, run) for layer, method in maps]
-
-    def explain(images, classes, count=None):
-        count = len(images) if count is None else count
-        found = explain_at_once(images, classes)
-        cams = list(found.cams)
-        for number, ((layer, method), logits_of_changes) in enumerate(zip(maps, changers, strict=True)):
-            if logits_of_changes:
-                features, logits = found.features[layer][:count], found.logits[:count]
-                changed = ops.stack([logits_of_changes(*pair) for pair in zip(images[:count], features, strict=True)])
-                some = [
-                    map_of_scores(method, features, changed, logits, ops.take(targets, chosen[:count], axis=0))
-                    for chosen in found.chosen
-                ]
-                cams[number] = ops.pad(ops.stack(some), ((0, 0), (0, len(images) - count), (0, 0), (0, 0)))
-        return found._replace(cams=cams)
-
-    return explain

@@ -1,4 +1,4 @@
-"""How a network with several inputs or outputs, or with a score for each pixel, is asked."""
+"""Networks with several inputs or several outputs (heads), or with a score for each pixel: what is asked of them."""
 
 import zipfile
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from camlib.photos import PhotoError, read_photo
 
 
 @dataclass(frozen=True)
-class Port:
-    """How a network is asked: what it is fed with, and which of its outputs is explained.
+class Signature:
+    """How a network is called: what it is fed with, and which of its outputs is explained.
 
     Attributes:
         feed: function of images (N, H, W, channels) -> the network's inputs.
         head: name or index of the output, or None for the only one.
         region: bool (h, w), the pixels of a segmentation whose scores are added up, at the size of its output once
-            surveyed; or None for those that the network gives to the class.
+            inspected; or None for those that the network gives to the class.
     """
 
     feed: Callable = staticmethod(lambda images: images)
@@ -92,19 +92,24 @@ def region_at(region, network, outputs):
     return found
 
 
-def port_of(network, settings):
-    """The Port for what the user asked for.
+def signature_of(network, options):
+    """The Signature for what the user asked for.
+
+    Args:
+        network: keras.Model.
+        options: NetworkOptions.
 
     Raises:
         UserError: a file cannot be read, or an input is not as the network has it.
     """
     region = None
-    if settings.region:
+    if options.region:
         try:
-            region = cv2.cvtColor(read_photo(settings.region), cv2.COLOR_RGB2GRAY) > 127
+            picture = read_photo(options.region, most_pixels=options.most_pixels)
         except PhotoError as error:
-            raise UserError(f"--region {settings.region}: {error}; expected a picture, bright on the region") from error
-    return Port(feed_of(network, settings.image_input, settings.other_inputs), settings.head, region)
+            raise UserError(f"--region {options.region}: {error}; expected a picture, bright on the region") from error
+        region = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) > 127
+    return Signature(feed_of(network, options.image_input, options.other_inputs), options.head, region)
 
 
 def feed_of(network, image_input, other_inputs):
@@ -122,7 +127,7 @@ def feed_of(network, image_input, other_inputs):
     if len(inputs) < 2:
         if image_input or other_inputs:
             raise UserError(f"--image-input and --other-inputs: the network {network.name!r} has one input only")
-        return Port().feed
+        return Signature().feed
     known = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
     if image_input not in inputs:
         found = f"--image-input {image_input} is none of them" if image_input else "one of them takes the photos"

@@ -1,41 +1,27 @@
 """The CAM family: one map (N, h, w) from a layer's features A and what is known of the score Y_c.
 
-All weigh the features, A_k, and add them up over k. They differ in the weights: gradients g = dY_c/dA, how the score
-rises when the photo is seen through one feature alone (Score-CAM), or falls without it (Ablation-CAM). `METHODS` lists
-them by the name that --method takes.
+All methods weigh the features, A_k, and add them up over k; Grad-CAM itself is in gradcam.py. The weights differ: they
+are made from the gradients g = dY_c/dA, from how the score rises when the photo is seen through one feature alone
+(Score-CAM), or from how it falls without it (Ablation-CAM). `METHODS` of camlib/attribution/__init__.py lists the
+methods by the name that --method takes.
 
 Shapes: features and gradients float (N, h, w, K); scores float (N, K); every map (N, h, w) of the features' dtype,
 float32 or float64. Y_c is the logit.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
+from keras import ops
 
-from camlib.later import ops
+from camlib.backend import widened
+
+CHANGED_AT_ONCE = 32  # photos per forward pass of Score-CAM and Ablation-CAM
 
 # ---------------------------------------------------------------- from gradients
-
-
-def grad_cam_before_relu(features, gradients):
-    """Weigh the features by their mean gradients (Selvaraju et al. 2017, eq. 1 and 2 without its ReLU).
-
-    alpha_k = mean over y, x of g_k; sum_k alpha_k A_k. Behind global average pooling and one Dense layer this is the
-    class activation map over H * W.
-    """
-    alpha = ops.mean(gradients, axis=(1, 2))  # (N, K)
-    return weighed(features, alpha)
 
 
 def weighed(features, weights):
     """sum_k w_k A_k: features (N, h, w, K), weights (N, K) -> (N, h, w)."""
     return ops.einsum("nhwk,nk->nhw", features, weights)
-
-
-def grad_cam(features, gradients):
-    """Grad-CAM: ReLU(sum_k alpha_k A_k), alpha_k = mean of g_k (Selvaraju et al. 2017, eq. 1 and 2)."""
-    return ops.relu(grad_cam_before_relu(features, gradients))
 
 
 def grad_cam_plus_plus(features, gradients):
@@ -155,7 +141,7 @@ def score_cam(features, scores, score):
     Args:
         features: float (N, h, w, K).
         scores: float (N, K), Y_c of the photo times `score_cam_masks`' k-th mask.
-        score: float (N,), Y_c to compare with. The paper takes a black photo's; the softmax takes any out again.
+        score: float (N,), Y_c that is subtracted. The paper takes that of a black photo; the softmax cancels any.
     """
     return ops.relu(weighed(features, ops.softmax(scores - score[:, None], axis=-1)))
 
@@ -166,42 +152,103 @@ def ablation_cam(features, scores, score):
     Args:
         features: float (N, h, w, K).
         scores: float (N, K), Y_c when the k-th feature is set to zero.
-        score: float (N,), Y_c. The paper takes it as positive; its magnitude is divided by here, so that a feature that
-            the score falls without counts for the class whatever the score's sign.
+        score: float (N,), Y_c. The paper takes it as positive. Here its magnitude is the divisor: if the score falls
+            without a feature, the feature counts for the class, whatever the score's sign.
     """
     scale = ops.where(score == 0, ops.ones_like(score), ops.abs(score))
     return ops.relu(weighed(features, (score[:, None] - scores) / scale[:, None]))
 
 
-# ---------------------------------------------------------------- the registry
+# ---------------------------------------------------------------- photos and features that are changed
 
 
-@dataclass(frozen=True)
-class Method:
-    """A member of the family.
+class AblatedRun:
+    """The logits of a network when a layer puts out given features, some of them set to zero.
 
-    Attributes:
-        function: what turns features, and what else it needs, into maps.
-        needs: "gradients", "nothing", "masked scores" or "ablated scores".
-        signed: bool, whether maps have negative values.
+    Args:
+        run: as `tapped_run` makes it.
+        structure: Structure.
+        layer: str, path of the layer.
     """
 
-    function: Callable
-    needs: str
-    signed: bool
+    def __init__(self, run, structure, layer):
+        self.run, self.structure, self.layer = run, structure, layer
+
+    def __call__(self, images, features, kept):
+        def without(path, a):
+            if path != self.layer:
+                return a
+            if path in self.structure.tokens:  # whose class token is no part of the features
+                return a * ops.cast(kept[:, 0], a.dtype)
+            return ops.cast(features * kept, a.dtype)
+
+        return self.run(images, without)[0]
 
 
-# Their names in pictures: METHOD_TITLES of camlib/plots/colours.py, which the viewer reads without Keras
-METHODS = {
-    "grad-cam": Method(grad_cam, "gradients", False),
-    "grad-cam++": Method(grad_cam_plus_plus, "gradients", False),
-    "hires-cam": Method(hires_cam, "gradients", True),
-    "layer-cam": Method(layer_cam, "gradients", False),
-    "xgrad-cam": Method(xgrad_cam, "gradients", False),
-    "element-wise": Method(element_wise, "gradients", False),
-    "eigen-grad-cam": Method(eigen_grad_cam, "gradients", True),
-    "eigen-cam": Method(eigen_cam, "nothing", True),
-    "score-cam": Method(score_cam, "masked scores", False),
-    "ablation-cam": Method(ablation_cam, "ablated scores", False),
-}
-GUIDED = ("guided-backprop", "guided-grad-cam")  # what evaluate_maps.py knows beside these
+def logits_through_masks(logits_of, image, features):
+    """The logits of a photo seen through one feature at a time, for Score-CAM.
+
+    Args:
+        logits_of: function, (N, H, W, channels) -> (N, C).
+        image: float32 (H, W, channels), the network's input; zero is what a mask hides.
+        features: float32 (h, w, K).
+
+    Returns:
+        float32 (K, C).
+    """
+    masks = score_cam_masks(features[None], *image.shape[:2])[0]  # (H, W, K)
+    masks = ops.moveaxis(masks, -1, 0)[..., None]  # (K, H, W, 1)
+    return in_chunks(lambda chosen: logits_of(image * ops.take(masks, chosen, axis=0)), len(masks))
+
+
+def logits_without_features(logits_behind, image, features):
+    """The logits of a photo with one feature set to zero at a time, for Ablation-CAM.
+
+    Args:
+        logits_behind: function of (images (N, H, W, channels), features (1, h, w, K), kept (N, 1, 1, K)) -> (N, C).
+        image: float32 (H, W, channels), the network's input.
+        features: float32 (h, w, K).
+
+    Returns:
+        float32 (K, C).
+    """
+    channels = features.shape[-1]
+    images, features = ops.repeat(image[None], CHANGED_AT_ONCE, axis=0), features[None]
+
+    def logits_without(chosen):
+        kept = 1 - ops.one_hot(chosen, channels, dtype=features.dtype)[:, None, None]  # (CHANGED_AT_ONCE, 1, 1, K)
+        return logits_behind(images, features, kept)
+
+    return in_chunks(logits_without, channels)
+
+
+def in_chunks(function, count):
+    """Apply function((CHANGED_AT_ONCE,) indices) -> (CHANGED_AT_ONCE, C) to 0 .. count - 1: float32 (count, C)."""
+    starts = range(0, count, CHANGED_AT_ONCE)
+    chosen = [np.minimum(np.arange(start, start + CHANGED_AT_ONCE), count - 1) for start in starts]
+    return widened(ops.concatenate([function(indices) for indices in chosen])[:count])
+
+
+# ---------------------------------------------------------------- maps without anything in them
+
+
+def why_zero(method, counterfactual, features, strength):
+    """Why a map of a method, and why guided gradients may be zero everywhere: dict of kind -> a sentence's end.
+
+    Args:
+        method: Method.
+        counterfactual: bool.
+        features: float32 (h, w, K).
+        strength: float, the largest magnitude of the score's gradients there, or None where none were taken.
+    """
+    if strength == 0:
+        cut = "its score's gradients are all zero there: it does not depend on the layer, or an activation is saturated"
+    elif not features.any():
+        cut = "the layer's features are zero there"
+    elif method.signed or method.needs == "nothing":
+        cut = "the class's score does not depend on the layer there"
+    else:
+        cut = "its weighted features are nowhere positive, and the ReLU cuts what is negative"
+        if method.needs == "gradients" and not counterfactual:
+            cut += "; --counterfactual shows that"
+    return {"gradcam": cut, "guided_backprop": "no positive gradient reaches the photo"}

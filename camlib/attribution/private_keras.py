@@ -2,10 +2,14 @@
 
 import importlib
 
+import keras
+
+from camlib.backend import CannotStart
+
 # Module -> names in it, with dots for what is in what; a layer's instance is marked with ().
 PRIVATE = {
     "keras": (
-        "Operation.__call__",  # exchanged while a network is watched
+        "Operation.__call__",  # exchanged while a network is traced
         "Layer._flatten_layers", "Variable._deferred_initialize", "layers.PReLU.call",
         "layers.ReLU()._inbound_nodes", "layers.ReLU()._trainable_variables", "layers.ReLU()._non_trainable_variables",
     ),
@@ -28,12 +32,25 @@ PRIVATE = {
 }  # fmt: skip
 
 
+def check_private_names():
+    """Refuse to go on with a Keras that lacks one of the names.
+
+    Raises:
+        CannotStart: the message names the first.
+    """
+    if missing := missing_names():
+        raise CannotStart(
+            f"Keras {keras.__version__} has no {missing[0]}, which is used here; expected one of the versions that "
+            "pip install -r requirements.txt installs"
+        )
+
+
 def missing_names():
     """Those that this Keras does not have: list of str, empty of one that the tests have run on."""
-    return [f"{module}.{name}" for module, names in PRIVATE.items() for name in names if not has(module, name)]
+    return [f"{module}.{name}" for module, names in PRIVATE.items() for name in names if not is_there(module, name)]
 
 
-def has(module, name):
+def is_there(module, name):
     """Whether there is such a name, without or with what it lies in."""
     try:
         found = importlib.import_module(module)

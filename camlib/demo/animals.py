@@ -39,7 +39,7 @@ TURNS = np.arange(16) * np.pi / 8
 UNIT_CIRCLE = np.stack([np.cos(TURNS), np.sin(TURNS)], axis=1)  # (16, 2)
 
 
-class Part(NamedTuple):
+class BodyPart(NamedTuple):
     """One piece of an animal; later parts lie over earlier ones.
 
     Attributes:
@@ -142,9 +142,9 @@ def eye(x, y, radius, iris=BLACK, pupil=(0.55, 0.55)):
     """Draw an eye: a disc of the iris material, a black pupil of relative half axes, and a glint."""
     pupil_outline = [(UNIT_CIRCLE * radius * np.array(pupil) + (x, y)).astype(np.float32)]
     return [
-        Part(disc(x, y, radius), iris, rim=iris != BLACK),
-        Part(pupil_outline, BLACK),
-        Part(disc(x + 0.3 * radius, y + 0.35 * radius, 0.3 * radius), WHITE),
+        BodyPart(disc(x, y, radius), iris, rim=iris != BLACK),
+        BodyPart(pupil_outline, BLACK),
+        BodyPart(disc(x + 0.3 * radius, y + 0.35 * radius, 0.3 * radius), WHITE),
     ]
 
 
@@ -155,29 +155,29 @@ def dog_profile(rng):
     """Draw a dog's head from the side: long snout, black nose, one hanging ear."""
     snout, ear = rng.uniform(22, 31), rng.uniform(17, 25)
     return [
-        Part(tube([(10, -10, 6), (snout - 1, -12, 4.5)]), LIGHT, 0.85),
-        Part(tube([(0, 0, 16), (8, -2, 13), (snout, -5, 8), (snout + 5, -5, 7)]), COAT),
-        Part(tube([(snout + 6, -11, 1.1), (13, -11, 1.1), (9, -8, 1.1)]), BLACK),
-        Part(disc(snout + 9, -1, 5), BLACK),
+        BodyPart(tube([(10, -10, 6), (snout - 1, -12, 4.5)]), LIGHT, 0.85),
+        BodyPart(tube([(0, 0, 16), (8, -2, 13), (snout, -5, 8), (snout + 5, -5, 7)]), COAT),
+        BodyPart(tube([(snout + 6, -11, 1.1), (13, -11, 1.1), (9, -8, 1.1)]), BLACK),
+        BodyPart(disc(snout + 9, -1, 5), BLACK),
         *eye(10, 5, 3.4),
-        Part(tube([(-5, 12, 5), (-12, 2, 8), (-12, -ear, 7)]), DARK, 0.9, rim=True),
+        BodyPart(tube([(-5, 12, 5), (-12, 2, 8), (-12, -ear, 7)]), DARK, 0.9, rim=True),
     ]
 
 
 def dog_face(rng):
     """Draw a dog's face: hanging ears on both sides, a light muzzle with a large nose, often a tongue."""
     ear, muzzle = rng.uniform(18, 27), rng.uniform(11, 13.5)
-    tongue = [Part(tube([(0, -20, 4), (0, -25, 4.5)]), PINK, rim=True)] if rng.random() < 0.6 else []
-    right_ear = [Part(tube([(11, 14, 5), (22, 4, 7.5), (23, -ear, 7)]), DARK, 0.9, rim=True)]
+    tongue = [BodyPart(tube([(0, -20, 4), (0, -25, 4.5)]), PINK, rim=True)] if rng.random() < 0.6 else []
+    right_ear = [BodyPart(tube([(11, 14, 5), (22, 4, 7.5), (23, -ear, 7)]), DARK, 0.9, rim=True)]
     return [
-        Part(tube([(0, 5, 20), (0, -6, 18)]), COAT, rim=True),
+        BodyPart(tube([(0, 5, 20), (0, -6, 18)]), COAT, rim=True),
         *right_ear,
         *mirrored(right_ear),
         *tongue,
-        Part(tube([(-4.5, -11, muzzle - 2), (0, -8, muzzle), (4.5, -11, muzzle - 2)]), LIGHT, rim=True),
-        Part(tube([(-2.5, -3, 4.5), (2.5, -3, 4.5)]), BLACK),
-        Part(tube([(0, -5, 0.9), (0, -13, 0.9)]), BLACK),
-        Part(tube([(-8, -13, 0.9), (-4, -16, 0.9), (0, -13, 0.9), (4, -16, 0.9), (8, -13, 0.9)]), BLACK),
+        BodyPart(tube([(-4.5, -11, muzzle - 2), (0, -8, muzzle), (4.5, -11, muzzle - 2)]), LIGHT, rim=True),
+        BodyPart(tube([(-2.5, -3, 4.5), (2.5, -3, 4.5)]), BLACK),
+        BodyPart(tube([(0, -5, 0.9), (0, -13, 0.9)]), BLACK),
+        BodyPart(tube([(-8, -13, 0.9), (-4, -16, 0.9), (0, -13, 0.9), (4, -16, 0.9), (8, -13, 0.9)]), BLACK),
         *eye(-8.5, 8, 3.8),
         *eye(8.5, 8, 3.8),
     ]
@@ -186,7 +186,7 @@ def dog_face(rng):
 def whiskers(x, y, reach, sides=(-1, 1)):
     """Draw three whiskers to each of the sides of a muzzle at (x, y)."""
     return [
-        Part(tube([(x + side * 4, y, 0.6), (x + side * reach, y + slope, 0.6)], 1), WHISKER)
+        BodyPart(tube([(x + side * 4, y, 0.6), (x + side * reach, y + slope, 0.6)], 1), WHISKER)
         for side in sides
         for slope in (-7, -1, 5)
     ]
@@ -196,12 +196,12 @@ def cat_profile(rng):
     """Draw a cat's head from the side: round, flat-nosed, two pointed ears, whiskers."""
     ear = rng.uniform(30, 35)
     return [
-        Part(polygon((1, 12), (10, ear - 1), (14, 9)), DARK, 0.75, rim=True),
-        Part(tube([(0, 0, 17), (5, -2, 14.5)]), COAT),
-        Part(tube([(14, -6, 7), (17, -6, 6)]), LIGHT),
-        Part(polygon((-14, 8), (-9, ear), (6, 15)), COAT, rim=True),
-        Part(polygon((-10, 12), (-7.5, ear - 7), (1, 15)), PINK, 0.85),
-        Part(disc(22, -3, 2.4), PINK, 0.8),
+        BodyPart(polygon((1, 12), (10, ear - 1), (14, 9)), DARK, 0.75, rim=True),
+        BodyPart(tube([(0, 0, 17), (5, -2, 14.5)]), COAT),
+        BodyPart(tube([(14, -6, 7), (17, -6, 6)]), LIGHT),
+        BodyPart(polygon((-14, 8), (-9, ear), (6, 15)), COAT, rim=True),
+        BodyPart(polygon((-10, 12), (-7.5, ear - 7), (1, 15)), PINK, 0.85),
+        BodyPart(disc(22, -3, 2.4), PINK, 0.8),
         *eye(11, 3, 4.6, IRIS, (0.3, 0.9)),
         *whiskers(15, -7, 24, sides=(1,)),
     ]
@@ -211,16 +211,16 @@ def cat_face(rng):
     """Draw a cat's face: wide and round, two pointed ears, slit pupils, small nose, whiskers."""
     ear, width = rng.uniform(31, 37), rng.uniform(4, 7)
     right_ear = [
-        Part(polygon((2, 14), (16 + 0.6 * width, ear), (20, 2)), COAT, rim=True),
-        Part(polygon((7, 14), (15.5 + 0.6 * width, ear - 7), (17.5, 6)), PINK, 0.85),
+        BodyPart(polygon((2, 14), (16 + 0.6 * width, ear), (20, 2)), COAT, rim=True),
+        BodyPart(polygon((7, 14), (15.5 + 0.6 * width, ear - 7), (17.5, 6)), PINK, 0.85),
     ]
     return [
         *right_ear,
         *mirrored(right_ear),
-        Part(tube([(-width, -1, 17), (0, 0, 18), (width, -1, 17)]), COAT),
-        Part(tube([(-4.5, -10, 6), (4.5, -10, 6)]), LIGHT),
-        Part(polygon((-3.5, -4), (3.5, -4), (0, -8.5)), PINK, 0.8),
-        Part(tube([(-5, -13, 0.5), (-3, -14, 0.5), (0, -11, 0.5), (3, -14, 0.5), (5, -13, 0.5)]), BLACK),
+        BodyPart(tube([(-width, -1, 17), (0, 0, 18), (width, -1, 17)]), COAT),
+        BodyPart(tube([(-4.5, -10, 6), (4.5, -10, 6)]), LIGHT),
+        BodyPart(polygon((-3.5, -4), (3.5, -4), (0, -8.5)), PINK, 0.8),
+        BodyPart(tube([(-5, -13, 0.5), (-3, -14, 0.5), (0, -11, 0.5), (3, -14, 0.5), (5, -13, 0.5)]), BLACK),
         *eye(-9, 3, 5.2, IRIS, (0.3, 0.9)),
         *eye(9, 3, 5.2, IRIS, (0.3, 0.9)),
         *whiskers(0, -9, 27),
@@ -232,13 +232,13 @@ def horse_profile(rng):
     length = rng.uniform(32, 40)
     skull = [(0, 0, 12.5), (8, -3, 11), (0.6 * length, -6, 8), (length, -9, 7.5), (length + 3, -10, 6)]
     return [
-        Part(polygon((-7, 7), (-3, 25), (3, 9)), COAT, 0.8),
-        Part(tube(skull), COAT),
-        Part(tube([(length, -10, 7), (length + 4, -10.5, 5.5)]), LIGHT, 0.8),
-        Part(disc(length + 5, -7, 1.8), BLACK),
-        Part(tube([(length + 5, -14, 0.9), (length - 5, -14, 0.9)]), BLACK),
-        Part(polygon((-11, 6), (-9, 24), (-1, 9)), COAT, rim=True),
-        Part(tube([(-4, 12, 4), (5, 8, 3.5), (12, 3, 1.5)]), DARK, 0.9),
+        BodyPart(polygon((-7, 7), (-3, 25), (3, 9)), COAT, 0.8),
+        BodyPart(tube(skull), COAT),
+        BodyPart(tube([(length, -10, 7), (length + 4, -10.5, 5.5)]), LIGHT, 0.8),
+        BodyPart(disc(length + 5, -7, 1.8), BLACK),
+        BodyPart(tube([(length + 5, -14, 0.9), (length - 5, -14, 0.9)]), BLACK),
+        BodyPart(polygon((-11, 6), (-9, 24), (-1, 9)), COAT, rim=True),
+        BodyPart(tube([(-4, 12, 4), (5, 8, 3.5), (12, 3, 1.5)]), DARK, 0.9),
         *eye(9, 2, 3.2),
     ]
 
@@ -246,21 +246,21 @@ def horse_profile(rng):
 def horse_face(rng):
     """Draw a horse's face: a long wedge, ears on top, eyes at the sides, nostrils below, often a blaze."""
     length = rng.uniform(38, 46)
-    blaze = [Part(tube([(0, 8, 3.5), (0, -length * 0.6, 3)]), WHITE)] if rng.random() < 0.6 else []
+    blaze = [BodyPart(tube([(0, 8, 3.5), (0, -length * 0.6, 3)]), WHITE)] if rng.random() < 0.6 else []
     right_ear = [
-        Part(polygon((2, 10), (10, 31), (13, 8)), COAT, rim=True),
-        Part(polygon((5, 12), (9.5, 26), (11, 10)), PINK, 0.6),
+        BodyPart(polygon((2, 10), (10, 31), (13, 8)), COAT, rim=True),
+        BodyPart(polygon((5, 12), (9.5, 26), (11, 10)), PINK, 0.6),
     ]
-    right_details = [*eye(11.5, 1, 3.4), Part(tube([(5, -length, 1.9), (6, 3 - length, 1.5)]), BLACK)]
+    right_details = [*eye(11.5, 1, 3.4), BodyPart(tube([(5, -length, 1.9), (6, 3 - length, 1.5)]), BLACK)]
     return [
         *right_ear,
         *mirrored(right_ear),
-        Part(tube([(0, 3, 14), (0, -8, 13), (0, -length * 0.65, 8.5), (0, -length, 10)]), COAT, rim=True),
+        BodyPart(tube([(0, 3, 14), (0, -8, 13), (0, -length * 0.65, 8.5), (0, -length, 10)]), COAT, rim=True),
         *blaze,
-        Part(tube([(-3, -length, 8.5), (3, -length, 8.5)]), LIGHT, 0.8),
+        BodyPart(tube([(-3, -length, 8.5), (3, -length, 8.5)]), LIGHT, 0.8),
         *right_details,
         *mirrored(right_details),
-        Part(tube([(0, 14, 5), (-3, 7, 4), (2, -3, 1.5)]), DARK, 0.9),
+        BodyPart(tube([(0, 14, 5), (-3, 7, 4), (2, -3, 1.5)]), DARK, 0.9),
     ]
 
 
@@ -313,11 +313,11 @@ def leg(build, x, top, front, swing, bend, shade):
     radii = (build.thigh * width, build.thigh * width * 0.66, build.ankle * 1.1, build.ankle)
     foot = joints[3]
     tip = np.array([np.cos(radians[2] * 0.7), np.sin(radians[2] * 0.7)])
-    parts = [Part(tube([(*joint, radius) for joint, radius in zip(joints, radii, strict=True)]), COAT, shade)]
+    parts = [BodyPart(tube([(*joint, radius) for joint, radius in zip(joints, radii, strict=True)]), COAT, shade)]
     if build.hoof:
-        parts.append(Part(tube([(*(foot + tip), 5), (*(foot + 3 * tip), 5)]), BLACK, shade))
+        parts.append(BodyPart(tube([(*(foot + tip), 5), (*(foot + 3 * tip), 5)]), BLACK, shade))
     else:
-        parts.append(Part(tube([(*foot, build.ankle), (*(foot + 6 * tip), build.ankle * 0.95)]), COAT, shade))
+        parts.append(BodyPart(tube([(*foot, build.ankle), (*(foot + 6 * tip), build.ankle * 0.95)]), COAT, shade))
     return parts
 
 
@@ -349,7 +349,7 @@ def tail(rng, kind, x, y):
     else:
         blow = rng.uniform(2, 22)
         curve = [(4, 2, 5), (-8, 0, 6), (-13 - 0.5 * blow, -20, 8.5), (-12 - blow, -46, 6), (-8 - 1.3 * blow, -60, 2)]
-    return moved([Part(tube(curve), DARK if kind == "horse" else COAT)], x, y)
+    return moved([BodyPart(tube(curve), DARK if kind == "horse" else COAT)], x, y)
 
 
 def side_head(rng, kind):
@@ -375,7 +375,7 @@ def neck_and_head(rng, kind, build, x, y, low):
     direction = np.array([np.cos(np.radians(slope)), np.sin(np.radians(slope))])
     base, top = np.array([x, y]), np.array([x, y]) + build.neck * direction
     bend = (*(0.5 * (base + top) + (1, 0)), 0.55 * build.neck_root + 0.45 * build.neck_top)
-    parts = [Part(tube([(*base, build.neck_root), bend, (*top, build.neck_top)]), COAT)]
+    parts = [BodyPart(tube([(*base, build.neck_root), bend, (*top, build.neck_top)]), COAT)]
     if kind == "horse":
         normal = np.array([-direction[1], direction[0]])  # towards the crest of the neck
         crest = [
@@ -385,7 +385,7 @@ def neck_and_head(rng, kind, build, x, y, low):
             top + 9 * normal + 4 * direction,
         ]
         mane = [(*point, radius) for point, radius in zip(crest, (2, 6.5, 6.5, 5), strict=True)]
-        parts.append(Part(tube(mane), DARK))
+        parts.append(BodyPart(tube(mane), DARK))
     size = rng.uniform(0.92, 1.12) * (0.95 if kind == "cat" else 1.0)
     return parts + moved(side_head(rng, kind), *top, angle=pitch, scale=size)
 
@@ -409,7 +409,7 @@ def side_view(rng, kind):
         *tail(rng, kind, -half - 0.75 * build.rump, height + 0.55 * build.rump),
         *leg(build, half - 1, height - 4, True, *far_front, 0.7),
         *leg(build, -half + 6, height - 2, False, *far_hind, 0.7),
-        Part(body, COAT),
+        BodyPart(body, COAT),
         *leg(build, half - 6, height - 4, True, *near_front, 1.0),
         *leg(build, -half, height - 2, False, *near_hind, 1.0),
         *neck_and_head(rng, kind, build, half, height + 0.35 * build.chest, low),
@@ -441,13 +441,13 @@ def sitting_side(rng, kind):
     trunk = [(-20, 20, 20 * width), (-6, 42, 19 * width), (9 + lean, 62, 15 * width), (14 + lean, 74, 12)]
     far_front = [(x + 6, y + 1, radius) for x, y, radius in front]
     return [
-        Part(tube(curve), COAT, 0.95),
-        Part(tube(far_front), COAT, 0.7),
-        Part(tube(trunk), COAT),
-        Part(tube([(17 + lean, 64, 6), (17 + lean, 46, 5)]), LIGHT),
-        Part(tube(front), COAT, 1.0, rim=True),
-        Part(tube([(-19, 19, 16 * width), (-8, 15, 11 * width)]), COAT, 1.0, rim=True),
-        Part(tube([(-14, 5, 5), (6, 5, 4.6)]), COAT, 1.0, rim=True),
+        BodyPart(tube(curve), COAT, 0.95),
+        BodyPart(tube(far_front), COAT, 0.7),
+        BodyPart(tube(trunk), COAT),
+        BodyPart(tube([(17 + lean, 64, 6), (17 + lean, 46, 5)]), LIGHT),
+        BodyPart(tube(front), COAT, 1.0, rim=True),
+        BodyPart(tube([(-19, 19, 16 * width), (-8, 15, 11 * width)]), COAT, 1.0, rim=True),
+        BodyPart(tube([(-14, 5, 5), (6, 5, 4.6)]), COAT, 1.0, rim=True),
         *moved(side_head(rng, kind), 17 + lean, 86, angle=rng.uniform(-10, 12), scale=rng.uniform(0.95, 1.1)),
     ]
 
@@ -466,17 +466,17 @@ def sitting_front(rng, kind):
     ]
     foreleg = [(9 * width, 46, 6 * width), (8.5 * width, 20, 5.6 * width), (8.5 * width, 7, 6 * width)]
     right_legs = [
-        Part(tube([(18 * width, 19, 15 * width), (20 * width, 12, 12 * width)]), COAT, 0.93, rim=True),
-        Part(tube([(19 * width, 6, 6), (24 * width, 6, 6)]), COAT, rim=True),
-        Part(tube(foreleg), COAT, rim=True),
+        BodyPart(tube([(18 * width, 19, 15 * width), (20 * width, 12, 12 * width)]), COAT, 0.93, rim=True),
+        BodyPart(tube([(19 * width, 6, 6), (24 * width, 6, 6)]), COAT, rim=True),
+        BodyPart(tube(foreleg), COAT, rim=True),
     ]
     head = dog_face(rng) if kind == "dog" else cat_face(rng)
     return [
-        Part(tube(curve), COAT, 0.9),
-        Part(tube([(0, 20, 23 * width), (0, 44, 19 * width), (0, 64, 15 * width)]), COAT),
+        BodyPart(tube(curve), COAT, 0.9),
+        BodyPart(tube([(0, 20, 23 * width), (0, 44, 19 * width), (0, 64, 15 * width)]), COAT),
         *right_legs,
         *mirrored(right_legs),
-        Part(tube([(0, 58, 9 * width), (0, 42, 5)]), LIGHT),
+        BodyPart(tube([(0, 58, 9 * width), (0, 42, 5)]), LIGHT),
         *moved(head, rng.uniform(-4, 4), 80, angle=rng.uniform(-14, 14), scale=rng.uniform(1.0, 1.2)),
     ]
 
@@ -485,20 +485,20 @@ def horse_front(rng):
     """Draw a horse facing the viewer: long face, narrow chest, four long legs."""
     height, turn = rng.uniform(74, 84), rng.uniform(-12, 12)
     right_far_leg = [
-        Part(tube([(17, height - 14, 9), (19, 40, 6), (20, 10, 4.8)]), COAT, 0.62),
-        Part(tube([(20, 9, 5.2), (20.5, 6, 6)]), BLACK),
+        BodyPart(tube([(17, height - 14, 9), (19, 40, 6), (20, 10, 4.8)]), COAT, 0.62),
+        BodyPart(tube([(20, 9, 5.2), (20.5, 6, 6)]), BLACK),
     ]
     foreleg = [(14, height - 2, 11), (13, 42, 7), (12.5, 34, 5.6), (12, 7, 5.2)]
-    right_leg = [Part(tube(foreleg), COAT, rim=True), Part(tube([(12, 6, 5.4), (12, 3, 6.6)]), BLACK)]
+    right_leg = [BodyPart(tube(foreleg), COAT, rim=True), BodyPart(tube([(12, 6, 5.4), (12, 3, 6.6)]), BLACK)]
     return [
-        Part(tube([(14, height - 10, 4), (22, height - 32, 6), (24, height - 50, 3)]), DARK, 0.8),
+        BodyPart(tube([(14, height - 10, 4), (22, height - 32, 6), (24, height - 50, 3)]), DARK, 0.8),
         *right_far_leg,
         *mirrored(right_far_leg),
-        Part(tube([(-5, height, 22), (5, height, 22), (0, height + 14, 22)]), COAT, 0.9),
+        BodyPart(tube([(-5, height, 22), (5, height, 22), (0, height + 14, 22)]), COAT, 0.9),
         *right_leg,
         *mirrored(right_leg),
-        Part(tube([(-8, height + 30, 8), (-10 + turn, height + 48, 6)]), DARK),
-        Part(tube([(0, height + 14, 18), (0.6 * turn, height + 34, 14), (turn, height + 50, 12)]), COAT),
+        BodyPart(tube([(-8, height + 30, 8), (-10 + turn, height + 48, 6)]), DARK),
+        BodyPart(tube([(0, height + 14, 18), (0.6 * turn, height + 34, 14), (turn, height + 50, 12)]), COAT),
         *moved(horse_face(rng), turn, height + 54, angle=rng.uniform(-8, 8), scale=rng.uniform(1.0, 1.15)),
     ]
 
@@ -517,8 +517,8 @@ def horse_portrait(rng):
         (4, 74 * length, 4),
     ]
     return [
-        Part(polygon(*neck), COAT),
-        Part(tube(mane), DARK),
+        BodyPart(polygon(*neck), COAT),
+        BodyPart(tube(mane), DARK),
         *moved(horse_profile(rng), 12, 60 * length, rng.uniform(-40, -20), rng.uniform(1.1, 1.25)),
     ]
 
@@ -531,9 +531,9 @@ def bird_head(rng):
     beak = rng.uniform(16, 28)
     droop = rng.uniform(-5, 1)
     return [
-        Part(polygon((8, 6), (12 + beak, droop), (8, -6)), HORN, rim=True),
-        Part(polygon((8, 0), (12 + beak, droop), (8, -6)), HORN, 0.75),
-        Part(disc(0, 0, 14), COAT),
+        BodyPart(polygon((8, 6), (12 + beak, droop), (8, -6)), HORN, rim=True),
+        BodyPart(polygon((8, 0), (12 + beak, droop), (8, -6)), HORN, 0.75),
+        BodyPart(disc(0, 0, 14), COAT),
         *eye(5, 3, 3.6),
     ]
 
@@ -544,7 +544,7 @@ def tail_fan(x, y, angle, spread, length, count=4):
     for turn in np.radians(angle + np.linspace(-spread, spread, count)):
         step_x, step_y = length * np.cos(turn), length * np.sin(turn)
         feather = tube([(x, y, 4), (x + 0.6 * step_x, y + 0.6 * step_y, 5), (x + step_x, y + step_y, 4.5)], 2)
-        feathers.append(Part(feather, DARK, 0.95, rim=True))
+        feathers.append(BodyPart(feather, DARK, 0.95, rim=True))
     return feathers
 
 
@@ -565,10 +565,10 @@ def open_wing(arm, angles, lengths, shade):
         length = lengths[0] + (lengths[1] - lengths[0]) * share
         step_x, step_y = length * np.cos(angle), length * np.sin(angle)
         feather = tube([(x, y, 5), (x + 0.5 * step_x, y + 0.5 * step_y, 6), (x + step_x, y + step_y, 3.5)], 2)
-        parts.append(Part(feather, DARK, shade, rim=True))
+        parts.append(BodyPart(feather, DARK, shade, rim=True))
     radii = np.linspace(10, 4, len(arm))
     spine = tube([(*point, radius) for point, radius in zip(arm, radii, strict=True)])
-    return [*parts, Part(spine, DARK, 1.15 * shade)]
+    return [*parts, BodyPart(spine, DARK, 1.15 * shade)]
 
 
 def perched_bird(rng):
@@ -579,17 +579,17 @@ def perched_bird(rng):
     look, size = rng.uniform(-18, 10) - pitch, rng.uniform(0.95, 1.15)
     body = [
         *tail_fan(-26, -2, 188, rng.uniform(6, 16), rng.uniform(28, 44)),
-        Part(tube(trunk), COAT),
-        Part(tube([(-4, -10, 9), (14, -6, 12), (25, 6, 8)]), LIGHT),
-        Part(wing, DARK, 0.95, rim=True),
-        Part(tube([(8, 2, 1), (-12, -2, 1), (-34, -6, 1)]), BLACK),
+        BodyPart(tube(trunk), COAT),
+        BodyPart(tube([(-4, -10, 9), (14, -6, 12), (25, 6, 8)]), LIGHT),
+        BodyPart(wing, DARK, 0.95, rim=True),
+        BodyPart(tube([(8, 2, 1), (-12, -2, 1), (-34, -6, 1)]), BLACK),
         *moved(bird_head(rng), 32 + 0.3 * rise, 32 + rise, look, size),
     ]
     parts = []
     for x, shade in ((8, 0.75), (-2, 1.0)):
         parts += [
-            Part(tube([(x, legs, 2.4), (x + 1, 3, 2.2)]), HORN, shade),
-            Part(tube([(x - 6, 1, 2), (x + 1, 3, 2.2), (x + 9, 1, 2)], 2), HORN, shade),
+            BodyPart(tube([(x, legs, 2.4), (x + 1, 3, 2.2)]), HORN, shade),
+            BodyPart(tube([(x - 6, 1, 2), (x + 1, 3, 2.2), (x + 9, 1, 2)], 2), HORN, shade),
         ]
     return parts + moved(body, 0, legs + 14, angle=pitch)
 
@@ -603,8 +603,8 @@ def flying_bird(rng):
     return [
         *open_wing(far_arm, angles, (34, 26), 0.72),
         *tail_fan(-30, 0, 180 + rng.uniform(-10, 10), rng.uniform(9, 20), rng.uniform(28, 38)),
-        Part(tube([(-36, 0, 6), (-10, 0, 15), (14, 2, 16), (34, 9, 12)]), COAT),
-        Part(tube([(-12, -7, 6), (14, -7, 8)]), LIGHT),
+        BodyPart(tube([(-36, 0, 6), (-10, 0, 15), (14, 2, 16), (34, 9, 12)]), COAT),
+        BodyPart(tube([(-12, -7, 6), (14, -7, 8)]), LIGHT),
         *moved(bird_head(rng), 39, 12, angle=rng.uniform(-10, 10)),
         *open_wing(arm, angles, (40, 28), 1.0),
     ]
@@ -621,8 +621,8 @@ def soaring_bird(rng):
         *tail_fan(0, -28, -90, rng.uniform(12, 24), rng.uniform(26, 36), 5),
         *right_wing,
         *mirrored(right_wing),
-        Part(tube([(0, -32, 7), (0, -6, 15), (0, 16, 14), (0, 32, 10)]), COAT),
-        Part(tube([(0, -14, 7), (0, 10, 8)]), LIGHT),
+        BodyPart(tube([(0, -32, 7), (0, -6, 15), (0, 16, 14), (0, 32, 10)]), COAT),
+        BodyPart(tube([(0, -14, 7), (0, 10, 8)]), LIGHT),
         *(head if side > 0 else mirrored(head)),
     ]
 
@@ -632,24 +632,24 @@ def bird_front(rng):
     legs, width = rng.uniform(12, 24), rng.uniform(0.9, 1.1)
     beak = rng.uniform(9, 13)
     right_side = [
-        Part(tube([(9, legs + 4, 2.6), (10, 3, 2.4)]), HORN),
-        Part(tube([(3, 1, 2.1), (10, 3, 2.4), (17, 1, 2.1)], 2), HORN),
+        BodyPart(tube([(9, legs + 4, 2.6), (10, 3, 2.4)]), HORN),
+        BodyPart(tube([(3, 1, 2.1), (10, 3, 2.4), (17, 1, 2.1)], 2), HORN),
     ]
     wing = blob((18 * width, legs + 54), (29 * width, legs + 36), (27 * width, legs + 4), (19 * width, legs + 12))
-    right_wing = [Part(wing, DARK, 0.95, rim=True)]
+    right_wing = [BodyPart(wing, DARK, 0.95, rim=True)]
     height = legs + 66
     return [
         *tail_fan(0, legs + 8, -90, 14, 16, 3),
         *right_side,
         *mirrored(right_side),
-        Part(tube([(0, legs + 22, 23 * width), (0, legs + 44, 20 * width)]), COAT),
-        Part(tube([(0, legs + 18, 15 * width), (0, legs + 40, 12 * width)]), LIGHT),
+        BodyPart(tube([(0, legs + 22, 23 * width), (0, legs + 44, 20 * width)]), COAT),
+        BodyPart(tube([(0, legs + 18, 15 * width), (0, legs + 40, 12 * width)]), LIGHT),
         *right_wing,
         *mirrored(right_wing),
-        Part(disc(0, height, 19), COAT, rim=True),
+        BodyPart(disc(0, height, 19), COAT, rim=True),
         *eye(-8, height + 4, 5.2, IRIS),
         *eye(8, height + 4, 5.2, IRIS),
-        Part(polygon((-5.5, height - 1), (5.5, height - 1), (0, height - 1 - beak)), HORN, rim=True),
+        BodyPart(polygon((-5.5, height - 1), (5.5, height - 1), (0, height - 1 - beak)), HORN, rim=True),
     ]
 
 
@@ -657,7 +657,7 @@ def pose_animal(rng, name):
     """Draw one animal of a class in a pose chosen at random.
 
     Returns:
-        list of Part in the animal's own coordinates, y upwards.
+        list of BodyPart in the animal's own coordinates, y upwards.
     """
     if name == "horse":
         poses, shares = ("side", "front", "portrait"), (0.74, 0.16, 0.1)

@@ -30,14 +30,14 @@ from camlib.demo.animals import (
     pose_animal,
 )
 from camlib.demo.backgrounds import SUPERSAMPLING, draw_background, smooth_noise
-from camlib.runs.locks import BeingWritten, OnlyWriter
+from camlib.files import BeingWritten, OnlyWriter
 
 CLASSES = ("dog", "cat", "horse", "bird")
 PAIRS = tuple((first, second) for i, first in enumerate(CLASSES) for second in CLASSES[i + 1 :])
 SPLITS = ("train", "val", "both")
 SINGLE_SIZES = (0.49, 0.83)  # longer side of the animal's box / side of the picture, one animal
 BOTH_SIZES = (0.38, 0.53)  # the same for each of two animals
-JPEG_QUALITY = 95
+DEMO_JPEG_QUALITY = 95
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "data" / "demo"
 FILE_PATTERN = re.compile(r"annotations\.json|(masks/)?((train|val)/(dog|cat|horse|bird)|both)/\w+\.(jpg|png)")
 
@@ -235,7 +235,7 @@ def draw_scene(rng, classes, size=128):
 # ---------------------------------------------------------------- the set on disk
 
 
-def write_picture(folder, name, scene):
+def write_scene_picture(folder, name, scene):
     """Write one picture and its masks.
 
     Args:
@@ -247,7 +247,7 @@ def write_picture(folder, name, scene):
         list of dict, one annotation per animal.
     """
     height, width = scene.image.shape[:2]
-    Image.fromarray(scene.image).save(folder / f"{name}.jpg", quality=JPEG_QUALITY)
+    Image.fromarray(scene.image).save(folder / f"{name}.jpg", quality=DEMO_JPEG_QUALITY)
     records = []
     for animal, mask in scene.masks.items():
         mask_name = f"masks/{name}.png" if len(scene.masks) == 1 else f"masks/{name}_{animal}.png"
@@ -290,7 +290,7 @@ def write_set(folder, seed, counts, size):
         for group, index in jobs:
             path, classes = groups[group]
             scene = draw_scene(np.random.default_rng([seed, split, group, index]), classes, size)
-            annotations += write_picture(folder, f"{path}/{Path(path).name}_{index:03d}", scene)
+            annotations += write_scene_picture(folder, f"{path}/{Path(path).name}_{index:03d}", scene)
     lines = ",\n".join(json.dumps(record) for record in annotations)
     (folder / "annotations.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 

@@ -5,7 +5,7 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -13,14 +13,12 @@ import numpy as np
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.demo.scenes import demo_folder
-from camlib.files import file_sha256, read_json, refuse_no_file
-from camlib.photos import FORMATS, PhotoError, find_photos, name_without_suffix
-from camlib.pixel_budget import PIXELS
+from camlib.files import MOST_PIXELS, file_sha256, read_json, refuse_no_file
+from camlib.photos import FORMATS, PhotoError, check_pixels, find_photos, name_without_suffix
 
 ANNOTATIONS_FILE = "annotations.json"
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what keeps a mask's values
-MOST_SIDE = 1_000_000  # pixels
+LONGEST_PHOTO_SIDE = 1_000_000  # pixels
 MASK_FORMATS = (*FORMATS, "GIF", "PPM")  # of those that Pillow knows, some start other programs
 
 
@@ -34,6 +32,7 @@ class Annotation:
         boxes: tuple of (x0, y0, x1, y1), pixels of the upright photo, x1 and y1 outside; may be empty beside a mask.
         mask: Path of a picture of the photo's shape, above 127 on the object, or None.
         width, height: int, of the photo.
+        most_pixels: int, that may be decoded of the photo or its mask.
     """
 
     path: Path
@@ -42,6 +41,7 @@ class Annotation:
     mask: Path | None
     width: int
     height: int
+    most_pixels: int = MOST_PIXELS
 
     def inside(self, height, width):
         """The object as bool (height, width), at the size that the photo is looked at.
@@ -53,9 +53,8 @@ class Annotation:
             try:
                 refuse_no_file(self.mask)
                 with Image.open(self.mask, formats=MASK_FORMATS) as picture:
-                    PIXELS.check(picture)
-                    with PIXELS.spent_on(picture):
-                        grey = picture.convert("L").resize((width, height), Image.Resampling.BOX)
+                    check_pixels(picture, self.most_pixels)
+                    grey = picture.convert("L").resize((width, height), Image.Resampling.BOX)
             except Exception as error:  # decoders meet damaged bytes with errors of almost every class
                 raise PhotoError(f"its mask {self.mask} cannot be read ({error})") from error
             return np.asarray(grey) > 127
@@ -70,7 +69,7 @@ class Annotation:
         return [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in self.boxes]
 
 
-def read_annotations(place):
+def read_annotations(place, most_pixels=MOST_PIXELS):
     """Read the objects of a set of photos.
 
     Args:
@@ -78,6 +77,7 @@ def read_annotations(place):
             [[x0, y0, x1, y1], ...], mask (or null), width and height, paths below its folder; or of a folder with
             PASCAL VOC's XML files (photos beside them, or in a JPEGImages folder beside theirs); or of a folder that
             holds the photos in class folders and for each a mask of the same name under masks/.
+        most_pixels: int, that may be decoded of a photo or a mask.
 
     Returns:
         list of Annotation, never empty.
@@ -95,7 +95,7 @@ def read_annotations(place):
         found = [annotation for file in files for annotation in read_voc(file)] or read_masks(place)
     if not found:
         raise UserError(f"no annotations in {place}; expected {ANNOTATIONS_FILE}, PASCAL VOC's XML files, or masks/")
-    return found
+    return [replace(annotation, most_pixels=most_pixels) for annotation in found]
 
 
 def read_records(path):
@@ -132,7 +132,7 @@ def sides_of(*sides):
     """(width, height) of a photo in pixels, as int."""
     whole = all(isinstance(side, (int, str)) or (isinstance(side, float) and side.is_integer()) for side in sides)
     width, height = map(int, sides) if whole else (-1, -1)
-    if not (0 < width < MOST_SIDE and 0 < height < MOST_SIDE):
+    if not (0 < width < LONGEST_PHOTO_SIDE and 0 < height < LONGEST_PHOTO_SIDE):
         raise ValueError(f"a photo of {sides[0]} x {sides[1]} pixels")
     return width, height
 
@@ -171,12 +171,12 @@ def read_masks(folder):
             masks = [folder / "masks" / f"{stem}{suffix}" for suffix in MASK_SUFFIXES]
             mask = next((path for path in masks if path.exists()), None)
             if mask:
-                width, height = size_of(mask)
+                width, height = mask_size(mask)
                 found.append(Annotation(photo.path, photo.path.parent.name, (), mask, width, height))
     return found
 
 
-def size_of(mask):
+def mask_size(mask):
     """(width, height) of a mask.
 
     Raises:
@@ -202,12 +202,14 @@ class Item:
         name: str, of the photo.
         class_name: str.
         annotation: Annotation or None.
+        most_pixels: int, that may be decoded of the photo.
     """
 
     path: Path
     name: str
     class_name: str
     annotation: Annotation | None
+    most_pixels: int = MOST_PIXELS
 
     @property
     def key(self):
@@ -238,13 +240,13 @@ def truth_kind(item):
     return item.annotation and ("masks" if item.annotation.mask else "boxes")
 
 
-def find_items(places, annotations):
+def find_items(places, annotations, most_pixels=MOST_PIXELS):
     """What to evaluate: the annotated photos among those that the user named, or class folders without annotations.
 
     Args:
-        places: list of Path of photos and folders; empty for all that are annotated, and without any annotations for
-            the demo set.
+        places: list of Path of photos and folders; empty for all that are annotated.
         annotations: Path, see `read_annotations`, or None.
+        most_pixels: int, that may be decoded of a photo or a mask.
 
     Returns:
         list of Item, never empty.
@@ -252,23 +254,23 @@ def find_items(places, annotations):
     Raises:
         UserError: there is none.
     """
-    if not places and not annotations:
-        annotations, places = demo_folder(), [demo_folder() / "val", demo_folder() / "both"]
     if not annotations:
-        return [Item(photo.path, photo.name, photo.path.parent.name, None) for photo in find_photos(places)]
-    found = read_annotations(annotations)
+        photos = find_photos(places, most_pixels)
+        return [Item(photo.path, photo.name, photo.path.parent.name, None, most_pixels) for photo in photos]
+    found = read_annotations(annotations, most_pixels)
     if places:
         wanted = {photo.path.resolve() for photo in find_photos(places)}
         found = [annotation for annotation in found if annotation.path.resolve() in wanted]
     root = annotations if annotations.is_dir() else annotations.parent
-    items = [
-        Item(one.path, one.path.relative_to(root).as_posix() if one.path.is_relative_to(root) else one.path.name,
-             one.class_name, one)
-        for one in found
-    ]  # fmt: skip
+    items = [Item(one.path, name_below(one.path, root), one.class_name, one, most_pixels) for one in found]
     if not items:
         raise UserError(f"none of the photos in {', '.join(map(str, places))} has an annotation in {annotations}")
     return items
+
+
+def name_below(path, root):
+    """A photo's name: its path below the folder of the annotations, or the file's name alone if it lies elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def items_sha256(items):
@@ -286,10 +288,16 @@ def items_sha256(items):
         contents = dict(zip(paths, pool.map(sha256_if_readable, paths), strict=True))
     photos = [[item.key, contents[item.path]] for item in items]
     marked = [
-        [item.key, item.annotation.boxes, item.annotation.width, item.annotation.height,
-         contents.get(item.annotation.mask)]
-        for item in items if item.annotation
-    ]  # fmt: skip
+        [
+            item.key,
+            item.annotation.boxes,
+            item.annotation.width,
+            item.annotation.height,
+            contents.get(item.annotation.mask),
+        ]
+        for item in items
+        if item.annotation
+    ]
     return {
         f"{name}_sha256": hashlib.sha256(json.dumps(what).encode()).hexdigest()
         for name, what in (("photos", photos), ("annotations", marked))

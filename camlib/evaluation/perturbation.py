@@ -5,24 +5,24 @@ from keras import ops
 
 from camlib.backend import compiled
 
-CHUNK = 20  # changed photos per forward pass, at most
+PHOTOS_AT_ONCE = 20  # changed photos per forward pass, at most
 
 
-def probabilities_in(outputs, ending):
+def probabilities_in(outputs, output_activation):
     """A network's outputs (N, C) as float32 probabilities; if it ends in logits, softmax, or sigmoid of one output."""
     outputs = ops.cast(outputs, "float32")
     if outputs.shape[-1] == 1:  # one unit stands for two classes
-        second = ops.sigmoid(outputs) if ending == "linear" else outputs
+        second = ops.sigmoid(outputs) if output_activation == "linear" else outputs
         return ops.concatenate((1 - second, second), axis=-1)
-    return ops.softmax(outputs, axis=-1) if ending == "linear" else outputs
+    return ops.softmax(outputs, axis=-1) if output_activation == "linear" else outputs
 
 
-def probability_function(network, ending):
+def probability_function(network, output_activation):
     """Compile the probability of a target among changed photos.
 
     Args:
         network: keras.Model, images to logits or probabilities.
-        ending: "softmax", "sigmoid" or "linear", what the network ends in.
+        output_activation: "softmax", "sigmoid" or "linear", what the network ends in.
 
     Returns:
         function of (images float32 (N, H, W, channels), targets bool (N, C)) -> float32 (N,): the sum of the
@@ -30,14 +30,16 @@ def probability_function(network, ending):
     """
 
     def probability(images, targets):
-        probabilities = probabilities_in(network(images, training=False), ending)
+        probabilities = probabilities_in(network(images, training=False), output_activation)
         return ops.sum(probabilities * ops.cast(targets, "float32"), axis=-1)
 
     probability = compiled(probability, network)
 
     def of_all(images, targets):
         count = len(images)
-        chosen = np.minimum(np.arange(-(-count // CHUNK) * CHUNK), count - 1).reshape(-1, CHUNK)
+        chosen = np.minimum(np.arange(-(-count // PHOTOS_AT_ONCE) * PHOTOS_AT_ONCE), count - 1).reshape(
+            -1, PHOTOS_AT_ONCE
+        )
         found = [
             probability(ops.convert_to_tensor(images[rows]), ops.convert_to_tensor(targets[rows])) for rows in chosen
         ]
@@ -46,7 +48,7 @@ def probability_function(network, ending):
     return of_all
 
 
-def deletion_insertion_function(network, ending, steps):
+def deletion_insertion_function(network, output_activation, steps):
     """Compile the deletion and insertion curves of a photo (Petsiuk et al. 2018, section 3.2 and algorithm 1).
 
     Deletion replaces ever more of the photo by the fill, what the map holds for most relevant first; insertion starts
@@ -55,7 +57,7 @@ def deletion_insertion_function(network, ending, steps):
 
     Args:
         network: keras.Model.
-        ending: as in `probability_function`.
+        output_activation: as in `probability_function`.
         steps: int, of equal numbers of pixels.
 
     Returns:
@@ -66,13 +68,13 @@ def deletion_insertion_function(network, ending, steps):
     shares = np.arange(steps + 1, dtype=np.float32) / steps
     first = np.concatenate((shares, np.zeros(steps - 1, np.float32)))
     last = np.concatenate((np.full(steps + 1, 2, np.float32), shares[1:-1]))
-    chunk = min(CHUNK, 2 * steps)
+    chunk = min(PHOTOS_AT_ONCE, 2 * steps)
     chosen = np.minimum(np.arange(-(-2 * steps // chunk) * chunk), 2 * steps - 1).reshape(-1, chunk)
 
     def probability(image, fill, order, first, last, target):
         kept = (order >= first[:, None, None]) & (order < last[:, None, None])  # (chunk, H, W)
         images = ops.where(kept[..., None], image, fill)
-        probabilities = probabilities_in(network(images, training=False), ending)
+        probabilities = probabilities_in(network(images, training=False), output_activation)
         return ops.sum(probabilities * ops.cast(target, "float32"), axis=-1)
 
     probability = compiled(probability, network)

@@ -10,7 +10,7 @@ import numpy as np
 
 from camlib.evaluation import metrics
 from camlib.files import write_csv, write_whole
-from camlib.plots.colours import Scale, legend_of
+from camlib.plots.colours import Scale
 from camlib.plots.figures import (
     draw_bars,
     draw_cascade,
@@ -19,11 +19,11 @@ from camlib.plots.figures import (
     draw_extremes,
     draw_reliability,
 )
-from camlib.plots.page import write_page
+from camlib.plots.page import Report, legend_of, write_page
 
 NO_NETWORK = "no network"  # in place of a network's name, for the baselines
 BASELINES = ("whole picture", "centred Gaussian", "random", "Sobel edges")
-MOST_CLASSES = 20  # of a confusion matrix in the tables; the figure has those of any number
+MOST_CONFUSED = 20  # of a confusion matrix in the tables; the figure has those of any number
 SMALL_COLLECTION = 5  # photos; collections with fewer are counted together
 
 # ---------------------------------------------------------------- tables
@@ -116,22 +116,29 @@ SANITY = (
 )  # fmt: skip
 NETWORK = (
     ("top-1", "share of photos whose most probable class is the true one"),
-    ("binary accuracy (Keras)", "share of right yes-or-no answers over all classes, each with the threshold 0.5; what "
-     "Keras calls accuracy beside a binary cross-entropy"),
+    (
+        "binary accuracy (Keras)",
+        "share of right yes-or-no answers over all classes, each with the threshold 0.5; what "
+        "Keras calls accuracy beside a binary cross-entropy",
+    ),
     ("ECE", "expected calibration error: how far confidence lies from accuracy, mean over bins of confidence"),
-)  # fmt: skip
+)
 
 
 def faithfulness_scores(fills):
     """The columns of faithfulness: deletion and insertion with each fill, and what needs none."""
     curves = [
-        Score(f"{curve}_{fill}", f"{curve}, {fill} {arrow}", f"{curve}_{fill}",
-              lambda points, about: metrics.area(points),
-              meaning=f"mean probability of the class while the photo's pixels are {what} {fill}, the map's highest "
-              "first")
+        Score(
+            f"{curve}_{fill}",
+            f"{curve}, {fill} {arrow}",
+            f"{curve}_{fill}",
+            lambda points, about: metrics.area(points),
+            meaning=f"mean probability of the class while the photo's pixels are {what} {fill}, the map's highest "
+            "first",
+        )
         for fill in fills
         for curve, arrow, what in (("deletion", "↓", "replaced by its"), ("insertion", "↑", "put back into its"))
-    ]  # fmt: skip
+    ]
     return (
         *curves,
         Score("average_drop", "average drop ↓", "drop",
@@ -175,7 +182,7 @@ def merged(network, results):
     return found
 
 
-def table_of(title, section, scores, maps, truth=None):
+def score_table(title, section, scores, maps, truth=None):
     """Make a table of the maps that have at least one of the scores; None if none has.
 
     Args:
@@ -187,13 +194,13 @@ def table_of(title, section, scores, maps, truth=None):
     rows = {}
     for name, items in maps.items():
         chosen = [pair for pair in items.values() if truth is None or pair[1].get("truth") == truth]
-        cells = [cell_of(score, chosen) for score in scores]
+        cells = [score_cell(score, chosen) for score in scores]
         if any(count for *_, count in cells):
             rows[name] = cells
     return Table(title, scores, rows, section) if rows else None
 
 
-def cell_of(score, pairs):
+def score_cell(score, pairs):
     """(value, low, high, number of items) of a score, from the items that have it."""
     values, photos = [], []
     for scores, about in pairs:
@@ -203,7 +210,7 @@ def cell_of(score, pairs):
     return metrics.bootstrap(values, photos, score.statistic) if values else (float("nan"),) * 3 + (0,)
 
 
-def text_of(cell, is_count=False):
+def cell_text(cell, is_count=False):
     """'0.915 (0.880 to 0.945)', or a dash; of counts '9,216'."""
     value, low, high, count = cell
     if not count or np.isnan(value):
@@ -218,7 +225,7 @@ def text_of(cell, is_count=False):
     )
 
 
-def network_table(subject, records):
+def network_table(scored, records):
     """Top-1 and more, for all photos, each class and each collection: list of dicts, and what figures need.
 
     Photos that hold several classes are left out.
@@ -250,7 +257,7 @@ def network_table(subject, records):
         low, high = metrics.wilson_interval(hits, count)
         binary = metrics.binary_accuracy(outputs[chosen], labels[chosen]) if plain else float("nan")
         error = metrics.calibration(outputs[chosen], labels[chosen])[0] if plain else float("nan")
-        rows.append({"network": subject.name, "photos": name, "number": count, "top1": hits / count, "low": low,
+        rows.append({"network": scored.name, "photos": name, "number": count, "top1": hits / count, "low": low,
                      "high": high, "binary_accuracy": binary, "ece": error})  # fmt: skip
     return rows, (outputs, labels) if plain else None
 
@@ -284,21 +291,26 @@ def grids_of(tables, network_rows, confusions):
     """
     grids = [
         (table.title, ["map", *(score.title for score in table.scores), "items"],
-         [[name, *(text_of(cell, score.is_count) for score, cell in zip(table.scores, cells, strict=True)),
+         [[name, *(cell_text(cell, score.is_count) for score, cell in zip(table.scores, cells, strict=True)),
            f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()])
         for table in tables
     ]  # fmt: skip
     if network_rows:
         header = ["network", "photos", "number", "top-1", "binary accuracy (Keras)", "ECE"]
         rows = [
-            [row["network"], row["photos"], f"{row['number']:,}",
-             text_of((row["top1"], row["low"], row["high"], row["number"])),
-             f"{row['binary_accuracy']:.3f}", f"{row['ece']:.3f}"]
+            [
+                row["network"],
+                row["photos"],
+                f"{row['number']:,}",
+                cell_text((row["top1"], row["low"], row["high"], row["number"])),
+                f"{row['binary_accuracy']:.3f}",
+                f"{row['ece']:.3f}",
+            ]
             for row in network_rows
-        ]  # fmt: skip
+        ]
         grids.append(("The networks", header, rows))
     for name, (class_names, counts) in confusions.items():
-        if len(class_names) <= MOST_CLASSES:
+        if len(class_names) <= MOST_CONFUSED:
             rows = [[truth, *map(str, of_truth)] for truth, of_truth in zip(class_names, counts, strict=True)]
             grids.append((f"What {name} takes the photos for", ["true class", *class_names], rows))
     return grids
@@ -331,13 +343,13 @@ def sanity_sentences(table):
         if count and low > 0.5:
             sentences.append(
                 f"{name}: as its network's weights are randomised the map hardly changes (mean rank correlation "
-                f"{text_of(found['rank_mean'])}): it shows the photo rather than what was learnt."
+                f"{cell_text(found['rank_mean'])}): it shows the photo rather than what was learnt."
             )
         _, low, _, count = found["other_class"]
         if count and low > 0.5:
             sentences.append(
                 f"{name}: asked for another class it gives nearly the same map (rank correlation "
-                f"{text_of(found['other_class'])}): it does not tell where a class is."
+                f"{cell_text(found['other_class'])}): it does not tell where a class is."
             )
     return sentences
 
@@ -345,44 +357,48 @@ def sanity_sentences(table):
 # ---------------------------------------------------------------- the whole report
 
 
-def report(subjects, settings, results):
+def write_report(all_scored, args, results):
     """Write tables, figures and the page; returns the tables, as `grids_of` makes them, and the sanity sentences."""
-    output, parts = settings.output, settings.only
-    by_subject = {subject.name: merged(subject.name, results) for subject in subjects}
-    maps = {name: scores for found in by_subject.values() for name, scores in found.items() if name not in BASELINES}
+    output, parts = args.output, args.only
+    by_network = {scored.name: merged(scored.name, results) for scored in all_scored}
+    maps = {name: scores for found in by_network.values() for name, scores in found.items() if name not in BASELINES}
     with_baselines = maps | merged(NO_NETWORK, results)
     tables, network_rows, confusions, figures, sentences = [], [], {}, [], []
     if "localisation" in parts:
         for truth in ("masks", "boxes"):
-            lie = table_of(f"Where the maps lie ({truth})", "Localisation", LOCALISATION, with_baselines, truth)
+            lie = score_table(f"Where the maps lie ({truth})", "Localisation", LOCALISATION, with_baselines, truth)
             sharp = f"How sharp the maps are ({truth})"
-            tables += [lie, table_of(sharp, "Sharpness", SHARPNESS, with_baselines, truth)]
+            tables += [lie, score_table(sharp, "Sharpness", SHARPNESS, with_baselines, truth)]
             if lie:
                 figures.append(draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
-    for name, found in by_subject.items() if "faithfulness" in parts else ():
-        scores = faithfulness_scores(settings.fill)
-        tables.append(table_of(f"Whether {name} uses what the maps show", "Faithfulness", scores, found))
-        if any((curves := curves_of(found, settings.fill)).values()):
+    for name, found in by_network.items() if "faithfulness" in parts else ():
+        scores = faithfulness_scores(args.fill)
+        tables.append(score_table(f"Whether {name} uses what the maps show", "Faithfulness", scores, found))
+        if any((curves := curves_of(found, args.fill)).values()):
             figures.append(draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
     if "sanity" in parts:
-        table = table_of("Whether the maps depend on the network and the class", "Sanity", SANITY, maps)
+        table = score_table("Whether the maps depend on the network and the class", "Sanity", SANITY, maps)
         tables.append(table)
         sentences = sanity_sentences(table) if table else []
-        for name in by_subject:
+        for name in by_network:
             if records := results.of(name, "sanity"):
                 stages, scores = records[0]["stages"], cascades_of(records)
                 figures.append(draw_cascade(output / f"randomised_{name}.png", name, stages, scores))
-    for subject in subjects if "network" in parts else ():
-        rows, numbers = network_table(subject, results.of(subject.name, "maps"))
+    for scored in all_scored if "network" in parts else ():
+        rows, numbers = network_table(scored, results.of(scored.name, "maps"))
         network_rows += rows
         if numbers:
             outputs, labels = numbers
             counts = metrics.confusion_matrix(labels, outputs.argmax(axis=1), outputs.shape[1])
-            confusions[subject.name] = subject.meaning.class_names, counts
-            path = output / f"confusion_{subject.name}.png"
-            figures.append(draw_confusion_matrix(path, counts, subject.meaning.class_names, subject.name))
-            figures.append(draw_reliability(output / f"reliability_{subject.name}.png", subject.name, outputs, labels))
-    entries = entries_of(maps, results, subjects)
+            confusions[scored.name] = scored.input_spec.class_names, counts
+            path = output / f"confusion_{scored.name}.png"
+            figures.append(draw_confusion_matrix(path, counts, scored.input_spec.class_names, scored.name))
+            figures.append(
+                draw_reliability(
+                    output / f"reliability_{scored.name}.png", scored.name, metrics.calibration(outputs, labels)
+                )
+            )
+    entries = entries_of(maps, results, all_scored)
     if extremes := extremes_of(entries):
         title = "best (left) and worst (right) photos, by energy"
         figures.append(draw_extremes(output / "best_and_worst.png", title, extremes))
@@ -392,8 +408,8 @@ def report(subjects, settings, results):
     write_whole(
         output / "report.md", lambda file: file.write(markdown_of("Evaluation of maps", grids, sentences).encode())
     )
-    write_page(settings.html or output / "report.html", "Evaluation of maps", entries, grids, sentences, figures,
-               explanations_of(tables))  # fmt: skip
+    about = Report(grids, sentences, figures, explanations_of(tables))
+    write_page(args.html or output / "report.html", "Evaluation of maps", entries, report=about)
     return grids, sentences
 
 
@@ -419,10 +435,12 @@ def curves_of(maps, fills):
 def cascades_of(records):
     """The measures of the cascading randomisation as `draw_cascade` takes them."""
     return {
-        title: {name: np.array([record["maps"][name][measure] for record in records], np.float64)
-                for name in records[0]["maps"]}
+        title: {
+            name: np.array([record["maps"][name][measure] for record in records], np.float64)
+            for name in records[0]["maps"]
+        }
         for measure, title in (("rank_correlation", "rank correlation"), ("ssim", "SSIM"))
-    }  # fmt: skip
+    }
 
 
 def extremes_of(entries):
@@ -437,22 +455,22 @@ def extremes_of(entries):
     return found
 
 
-def entries_of(maps, results, subjects):
+def entries_of(maps, results, all_scored):
     """What the page shows of each photo and class: list of dicts, see `camlib.plots.page.write_page`.
 
     Whether an answer is right is known of photos of one class alone.
     """
-    records = results.of(subjects[0].name, "maps")
+    records = results.of(all_scored[0].name, "maps")
     times = Counter(record["photo"] for record in records)
-    kinds = {kind.name: kind for subject in subjects for kind in subject.kinds}
+    kinds = {kind.name: kind for scored in all_scored for kind in scored.kinds}
     entries = []
     for record in records:
         of_photo = {}
         for name, items in maps.items():
             scores = items.get(record["item"], ({}, None))[0]
             if "picture" in scores:
-                of_photo[name] = {record["class"]: shown_of(scores, kinds[name])}
-        predicted = subjects[0].meaning.class_names[int(np.argmax(record["outputs"]))]
+                of_photo[name] = {record["class"]: shown_map(scores, kinds[name])}
+        predicted = all_scored[0].input_spec.class_names[int(np.argmax(record["outputs"]))]
         right = record["right"] if times[record["photo"]] == 1 else None
         entries.append({"name": record["photo"], "class": record["class"], "picture": record["picture"],
                         "maps": of_photo, "truth": record["class"], "predicted": predicted, "right": right,
@@ -461,7 +479,7 @@ def entries_of(maps, results, subjects):
     return entries
 
 
-def shown_of(scores, kind):
+def shown_map(scores, kind):
     """What the page shows of one map, from its scores and its MapKind."""
     shown = {
         "picture": scores["picture"],

@@ -9,21 +9,26 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 
+from camlib.attribution import GUIDED, METHODS
 from camlib.attribution.gradcam import targets_of
-from camlib.attribution.methods import GUIDED, METHODS
 from camlib.console import Progress, UserError, counted
-from camlib.evaluation.scoring import add_scores, listed
+from camlib.evaluation.scoring import add_scores, listed_if_unreadable
 from camlib.photos import PhotoError, display_size, in_parallel, read_photo, resize_photo
-from camlib.plots.colours import EVIDENCE_ENDS, GRADIENTS
+from camlib.plots import GRADIENTS
+from camlib.plots.page import EVIDENCE_ENDS
 from camlib.preprocessing import IMAGENET_GROUPS, imagenet_names
 from camlib.runs.maps import MapError, all_maps, find_saved, read_map
 
-NAMES = {"heatmap": "cam", "guided_backprop": "guided-backprop", "guided_gradcam": "guided-grad-cam"}  # as of --maps
+METHOD_NAMES = {
+    "heatmap": "cam",
+    "guided_backprop": "guided-backprop",
+    "guided_gradcam": "guided-grad-cam",
+}  # as of --maps
 
 
 @dataclass(frozen=True)
 class SavedKind:
-    """A kind of saved map, see `camlib.evaluation.scoring.MapKind`.
+    """A kind of saved map, see `camlib.evaluation.scored_networks.MapKind`.
 
     Attributes:
         name: str, as tables show it.
@@ -76,15 +81,18 @@ class SavedMaps:
                 f"{place} says nothing of its network's probabilities, which an evaluation needs; expected a whole run "
                 "of a classifier"
             )
-        self.meaning, self.dtype = SimpleNamespace(class_names=names), str(settings.get("store_dtype") or "float32")
+        self.input_spec, self.dtype = SimpleNamespace(class_names=names), str(settings.get("store_dtype") or "float32")
         groups = IMAGENET_GROUPS if names == imagenet_names() else {}
         self.class_names = [*names, *groups]
         self.targets = targets_of(len(names), list(groups.values()))  # (classes and groups, C)
         self.kinds = [
-            SavedKind(f"{self.name} {NAMES.get(kind) or settings.get('method') or 'grad-cam'}", kind,
-                      photos[0].is_signed(kind) and kind not in GRADIENTS)
+            SavedKind(
+                f"{self.name} {METHOD_NAMES.get(kind) or settings.get('method') or 'grad-cam'}",
+                kind,
+                photos[0].is_signed(kind) and kind not in GRADIENTS,
+            )
             for kind in all_maps(photos[0])
-        ]  # fmt: skip
+        ]
         text = json.dumps([photo.settings for photo in (photos[0], photos[-1])], sort_keys=True, default=str)
         self.identity = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         self.by_path = {source.resolve(): photo for photo in photos for source in photo.sources}
@@ -98,7 +106,7 @@ class SavedMaps:
             MapError: one is damaged.
         """
         found = all_maps(self.photo_of(item))
-        names = self.meaning.class_names
+        names = self.input_spec.class_names
         after = names[(self.class_names.index(item.class_name) + 1) % len(names)]
         return {
             kind.name: tuple(
@@ -115,42 +123,42 @@ class SavedMaps:
 
 
 def one_value_a_pixel(values):
-    """A map (h, w); of gradients of RGB their largest magnitude, see `camlib.evaluation.scoring.of_gradients`."""
+    """A map (h, w); of gradients of RGB their largest magnitude, see `of_gradients`."""
     return np.abs(values).max(axis=-1) if values.ndim == 3 else values
 
 
-def evaluate_saved(subject, items, results, failed, with_baselines):
+def evaluate_saved(scored, items, results, failed, with_baselines):
     """Localisation of all saved maps, and the answers of the network that made them.
 
     Args:
-        subject: SavedMaps.
+        scored: SavedMaps.
         items: list of Item.
         results: Results.
         failed: dict of path -> reason, to which those that cannot be read are added.
         with_baselines: bool, score maps that know no network, too.
     """
-    known = [item for item in results.left(subject.name, "maps", items) if subject.photo_of(item)]
+    known = [item for item in results.left(scored.name, "maps", items) if scored.photo_of(item)]
 
     def read(item):
-        photo = read_photo(item.path)
+        photo = read_photo(item.path, most_pixels=item.most_pixels)
         return resize_photo(photo, *display_size(*photo.shape[:2], 0))
 
     without = 0
-    with Progress(f"{subject.name}: saved maps", len(known)) as progress:
+    with Progress(f"{scored.name}: saved maps", len(known)) as progress:
         for item, picture in in_parallel(read, known):
-            with listed(item, failed):
+            with listed_if_unreadable(item, failed):
                 if isinstance(picture, PhotoError):
                     raise picture
                 try:
-                    maps = subject.maps_of(item)
+                    maps = scored.maps_of(item)
                 except MapError as error:
                     raise PhotoError(f"its map {error}") from error
                 without += not maps
                 if maps:
-                    shares = subject.photo_of(item).probabilities
-                    outputs = np.array([shares.get(name, np.nan) for name in subject.meaning.class_names])
-                    add_scores(results, subject, item, picture, outputs, maps, with_baselines)
+                    shares = scored.photo_of(item).probabilities
+                    outputs = np.array([shares.get(name, np.nan) for name in scored.input_spec.class_names])
+                    add_scores(results, scored, item, picture, outputs, maps, with_baselines)
             progress.advance()
-    left_out = without + len(items) - sum(subject.photo_of(item) is not None for item in items)
+    left_out = without + len(items) - sum(scored.photo_of(item) is not None for item in items)
     if left_out:
-        print(f"{subject.name}: {counted(left_out, 'object')} without a saved map of its class left out")
+        print(f"{scored.name}: {counted(left_out, 'object')} without a saved map of its class left out")

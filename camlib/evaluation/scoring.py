@@ -1,99 +1,22 @@
 """Scores of maps: where one lies, whether its network uses it, whether it depends on the network."""
 
 import contextlib
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from keras import ops
 
-from camlib.attribution.methods import GUIDED, METHODS
-from camlib.console import UserError, did_you_mean
 from camlib.evaluation import metrics
 from camlib.evaluation.annotations import truth_kind
 from camlib.evaluation.report import NO_NETWORK
-from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK
-from camlib.photos import PhotoError, read_batches
-from camlib.plots.colours import EVIDENCE_ENDS, encode_overlay, encode_photo, resize_map, superposition_scale_of
-from camlib.runs.run import NOT_FINITE
+from camlib.photos import PhotoError
+from camlib.plots.colours import resize_map, superposition_scale_of
+from camlib.plots.page import encode_overlay, encode_photo
+from camlib.runs.claim import NOT_FINITE
 
 OUTLINE_ERROR = 0.003  # of the longer side: how far a drawn border may lie from the mask's
 MOST_STAGES = 15  # of the cascading randomisation; networks with more layers change several at a time
-
-
-# ---------------------------------------------------------------- kinds of map
-
-
-@dataclass(frozen=True)
-class MapKind:
-    """A kind of map of a network.
-
-    Attributes:
-        name: str, as tables show it.
-        network: Path.
-        method: a key of METHODS, "cam", or one of GUIDED.
-        layer: str or None for the network's own target layer.
-    """
-
-    name: str
-    network: Path
-    method: str
-    layer: str | None
-
-    @property
-    def is_signed(self):
-        """Whether it has values below zero."""
-        return self.method == "cam" or (self.method in METHODS and METHODS[self.method].signed)
-
-    @property
-    def ends(self):
-        """What the ends of its colour bar stand for, see `camlib.plots.colours.legend_of`."""
-        return ("", "magnitude of the gradient") if self.method in GUIDED else EVIDENCE_ENDS
-
-    @property
-    def is_slow(self):
-        """Whether it runs the network once for each feature."""
-        return self.method in METHODS and METHODS[self.method].needs not in ("gradients", "nothing")
-
-
-def parse_map(text):
-    """'FILE:METHOD@LAYER' -> MapKind; without a file it is of a shipped network.
-
-    Raises:
-        UserError: the method is unknown.
-    """
-    file, _, what = text.rpartition(":")
-    method, _, layer = what.partition("@")
-    known = ("cam", *GUIDED, *METHODS)
-    if method not in known:
-        raise UserError(
-            f"--maps {text}: no method {method!r}{did_you_mean(method, known)} expected [FILE:]METHOD[@LAYER], METHOD "
-            f"{', '.join(known)}"
-        )
-    if layer and method in ("cam", "guided-backprop"):
-        raise UserError(f"--maps {text}: {method} has no layer to choose")
-    network = Path(file) if file else GAP_NETWORK if method == "cam" else VGG_NETWORK
-    return MapKind(f"{network.stem} {what}", network, method, layer or None)
-
-
-def of_gradients(method, guided, cam):
-    """One value a pixel of guided gradients: their largest magnitude among the channels (Simonyan et al. 2014).
-
-    Args:
-        method: one of GUIDED.
-        guided: float32 (R, N, H, W, channels).
-        cam: float32 (R, N, h, w), which guided Grad-CAM multiplies them by.
-
-    Returns:
-        float32 (R, N, H, W).
-    """
-    values = np.abs(guided).max(axis=-1)
-    if method == "guided-backprop":
-        return values
-    size = values.shape[2:]
-    return values * np.stack([[resize_map(one, *size) for one in of_class] for of_class in cam])
 
 
 # ---------------------------------------------------------------- where a map lies
@@ -176,12 +99,12 @@ def scores_of_map(values, other, truth, picture, signed):
     }
 
 
-def add_scores(results, subject, item, picture, outputs, maps, with_baselines):
+def add_scores(results, scored, item, picture, outputs, maps, with_baselines):
     """Score an item's maps, and add what is kept of them and of its network's answer to the results.
 
     Args:
         results: Results.
-        subject: Subject, or what has its name, class_names, targets and kinds.
+        scored: ScoredNetwork or SavedMaps, with its name, class_names, targets and kinds.
         item: Item.
         picture: uint8 (H, W, 3), its photo.
         outputs: float (C,), the network's probabilities.
@@ -192,14 +115,14 @@ def add_scores(results, subject, item, picture, outputs, maps, with_baselines):
         PhotoError: its mask cannot be read, or the outputs are not finite.
     """
     check_finite(outputs)
-    label, truth = subject.class_names.index(item.class_name), truth_of(item, picture.shape[:2])
-    signed = {kind.name: kind.is_signed for kind in subject.kinds}
+    label, truth = scored.class_names.index(item.class_name), truth_of(item, picture.shape[:2])
+    signed = {kind.name: kind.is_signed for kind in scored.kinds}
     of_item = {name: scores_of_map(*pair, truth, picture, signed[name]) for name, pair in maps.items()}
     if with_baselines and truth:
         lie = {name: localise(values, truth) for name, values in metrics.baseline_maps(picture, item.seed).items()}
         results.add(NO_NETWORK, "maps", item, truth=truth_kind(item), maps=lie)
-    results.add(subject.name, "maps", item, label=label, outputs=outputs.tolist(),
-                right=bool(subject.targets[label, outputs.argmax()]), truth=truth_kind(item),
+    results.add(scored.name, "maps", item, label=label, outputs=outputs.tolist(),
+                right=bool(scored.targets[label, outputs.argmax()]), truth=truth_kind(item),
                 picture=encode_photo(picture), outlines=outlines_of(item, truth), maps=of_item)  # fmt: skip
 
 
@@ -221,30 +144,30 @@ def fills_of(pixels, names):
     return {name: fills[name] for name in names}
 
 
-def faithfulness(subject, pixels, maps, label, settings):
+def faithfulness(scored, pixels, maps, label, fill_names):
     """Whether a network uses what maps show, for one photo and class.
 
     Args:
-        subject: Subject.
+        scored: ScoredNetwork.
         pixels: uint8 (H, W, channels), the network's input before it is prepared.
         maps: dict of name -> float32 (h, w), baselines among them.
         label: int, the class.
-        settings: the user's.
+        fill_names: list of str, of FILLS.
 
     Returns:
         dict of name -> dict of score -> number or list.
     """
-    prepare, size, target = subject.prepare, pixels.shape[:2], subject.targets[label]
+    prepare, size, target = scored.prepare, pixels.shape[:2], scored.targets[label]
     image, black = prepare(pixels[None])[0], prepare(np.zeros_like(pixels)[None])[0]
-    fills = {name: prepare(fill[None])[0] for name, fill in fills_of(pixels, settings.fill).items()}
+    fills = {name: prepare(fill[None])[0] for name, fill in fills_of(pixels, fill_names).items()}
     large = {name: resize_map(values, *size) for name, values in maps.items()}
     orders = {name: metrics.pixel_order(values) for name, values in large.items()}
     masked = {name: black + (image - black) * metrics.normalised(values)[..., None] for name, values in large.items()}
     without = {name: prepare(255 * metrics.road_images(pixels / 255, order)) for name, order in orders.items()}
     everything = np.concatenate([image[None], np.stack(list(masked.values())), *without.values()])
-    probabilities = subject.probability(everything, np.broadcast_to(target, (len(everything), len(target))))
+    probabilities = scored.probability(everything, np.broadcast_to(target, (len(everything), len(target))))
     whole, of_masked, of_without = np.split(probabilities, [1, 1 + len(maps)])
-    again = maps_again(subject, masked, label)
+    again = maps_again(scored, masked, label)
     scores = {}
     for index, name in enumerate(maps):
         drop = metrics.average_drop(whole[0], of_masked[index])
@@ -257,28 +180,28 @@ def faithfulness(subject, pixels, maps, label, settings):
             coherent = metrics.coherency(maps[name], again[name])
             scores[name]["adcc"] = metrics.adcc(drop, coherent, float(metrics.normalised(large[name]).mean()))
         for fill, values in fills.items():
-            deletion, insertion = subject.curves(image, values, orders[name], target)
+            deletion, insertion = scored.curves(image, values, orders[name], target)
             scores[name] |= {f"deletion_{fill}": deletion.tolist(), f"insertion_{fill}": insertion.tolist()}
     return scores
 
 
-def maps_again(subject, masked, label):
+def maps_again(scored, masked, label):
     """Each kind of map of the photo as seen through that map, for coherency.
 
     Args:
-        subject: Subject.
+        scored: ScoredNetwork.
         masked: dict of name -> float32 (H, W, channels), prepared; baselines are left out.
         label: int.
 
     Returns:
         dict of name -> float32 (h, w).
     """
-    found, fast = {}, [kind.name for kind in subject.kinds if not kind.is_slow]
+    found, fast = {}, [kind.name for kind in scored.kinds if not kind.is_slow]
     if fast:
         images = np.stack([masked[name] for name in fast])
-        _, maps = subject.fast_maps(images, np.full((1, len(images)), label, np.int32))
+        _, maps = scored.fast_maps(images, np.full((1, len(images)), label, np.int32))
         found = {name: maps[name][0, index] for index, name in enumerate(fast)}
-    for name, explain in subject.explain_slow.items():
+    for name, explain in scored.explain_slow.items():
         image = ops.convert_to_tensor(masked[name][None])
         classes = ops.convert_to_tensor(np.full((1, 1), label, np.int32))
         found[name] = ops.convert_to_numpy(explain(image, classes).cams[0])[0, 0]
@@ -317,11 +240,11 @@ def randomise(layers, generator):
             variable.assign(generator.permutation(values.ravel()).reshape(values.shape))
 
 
-def cascade(subject, images, labels, seed=0):
+def cascade(scored, images, labels, seed=0):
     """Cascading randomisation (Adebayo et al. 2018, section 3.1): layers are randomised from the output down.
 
     Args:
-        subject: Subject.
+        scored: ScoredNetwork.
         images: float32 (N, H, W, channels), prepared.
         labels: int32 (N,).
         seed: int.
@@ -331,13 +254,13 @@ def cascade(subject, images, labels, seed=0):
         "rank_correlation" and "ssim" -> list with one number a stage, of the map against the trained network's.
     """
     size, generator = images.shape[1:3], np.random.default_rng(seed)
-    _, trained = subject.fast_maps(images, labels[None])
+    _, trained = scored.fast_maps(images, labels[None])
     scores = [{name: {"rank_correlation": [], "ssim": []} for name in trained} for _ in images]
-    stages = stages_of(subject.network)
-    with kept_weights(subject.network):
+    stages = stages_of(scored.network)
+    with kept_weights(scored.network):
         for layers in stages:
             randomise(layers, generator)
-            _, maps = subject.fast_maps(images, labels[None])
+            _, maps = scored.fast_maps(images, labels[None])
             for name in trained:
                 for photo, (before, after) in enumerate(zip(trained[name][0], maps[name][0], strict=True)):
                     found = scores[photo][name]
@@ -347,19 +270,8 @@ def cascade(subject, images, labels, seed=0):
     return [layers[-1].name for layers in stages], scores
 
 
-# ---------------------------------------------------------------- photos in batches
-
-
-def batches(subject, items, batch_size, failed):
-    """Decode items in batches: (items, pictures, pixels uint8 (batch_size, H, W, channels)), the last filled up."""
-    for done, pixels, unreadable in read_batches(items, subject.meaning, batch_size):
-        failed.update(unreadable)
-        if done:
-            yield [item for item, _ in done], [picture for _, picture in done], pixels
-
-
 @contextlib.contextmanager
-def listed(item, failed):
+def listed_if_unreadable(item, failed):
     """List an item whose truth cannot be read among the failed ones, and go on."""
     try:
         yield
@@ -371,8 +283,3 @@ def check_finite(numbers):
     """Raise PhotoError where a network's numbers for a photo, float (C,), are not finite."""
     if not np.isfinite(numbers).all():
         raise PhotoError(NOT_FINITE)
-
-
-def fill_up(labels, batch_size):
-    """Labels of a batch, its last repeated up to batch_size."""
-    return np.concatenate((labels, np.repeat(labels[-1:], batch_size - len(labels))))

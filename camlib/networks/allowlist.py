@@ -15,15 +15,14 @@ from keras.src.backend.common import global_state
 from keras.src.ops import core, einops, image, linalg, nn, numpy
 from keras.src.ops import math as ops_math
 
-from camlib.console import UserError
-from camlib.networks.file_kinds import shown
+from camlib.console import UserError, shown_path
 from camlib.networks.keras2_config import NETWORKS, OF_APPLICATIONS
 from camlib.networks.keras2_operations import BUILD_IT
 
 # ---------------------------------------------------------------- text into data
 
-LONGEST_TEXT = 32 << 20  # characters of JSON; keras.applications' longest has 1.2 million
-DEEPEST = 100  # lists and dicts in each other; a network in a network takes three
+LONGEST_JSON = 32 << 20  # characters of JSON; keras.applications' longest has 1.2 million
+DEEPEST_JSON = 100  # lists and dicts in each other; a network in a network takes three
 
 
 def parsed(text):
@@ -40,13 +39,13 @@ def parsed(text):
     """
     if text is None:
         return None
-    if len(text) > LONGEST_TEXT:
-        raise ValueError(f"{len(text):,} characters; expected {LONGEST_TEXT:,} at most")
+    if len(text) > LONGEST_JSON:
+        raise ValueError(f"{len(text):,} characters; expected {LONGEST_JSON:,} at most")
     depth = 0
     for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text, re.DOTALL):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
-        if depth > DEEPEST:
-            raise ValueError(f"lists in lists, more than {DEEPEST} deep")
+        if depth > DEEPEST_JSON:
+            raise ValueError(f"lists in lists, more than {DEEPEST_JSON} deep")
     return json.loads(text)
 
 
@@ -77,14 +76,27 @@ ZeroPadding1D ZeroPadding2D ZeroPadding3D
 LAYERS = set(NAMES_OF_LAYERS.split())
 # Keras's other layers, and why a stranger's file may not name them
 REFUSED_LAYERS = {
-    "Lambda": "may run code", "TFSMLayer": "may run code", "TorchModuleWrapper": "may run code",
-    "JaxLayer": "may run code", "FlaxLayer": "may run code", "StringLookup": "opens files of this computer",
-    "IntegerLookup": "opens files of this computer", "TextVectorization": "opens files of this computer",
-}  # fmt: skip
+    "Lambda": "may run code",
+    "TFSMLayer": "may run code",
+    "TorchModuleWrapper": "may run code",
+    "JaxLayer": "may run code",
+    "FlaxLayer": "may run code",
+    "StringLookup": "opens files of this computer",
+    "IntegerLookup": "opens files of this computer",
+    "TextVectorization": "opens files of this computer",
+}
 # Operations that call a function; those of linear algebra and the like only compute
 CALL_FUNCTIONS = {
-    "AssociativeScan", "Cond", "ForiLoop", "JVP", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop",
-}  # fmt: skip
+    "AssociativeScan",
+    "Cond",
+    "ForiLoop",
+    "JVP",
+    "Map",
+    "Scan",
+    "Switch",
+    "VectorizedMap",
+    "WhileLoop",
+}
 OPERATIONS = (numpy, nn, ops_math, image, linalg, einops, core)
 SMALL_PARTS = ("initializers", "regularizers", "constraints", "dtype_policies")  # rooms of Keras; data, all of them
 # What an entry of a configuration can be besides a layer: plain data
@@ -126,7 +138,7 @@ def refuse_unsafe(entry, path):
             refuse_calls_without_tensors(entry, path)
     values = entry.items() if isinstance(entry, dict) else enumerate(entry) if isinstance(entry, list) else ()
     for key, value in values:
-        if isinstance(value, str) and key not in NAMES:
+        if isinstance(value, str) and key not in NAME_KEYS:
             refuse_places(key, value, path)
         elif key != "keras_history":
             refuse_unsafe(value, path)
@@ -136,7 +148,7 @@ def refuse_class(entry, path):
     """Raise UserError unless an entry names a class of above, by Keras's own name for it."""
     name, module = str(entry["class_name"]), str(entry.get("module"))
     own = module.split(".")[0] == "keras" and ">" not in (entry.get("registered_name") or "")
-    where = f"{shown(path)} holds the layer or function {name[:30]!r} ({module[:30]})"
+    where = f"{shown_path(path)} holds the layer or function {name[:30]!r} ({module[:30]})"
     if is_lambda_of_keras_2(entry):
         raise UserError(f"{where}, code of another Python; expected Keras's own layers only. Or {BUILD_IT}")
     if own and name in REFUSED_LAYERS:
@@ -147,7 +159,7 @@ def refuse_class(entry, path):
     if not own or (module, name) not in ADMITTED:
         raise UserError(
             f"{where}, which is none of Keras's own; expected those only. Or load it in Python with that and call "
-            "explain of gradcam_vgg16.py"
+            "explain of camlib"
         )
 
 
@@ -160,7 +172,9 @@ def refuse_odd_data(entry, path):
     """Raise UserError for arrays in a configuration that are no numbers: text of a billion letters takes memory."""
     kind = entry["config"].get("dtype", "float32")
     if kind not in NUMBERS:
-        raise UserError(f"{shown(path)} holds numbers of the kind {str(kind)[:40]!r}; expected float32 or the like")
+        raise UserError(
+            f"{shown_path(path)} holds numbers of the kind {str(kind)[:40]!r}; expected float32 or the like"
+        )
 
 
 def refuse_calls_without_tensors(entry, path):
@@ -168,7 +182,7 @@ def refuse_calls_without_tensors(entry, path):
     for node in entry.get("inbound_nodes") or ():
         if not has_tensor(node):
             raise UserError(
-                f"{shown(path)} calls its layer {str(entry.get('name'))[:40]!r} on no other's output; expected a "
+                f"{shown_path(path)} calls its layer {str(entry.get('name'))[:40]!r} on no other's output; expected a "
                 "network's description"
             )
 
@@ -181,7 +195,7 @@ def has_tensor(value):
     )
 
 
-NAMES = {"name", "module", "class_name", "registered_name"}  # keys of what is no argument; others may hold no slash
+NAME_KEYS = {"name", "module", "class_name", "registered_name"}  # keys of what is no argument; others may hold no slash
 PLACE = re.compile(r"[/\\\0]|^~|^\.\.$")
 
 
@@ -189,8 +203,8 @@ def refuse_places(key, text, path):
     """Raise UserError for an argument that names a file or an address; none of the layers above has such a one."""
     if PLACE.search(text):
         raise UserError(
-            f"{shown(path)} names a file or an address, {text[:60]!r} as {str(key)[:30]}; expected numbers and plain "
-            "words. If you trust whoever made the file, use --trust-model"
+            f"{shown_path(path)} names a file or an address, {text[:60]!r} as {str(key)[:30]}; expected numbers and "
+            "plain words. If you trust whoever made the file, use --trust-model"
         )
 
 
@@ -207,7 +221,7 @@ def refuse_many_calls(config, path):
     count = calls_in(config)
     if count > MOST_CALLS:
         times = f"{count:,} times" if count < 1e9 else "more than a billion times"
-        raise UserError(f"{shown(path)} calls layers {times}; expected {MOST_CALLS:,} at most")
+        raise UserError(f"{shown_path(path)} calls layers {times}; expected {MOST_CALLS:,} at most")
 
 
 def calls_in(value):
@@ -248,13 +262,14 @@ def give_memory(network, shapes, path):
     needed, held = (sum(map(math.prod, all_of)) for all_of in ([one.shape for one in network.weights], shapes))
     if needed > max(held, FEW):  # for fewer the weights themselves say what is missing
         raise UserError(
-            f"{shown(path)}: its weights do not fit its network (which has {needed:,} numbers; the file holds {held:,})"
+            f"{shown_path(path)}: its weights do not fit its network (which has {needed:,} numbers; the file holds "
+            f"{held:,})"
         )
     for name, shape in outputs_of(network):
         if math.prod(shape) > LARGEST_OUTPUT:
             raise UserError(
-                f"{shown(path)}: its layer {name[:40]!r} puts out {'x'.join(map(str, shape))} for each photo; expected "
-                f"{LARGEST_OUTPUT:,} numbers at most"
+                f"{shown_path(path)}: its layer {name[:40]!r} puts out {'x'.join(map(str, shape))} for each photo; "
+                f"expected {LARGEST_OUTPUT:,} numbers at most"
             )
     for variable in network.variables:
         variable._deferred_initialize()

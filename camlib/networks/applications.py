@@ -15,9 +15,9 @@ import numpy as np
 from keras.src.backend.config import keras_home
 from keras.src.utils import file_utils
 
-from camlib.attribution.tracing import exchanged
+from camlib.backend import exchanged
 from camlib.console import UserError, did_you_mean, first_line
-from camlib.preprocessing import PREPROCESSING, Meaning, imagenet_names
+from camlib.preprocessing import PREPROCESSING, InputSpec, imagenet_names
 
 # name -> function that builds the network
 APPLICATIONS = {name: value for name, value in vars(keras.applications).items() if inspect.isfunction(value)}
@@ -76,13 +76,13 @@ def preprocessing_of(name):
     module = sys.modules[APPLICATIONS[name].__module__]
     expected = module.preprocess_input(pixels.astype(np.float32), data_format="channels_last")
     for kind, values in PREPROCESSING.items():
-        if np.allclose(Meaning([], 8, 8, 3, **values).prepare(pixels), expected, atol=1e-3):
+        if np.allclose(InputSpec([], 8, 8, 3, **values).prepare(pixels), expected, atol=1e-3):
             return kind
     raise UserError(f"keras.applications prepares pixels for {name} in a way unknown here; expected Keras 3.15")
 
 
 def load_application(name, path=None, weights=None):
-    """A network of keras.applications with its weights of ImageNet, and their meaning.
+    """A network of keras.applications with its weights of ImageNet, and its InputSpec.
 
     Args:
         name: a key of APPLICATIONS.
@@ -91,7 +91,7 @@ def load_application(name, path=None, weights=None):
         weights: Path of an HDF5 file with the same weights, which Keras reads.
 
     Returns:
-        (keras.Model, Meaning).
+        (keras.Model, InputSpec).
 
     Raises:
         UserError: the file is of another network, or the download failed; the message says how to get it otherwise.
@@ -117,4 +117,4 @@ def load_application(name, path=None, weights=None):
             f"{Path(keras_home(), 'models')}, where Keras looks for it, or give it as --weights FILE"
         ) from error
     height, width = (side or OPEN_SIZE for side in network.input_shape[1:3])
-    return network, Meaning(imagenet_names(), height, width, 3, **PREPROCESSING[preprocessing_of(name)])
+    return network, InputSpec(imagenet_names(), height, width, 3, **PREPROCESSING[preprocessing_of(name)])

@@ -5,10 +5,11 @@ Network code uses `keras` only, so that it runs on every backend.
 
 from itertools import pairwise
 
+import keras
 import numpy as np
+from keras import layers
 
 from camlib.console import UserError
-from camlib.later import keras, layers
 
 # ---------------------------------------------------------------- architectures
 

@@ -1,16 +1,22 @@
-"""Model files: loading a network together with what it means, as data from a stranger."""
+"""Model files: a network loaded, as data from a stranger, or saved, together with what its numbers mean."""
 
 import contextlib
+import io
+import json
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import keras
+import numpy as np
 from keras import ops
+from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
+from keras.src.saving import saving_lib
 
 from camlib.backend import usual_settings
-from camlib.console import ROOT, UserError, first_line
-from camlib.files import file_sha256, read_text
+from camlib.console import ROOT, UserError, first_line, shown_path
+from camlib.files import file_sha256, read_text, write_whole
 from camlib.networks.allowlist import give_memory, parsed, refuse_many_calls, refuse_unsafe, without_memory
 from camlib.networks.applications import (
     IMAGENET,
@@ -20,20 +26,18 @@ from camlib.networks.applications import (
     unknown_network,
 )
 from camlib.networks.architectures import original_network
-from camlib.networks.file_kinds import shown
 from camlib.networks.keras2_config import network_inputs, up_to_date
 from camlib.networks.keras2_operations import CannotRepair
 from camlib.networks.keras2_weights import load_weights
 from camlib.networks.reader import read_contents
-from camlib.preprocessing import Meaning, meaning_of
-from camlib.training.class_folders import ORIGINAL_CLASSES
+from camlib.preprocessing import ORIGINAL_CLASSES, InputSpec, checked_input_spec
 
 MODELS = ROOT / "models"
 GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5"  # the networks shipped
 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
-ORIGINAL_MEANING = Meaning(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
-MEANING_ATTRIBUTE = "meaning"
+ORIGINAL_INPUT_SPEC = InputSpec(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
+INPUT_SPEC_ATTRIBUTE = "meaning"  # as files that exist already call it
 
 # ---------------------------------------------------------------- loading, as data from a stranger
 
@@ -55,20 +59,19 @@ def load_network(source, trust=False, architecture=None, largest=None):
     """Rebuild a network from a file: ours, any .keras or .h5 of Keras 2 or 3, or weights alone with an architecture.
 
     A name of keras.applications is that network with Keras's weights of ImageNet. The content decides what a file is,
-    not its name. It is treated as data from a stranger: it is read in a process of its own (`camlib.networks.reader`), only
-    what `camlib.networks.allowlist` lists is rebuilt, none of its code is run, and what it describes takes no memory before that
-    is compared with what it holds. What earlier versions wrote otherwise is brought up to date, see
-    `camlib.networks.keras2_config`; the file is not changed. The spatial input size is left open where the file says which
-    size it was trained with and the network allows it.
+    not its name. A file is data from a stranger. It is read in a process of its own (reader.py). Only what allowlist.py
+    lists is rebuilt, and none of its code is run. What it describes takes no memory before that is compared with what
+    it holds. What earlier versions wrote otherwise is brought up to date (keras2_config.py); the file is not changed.
+    The spatial input size is left open where the file says which size it was trained with and the network allows it.
 
     Args:
         source: Path of a file, or a name of keras.applications; "imagenet" is VGG-16.
         trust: bool, let the file run code: rebuild layers that hold some.
         architecture: Path of what `model.to_json()` wrote, for a file of weights alone, or None.
-        largest: float, GB of file at most; default: LARGEST_MODEL of `camlib.options`.
+        largest: float, GB of file at most; default: LARGEST_MODEL of `camlib.files`.
 
     Returns:
-        (keras.Model, Meaning or None): None for a file that does not say what it means.
+        (keras.Model, InputSpec or None): None for a file that does not say what it means.
 
     Raises:
         UserError: the file is missing, of another kind, holds layers that run code, or does not describe a network of
@@ -80,9 +83,9 @@ def load_network(source, trust=False, architecture=None, largest=None):
     if not path.exists():
         raise unknown_network(path)
     contents = read_contents(path, largest)
-    description, meaning = described(contents, path)
+    description, input_spec = describe_contents(contents, path)
     if description and architecture:
-        raise UserError(f"{shown(path)} describes its network itself; expected no --architecture")
+        raise UserError(f"{shown_path(path)} describes its network itself; expected no --architecture")
     if description is None:
         refuse_without_weights(contents, path)
     if description is None and not architecture and (name := application_of_file(path, contents.names)):
@@ -94,29 +97,30 @@ def load_network(source, trust=False, architecture=None, largest=None):
         description = read_architecture(architecture)
     elif description is None and not is_original:
         raise UserError(
-            f"{shown(path)} holds weights alone, of a network unknown here; expected the network too: --architecture "
-            "FILE, which model.to_json() writes. Or in Python: build it, model.load_weights, model.save('x.keras')"
+            f"{shown_path(path)} holds weights alone, of a network unknown here; expected the network too: "
+            "--architecture FILE, which model.to_json() writes. Or in Python: build it, model.load_weights, "
+            "model.save('x.keras')"
         )
-    meaning = meaning or (ORIGINAL_MEANING if is_original else None)
+    input_spec = input_spec or (ORIGINAL_INPUT_SPEC if is_original else None)
     # a file that does not say which size it was trained with keeps the size that its network has
-    open_size = meaning is not None
+    open_size = input_spec is not None
     network = rebuilt(description, architecture or path, trust, open_size) if description else original_network(4)
     refuse_without_weights(contents, path)
     if description and not trust:
         give_memory(network, list(contents.shapes.values()), path)
     fill(network, path, contents)
-    if meaning:
-        refuse_other_count(network, meaning, path)
-    return network, meaning
+    if input_spec:
+        refuse_other_count(network, input_spec, path)
+    return network, input_spec
 
 
-def refuse_other_count(network, meaning, path):
+def refuse_other_count(network, input_spec, path):
     """Raise UserError unless a file names one class for each score of its network."""
     shape = getattr(network, "output_shape", None)  # a list or dict where there are several outputs, or none at all
     count = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else "several"
-    if len(meaning.class_names) != count:
+    if len(input_spec.class_names) != count:
         raise UserError(
-            f"{shown(path)} names {len(meaning.class_names)} classes for {count} outputs; expected one each"
+            f"{shown_path(path)} names {len(input_spec.class_names)} classes for {count} outputs; expected one each"
         )
 
 
@@ -127,33 +131,34 @@ def load_known_network(path):
         path: Path, or "imagenet" for Keras's VGG-16.
 
     Returns:
-        (keras.Model, Meaning).
+        (keras.Model, InputSpec).
 
     Raises:
         UserError: there is no such network, or the file does not say it.
     """
-    network, meaning = load_network(path)
-    if meaning is None:
+    network, input_spec = load_network(path)
+    if input_spec is None:
         raise UserError(
             f"{path} does not say what it makes of a pixel; expected a .h5 file that train_cam_4class.py wrote, the "
             "original's, Keras's file of VGG-16, or imagenet"
         )
-    return network, meaning
+    return network, input_spec
 
 
-def described(contents, path):
-    """What a file says of its network: (Description or None, Meaning or None).
+def describe_contents(contents, path):
+    """What a file says of its network: (Description or None, InputSpec or None).
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        config, meaning = parsed(contents.config), parsed(contents.meaning)
+        config, input_spec = parsed(contents.config), parsed(contents.input_spec)
         description = config and Description(config, first_number(contents.keras_version))
-        return description, meaning and meaning_of(meaning)
+        return description, input_spec and checked_input_spec(input_spec)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{shown(path)}: its description of the network cannot be read ({first_line(error)}); expected a whole file"
+            f"{shown_path(path)}: its description of the network cannot be read ({first_line(error)}); expected a "
+            "whole file"
         ) from error
 
 
@@ -168,7 +173,8 @@ def read_architecture(path):
         return Description(config, first_number(config.get("keras_version")))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"--architecture {shown(path)} cannot be read ({first_line(error)}); expected what model.to_json() wrote"
+            f"--architecture {shown_path(path)} cannot be read ({first_line(error)}); expected what model.to_json() "
+            "wrote"
         ) from error
 
 
@@ -211,19 +217,19 @@ def rebuilt(description, path, trust, open_size):
         refuse_other_inputs(network_inputs(config), path)
         config = open_input_size(config) if open_size else config
     except CannotRepair as error:
-        raise UserError(f"{shown(path)}: {error}") from error
+        raise UserError(f"{shown_path(path)}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         reason = first_line(error)
-        raise UserError(f"{shown(path)}: its description of the network cannot be read ({reason})") from error
+        raise UserError(f"{shown_path(path)}: its description of the network cannot be read ({reason})") from error
     try:
         memory = contextlib.nullcontext() if trust else without_memory()
         with warnings.catch_warnings(action="ignore"), memory:  # about arguments, to whoever built the network
             network = keras.saving.deserialize_keras_object(config, safe_mode=not trust)
             network = functional(network) if isinstance(network, keras.Sequential) and not trust else network
     except Exception as error:  # Keras raises various classes
-        raise UserError(f"{shown(path)}: Keras cannot rebuild its network ({first_line(error)})") from error
+        raise UserError(f"{shown_path(path)}: Keras cannot rebuild its network ({first_line(error)})") from error
     if not isinstance(network, keras.Model):
-        raise UserError(f"{shown(path)} describes a {type(network).__name__}; expected a network")
+        raise UserError(f"{shown_path(path)} describes a {type(network).__name__}; expected a network")
     if description.keras is not None and description.keras < 3:
         restore_activations(network)
     return network
@@ -264,7 +270,9 @@ def open_input_size(config):
 def refuse_without_weights(contents, path):
     """Raise UserError where a file's arrays were not read."""
     if contents.weights_refused:
-        raise UserError(f"{shown(path)}: its weights do not fit its network ({first_line(contents.weights_refused)})")
+        raise UserError(
+            f"{shown_path(path)}: its weights do not fit its network ({first_line(contents.weights_refused)})"
+        )
 
 
 def fill(network, path, contents):
@@ -277,7 +285,7 @@ def fill(network, path, contents):
         with warnings.catch_warnings(action="ignore"), contents.as_hdf5() as weights:
             load_weights(network, weights)  # warns about places in which no layer of photos keeps anything
     except Exception as error:  # Keras and h5py raise various classes for arrays that are missing or of another shape
-        raise UserError(f"{shown(path)}: its weights do not fit its network ({first_line(error)})") from error
+        raise UserError(f"{shown_path(path)}: its weights do not fit its network ({first_line(error)})") from error
 
 
 # ---------------------------------------------------------------- refusing
@@ -297,12 +305,66 @@ def refuse_other_inputs(inputs, path):
             return
         some = ", ".join(f"{name[:12]} {shape}" for name, shape in list(shapes.items())[:2])
         raise UserError(
-            f"{shown(path)}: its network takes {len(shapes)} inputs ({some}), none of them photos; {expected}"
+            f"{shown_path(path)}: its network takes {len(shapes)} inputs ({some}), none of them photos; {expected}"
         )
     for shape in shapes.values():
         if len(shape) != 4 or shape[3] not in (1, 3):
             kind = {2: "numbers", 3: "sequences", 5: "volumes or films"}.get(len(shape), "images of other channels")
             raise UserError(
-                f"{shown(path)}: its network takes {shape}; {expected}, not {kind}. In Python, cut out the part that "
-                "takes photos with keras.Model and call explain of gradcam_vgg16.py"
+                f"{shown_path(path)}: its network takes {shape}; {expected}, not {kind}. In Python, cut out the part "
+                "that takes photos with keras.Model and call explain of camlib"
             )
+
+
+# ---------------------------------------------------------------- saving: in memory, then whole or not at all
+
+
+def save_network(network, path, input_spec, half=False):
+    """Write a network, its weights and its InputSpec to one .h5 file, under its name only when whole.
+
+    The file is Keras's own HDF5 format; `keras.models.load_model` reads it too. Where a disk is full, Keras's own way
+    there ends in a segmentation fault of HDF5.
+
+    Args:
+        network: keras.Model.
+        path: Path ending in .h5; ending in .weights.h5 it gets Keras's weights-only format.
+        input_spec: InputSpec.
+        half: bool, store the weights as float16, half the size.
+
+    Raises:
+        OSError: the disk is full, for example; what stood under the name stands there still.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    if path.name.endswith(".weights.h5"):
+        weights = saving_lib.H5IOStore(content, mode="w")
+        saving_lib._save_state(network, weights, assets_store=None, inner_path="", visited_saveables=set())
+        weights.close()
+        with h5py.File(content, "r+") as file:
+            config = {"class_name": type(network).__name__, "config": network.get_config()}
+            file.attrs["model_config"] = json.dumps(config)
+    else:
+        with h5py.File(content, "w", libver="latest") as file:  # attributes may have more than 64 KB, then
+            save_model_to_hdf5(network, file, include_optimizer=False)
+    with h5py.File(content, "r+") as file:
+        file.attrs[INPUT_SPEC_ATTRIBUTE] = json.dumps(vars(input_spec))
+    if half:
+        content = in_float16(content)
+    write_whole(path, lambda file: file.write(content.getbuffer()))
+
+
+def in_float16(content):
+    """An HDF5 file in memory with its float32 arrays as float16; a new one, since HDF5 does not give space back."""
+    halved = io.BytesIO()
+    with h5py.File(content, "r") as source, h5py.File(halved, "w", libver="latest") as target:
+        target.attrs.update(source.attrs)
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                target[name] = item[()].astype(np.float16) if item.dtype == np.float32 else item[()]
+            else:
+                target.require_group(name)
+            target[name].attrs.update(item.attrs)
+
+        source.visititems(copy)
+    return halved

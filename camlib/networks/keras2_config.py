@@ -51,7 +51,7 @@ def arguments_of(entry):
     return entry["config"] if isinstance(entry.get("config"), dict) else {}
 
 
-def described(entry):
+def entry_in_words(entry):
     """A layer for a message."""
     return f"{str(arguments_of(entry).get('name'))[:40]!r} ({entry['class_name'][:30]})"
 
@@ -75,7 +75,7 @@ OF_APPLICATIONS = {
     "LayerScale": "keras.src.applications.convnext",
     "StochasticDepth": "keras.src.applications.convnext",
 }
-PACKAGES = {"keras", "tf_keras", "tensorflow"}  # where Keras has lived
+KERAS_PACKAGES = {"keras", "tf_keras", "tensorflow"}  # where Keras has lived
 RENAMED = {
     "Model": "Functional",
     "BatchNormalizationV1": "BatchNormalization",
@@ -98,7 +98,7 @@ def refuse_keras_1(entry):
     """Keras 1 named layers and arguments otherwise, and laid kernels out otherwise."""
     if entry["class_name"] in KERAS_1_CLASSES or len(KERAS_1_ARGUMENTS & set(arguments_of(entry))) > 1:
         raise CannotRepair(
-            f"its layer {described(entry)} is of Keras 1; expected a file of Keras 2 or 3. Keras 2.2 "
+            f"its layer {entry_in_words(entry)} is of Keras 1; expected a file of Keras 2 or 3. Keras 2.2 "
             "(pip install keras==2.2.4) loads and saves it"
         )
     return entry
@@ -118,7 +118,7 @@ def class_by_name(entry):
     has neither a dtype nor does it say whether it is trained.
     """
     arguments, module, kind = arguments_of(entry), entry.get("module"), entry["class_name"]
-    if (module or "keras").split(".")[0] not in PACKAGES or ">" in (entry.get("registered_name") or ""):
+    if (module or "keras").split(".")[0] not in KERAS_PACKAGES or ">" in (entry.get("registered_name") or ""):
         return entry  # somebody's own, whatever its name
     if (module or "").startswith("keras.src.ops"):
         return entry
@@ -198,8 +198,8 @@ def without_leftovers(entry):
         value = entry["config"].pop(name)
         if LEFTOVERS[name] is not ANY and value not in LEFTOVERS[name]:
             raise CannotRepair(
-                f"its layer {described(entry)} has {name}={str(value)[:40]}, which Keras 3 cannot compute; expected "
-                f"{LEFTOVERS[name][0]}"
+                f"its layer {entry_in_words(entry)} has {name}={str(value)[:40]}, which Keras 3 cannot compute; "
+                f"expected {LEFTOVERS[name][0]}"
             )
     return entry
 
@@ -288,7 +288,7 @@ def nodes_of(network):
     return [layer.get("inbound_nodes") for layer in network["config"].get("layers", [])]
 
 
-def ends_of(network):
+def output_references(network):
     return [network["config"].get(name) for name in ("input_layers", "output_layers")]
 
 
@@ -298,7 +298,7 @@ def names_without_slashes(entry):
         if isinstance(named.get("name"), str):
             named["name"] = named["name"].replace("/", "_")
     if entry["class_name"] == "Functional":
-        for reference in (*tensors_in(nodes_of(entry)), *references_in(ends_of(entry))):
+        for reference in (*tensors_in(nodes_of(entry)), *references_in(output_references(entry))):
             reference[0] = reference[0].replace("/", "_")
     return entry
 
@@ -311,16 +311,16 @@ def calls_from_zero(entry):
     for inner in entry["config"].get("layers", []) if entry["class_name"] == "Functional" else ():
         if inner["class_name"] in NETWORKS and "inbound_nodes" in inner:
             inside = [one for one in tensors_in(nodes_of(entry)) if one[0] == inner["name"]]
-            ending = [one for one in references_in(ends_of(entry)) if one[0] == inner["name"]]
-            last = max((one[1] for one in inside + ending), default=0)
+            at_the_end = [one for one in references_in(output_references(entry)) if one[0] == inner["name"]]
+            last = max((one[1] for one in inside + at_the_end), default=0)
             if last >= len(inner["inbound_nodes"]) and all(one[1] for one in inside):
-                for one in inside + (ending if inner["class_name"] == "Sequential" else []):
+                for one in inside + (at_the_end if inner["class_name"] == "Sequential" else []):
                     one[1] -= 1
     return entry
 
 
 def single_ends(entry):
-    """The one input or output of a network was in a list, of which Keras 3 would make a list of one tensor."""
+    """The one input or output of a network was in a list; Keras 3 would make it a list of one tensor."""
     for name in ("input_layers", "output_layers"):
         ends = arguments_of(entry).get(name)
         if isinstance(ends, list) and len(ends) == 1 and is_reference(ends[0]):
@@ -339,9 +339,13 @@ def with_input_layer(entry):
             name = f"{arguments_of(stack[0]).get('name', 'image')}_input"
             stack.insert(
                 0,
-                {"module": "keras.layers", "class_name": "InputLayer", "registered_name": None,
-                 "config": {"batch_shape": shape, "name": name}},
-            )  # fmt: skip
+                {
+                    "module": "keras.layers",
+                    "class_name": "InputLayer",
+                    "registered_name": None,
+                    "config": {"batch_shape": shape, "name": name},
+                },
+            )
     return entry
 
 

@@ -11,7 +11,7 @@ class CannotRepair(Exception):
     """Something in a configuration has no counterpart in Keras 3; the message is part of a UserError's."""
 
 
-BUILD_IT = "build it in Python and call explain of gradcam_vgg16.py"
+BUILD_IT = "build it in Python and call explain of camlib"
 # Of no effect: what TensorFlow calls an operation, an unchecked promise about shapes
 WITHOUT_EFFECT = {"name", "validate_indices"}
 
@@ -98,11 +98,14 @@ COUNTERPARTS = {
     "cast": Counterpart("core", "Cast", ("x",), {"dtype": "dtype"}),
     "stop_gradient": Counterpart("core", "StopGradient", ("input",)),
     "image.resize": Counterpart(
-        "image", "Resize", ("images",), {"size": "size", "method": "interpolation", "antialias": "antialias"},
+        "image",
+        "Resize",
+        ("images",),
+        {"size": "size", "method": "interpolation", "antialias": "antialias"},
         only={"preserve_aspect_ratio": (False,)},
     ),
     "__operators__.getitem": Counterpart("numpy", "GetItem", ("input", "slice_spec")),
-}  # fmt: skip
+}
 # The names of the same functions before they had those of above
 ALIASES = {
     "__operators__.add": "math.add", "add": "math.add", "subtract": "math.subtract", "multiply": "math.multiply",
@@ -176,7 +179,7 @@ def translated(node, counterpart, function):
         elif not (value is None or value is False or value in allowed):
             raise CannotRepair(f"its call of TensorFlow's {function} has {name}={str(value)[:60]}; {BUILD_IT}")
     if counterpart.class_name == "GetItem":
-        return [tensors[0], [slice_of(part) for part in listed(tensors[1])]], options
+        return [tensors[0], [slice_of(part) for part in as_list(tensors[1])]], options
     return [constant(tensor) for tensor in tensors], options
 
 
@@ -185,7 +188,7 @@ def has_entries(value):
     return isinstance(value, dict) or isinstance(value, list) and any(map(has_entries, value))
 
 
-def listed(value):
+def as_list(value):
     return value if isinstance(value, list) else [value]
 
 
@@ -223,7 +226,7 @@ def with_constants(entry):
         )
     nodes = []
     for node in entry["inbound_nodes"]:
-        tensors = list(listed(node["args"][0]))
+        tensors = list(as_list(node["args"][0]))
         for index in sorted(constants, key=int):
             tensors.insert(int(index), constants[index])
         names = COUNTERPARTS[function].tensors

@@ -57,7 +57,7 @@ def load_by_layers(network, group):
     for (name, layer), in_order in zip(own.items(), saved, strict=True):
         source = plain[name] if by_name else in_order
         for variable, label in paired(layer, saved[source]):
-            array = read_array(group[source], label)
+            array = weight_array(group[source], label)
             if array.shape != tuple(variable.shape):
                 raise ValueError(f"layer {name!r} has {variable.name} {array.shape}; expected {tuple(variable.shape)}")
             variable.assign(array)
@@ -106,7 +106,7 @@ def names_in(group, attribute):
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def read_array(group, label):
+def weight_array(group, label):
     """An array that lies in this file itself; HDF5 can name other files to read instead."""
     dataset = group[label]
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
@@ -145,7 +145,7 @@ def move_to_places(file):
     file.move(PLACES_OF_2_13, "layers")
     layers = file["layers"]
     counts = {}
-    for kind, _, name in sorted(numbered(name) for name in layers):
+    for kind, _, name in sorted(numbered_name(name) for name in layers):
         # layers with weights were counted twice: conv2d, conv2d_2, conv2d_4
         count = counts[kind] = counts.get(kind, -1) + 1
         place = f"{kind}_{count}" if count else kind
@@ -155,7 +155,7 @@ def move_to_places(file):
         move_to_places(layers[name])
 
 
-def numbered(name):
+def numbered_name(name):
     """(kind, number, name) of a place such as conv2d_12."""
     parts = re.fullmatch(r"(.+)_([0-9]+)", name)
     return (parts[1], int(parts[2]), name) if parts else (name, 0, name)

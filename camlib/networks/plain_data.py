@@ -2,8 +2,8 @@
 
     python -I camlib/networks/plain_data.py LIMITS < model.h5 > data
 
-`camlib.networks.reader` starts it as a process, since HDF5's library can be crashed by a damaged file, and reads what it
-writes: the numbers of all arrays one behind the other, then an index in JSON, then the index's length in 8 bytes. It
+`camlib.networks.reader` starts it as a process, since HDF5's library can be crashed by a damaged file, and reads what
+it writes: the numbers of all arrays one behind the other, then an index in JSON, then the index's length in 8 bytes. It
 imports NumPy and h5py alone. The file is read once, through one handle that is open already; nothing else is opened,
 whatever the file names.
 """
@@ -22,15 +22,18 @@ import numpy as np
 
 HDF5_SIGNATURE, ZIP_SIGNATURE = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 WEIGHTS_MEMBER = "model.weights.h5"
-LONGEST_TEXT = 32 << 20  # bytes of a network's description
-MOST_MEMBERS = 10_000  # groups and arrays of an HDF5 file, or members of an archive
-DEEPEST = 64  # groups in groups
+LONGEST_DESCRIPTION = 32 << 20  # bytes of a network's description
+MOST_ENTRIES = 10_000  # groups and arrays of an HDF5 file, or members of an archive
+DEEPEST_GROUP = 64  # groups in groups
 MOST_ATTRIBUTES = 1000
 PACKED_TIGHTEST = 100  # times smaller than unpacked; weights are never packed as tight
 LARGEST_UNPACKED = 512 << 20  # bytes that may be packed tighter nevertheless, as zeros are
-FILTERS = {
-    h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF,
-}  # fmt: skip
+KNOWN_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_LZF,
+}
 OF_OPTIMIZERS = {"optimizer_weights", "optimizer"}  # groups that no network computes with
 LISTS_OF_NAMES = re.compile("(layer|weight)_names[0-9]*")
 IN_MEMORY = 64 << 20  # bytes of unpacked weights that need no file of their own
@@ -55,7 +58,7 @@ def transcribe(source, target, largest):
     try:
         if not index["is_archive"]:
             refuse_archive_behind(source)
-            transcribe_hdf5(source, target, min(largest, largest_of(size_of(source))), index)
+            transcribe_hdf5(source, target, min(largest, largest_of(file_size(source))), index)
         else:
             transcribe_archive(source, target, largest, index)
     except Unreadable as error:
@@ -70,7 +73,7 @@ def reason(error):
     return str(error).strip() or type(error).__name__
 
 
-def size_of(file):
+def file_size(file):
     return file.seek(0, os.SEEK_END)
 
 
@@ -79,7 +82,7 @@ def size_of(file):
 
 def refuse_archive_behind(source):
     """Raise Unreadable where an HDF5 file ends as an archive does: other readers would take it for that."""
-    size = size_of(source)
+    size = file_size(source)
     source.seek(max(0, size - (1 << 16) - 22))
     end = source.read()
     start = end.rfind(b"PK\x05\x06")
@@ -93,7 +96,7 @@ def refuse_hdf5_inside(source, archive):
     Weights that are stored as they are may begin at such a place.
     """
     own = {data_start(source, one) for one in archive.infolist() if one.compress_type == zipfile.ZIP_STORED}
-    start, size = 512, size_of(source)
+    start, size = 512, file_size(source)
     while start < size:
         source.seek(start)
         if source.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE and start not in own:
@@ -115,10 +118,10 @@ def transcribe_archive(source, target, largest, index):
     source.seek(0)
     with zipfile.ZipFile(source) as archive:
         names = [one.filename for one in archive.infolist()]
-        if len(names) > MOST_MEMBERS or len(set(names)) < len(names):
+        if len(names) > MOST_ENTRIES or len(set(names)) < len(names):
             raise Unreadable(f"is an archive of {len(names):,} members, some of one name; expected a .keras file")
         refuse_hdf5_inside(source, archive)
-        index["config"] = unpacked(archive, "config.json", LONGEST_TEXT).decode()
+        index["config"] = unpacked(archive, "config.json", LONGEST_DESCRIPTION).decode()
         if "metadata.json" in names:
             about = json.loads(unpacked(archive, "metadata.json", 1 << 16))
             index["keras_version"] = str(about.get("keras_version"))[:100]
@@ -169,7 +172,7 @@ def transcribe_hdf5(source, target, largest, index):
     with h5py.File(source, "r") as file:
         for name, key in (("model_config", "config"), ("meaning", "meaning"), ("keras_version", "keras_version")):
             if name in file.attrs:
-                index[key] = text_of(file, name)
+                index[key] = text_attribute(file, name)
         try:
             transcribe_arrays(file, target, largest, index)
         except Exception as error:  # Unreadable, and what h5py raises for what is damaged
@@ -192,14 +195,14 @@ def bytes_in(array):
     return math.prod(array.shape or ()) * array.dtype.itemsize
 
 
-def text_of(holder, name):
+def text_attribute(holder, name):
     """An attribute that is text."""
-    if bytes_in(holder.attrs.get_id(name)) > LONGEST_TEXT:
-        raise Unreadable(f"has a {name} of more than {LONGEST_TEXT:,} bytes; expected a network's")
+    if bytes_in(holder.attrs.get_id(name)) > LONGEST_DESCRIPTION:
+        raise Unreadable(f"has a {name} of more than {LONGEST_DESCRIPTION:,} bytes; expected a network's")
     value = holder.attrs[name]
     value = value.decode() if isinstance(value, bytes) else value
-    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
-        raise Unreadable(f"has a {name} that is no text of at most {LONGEST_TEXT:,} bytes; expected JSON")
+    if not isinstance(value, str) or len(value) > LONGEST_DESCRIPTION:
+        raise Unreadable(f"has a {name} that is no text of at most {LONGEST_DESCRIPTION:,} bytes; expected JSON")
     return value
 
 
@@ -211,9 +214,9 @@ def members(file, groups):
     found, pending = {}, [("", file)]
     while pending:
         place, group = pending.pop()
-        groups[place] = {name: names_of(group, name) for name in attributes(group) if LISTS_OF_NAMES.fullmatch(name)}
-        if len(found) + len(groups) + len(group) > MOST_MEMBERS or place.count("/") > DEEPEST:
-            raise Unreadable(f"they lie in more than {MOST_MEMBERS:,} groups and arrays, or {DEEPEST} deep")
+        groups[place] = {name: name_list(group, name) for name in attributes(group) if LISTS_OF_NAMES.fullmatch(name)}
+        if len(found) + len(groups) + len(group) > MOST_ENTRIES or place.count("/") > DEEPEST_GROUP:
+            raise Unreadable(f"they lie in more than {MOST_ENTRIES:,} groups and arrays, or {DEEPEST_GROUP} deep")
         for name in group:
             inner = f"{place}/{name}" if place else name
             if inner in OF_OPTIMIZERS:
@@ -234,9 +237,9 @@ def attributes(group):
     return list(group.attrs)
 
 
-def names_of(group, name):
+def name_list(group, name):
     """A list of names among the attributes of a group."""
-    if bytes_in(group.attrs.get_id(name)) > LONGEST_TEXT:
+    if bytes_in(group.attrs.get_id(name)) > LONGEST_DESCRIPTION:
         raise Unreadable(f"{name} is too long")
     values = np.asarray(group.attrs[name])
     if values.ndim > 1 or not (values.dtype.kind in "SUO" or values.size == 0):
@@ -254,7 +257,7 @@ def checked(place, item):
     if not is_bfloat16(item) and (item.dtype.kind not in "fiub" or item.dtype.itemsize > 8):
         raise Unreadable(f"{place} holds {str(item.dtype)[:40]}; expected numbers")
     plan = item.id.get_create_plist()
-    foreign = {plan.get_filter(number)[0] for number in range(plan.get_nfilters())} - FILTERS
+    foreign = {plan.get_filter(number)[0] for number in range(plan.get_nfilters())} - KNOWN_FILTERS
     if foreign:
         raise Unreadable(f"{place} is packed with the filter {min(foreign)}; expected gzip or lzf")
     return item

@@ -17,18 +17,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from camlib.console import ROOT, UserError, first_line
+from camlib.console import ROOT, UserError, first_line, shown_path
+from camlib.files import LARGEST_MODEL
 from camlib.networks import plain_data
-from camlib.networks.file_kinds import EXPECTED, START, check_kind, refuse_folder, shown
-from camlib.options import LARGEST_MODEL
+from camlib.networks.plain_data import HDF5_SIGNATURE, ZIP_SIGNATURE
 
 DIGESTS = ROOT / "models" / "SHA256SUMS"  # of the shipped networks
-SMALL = 64 << 20  # bytes; files up to here are known by their SHA-256
+SMALL_FILE = 64 << 20  # bytes; files up to here are known by their SHA-256
 MEMORY = 2 << 30  # bytes that reading one may take
 SECONDS = 8  # of the processor that reading one may take, and one more for each
 BYTES_PER_SECOND = 50 << 20
 # Times as long by the clock, where the system ends what takes more of the processor: others may need it too
-PATIENCE = 8 if importlib.util.find_spec("resource") else 1
+CLOCK_PATIENCE = 8 if importlib.util.find_spec("resource") else 1
 # Threads take memory; HDF5 would look for plugins to unpack with, which are programs
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
 PROGRAM = (
@@ -41,7 +41,7 @@ class Contents:
     """What a model file holds, without the file.
 
     Attributes:
-        config, meaning, keras_version: str or None, JSON and a version as they stand in the file.
+        config, input_spec, keras_version: str or None, JSON and a version as they stand in the file.
         names: list of str, the groups and arrays at the top of its HDF5.
         weights_refused: str or None, why its arrays are not had.
         shapes: dict of path -> tuple of int, of the arrays.
@@ -49,7 +49,9 @@ class Contents:
 
     def __init__(self, data, index):
         self._data, self._arrays, self._groups = data, index["arrays"], index["groups"]
-        self.config, self.meaning, self.keras_version = (index[key] for key in ("config", "meaning", "keras_version"))
+        self.config, self.input_spec, self.keras_version = (
+            index[key] for key in ("config", "meaning", "keras_version")
+        )
         self.names, self.weights_refused = index["names"], index["weights_refused"]
         self.shapes = {place: tuple(shape) for place, (_, shape, _) in self._arrays.items()}
 
@@ -93,17 +95,17 @@ def read_contents(path, largest=None):
     raise_it = f"; --largest-model {2 * (largest or LARGEST_MODEL):g} allows more" if largest else ""
     largest = int((largest or LARGEST_MODEL) * 1e9)
     try:
-        with opened(path, largest) as file:
-            check_kind(file.read(START), path)
+        with open_model_file(path, largest) as file:
+            check_kind(file.read(KIND_BYTES), path)
             file.seek(0)
             return transcribed(file, path, largest)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or f"{error}{raise_it}"
-        raise UserError(f"{shown(path)} cannot be read ({reason}); {EXPECTED}") from error
+        raise UserError(f"{shown_path(path)} cannot be read ({reason}); {MODEL_EXPECTED}") from error
 
 
 @contextlib.contextmanager
-def opened(path, largest):
+def open_model_file(path, largest):
     """An ordinary file of at most `largest` bytes; a pipe or device would never end.
 
     Raises:
@@ -122,8 +124,8 @@ def opened(path, largest):
 def transcribed(file, path, largest):
     """The Contents of an open file: read in this process if its SHA-256 is known, else in one of its own."""
     data, size, sha256 = as_file(b""), os.fstat(file.fileno()).st_size, None
-    if size <= SMALL:
-        content = file.read(SMALL)
+    if size <= SMALL_FILE:
+        content = file.read(SMALL_FILE)
         sha256 = hashlib.sha256(content).hexdigest()
         if sha256 in known_digests():
             plain_data.transcribe(io.BytesIO(content), data, largest)
@@ -165,21 +167,25 @@ def read_in_a_child(file, data, path, size, largest):
     expected = "expected a whole file of Keras"
     try:
         ended = subprocess.run(
-            command + arguments, stdin=file, stdout=data, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT,
-            timeout=PATIENCE * seconds,
-        )  # fmt: skip
+            command + arguments,
+            stdin=file,
+            stdout=data,
+            stderr=subprocess.PIPE,
+            env=os.environ | ENVIRONMENT,
+            timeout=CLOCK_PATIENCE * seconds,
+        )
     except OSError as error:
         reason = f"the process that reads it cannot be started: {error.strerror or error}"
-        raise UserError(f"{shown(path)} cannot be read ({reason}); expected {sys.executable} to run") from error
+        raise UserError(f"{shown_path(path)} cannot be read ({reason}); expected {sys.executable} to run") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{shown(path)} cannot be read within {seconds} s; {expected}") from error
+        raise UserError(f"{shown_path(path)} cannot be read within {seconds} s; {expected}") from error
     if ended.returncode == -getattr(signal, "SIGXCPU", 0):
-        raise UserError(f"{shown(path)} cannot be read within {seconds} s; {expected}")
+        raise UserError(f"{shown_path(path)} cannot be read within {seconds} s; {expected}")
     if ended.returncode < 0:
-        raise UserError(f"{shown(path)} crashes what reads it ({signal.strsignal(-ended.returncode)}); {expected}")
+        raise UserError(f"{shown_path(path)} crashes what reads it ({signal.strsignal(-ended.returncode)}); {expected}")
     if ended.returncode:
         said = ended.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason"]
-        raise UserError(f"{shown(path)} cannot be read ({said[0][:120]}); {expected}")
+        raise UserError(f"{shown_path(path)} cannot be read ({said[0][:120]}); {expected}")
 
 
 def contents_of(data, path):
@@ -194,12 +200,85 @@ def contents_of(data, path):
     data.seek(end - 8 - length)
     index = json.loads(data.read(length))
     if index["refused"]:
-        raise UserError(f"{shown(path)} {index['refused']}")
+        raise UserError(f"{shown_path(path)} {index['refused']}")
     if index["damaged"]:
         reason = first_line(index["damaged"])
         if index["is_archive"]:
-            raise UserError(f"{shown(path)} is an archive without a network ({reason}); {EXPECTED}")
+            raise UserError(f"{shown_path(path)} is an archive without a network ({reason}); {MODEL_EXPECTED}")
         raise UserError(
-            f"{shown(path)}: its description of the network cannot be read ({reason}); expected a whole file"
+            f"{shown_path(path)}: its description of the network cannot be read ({reason}); expected a whole file"
         )
     return Contents(data, index)
+
+
+# ---------------------------------------------------------------- what a file is, by its content
+
+MODEL_EXPECTED = "expected a .keras or .h5 file"
+KIND_BYTES = 512  # bytes that tell
+
+OTHER_FOLDERS = (
+    (
+        "saved_model.pb",
+        "is a SavedModel, TensorFlow's program without Keras's layers; expected a .keras or .h5 file. "
+        "Load it with the Keras that made it and save it as .keras",
+    ),
+    (
+        "config.json",
+        "is an unpacked .keras file; expected the file. Pack it: cd into it, then python -m zipfile -c "
+        "../model.keras *",
+    ),
+)
+PICKLES = {bytes((0x80, protocol)) for protocol in range(2, 6)}
+# (how a file begins, what it is)
+FILE_BEGINNINGS = (
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself; git lfs pull brings that"),
+    (b"\x1f\x8b", f"is packed with gzip; {MODEL_EXPECTED}. Unpack it first"),
+    (b"<", f"is a web page, maybe a download that failed; {MODEL_EXPECTED}"),
+    (
+        b"{",
+        f"is JSON without weights: a history or an architecture; {MODEL_EXPECTED}. An architecture goes with the "
+        "weights: --architecture",
+    ),
+    (b"[", f"is JSON, without weights; {MODEL_EXPECTED}"),
+)
+OTHER_SUFFIXES = {
+    ".pb": f"is a program of TensorFlow; {MODEL_EXPECTED}. Load it with the Keras that made it and save it as .keras",
+    ".index": f"is a checkpoint of TensorFlow; {MODEL_EXPECTED}. Load it with its network in Python and save that as "
+    ".keras",
+    ".onnx": f"is an ONNX file; {MODEL_EXPECTED}",
+}
+
+
+def refuse_folder(path):
+    """Raise UserError for a path that does not exist, or is a folder, which the message names."""
+    if path.is_dir():
+        what = next((what for name, what in OTHER_FOLDERS if (path / name).exists()), f"is a folder; {MODEL_EXPECTED}")
+        raise UserError(f"{shown_path(path)} {what}")
+    if not path.exists():
+        raise UserError(f"{shown_path(path)} does not exist; {MODEL_EXPECTED}, as train_cam_4class.py writes one")
+
+
+def check_kind(start, path):
+    """Raise UserError unless a file begins as one of the two kinds does that Keras 3 writes.
+
+    Args:
+        start: bytes, its first KIND_BYTES.
+        path: Path, for the message.
+    """
+    if not start.startswith((HDF5_SIGNATURE, ZIP_SIGNATURE)):
+        raise UserError(f"{shown_path(path)} {other_kind(start, path.suffix.lower())}")
+
+
+def other_kind(start, suffix):
+    """What a file is that is no network, in words."""
+    if not start:
+        return f"is empty; {MODEL_EXPECTED}"
+    if start[:2] in PICKLES:
+        return f"is a pickle, of a history or of another library's model; {MODEL_EXPECTED}"
+    if start[4:8] == b"TFL3":
+        return f"is a TensorFlow Lite file, which has no gradients; {MODEL_EXPECTED}"
+    what = next(
+        (what for beginning, what in FILE_BEGINNINGS if start.lstrip().startswith(beginning)),
+        OTHER_SUFFIXES.get(suffix),
+    )
+    return what or "is neither an HDF5 nor a .keras file; expected one, as train_cam_4class.py writes it"

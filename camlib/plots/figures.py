@@ -10,30 +10,29 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from PIL import Image
 
-from camlib.evaluation import metrics
 from camlib.files import write_whole
 from camlib.plots.colours import USUAL
-from camlib.viewer.layout import shortened
+from camlib.plots.text import shortened
 
 MOST_BANDS = 6  # intervals of more maps would hide each other; the tables have them all
 COUNT_OF_EXTREMES = 5  # best and worst photos of each map
 PICTURE_FONT = 9  # points, beside photos
 DPI = 110
-MOST_PIXELS, LONGEST_SIDE = 40_000_000, 20_000  # of a figure, about: 160 MB while it is drawn
+MOST_FIGURE_PIXELS, LONGEST_SIDE = 40_000_000, 20_000  # of a figure, about: 160 MB while it is drawn
 MOST_NUMBERS = 30  # classes of a confusion matrix with numbers; its size does not grow beyond
 MOST_NAMES = 120  # classes named beside it
-NAME_FONT, LONGEST_NAME = 10, 300  # points, pixels of one
+NAME_FONT, LONGEST_LABEL = 10, 300  # points, pixels of one
 
 
 def save(figure, path):
-    """Write a figure, of DPI dots an inch or as many fewer as keep it within MOST_PIXELS, and return its path.
+    """Write a figure, of DPI dots an inch or as many fewer as keep it within MOST_FIGURE_PIXELS, and return its path.
 
     Names of classes and files stand in it as they are, whatever Matplotlib takes a "$" for.
     """
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     width, height = figure.get_size_inches()
-    dpi = min(DPI, LONGEST_SIDE / max(width, height), (MOST_PIXELS / (width * height)) ** 0.5)
+    dpi = min(DPI, LONGEST_SIDE / max(width, height), (MOST_FIGURE_PIXELS / (width * height)) ** 0.5)
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
     return path
 
@@ -55,16 +54,22 @@ def draw_confusion_matrix(path, counts, class_names, title):
     for (row, column), count in np.ndenumerate(counts) if len(class_names) <= MOST_NUMBERS else ():
         panel.text(column, row, count, ha="center", va="center", color="white" if shares[row, column] > 0.5 else "k")
     places = range(0, len(class_names), -(-len(class_names) // MOST_NAMES))  # as many names as fit
-    names = [shortened(class_names[place], NAME_FONT, LONGEST_NAME) for place in places]
+    names = [shortened(class_names[place], NAME_FONT, LONGEST_LABEL) for place in places]
     panel.set_xticks(places, names, rotation=90)
     panel.set_yticks(places, names)
     panel.set(xlabel="predicted", ylabel="true", title=title)
     return save(figure, path)
 
 
-def draw_reliability(path, title, probabilities, labels):
-    """Accuracy over confidence in bins (Guo et al. 2017), and how many photos each bin holds."""
-    error, confidence, accuracy, count = metrics.calibration(probabilities, labels)
+def draw_reliability(path, title, calibration):
+    """Accuracy over confidence in bins (Guo et al. 2017), and how many photos each bin holds.
+
+    Args:
+        path: Path of the PNG file.
+        title: str.
+        calibration: (expected calibration error, confidence, accuracy and number of photos of each bin).
+    """
+    error, confidence, accuracy, count = calibration
     figure = Figure(figsize=(4.4, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot((0, 1), (0, 1), color="grey", linewidth=0.8)
@@ -91,10 +96,10 @@ def draw_curves(path, title, curves, baselines):
                 line = LINES[list(baselines).index(map_name) % len(LINES)]
                 panel.plot(shares, mean, label=map_name, color="0.5", linestyle=line, linewidth=1)
                 continue
-            panel.plot(shares, mean, label=map_name, **style_of(number))
+            panel.plot(shares, mean, label=map_name, **line_style(number))
             if len(values) > 1 and len(of_maps.keys() - set(baselines)) <= MOST_BANDS:
                 half = 1.96 * np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
-                colour = style_of(number)["color"]
+                colour = line_style(number)["color"]
                 panel.fill_between(shares, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
         what = "deleted" if name.startswith("deletion") else "inserted"
         panel.set(title=name, xlabel=f"share of the pixels {what}", ylabel="probability of the class", ylim=(0, 1))
@@ -107,7 +112,7 @@ COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # Matplotlib's
 LINES = ("-", "--", ":", "-.")
 
 
-def style_of(number):
+def line_style(number):
     """Colour and kind of line of the map of that number."""
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
 
@@ -126,7 +131,7 @@ def draw_cascade(path, title, stages, scores):
             known = np.isfinite(values)
             mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
             mean = np.where(known.any(axis=0), mean, np.nan)
-            panel.plot([1, *mean], label=map_name, **style_of(number), marker=".")
+            panel.plot([1, *mean], label=map_name, **line_style(number), marker=".")
         panel.set_xticks(range(len(stages) + 1), ["trained", *stages], rotation=90, fontsize=7)
         panel.set(title=name, xlabel="randomised down to", ylim=(-0.4, 1.03))
         panel.axhline(0, color="grey", linewidth=0.5)
@@ -177,8 +182,9 @@ def draw_extremes(path, title, pictures):
                 score, class_name, photo, overlay, outlines = one
                 draw_photo(panel, laid_over(photo, overlay), outlines)
                 panel.set_title(f"{class_name} {score:.2f}", fontsize=PICTURE_FONT)
-        row[0].text(-0.1, 0.5, lines_of(name), transform=row[0].transAxes, ha="right", va="center",
-                    fontsize=PICTURE_FONT)  # fmt: skip
+        row[0].text(
+            -0.1, 0.5, title_lines(name), transform=row[0].transAxes, ha="right", va="center", fontsize=PICTURE_FONT
+        )
     figure.suptitle(title)
     return save(figure, path)
 
@@ -194,13 +200,13 @@ def draw_side_by_side(path, pictures):
     panels = figure.subplots(len(pictures), len(names) + 1, squeeze=False)
     for row, (title, of_maps) in zip(panels, pictures, strict=True):
         photo, _ = of_maps[names[0]]
-        shown = [picture_of(photo), *(laid_over(*of_maps[name]) for name in names)]
+        shown = [decoded_picture(photo), *(laid_over(*of_maps[name]) for name in names)]
         for panel, picture in zip(row, shown, strict=True):
             panel.set_axis_off()
             draw_photo(panel, picture)
         row[0].set_title(title, fontsize=PICTURE_FONT)
     for panel, name in zip(panels[0][1:], names, strict=True):
-        panel.set_title(lines_of(name), fontsize=PICTURE_FONT)
+        panel.set_title(title_lines(name), fontsize=PICTURE_FONT)
     return save(figure, path)
 
 
@@ -213,19 +219,19 @@ def draw_photo(panel, picture, outlines=()):
         panel.add_patch(Polygon(corners, fill=False, edgecolor="white", linewidth=0.7, path_effects=[edge]))
 
 
-def lines_of(name):
+def title_lines(name):
     """A map's name, network, method and layer each in a line of its own."""
     return name.replace(" ", "\n", 1).replace("@", "\n@")
 
 
-def picture_of(uri):
+def decoded_picture(uri):
     """The picture that a data: address holds."""
     return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
 
 
 def laid_over(photo, overlay):
     """A map over its photo, which is grey so that the map stands out; both given as data: addresses."""
-    photo, overlay = picture_of(photo), picture_of(overlay)
+    photo, overlay = decoded_picture(photo), decoded_picture(overlay)
     below, above = photo.convert("L").convert("RGBA"), overlay.convert("RGBA").resize(photo.size)
     return Image.blend(below, Image.alpha_composite(below, above), USUAL.opacity)
 

@@ -1,1 +1,3 @@
 """Maps on disk: a run's folder or store, who writes it, and how it is resumed."""
+
+STORE_TYPES = ("float32", "float16")  # what maps may be kept in

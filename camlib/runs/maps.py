@@ -13,22 +13,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from camlib.attribution import METHODS, titles_of
 from camlib.console import UserError, first_line
-from camlib.files import RUN_FILE, read_array, read_json, write_whole
+from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
 from camlib.photos import PhotoError, name_without_suffix, read_photo
-from camlib.plots.colours import (
-    GRADIENTS,
-    METHOD_TITLES,
-    picture_of,
-    scale_of,
-    superposition_of,
-    superposition_scale_of,
-    titles_of,
-    write_jpeg,
-    write_panel,
-)
+from camlib.plots import GRADIENTS
+from camlib.plots.colours import Style, picture_of, scale_of, superposition_of, superposition_scale_of
+from camlib.plots.panels import write_jpeg, write_panel
 from camlib.runs.shards import NUMBER, PREDICTIONS_FILE, lists_of, read_list
-from camlib.runs.store import BROKEN, Store, StoredNumbers, stores_in
+from camlib.runs.store import STORE_ERRORS, Store, StoredNumbers, stores_in
 
 PHOTO_FILE = "photo.jpg"
 
@@ -73,11 +66,28 @@ def dated_file(folder, pictures=True):
     return min((path for path in folder.glob("*.npy") if parse_map_name(path.name)), default=None)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How the maps of a run are drawn.
+
+    Attributes:
+        style: Style; None for arrays alone, without pictures.
+        signed: dict of kind -> bool, whether maps of a kind have two signs; the first kind is laid over the photo.
+        titles: dict of kind -> str, its title above a panel; empty for runs without panels.
+        made: str, how the maps were made, for the heading of a panel.
+    """
+
+    style: Style | None
+    signed: dict
+    titles: dict
+    made: str | None = None
+
+
 def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False):
     """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
 
     Args:
-        folder: Path; or a dict that is handed the arrays, as kind -> of_classes, in place of files.
+        folder: Path.
         kind: str, a key of SIGNED.
         of_classes: dict of class name -> float (h, w) or (H, W, 3).
         signed: bool, whether maps of this kind have two signs.
@@ -88,9 +98,6 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     Returns:
         (the Scale that all classes share, that of the superpositions); None without pictures.
     """
-    if isinstance(folder, dict):
-        folder[kind] = of_classes
-        return None
     for name, values in of_classes.items():
         write_array(folder / f"{kind}_for_{name}.npy", values)
     if style is None:
@@ -104,42 +111,41 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     return scale, whole
 
 
-def write_explanations(folder, photo, maps, headings, titles, signed, style):
-    """Write one photo's maps, superpositions and panels.
+def write_photo_maps(folder, photo, maps, drawing, headings):
+    """Write all maps of one photo, superpositions, and panels where the run has them.
 
     Args:
-        folder: as for `write_maps`.
+        folder: Path.
         photo: uint8 (H, W, 3), for display.
         maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
-        headings: dict of class name -> list of str, the lines above its panel.
-        titles: dict of kind -> str, see `camlib.plots.colours.titles_of`.
-        signed: bool, whether the method's maps have two signs.
-        style: Style; None for the arrays alone.
+        drawing: Drawing.
+        headings: dict of class name -> str, the first line above its panel.
     """
+    over_photo = next(iter(maps))
     scales = {
-        kind: write_maps(folder, kind, of_classes, signed if kind == "gradcam" else SIGNED[kind], photo, style,
-                         over_photo=kind == "gradcam")
+        kind: write_maps(folder, kind, of_classes, drawing.signed[kind], photo, drawing.style, kind == over_photo)
         for kind, of_classes in maps.items()
-    }  # fmt: skip
-    if style is None:
+    }
+    if drawing.style is None or not drawing.titles:
         return
-    for name in maps["gradcam"]:
-        panels = [(titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
-        write_panel(folder / f"panel_for_{name}.jpg", headings[name], photo, panels, style, scales["gradcam"][1])
+    for name in maps[over_photo]:
+        panels = [(drawing.titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
+        heading, whole = [headings[name], drawing.made], scales[over_photo][1]
+        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, drawing.style, whole)
 
 
 # ---------------------------------------------------------------- finding and reading saved maps
 
 # What readers take from a run.json, if it is of the right kind: anybody may have written it
 SETTINGS_READ = {
-    "method": lambda value: isinstance(value, str) and value in METHOD_TITLES,
+    "method": lambda value: isinstance(value, str) and value in METHODS,
     "counterfactual": lambda value: isinstance(value, bool),
     "signed": lambda value: isinstance(value, bool),
     "no_pictures": lambda value: isinstance(value, bool),
     "photos": lambda value: isinstance(value, list) and all(isinstance(place, str) for place in value),
     "class_names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
 }
-MOST_CLASSES = 8  # shown at once; of more, the most probable
+CLASSES_SHOWN = 8  # shown at once; of more, the most probable
 
 
 class MapError(Exception):
@@ -158,6 +164,7 @@ class SavedPhoto:
         logits: dict of class name -> float; empty if unknown.
         only: Path of the one .npy to show, or None for all in the folder.
         settings: dict, the run's as in run.json; empty if unknown.
+        most_pixels: int, that may be decoded of the photo.
     """
 
     name: str
@@ -167,6 +174,7 @@ class SavedPhoto:
     logits: Mapping = field(default_factory=dict)
     only: Path | None = None
     settings: dict = field(default_factory=dict)
+    most_pixels: int = MOST_PIXELS
 
     def is_signed(self, kind):
         """Whether maps of a kind have two signs, as this run made them."""
@@ -190,7 +198,7 @@ class SavedPhoto:
         photo = self.folder / PHOTO_FILE
         if self.settings.get("no_pictures"):
             photo = next((path for path in self.sources if path.is_file()), photo)
-        return read_photo(photo)
+        return read_photo(photo, most_pixels=self.most_pixels)
 
     def map_places(self):
         """Where the photo's maps are: dict of kind -> dict of class name -> Path; see `read_map`."""
@@ -241,31 +249,41 @@ class StoredPhoto(SavedPhoto):
     def read_photo(self):
         try:
             picture = self.store.picture(self.row)
-        except BROKEN as error:
+        except STORE_ERRORS as error:
             raise PhotoError(f"damaged or cut off ({first_line(error)})") from error
         source = next((path for path in self.sources if path.is_file()), Path(self.name))
-        return read_photo(io.BytesIO(picture) if picture else source)
+        return read_photo(io.BytesIO(picture) if picture else source, most_pixels=self.most_pixels)
 
     def map_places(self):
         """dict of kind -> dict of class name -> StoredMap."""
         return self.store.maps_of(self.row)
 
 
-def photos_of_stores(stores):
+def photos_of_stores(stores, most_pixels=MOST_PIXELS):
     """The photos of all stores, one store after the other: list of StoredPhoto."""
     return [
-        StoredPhoto(name, [store.path.parent], store.predicted(row), StoredNumbers(store, "probabilities", row),
-                    StoredNumbers(store, "logits", row), settings=store.header["run"]["settings"], store=store, row=row)
+        StoredPhoto(
+            name,
+            [store.path.parent],
+            store.predicted(row),
+            StoredNumbers(store, "probabilities", row),
+            StoredNumbers(store, "logits", row),
+            settings=store.header["run"]["settings"],
+            most_pixels=most_pixels,
+            store=store,
+            row=row,
+        )
         for store in stores
         for name, row in store.rows.items()
-    ]  # fmt: skip
+    ]
 
 
-def find_saved(place):
+def find_saved(place, most_pixels=MOST_PIXELS):
     """List the photos with saved maps.
 
     Args:
         place: Path of a run's output folder, a folder in it, a store, a folder of stores, or one .npy file.
+        most_pixels: int, that may be decoded of a photo.
 
     Returns:
         list of SavedPhoto, never empty, in the order of predictions.csv where there is one, or of the lists of shards.
@@ -275,22 +293,27 @@ def find_saved(place):
     """
     stores = stores_at(place)
     if stores:
-        saved = photos_of_stores(stores)
+        saved = photos_of_stores(stores, most_pixels)
         if not saved:
             raise UserError(f"no maps in {place} yet; expected those of a photo at least: the same command goes on")
         return saved
     if place.is_file():
-        return [SavedPhoto(place.name, [place.parent], only=place, settings=settings_of_run(place.resolve().parent))]
+        settings = settings_of_run(place.resolve().parent)
+        return [SavedPhoto(place.name, [place.parent], only=place, settings=settings, most_pixels=most_pixels)]
     if not place.is_dir():
         raise UserError(f"{place} does not exist; expected a folder of maps: run python make_cam_maps.py first")
     for run in (place.resolve(), *place.resolve().parents):
         if lists_of(run):
-            saved = [photo for photo in read_predictions(run) if photo.folder.is_relative_to(place.resolve())]
+            known = read_predictions(run, most_pixels)
+            saved = [photo for photo in known if photo.folder.is_relative_to(place.resolve())]
             break
     else:
         parents = sorted(parent for parent, _, files in os.walk(place) if any(map(parse_map_name, files)))
         settings = settings_of_run(place.resolve())
-        saved = [SavedPhoto(os.path.relpath(parent, place), [Path(parent)], settings=settings) for parent in parents]
+        saved = [
+            SavedPhoto(os.path.relpath(parent, place), [Path(parent)], settings=settings, most_pixels=most_pixels)
+            for parent in parents
+        ]
     if not saved:
         raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run python make_cam_maps.py")
     return saved
@@ -307,7 +330,7 @@ def stores_at(place):
     return stores_in(place) if place.is_dir() and not (place / PREDICTIONS_FILE).is_file() else []
 
 
-def read_predictions(run):
+def read_predictions(run, most_pixels=MOST_PIXELS):
     """The photos of a run's predictions.csv, or of all lists of its shards, in the order of the run's photos.
 
     Raises:
@@ -322,14 +345,14 @@ def read_predictions(run):
                 raise ValueError("columns of another kind")
             for index, row in enumerate(rows):
                 place = int(row[-1]) if header[-1] == NUMBER else index
-                found[row[0]] = place, predicted_photo(run, header, row, settings)
+                found[row[0]] = place, predicted_photo(run, header, row, settings, most_pixels)
         except (OSError, ValueError) as error:
             why = first_line(error)
             raise UserError(f"{path} cannot be read ({why}); expected the list of a run's maps") from error
     return [saved for _, saved in sorted(found.values(), key=lambda one: one[0])]
 
 
-def predicted_photo(run, header, row, settings):
+def predicted_photo(run, header, row, settings, most_pixels):
     """The SavedPhoto of a row of predictions.csv.
 
     Raises:
@@ -341,7 +364,7 @@ def predicted_photo(run, header, row, settings):
     # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
     folders = [run / name, run / name_without_suffix(name)]
     shares, logits = (numbers_of(header, row, prefix) for prefix in ("probability_", "logit_"))
-    return SavedPhoto(name, folders, row[1], shares, logits, settings=settings)
+    return SavedPhoto(name, folders, row[1], shares, logits, settings=settings, most_pixels=most_pixels)
 
 
 def numbers_of(header, row, prefix):
@@ -375,7 +398,7 @@ def all_maps(saved):
     """
     found = saved.map_places()
     order = list(saved.probabilities)
-    if len(order) > MOST_CLASSES:
+    if len(order) > CLASSES_SHOWN:
         order = sorted(order, key=saved.probabilities.get, reverse=True)
     places = {name: number for number, name in enumerate(order)}
     return {
@@ -391,20 +414,20 @@ def class_names_in(maps):
 
 
 def find_maps(saved):
-    """Where the maps are that are shown at once, see `all_maps` and `shown_of`."""
-    return shown_of(all_maps(saved))
+    """Where the maps are that are shown at once, see `all_maps` and `shown_at_once`."""
+    return shown_at_once(all_maps(saved))
 
 
-def shown_of(found, chosen=None):
-    """Those of all maps that are shown at once: MOST_CLASSES classes, the chosen among them.
+def shown_at_once(found, chosen=None):
+    """Those of all maps that are shown at once: CLASSES_SHOWN classes, the chosen among them.
 
     Args:
         found: dict of kind -> dict of class name -> Path, see `all_maps`.
         chosen: str, a class that is shown whatever its place; None for none.
     """
     names = class_names_in(found)
-    shown = names[:MOST_CLASSES]
-    if chosen in names[MOST_CLASSES:]:
+    shown = names[:CLASSES_SHOWN]
+    if chosen in names[CLASSES_SHOWN:]:
         shown[-1] = chosen
     return {kind: {name: paths[name] for name in shown if name in paths} for kind, paths in found.items()}
 

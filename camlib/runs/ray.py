@@ -1,10 +1,8 @@
-"""Engines: who does the work of a run. This process does by default, or workers of Ray on one machine or a cluster.
+"""Workers of Ray that map the photos of a run, on this machine or a cluster.
 
 Ray is asked for by the user alone, and imported then; it is in requirements-cluster.txt.
 """
 
-import importlib
-import importlib.util
 import logging
 import os
 import pickle
@@ -12,6 +10,8 @@ import socket
 import warnings
 
 from camlib.console import UserError, counted, first_line
+from camlib.runs.run import explain_photos
+from camlib.runs.shards import read_record
 
 BATCHES_AT_ONCE = 8  # of a worker's task: while one is written the next is read; a killed worker does them again
 TASKS_PER_WORKER = 4  # at least, so that no worker waits long for the last
@@ -20,48 +20,15 @@ SECONDS_TO_ANSWER = 10  # for a cluster
 STORE_BYTES = 256 * 2**20  # of the object store on this machine, where names of photos and numbers pass
 
 
-def check_machine_options(parser, settings):
-    """End with an error where the options of shards and engines do not fit one another, or Ray is not installed."""
-    if settings.shard and settings.overwrite and not settings.store:
-        parser.error("--overwrite with --shard would remove what other shards wrote; expected another --output")
-    if settings.engine != "ray":
-        given = [name for name in ("address", "workers") if getattr(settings, name) is not None]
-        if given:
-            parser.error(f"--{given[0]} without --engine ray; expected both, or neither")
-        return
-    if settings.shard:
-        parser.error("--shard with --engine ray, which deals the photos itself; expected one of the two")
-    if settings.store:
-        parser.error("--store with --engine ray, whose workers write files; expected one of the two, or --shard with a "
-                     "--store for each")  # fmt: skip
-    parser.require(settings, workers=1)
-    if importlib.util.find_spec("ray") is None:
-        parser.error("Ray is not installed; expected what pip install -r requirements-cluster.txt installs")
-
-
-def engine_of(script, settings, work):
-    """Who does the work of a run, for `camlib.runs.run.MapRun.make`.
-
-    Args:
-        script: str, the name of a script's module, whose `prepared(settings, worker=True)` gives the Work to workers.
-        settings: Namespace, the user's.
-        work: Work of this process.
-
-    Returns:
-        None for this process, or a function of photos that yields Finished.
-    """
-    if settings.engine != "ray":
-        return None
-    return lambda photos: finished_by_ray(script, settings, photos, work.batch_size)
-
-
-def finished_by_ray(script, settings, photos, batch_size):
+def explain_on_ray(load, run, batch_size, address=None, workers=None):
     """Deal batches of photos to workers of Ray Data, one for each GPU or core, and give what they did, in order.
 
     Args:
-        script, settings: as for `engine_of`.
-        photos: list of Photo.
+        load: function without arguments that loads the explainer, picklable: each worker calls it once.
+        run: FolderRun, whose pending photos are mapped.
         batch_size: int, photos of one batch, the same as one process alone would make.
+        address: str, HOST:PORT of a cluster; None for the one of this job, else this machine.
+        workers: int, how many; None for as many as there can be.
 
     Yields:
         Finished.
@@ -69,23 +36,25 @@ def finished_by_ray(script, settings, photos, batch_size):
     Raises:
         UserError: Ray cannot start, or workers died again and again; or what a worker raised.
     """
+    photos = run.pending
     if not photos:
         return
-    ray = begin_ray(settings.address)
+    ray = begin_ray(address)
     try:
-        resource, workers = workers_of(ray.cluster_resources(), settings.workers)
+        resource, workers = workers_of(ray.cluster_resources(), workers)
         batches = [photos[first : first + batch_size] for first in range(0, len(photos), batch_size)]
         workers = min(workers, len(batches))
         print(f"Ray: {counted(workers, 'worker')}, one for each {resource}", flush=True)
         tasks = max(len(batches) // BATCHES_AT_ONCE, min(len(batches), TASKS_PER_WORKER * workers))
         data = ray.data.from_items([{"photos": pickle.dumps(batch)} for batch in batches], override_num_blocks=tasks)
+        work = pickle.dumps((load, run.writer, batch_size))  # as bytes: the worker chooses Keras's backend first
         with warnings.catch_warnings():  # from 2.64 on Ray names the settings of an actor otherwise
             warnings.simplefilter("ignore")
             results = data.map_batches(
                 Worker,
                 batch_size=None,  # all batches of a task
                 compute=ray.data.ActorPoolStrategy(size=workers),
-                fn_constructor_args=(script, settings, os.getcwd(), os.environ.get("KERAS_BACKEND")),
+                fn_constructor_args=(work, os.getcwd(), os.environ.get("KERAS_BACKEND")),
                 max_restarts=-1,  # machines may come and go
                 max_task_retries=RETRIES,
                 **({"num_gpus": 1} if resource == "GPU" else {"num_cpus": 1}),
@@ -150,27 +119,29 @@ def workers_of(resources, wanted=None):
     resource = "GPU" if resources.get("GPU", 0) >= 1 else "core"
     most = int(resources.get("GPU" if resource == "GPU" else "CPU", 0))
     if not most or (wanted or 0) > most:
-        raise UserError(f"--workers {wanted or 1}: Ray has {counted(most, resource)}; expected one for each worker, or "
-                        "a larger cluster")  # fmt: skip
+        found = f"--workers {wanted or 1}: Ray has {counted(most, resource)}"
+        raise UserError(f"{found}; expected one for each worker, or a larger cluster")
     return resource, wanted or most
 
 
 class Worker:
-    """A process that Ray started: it loads the network once, and then does the photos that it is brought.
+    """A process that Ray started: it loads the network once, and then maps the photos that it is brought.
 
     Args:
-        script, settings: as for `engine_of`.
+        work: bytes, pickled: what loads the explainer, the FolderWriter, and how many photos are in a batch.
         folder: str, where the user gave the command; paths are meant from there.
         backend: str, the user's KERAS_BACKEND, or None.
     """
 
-    def __init__(self, script, settings, folder, backend):
-        self.settings, self.error = settings, None
+    def __init__(self, work, folder, backend):
+        self.error = None
         if backend:
             os.environ["KERAS_BACKEND"] = backend
         try:
             os.chdir(folder)
-            self.work = importlib.import_module(script).prepared(settings, worker=True)
+            load, self.writer, self.batch_size = pickle.loads(work)
+            check_shared(self.writer.output)
+            self.explainer = load()
         except (UserError, OSError) as error:
             self.error = self.in_words(error)
 
@@ -179,7 +150,7 @@ class Worker:
         return UserError(f"{error} (on {socket.gethostname()})")
 
     def __call__(self, rows):
-        """Do the photos of some batches.
+        """Map the photos of some batches.
 
         Args:
             rows: dict of "photos" -> array of bytes, a pickled list of Photo for each batch.
@@ -191,9 +162,15 @@ class Worker:
         error = self.error
         try:
             if not error:
-                for finished in self.work.finished(photos):
+                for finished in explain_photos(self.explainer, self.writer, photos, self.batch_size):
                     yield {"result": [pickle.dumps(finished)]}
         except (UserError, OSError) as raised:
             error = self.in_words(raised)
         if error:
             yield {"result": [pickle.dumps(error)]}
+
+
+def check_shared(output):
+    """Raise UserError unless the folder of the run, which the first process has claimed, is seen here too."""
+    if read_record(output) is None:
+        raise UserError(f"{output} is not to be seen by a worker; expected an --output that all machines share")

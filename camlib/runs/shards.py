@@ -68,8 +68,10 @@ def shard_of_slurm(variables):
         if not variables.get("SLURM_ARRAY_TASK_ID"):
             return Shard(int(variables["SLURM_PROCID"]) + 1, int(variables["SLURM_NTASKS"]))
         task, first, step = (
-            number("SLURM_ARRAY_TASK_ID", 0), number("SLURM_ARRAY_TASK_MIN", 0), number("SLURM_ARRAY_TASK_STEP", 1)
-        )  # fmt: skip
+            number("SLURM_ARRAY_TASK_ID", 0),
+            number("SLURM_ARRAY_TASK_MIN", 0),
+            number("SLURM_ARRAY_TASK_STEP", 1),
+        )
         count = int(variables["SLURM_ARRAY_TASK_COUNT"])
         last = number("SLURM_ARRAY_TASK_MAX", first + (count - 1) * step)
     except (KeyError, ValueError):
@@ -78,16 +80,20 @@ def shard_of_slurm(variables):
             "expected a job of sbatch --array=1-16 or srun --ntasks=16, or --shard K/N"
         ) from None
     if tasks > 1:
-        raise UserError(f"--shard slurm: a job array whose tasks have {tasks} processes each; expected --ntasks=1 (and "
-                        "--cpus-per-task for its cores), or --shard K/N")  # fmt: skip
+        raise UserError(
+            f"--shard slurm: a job array whose tasks have {tasks} processes each; expected --ntasks=1 (and "
+            "--cpus-per-task for its cores), or --shard K/N"
+        )
     if (last - first) // step + 1 != count or (task - first) % step:
-        raise UserError("--shard slurm: the tasks of the job array are not evenly numbered; expected --array=1-16, or "
-                        "--shard K/N for each of them")  # fmt: skip
+        raise UserError(
+            "--shard slurm: the tasks of the job array are not evenly numbered; expected --array=1-16, or "
+            "--shard K/N for each of them"
+        )
     return Shard((task - first) // step + 1, count)
 
 
 @dataclass(frozen=True)
-class Part:
+class RunPart:
     """What is one shard's of a run.
 
     Attributes:
@@ -110,8 +116,12 @@ class Part:
     def agreement(self):
         """What all shards have to agree on, for run.json."""
         names = "\0".join(photo.name for photo in self.photos).encode("utf-8", "surrogateescape")
-        return {"count": self.shard.count, "batch_size": self.batch_size, "photos": len(self.photos),
-                "photos_sha256": hashlib.sha256(names).hexdigest()}  # fmt: skip
+        return {
+            "count": self.shard.count,
+            "batch_size": self.batch_size,
+            "photos": len(self.photos),
+            "photos_sha256": hashlib.sha256(names).hexdigest(),
+        }
 
     def numbers(self, key):
         """Each photo's place among those of all shards: dict of `key(photo)` -> int."""
@@ -188,8 +198,8 @@ def join_in(output, record, part):
 
     Args:
         output: Path.
-        record: dict for run.json, see `camlib.runs.run.run_record`.
-        part: Part.
+        record: dict for run.json, see `camlib.runs.claim.run_record`.
+        part: RunPart.
 
     Raises:
         UserError: the folder holds something else than shards of this run.
@@ -201,10 +211,10 @@ def join_in(output, record, part):
     try:
         write_json_once(output / RUN_FILE, agreed)
     except FileExistsError:
-        check_agreement(output, read_record(output), agreed)
+        check_same_shards(output, read_record(output), agreed)
 
 
-def check_agreement(output, found, expected):
+def check_same_shards(output, found, expected):
     """Refuse to do a shard of another run than that in the folder; both are records of run.json."""
     if "shards" not in found:
         raise UserError(f"{output} holds a run that is not in shards; expected another --output, or no --shard")
@@ -231,8 +241,10 @@ def refuse_shards(output, record):
         record: dict of its run.json.
     """
     if "shards" in record:
-        raise UserError(f"{output} holds shards K/{record['shards']['count']}; expected --shard, or first "
-                        f"{command('join_shards.py', output)}, or --overwrite to replace them")  # fmt: skip
+        raise UserError(
+            f"{output} holds shards K/{record['shards']['count']}; expected --shard, or first "
+            f"{command('join_shards.py', output)}, or --overwrite to replace them"
+        )
 
 
 def without_shard(words):
@@ -295,8 +307,10 @@ def numbered(folder, name):
                 header, rows = read_list(path)
                 found |= {int(row[-1]): row[:-1] for row in rows}
             except (ValueError, IndexError) as error:
-                raise UserError(f"{path} is damaged ({first_line(error)}); expected a shard's list: remove it, and "
-                                "give the shard's command again") from error  # fmt: skip
+                raise UserError(
+                    f"{path} is damaged ({first_line(error)}); expected a shard's list: remove it, and "
+                    "give the shard's command again"
+                ) from error
     return header[:-1], found
 
 

@@ -1,7 +1,8 @@
 """A store: the maps of a run in one HDF5 file, which a kill at any moment leaves readable.
 
-Imports neither Keras nor TensorFlow, and of the rooms of maps nothing: `camlib.runs.maps` reads a store like a folder, and
-`camlib.runs.store_run` writes one. What stands where, for who reads it with h5py alone, is said in docs/many_photos.md.
+Imports neither Keras nor TensorFlow, and of the rooms of maps nothing: `camlib.runs.maps` reads a store like a folder,
+and `camlib.runs.store_run` writes one. What stands where, for who reads it with h5py alone, is said in
+docs/many_photos.md.
 
 The file is written in HDF5's mode for a single writer and many readers (SWMR), in which what a pointer leads to is in
 the file before the pointer is. A batch is flushed, and only then are the records of its photos written, each with its
@@ -24,28 +25,34 @@ import h5py
 import numpy as np
 
 from camlib.console import UserError, first_line
-from camlib.runs.locks import is_held
-from camlib.runs.unclosed import read_as_it_is, was_closed
+from camlib.files import is_held
 
 FORMAT = b"camlib maps 1"  # the file's attribute `format`
 RECORD = np.dtype(
-    [("name_at", "<u8"), ("name_length", "<u4"), ("picture_at", "<u8"), ("picture_length", "<u4"),
-     ("predicted", "<i4"), ("modified", "<f8"), ("whole", "<u4")]
-)  # fmt: skip
+    [
+        ("name_at", "<u8"),
+        ("name_length", "<u4"),
+        ("picture_at", "<u8"),
+        ("picture_length", "<u4"),
+        ("predicted", "<i4"),
+        ("modified", "<f8"),
+        ("whole", "<u4"),
+    ]
+)
 WHOLE = 0x57484F4C  # the last field of a record: what stands before it, and what it points to, is in the file
-PAGE = 4096  # bytes: of the system's memory
+MEMORY_PAGE = 4096  # bytes: of the system's memory
 COLUMN_CHUNK = 65_536  # bytes of a chunk of records, names or numbers
 PICTURE_CHUNK = 262_144
 MAP_CHUNK = 2**20  # the maps of a photo are one chunk, or where they are more than this several
-FILTERS = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]
+MAP_FILTERS = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]
 LEVEL = 1  # of DEFLATE: more takes longer and hardly saves
 
 # Most of what a file may claim
 MOST_MAP_BYTES = 2**28  # a map of 4,096 x 4,096 with three channels is below
-MOST_NAME, MOST_HEADER, MOST_KINDS, MOST_CLASSES = 32_768, 2**24, 16, 2**17
-EXPECTED = "expected a store of maps, as --store writes it"
+MOST_NAME, MOST_HEADER, MOST_KINDS, MOST_EXPLAINED = 32_768, 2**24, 16, 2**17
+STORE_EXPECTED = "expected a store of maps, as --store writes it"
 RESCUED_AT_ONCE = 64  # photos
-BROKEN = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError,
+STORE_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError,
           RecursionError, zlib.error)  # fmt: skip
 
 
@@ -149,7 +156,7 @@ def create_store(path, header, first, dtype, number_dtype, with_probabilities):
 
     Args:
         path: Path.
-        header: dict of run (see `camlib.runs.run.run_record`), class_names, groups and explained.
+        header: dict of run (see `camlib.runs.claim.run_record`), class_names, groups and explained.
         first: PackedPhoto, which has the kinds and shapes of all.
         dtype: "float32" or "float16", of the maps.
         number_dtype: of logits and probabilities, float32 or float64.
@@ -158,7 +165,9 @@ def create_store(path, header, first, dtype, number_dtype, with_probabilities):
     rows, count, groups = len(first.classes), len(header["class_names"]), len(header["groups"])
     partial = path.with_name(f".{path.name}.partial")
     text = np.frombuffer(json.dumps(header, default=str).encode(), np.uint8)
-    with h5py.File(partial, "w", libver=("v110", "v110"), fs_strategy="page", fs_page_size=PAGE, locking=False) as file:
+    with h5py.File(
+        partial, "w", libver=("v110", "v110"), fs_strategy="page", fs_page_size=MEMORY_PAGE, locking=False
+    ) as file:
         file.attrs["format"] = np.bytes_(FORMAT)
         file.create_dataset("header", data=text)
 
@@ -176,16 +185,23 @@ def create_store(path, header, first, dtype, number_dtype, with_probabilities):
             table("probabilities", count + groups, number_dtype)
         for kind, shape in first.shapes.items():
             chunk = (1, maps_in_chunk(rows, shape, dtype), *shape)
-            file.create_dataset(f"maps/{kind}", (0, rows, *shape), np.dtype(dtype).newbyteorder("<"), chunks=chunk,
-                                maxshape=(None, rows, *shape), shuffle=True, compression="gzip",
-                                compression_opts=LEVEL)  # fmt: skip
+            file.create_dataset(
+                f"maps/{kind}",
+                (0, rows, *shape),
+                np.dtype(dtype).newbyteorder("<"),
+                chunks=chunk,
+                maxshape=(None, rows, *shape),
+                shuffle=True,
+                compression="gzip",
+                compression_opts=LEVEL,
+            )
             if dtype == "float16":
                 table(f"scales/{kind}", rows, "<f4")
     os.replace(partial, path)
 
 
 class StoreWriter:
-    """A store that photos are added to; one process at a time, see `camlib.runs.locks.OnlyWriter`.
+    """A store that photos are added to; one process at a time, see `camlib.files.OnlyWriter`.
 
     Args:
         path: Path of a store that was closed.
@@ -274,8 +290,8 @@ def rescue(path, advance=lambda count: None):
     store, partial = Store(path), path.with_name(f".{path.name}.rescued")
     partial.unlink(missing_ok=True)
     rows = list(store.rows.values())
-    with store.opened() as old:
-        with_probabilities, first = has(old, "probabilities"), store.packed(old, rows[0])
+    with store.open_store() as old:
+        with_probabilities, first = has_member(old, "probabilities"), store.packed(old, rows[0])
         create_store(partial, store.header, first, store.dtype, old["logits"].dtype, with_probabilities)
         with contextlib.closing(StoreWriter(partial)) as new:
             for some in (rows[start : start + RESCUED_AT_ONCE] for start in range(0, len(rows), RESCUED_AT_ONCE)):
@@ -290,7 +306,7 @@ def rescue(path, advance=lambda count: None):
 
 
 @contextlib.contextmanager
-def opened(path):
+def open_store(path):
     """A file opened to be read while its writer lives, and after that was killed, too."""
     if not was_closed(path) and is_held(path.parent, path.name):
         with h5py.File(path, "r", libver="latest", swmr=True, locking=False) as file:
@@ -306,7 +322,7 @@ def check(holds, what):
         raise ValueError(what)
 
 
-def has(group, name):
+def has_member(group, name):
     """Whether there is something of that name; where a link leads is not looked at."""
     return group.get(name, getlink=True) is not None
 
@@ -326,7 +342,7 @@ def dataset_of(file, name, dtypes, filters=()):
     Args:
         file: h5py.File.
         name: str, its path.
-        dtypes: dtypes, one of which it has: no texts of any length, no references.
+        dtypes: the dtypes that it may have: no texts of any length, no references.
         filters: HDF5's numbers of filters; no other would be loaded.
 
     Raises:
@@ -345,7 +361,7 @@ def dataset_of(file, name, dtypes, filters=()):
     return found
 
 
-def table_of(file, name, columns, dtypes):
+def check_table(file, name, columns, dtypes):
     """Check a dataset of rows with so many columns."""
     table = dataset_of(file, name, dtypes)
     chunks = rows_in_chunk(columns, table.dtype.itemsize), columns
@@ -359,7 +375,7 @@ def whole_records(photos):
     return records if marked.all() else records[: int(np.argmin(marked))]
 
 
-def names_of(names, records):
+def photo_names(names, records):
     """The name of each record, once it is known to be one: list of str."""
     begins, lengths = records["name_at"], records["name_length"]
     check((lengths <= MOST_NAME).all() and (begins <= len(names)).all(), "names are not where they should be")
@@ -368,8 +384,10 @@ def names_of(names, records):
     ends = (begins + lengths).tolist()
     found = [whole[a:b].decode("utf-8", "surrogateescape") for a, b in zip(begins.tolist(), ends, strict=True)]
     for name in found:
-        check(name and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name,
-              f"a photo called {name[:40]!r}")  # fmt: skip
+        check(
+            name and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name,
+            f"a photo called {name[:40]!r}",
+        )
     return found
 
 
@@ -409,7 +427,7 @@ def stores_in(folder):
     found = []
     for path in sorted(folder.iterdir()):
         if is_store_name(path) and not path.name.startswith(".") and path.is_file() and h5py.is_hdf5(path):
-            with contextlib.suppress(*BROKEN), opened(path) as file:
+            with contextlib.suppress(*STORE_ERRORS), open_store(path) as file:
                 if not says_so(file):
                     continue
             found.append(Store(path))  # which says what is wrong with one that cannot be opened
@@ -440,24 +458,24 @@ class Store:
     def __init__(self, path):
         self.path, self.records, self.checked = path, None, None
         try:
-            with self.opened() as file:
+            with self.open_store() as file:
                 self.records = whole_records(file["photos"])
-                self.names = names_of(file["names"], self.records)
-        except BROKEN as error:
-            raise UserError(f"{path} cannot be read ({first_line(error)}); {EXPECTED}") from error
+                self.names = photo_names(file["names"], self.records)
+        except STORE_ERRORS as error:
+            raise UserError(f"{path} cannot be read ({first_line(error)}); {STORE_EXPECTED}") from error
         self.rows = {}
         for row, name in enumerate(self.names):
             self.rows.pop(name, None)  # so that it stands where it was written last
             self.rows[name] = row
 
     @contextlib.contextmanager
-    def opened(self):
+    def open_store(self):
         """The file, once it has been seen to have the form of a store, and still to be the one that it was.
 
         Raises:
-            ValueError, OSError and what else BROKEN lists: it is another.
+            ValueError, OSError and what else STORE_ERRORS lists: it is another.
         """
-        with opened(self.path) as file:
+        with open_store(self.path) as file:
             about = os.stat(self.path)
             now = about.st_ino, about.st_size, about.st_mtime_ns
             if now != self.checked:
@@ -471,17 +489,20 @@ class Store:
         size = os.path.getsize(self.path)
         self.header = checked_header(dataset_of(file, "header", ("u1",)), size)
         numbers, outputs = ("<f4", "<f8"), len(self.header["class_names"])
-        for name, dtype, chunk in (("photos", RECORD, rows_in_chunk(1, RECORD.itemsize)), ("names", "u1", COLUMN_CHUNK),
-                                   ("pictures", "u1", PICTURE_CHUNK)):  # fmt: skip
+        for name, dtype, chunk in (
+            ("photos", RECORD, rows_in_chunk(1, RECORD.itemsize)),
+            ("names", "u1", COLUMN_CHUNK),
+            ("pictures", "u1", PICTURE_CHUNK),
+        ):
             dataset = dataset_of(file, name, (dtype,))
             check(dataset.chunks == (chunk,), f"{name} has the shape {dataset.shape}")
             check(len(dataset) * dataset.dtype.itemsize <= size, f"more {name} than the file has room for")
         classes = dataset_of(file, "classes", ("<i4",))
-        check(classes.ndim == 2 and 0 < classes.shape[1] <= MOST_CLASSES, "too many maps a photo")
-        table_of(file, "classes", classes.shape[1], ("<i4",))
-        table_of(file, "logits", outputs, numbers)
-        if has(file, "probabilities"):
-            table_of(file, "probabilities", outputs + len(self.header["groups"]), numbers)
+        check(classes.ndim == 2 and 0 < classes.shape[1] <= MOST_EXPLAINED, "too many maps a photo")
+        check_table(file, "classes", classes.shape[1], ("<i4",))
+        check_table(file, "logits", outputs, numbers)
+        if has_member(file, "probabilities"):
+            check_table(file, "probabilities", outputs + len(self.header["groups"]), numbers)
         check(isinstance(file.get("maps", getlink=True), h5py.HardLink), "no maps of its own")
         check(isinstance(file["maps"], h5py.Group) and 0 < len(file["maps"]) <= MOST_KINDS, "no maps")
         self.shapes = {kind: self.look_at_maps(file, kind, classes.shape[1]) for kind in file["maps"]}
@@ -493,13 +514,13 @@ class Store:
     def look_at_maps(self, file, kind, rows):
         """Check the maps of a kind; returns the shape of one."""
         check(re.fullmatch("[a-z_]{1,40}", kind), f"maps called {kind[:40]!r}")
-        maps = dataset_of(file, f"maps/{kind}", [f"<{one}" for one in ("f4", "f2")], FILTERS)
+        maps = dataset_of(file, f"maps/{kind}", [f"<{one}" for one in ("f4", "f2")], MAP_FILTERS)
         shape, self.dtype = maps.shape[2:], maps.dtype.name
         fits = len(shape) in (2, 3) and 0 < math.prod(shape) * maps.dtype.itemsize <= MOST_MAP_BYTES
         check(fits and maps.shape[1] == rows, f"maps/{kind} has the shape {maps.shape}")
         check(maps.chunks == (1, maps_in_chunk(rows, shape, maps.dtype), *shape), f"maps/{kind} has other chunks")
         if maps.dtype == "float16":
-            table_of(file, f"scales/{kind}", rows, ("<f4",))
+            check_table(file, f"scales/{kind}", rows, ("<f4",))
         return shape
 
     # ------------------------------------------------------------ of one photo
@@ -507,22 +528,23 @@ class Store:
     def maps_of(self, row):
         """A photo's maps, which are read later: dict of kind -> dict of class name -> StoredMap; none if damaged."""
         try:
-            with self.opened() as file:
+            with self.open_store() as file:
                 classes = file["classes"][row].tolist()
-        except BROKEN:
+        except STORE_ERRORS:
             return {}
         names = self.header["explained"]
         known = [(number, names[one]) for number, one in enumerate(classes) if 0 <= one < len(names)]
-        return {kind: {name: StoredMap(self, row, kind, number, name) for number, name in known}
-                for kind in self.shapes}  # fmt: skip
+        return {
+            kind: {name: StoredMap(self, row, kind, number, name) for number, name in known} for kind in self.shapes
+        }
 
     def picture(self, row):
         """The JPEG file of a photo: bytes, empty without.
 
         Raises:
-            ValueError, OSError and what else BROKEN lists: it cannot be read.
+            ValueError, OSError and what else STORE_ERRORS lists: it cannot be read.
         """
-        with self.opened() as file:
+        with self.open_store() as file:
             return self.picture_in(file, row)
 
     def picture_in(self, file, row):
@@ -541,9 +563,9 @@ class Store:
         Empty without them, or where they cannot be read.
         """
         try:
-            with self.opened() as file:
-                return file[table][row] if has(file, table) else np.zeros(0)
-        except BROKEN:
+            with self.open_store() as file:
+                return file[table][row] if has_member(file, table) else np.zeros(0)
+        except STORE_ERRORS:
             return np.zeros(0)
 
     def chunk(self, file, kind, row, number):
@@ -605,7 +627,7 @@ class StoredMap:
             ValueError: it is damaged.
         """
         try:
-            with self.store.opened() as file:
+            with self.store.open_store() as file:
                 dataset, scale = file[f"maps/{self.kind}"], None
                 shape, dtype = dataset.chunks[1:], dataset.dtype
                 data = self.store.chunk(file, self.kind, self.row, self.number // shape[0])
@@ -613,7 +635,7 @@ class StoredMap:
                     scale = file[f"scales/{self.kind}"][self.row, self.number]
             values = unpacked_chunk(data, shape, dtype)[self.number % shape[0]].astype(np.float32)
             return values if scale is None else values * scale
-        except BROKEN as error:
+        except STORE_ERRORS as error:
             raise ValueError(first_line(error)) from error
 
 
@@ -637,3 +659,24 @@ class StoredNumbers(Mapping):
 
     def __len__(self):
         return len(self.known)
+
+
+# ---------------------------------------------------------------- files whose writer was killed
+
+# By a path, HDF5 opens such a file in its mode for many readers (SWMR) alone, and waits there without end for what a
+# damaged file lacks, as a reader does whose writer is still at it. Through a file object of Python's it does neither.
+SIGNATURE, FLAGS = b"\x89HDF\r\n\x1a\n", 11  # and where a superblock of version 2 or 3 says that it was not closed
+
+
+def was_closed(path):
+    """Whether the last process that wrote to a file closed it."""
+    with open(path, "rb") as file:
+        head = file.read(FLAGS + 1)
+    return not (head.startswith(SIGNATURE) and len(head) > FLAGS and head[8] in (2, 3) and head[FLAGS])
+
+
+@contextlib.contextmanager
+def read_as_it_is(path):
+    """An h5py.File to be read, whether it was closed or not; no process may be writing to it."""
+    with open(path, "rb") as content, h5py.File(content, "r") as file:
+        yield file

@@ -6,69 +6,80 @@ import re
 import h5py
 
 from camlib.console import Progress, UserError, counted
-from camlib.files import is_stored
+from camlib.files import OnlyWriter, is_stored
 from camlib.photos import PhotoError, modified_of
-from camlib.plots.colours import encoded_jpeg
-from camlib.runs.locks import OnlyWriter
-from camlib.runs.run import MapRun, refuse_others, run_record
+from camlib.plots.panels import encoded_jpeg
+from camlib.runs.claim import refuse_others, run_record
+from camlib.runs.folder_run import FolderRun
 from camlib.runs.shards import FAILED_FILE
-from camlib.runs.store import Store, StoreWriter, create_store, packed_photo, rescue
-from camlib.runs.unclosed import was_closed
+from camlib.runs.store import Store, StoreWriter, create_store, packed_photo, rescue, was_closed
 
 
-def run_of(settings, decisive, conventions, class_names, explained=None, classes_of_photo=None, **about):
-    """The run that the user asked for: a folder of files, or with --store a file.
+class StorePacker:
+    """Brings the maps of photos into the form of a store; several threads do so at once.
+
+    Attributes:
+        ready: dict of a photo's name -> PackedPhoto, until its batch is added to the file.
 
     Args:
-        settings: the user's.
-        decisive: dict that decides what the maps are.
-        conventions, class_names: as for MapRun.
-        explained, classes_of_photo: as for StoreRun.
-        about: with_probabilities, groups, part and worker, as for MapRun.
+        writer: FolderWriter, which knows how photos are displayed.
+        explained: list of str, the classes and groups that there may be maps of.
+        most: int, of how many of them a photo has maps at most.
+        dtype: "float32" or "float16", of the maps.
     """
-    pictures = not settings.no_pictures
-    if not settings.store:
-        return MapRun(
-            settings.output, decisive, conventions, class_names, settings.overwrite, pictures=pictures, **about
-        )
-    decisive = decisive | {"store_dtype": settings.store_dtype}
-    return StoreRun(settings.store, decisive, conventions, class_names, settings.overwrite, pictures=pictures,
-                    dtype=settings.store_dtype, explained=explained, classes_of_photo=classes_of_photo,
-                    **about)  # fmt: skip
+
+    def __init__(self, writer, explained, most, dtype):
+        self.writer, self.explained, self.most, self.dtype, self.ready = writer, explained, most, dtype, {}
+
+    @property
+    def shows_small(self):
+        return self.writer.shows_small
+
+    def write(self, photo, picture, maps, probabilities=None):
+        """As `FolderWriter.write`; the maps wait for those of the other photos of the batch."""
+        try:
+            picture = self.writer.displayed(photo, picture)
+        except PhotoError as error:
+            return error
+        shown = encoded_jpeg(picture, f"the picture of {photo.name}").tobytes() if self.writer.pictures else b""
+        self.ready[photo.name] = packed_photo(photo, shown, maps, self.explained, self.most, self.dtype)
+        return None
 
 
-class StoreRun(MapRun):
+class StoreRun(FolderRun):
     """A store in the making: which photos are done, and how others are added.
 
-    The file appears with the first photo's maps. One process has it until `make` ends.
+    The file appears with the first photo's maps. One process has it until the run is closed.
 
     Args:
-        path: Path.
-        settings, conventions, class_names, overwrite, about: as for MapRun; with `pictures` the store holds each photo
-            as it is shown.
-        dtype: "float32" or "float16", of the maps.
-        explained: list of str, the classes and groups that there may be maps of; default: the classes.
-        classes_of_photo: int, of how many of them a photo has maps, at most; default: all.
+        output: Path of the file.
+        settings: as for FolderRun; `store_dtype` is what maps are kept in.
+        conventions, outputs, overwrite, part, writer: as for FolderRun; a writer of pictures means that the store holds
+            each photo as it is shown.
 
     Raises:
         UserError: the file holds another run's maps, or something else, or another process writes to it.
     """
 
-    def __init__(self, path, settings, conventions, class_names, overwrite=False, dtype="float32", explained=None,
-                 classes_of_photo=None, **about):  # fmt: skip
-        self.dtype, self.writer, self.ready = dtype, None, {}
-        self.explained = list(explained or class_names)
-        self.classes_of_photo = classes_of_photo or len(self.explained)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(path, settings, conventions, class_names, overwrite, **about)
-        self.failed_list = path.with_name(f"{path.stem}_{FAILED_FILE}")
+    def __init__(self, output, settings, conventions, outputs, overwrite=False, part=None, writer=None):
+        self.store_writer = None
+        self.explained = list(outputs.explained or outputs.class_names)
+        self.dtype = settings.get("store_dtype", "float32")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(output, settings, conventions, outputs, overwrite, part, writer)
+        self.packer = StorePacker(self.file_writer, self.explained, outputs.most or len(self.explained), self.dtype)
+        self.failed_list = output.with_name(f"{output.stem}_{FAILED_FILE}")
+
+    @property
+    def writer(self):
+        return self.packer
 
     def claim(self, settings, conventions, overwrite):
         """Become the only process that writes to the file, and look whether it is this run's."""
         self.header = {
             "run": run_record(settings, conventions),
             "class_names": list(self.class_names),
-            "groups": list(self.groups),
+            "groups": list(self.outputs.groups),
             "explained": self.explained,
         }
         self.found_store()  # before a lock is laid beside what is no store
@@ -113,49 +124,38 @@ class StoreRun(MapRun):
 
     def begin(self, photos):
         """The photos still to do."""
-        return [photo for photo in photos if not self.is_done(photo)]
+        return self.left(photos)
 
-    def explain_all(self, *arguments, **more):
-        """Explain photos, see MapRun; the store is closed at the end, however that comes."""
-        try:
-            code = super().explain_all(*arguments, **more)
-            if self.writer:
-                self.writer.close()
-            elif self.output.exists() and not was_closed(self.output):  # killed when all was done
-                self.rescue()
-            return code
-        except BaseException:
-            if self.writer:
-                with contextlib.suppress(OSError, RuntimeError, ValueError):  # where the disk is full, say
-                    self.writer.close()
-            raise
+    def finish(self, next_command):
+        """As for FolderRun; then the file is closed."""
+        code = super().finish(next_command)
+        if self.store_writer:
+            writer, self.store_writer = self.store_writer, None
+            writer.close()
+        elif self.output.exists() and not was_closed(self.output):  # killed when all was done
+            self.rescue()
+        return code
 
-    def write_photo(self, write, index, photo, picture):
-        """Bring the maps of one photo of a batch into the form of the file; they wait for the others."""
-        maps = {}
-        try:
-            picture = self.displayed(photo, picture)
-        except PhotoError as error:
-            return error
-        said = write(index, photo, maps, picture)
-        shown = encoded_jpeg(picture, f"the picture of {photo.name}").tobytes() if self.pictures else b""
-        classes = self.classes_of_photo
-        self.ready[photo.name] = packed_photo(photo, shown, maps, self.explained, classes, self.dtype)
-        return said
+    def close(self):
+        """Close the file, however the run ended, and let others write to it."""
+        if self.store_writer:
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # where the disk is full, say
+                self.store_writer.close()
+        super().close()
 
     def add_rows(self, photos, logits, probabilities):
         """Add the photos of a batch to the file."""
-        packed = [self.ready.pop(photo.name) for photo in photos]
+        packed = [self.packer.ready.pop(photo.name) for photo in photos]
         if not packed:
             return
         try:
-            if self.writer is None:
-                self.writer = self.opened(packed[0], logits.dtype, probabilities is not None)
-            self.writer.add(packed, logits, probabilities)
+            if self.store_writer is None:
+                self.store_writer = self.opened(packed[0], logits.dtype, probabilities is not None)
+            self.store_writer.add(packed, logits, probabilities)
         except (OSError, RuntimeError, ValueError) as error:  # HDF5 has no class for a full disk
-            if self.writer:
-                self.writer.abandon()
-                self.writer = None
+            if self.store_writer:
+                self.store_writer.abandon()
+                self.store_writer = None
             said = re.search("error message = '([^']*)'", str(error))
             if not said:
                 raise

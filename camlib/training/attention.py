@@ -1,4 +1,4 @@
-"""Evidence in its place: a network whose maps show where an animal is teaches another one to look there.
+"""Supervised attention: one network's maps say where the animal is, and another network learns to look there.
 
 A class's evidence at a place is what Grad-CAM adds up there. A network that is right may still have most of it on grass
 or sky; what it is taught here, beside its answers, is to have none where the other network, the locator, has none (as
@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.attribution.classifier import Subject
-from camlib.attribution.gradcam import explained_at_once, runner
-from camlib.attribution.methods import grad_cam, weighed
+from camlib.attribution.classifier import Classifier
+from camlib.attribution.gradcam import CompiledMaps
+from camlib.attribution.methods import weighed
 from camlib.console import UserError
 from camlib.files import file_sha256
 from camlib.training.distillation import load_network_of, views_for
@@ -28,7 +28,7 @@ class Locator:
 
     Attributes:
         sha256: str, of its file.
-        subject: Subject, the network.
+        classifier: Classifier, the network.
 
     Args:
         path: Path.
@@ -42,17 +42,12 @@ class Locator:
     """
 
     def __init__(self, path, class_names, size, dtype, batch_size):
-        network, meaning = load_network_of(class_names, path, "locator")
+        network, input_spec = load_network_of(class_names, path, "locator")
         self.path, self.sha256, self.batch_size = path, file_sha256(path), batch_size
-        self.subject = Subject(network, meaning, path, size=size and (size, size), dtype=dtype)
-        self.rows = np.array([meaning.class_names.index(name) for name in class_names], np.int32)
-        plan, layer = self.subject.plan, self.subject.layer
-
-        def maps_of_class(seen, chosen):
-            gradients = seen.gradients_at_features(ops.one_hot(chosen, plan.class_count))
-            return [grad_cam(seen.features[layer], gradients[layer])], [None], None
-
-        self.explain = explained_at_once(network, plan, runner(network, plan, [layer]), maps_of_class)
+        self.classifier = Classifier(network, input_spec, path, size=size and (size, size), dtype=dtype)
+        self.rows = np.array([input_spec.class_names.index(name) for name in class_names], np.int32)
+        layer = self.classifier.layer_to_map()
+        self.explain = CompiledMaps(network, self.classifier.structure, [(layer, "grad-cam")], with_guided=False)
 
     def inside(self, views, labels):
         """Where the animal is in each view, for the student's cells.
@@ -68,10 +63,10 @@ class Locator:
         Raises:
             UserError: the maps are no finite numbers.
         """
-        images = views_for(self.subject.meaning, views, self.batch_size)
+        images = views_for(self.classifier.input_spec, views, self.batch_size)
         classes = np.zeros((1, self.batch_size), np.int32)
         classes[0, : len(labels)] = self.rows[labels]
-        found = self.explain(ops.convert_to_tensor(self.subject.prepare(images)), ops.convert_to_tensor(classes))
+        found = self.explain(ops.convert_to_tensor(self.classifier.prepare(images)), ops.convert_to_tensor(classes))
         maps = ops.convert_to_numpy(found.cams[0][0])[: len(views)]
         if not np.isfinite(maps).all():
             raise UserError(
@@ -83,17 +78,17 @@ class Locator:
         return ((cells > INSIDE * most) | (most <= 0)).astype(np.float32)
 
 
-def load_locator(settings, class_names, batch_size):
+def load_locator(args, class_names, batch_size):
     """The Locator that the user asked for, or None, which computes in what the training does."""
-    if settings.locator is None:
+    if args.locator is None:
         return None
-    dtype = dtype_policy(settings.dtype).removeprefix("mixed_")
-    return Locator(settings.locator, class_names, settings.locator_size, dtype, batch_size)
+    dtype = dtype_policy(args.dtype).removeprefix("mixed_")
+    return Locator(args.locator, class_names, args.locator_size, dtype, batch_size)
 
 
 def decisive_for_locating(locator):
     """What of the locator decides the weights, by content; None without one."""
-    seen = locator and locator.subject.meaning
+    seen = locator and locator.classifier.input_spec
     return {"locator_sha256": locator and locator.sha256, "locator_size": seen and [seen.height, seen.width]}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from camlib.backend import ALONE
 from camlib.console import UserError
 
-AHEAD = min(8, os.cpu_count() or 1)  # batches that are made meanwhile, each in a thread of its own
+BATCHES_AHEAD = min(8, os.cpu_count() or 1)  # batches that are made meanwhile, each in a thread of its own
 
 
 def augment(image, crop, generator):
@@ -44,10 +44,17 @@ def draw_view(height, width, crop, generator):
 
 def seen(image, crop, where, saturation, contrast, brightness):
     """A view that was drawn, of a photo: uint8 (H, W, C) -> uint8 (crop, crop, C)."""
-    view = cv2.warpAffine(
-        image, where, (crop, crop),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
-    ).reshape(crop, crop, image.shape[2]).astype(np.float32)  # fmt: skip
+    view = (
+        cv2.warpAffine(
+            image,
+            where,
+            (crop, crop),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+        .reshape(crop, crop, image.shape[2])
+        .astype(np.float32)
+    )
     grey = view.mean(axis=2, keepdims=True)
     view = grey + (view - grey) * saturation
     view = view.mean() + (view - view.mean()) * contrast + brightness
@@ -73,7 +80,7 @@ def multiple(count, devices):
 
 
 class MadeAhead(keras.utils.PyDataset):
-    """Batches of which the next few are made in threads while one is worked on, so that a GPU does not wait.
+    """Batches that are made ahead: the next few in threads while one is worked on, so that a GPU does not wait.
 
     Which batch is made depends on (epoch, number) alone, and they are handed out in the order they are asked for.
 
@@ -84,14 +91,14 @@ class MadeAhead(keras.utils.PyDataset):
     def __init__(self):
         super().__init__()
         self.epoch, self.waiting, self.failure = 0, {}, None
-        self.pool = ThreadPoolExecutor(AHEAD)
+        self.pool = ThreadPoolExecutor(BATCHES_AHEAD)
 
     def make(self, epoch, number):
         """The batch of that number in an epoch; called in several threads at once."""
         raise NotImplementedError
 
     def __getitem__(self, number):
-        wanted = [(self.epoch, later) for later in range(number, min(number + 1 + AHEAD, len(self)))]
+        wanted = [(self.epoch, later) for later in range(number, min(number + 1 + BATCHES_AHEAD, len(self)))]
         self.waiting = {key: self.waiting.get(key) or self.pool.submit(self.make, *key) for key in wanted}
         try:
             return self.waiting.pop(wanted[0]).result()
@@ -116,16 +123,16 @@ class PlainBatches(MadeAhead):
 
     Args:
         photos: LabelledPhotos.
-        meaning: Meaning.
+        input_spec: InputSpec.
         batch_size: int.
         share: Share, whose part is made here.
     """
 
-    def __init__(self, photos, meaning, batch_size, share=ALONE):
+    def __init__(self, photos, input_spec, batch_size, share=ALONE):
         super().__init__()
-        self.photos, self.meaning, self.share = photos, meaning, share
+        self.photos, self.input_spec, self.share = photos, input_spec, share
         self.batch_size = multiple(batch_size, share.devices)
-        self.one_hot = np.eye(len(meaning.class_names), dtype=np.float32)
+        self.one_hot = np.eye(len(input_spec.class_names), dtype=np.float32)
 
     def __len__(self):
         return -(-len(self.photos.labels) // self.batch_size)
@@ -141,7 +148,7 @@ class PlainBatches(MadeAhead):
         end = min((number + 1) * self.batch_size, multiple(last + 1, self.share.devices))
         rows = self.share.own(np.arange(number * self.batch_size, end))
         chosen = np.minimum(rows, last)
-        batch = self.meaning.prepare(self.photos.images[chosen]), self.one_hot[self.photos.labels[chosen]]
+        batch = self.input_spec.prepare(self.photos.images[chosen]), self.one_hot[self.photos.labels[chosen]]
         return batch if self.share.devices == 1 else (*batch, (rows <= last).astype(np.float32))
 
 
@@ -149,9 +156,9 @@ class Batches(MadeAhead):
     """Training batches that depend on (seed, epoch, number) alone, so that a resumed run sees the same ones.
 
     Each is (images (N, H, W, channels), one-hot labels, weights), the last two (N, C) and (N,), or (N, g, g, C) and
-    (N, g, g) for a recipe with mosaics, g cells a side. With a `camlib.training.distillation.Lesson` the teacher's answers follow
-    the labels, (..., 2 C); each cell has the answer of its own photo. With a `camlib.training.attention.Locator` the targets
-    are (these, where the animal is in each view, float32 (N, h, w)).
+    (N, g, g) for a recipe with mosaics, g cells a side. With a Lesson the teacher's answers follow
+    the labels, (..., 2 C); each cell has the answer of its own photo. With a `camlib.training.attention.Locator` the
+    targets are (these, where the animal is in each view, float32 (N, h, w)).
 
     Of a batch that several devices share, a host makes its own part only. The last one of an epoch is shortened to
     their multiple: the photos that are left over differ from epoch to epoch.
@@ -160,7 +167,7 @@ class Batches(MadeAhead):
         UserError: the devices cannot share the recipe's batches, or there are too few photos.
     """
 
-    def __init__(self, photos, meaning, recipe, seed, lesson=None, share=ALONE, locator=None):
+    def __init__(self, photos, input_spec, recipe, seed, lesson=None, share=ALONE, locator=None):
         super().__init__()
         self.share, self.locator = share, locator
         least = share.devices * (4 if recipe.mosaic else 1)
@@ -169,8 +176,8 @@ class Batches(MadeAhead):
                 f"{share.devices} devices cannot share batches of {recipe.batch_size} of {len(photos.labels):,} photos "
                 f"in equal parts; expected --batch-size {multiple(recipe.batch_size, least)}, and a photo for each"
             )
-        self.photos, self.meaning, self.recipe, self.seed, self.lesson = photos, meaning, recipe, seed, lesson
-        class_count = len(meaning.class_names)
+        self.photos, self.input_spec, self.recipe, self.seed, self.lesson = photos, input_spec, recipe, seed, lesson
+        class_count = len(input_spec.class_names)
         self.one_hot = np.eye(class_count, dtype=np.float32)
         weights = class_weights(photos.labels, class_count) if recipe.balanced else np.ones(class_count)
         self.weights = weights.astype(np.float32)
@@ -210,4 +217,4 @@ class Batches(MadeAhead):
             targets = targets.reshape(-1, side, side, targets.shape[1])  # (N, g, g, C or 2 C)
             weights = weights.reshape(-1, side, side)
         inside = self.locator and self.locator.inside(images, labels)
-        return self.meaning.prepare(images), targets if inside is None else (targets, inside), weights
+        return self.input_spec.prepare(images), targets if inside is None else (targets, inside), weights

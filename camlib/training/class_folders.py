@@ -1,4 +1,4 @@
-"""Class folders: which photos are of which class, the split, and the cache of training data."""
+"""Class folders: the class of each photo, the split, and the cache of training data."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ from zlib import crc32
 
 import numpy as np
 
-from camlib.console import Progress, UserError, counted
+from camlib.console import Progress, UserError, counted, shortened_list
+from camlib.files import MOST_PIXELS, DamagedFile, read_hdf5, write_hdf5
 from camlib.photos import PhotoError, find_photos, in_parallel, is_photo, read_network_input, walk_photos
-from camlib.training.hdf5_files import DamagedFile, read_hdf5, write_hdf5
+from camlib.preprocessing import ORIGINAL_CLASSES
 
 FEW_TO_VALIDATE = 10  # photos of a class: each is a tenth of its accuracy then
-ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
 
 
 class StoredImages:
@@ -131,7 +131,7 @@ def parts_in(folder):
         return "train", "val"
     found = [name for name in names if name in ("train", "val") and holds_folders_only(folder / name)]
     if found and len(names) > 1:
-        others = shortened(name for name in names if name not in found)
+        others = shortened_list(name for name in names if name not in found)
         raise UserError(
             f"{folder} holds {found[0]}/ with folders in it, beside {others}; expected train/ and val/, train/ alone "
             "with photos to train on only, or one folder of photos per class"
@@ -146,14 +146,7 @@ def holds_folders_only(folder):
     return bool(subfolders(folder)) and not any(is_photo(path) for path in folder.iterdir() if path.is_file())
 
 
-def shortened(names, most=5):
-    """Names for a message: "a, b, c", or the first few and how many more."""
-    names = [str(name) for name in names]
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def find_labelled_photos(data, seed=0, validation_share=0.15):
+def find_labelled_photos(data, seed=0, validation_share=0.15, most_pixels=MOST_PIXELS):
     """Find class folders, and split them where the user did not.
 
     A data folder holds train/ and val/, each with one folder per class; or train/ alone, whose photos are trained on
@@ -164,6 +157,7 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
         data: list of Path; classes of the same name are joined.
         seed: int, for the split.
         validation_share: float, used where there is no val/.
+        most_pixels: int, that may be decoded of a photo.
 
     Returns:
         (class_names, train, val): list of str and two lists of (Photo, label).
@@ -184,8 +178,8 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
                 elif inside / name not in empty:
                     empty.append(inside / name)
     if empty:
-        print(f"no photos in {shortened(empty, 3)}: left out")
-    where = shortened(data)
+        print(f"no photos in {shortened_list(empty, 3)}: left out")
+    where = shortened_list(data)
     if all(parts == ("train",) for parts in layouts):
         raise UserError(
             f"{where}: train/ alone, so that there is nothing to validate on; expected val/ beside it, or the class "
@@ -203,7 +197,7 @@ def find_labelled_photos(data, seed=0, validation_share=0.15):
     for label, name in enumerate(class_names):
         for part, index in (("train", 0), ("val", 1)):
             for folder, split in folders[part][name]:
-                photos = find_photos([folder])
+                photos = find_photos([folder], most_pixels)
                 chosen = photos if split else split_photos(photos, seed, validation_share)[index]
                 labelled[part] += [(photo, label) for photo in chosen]
     return class_names, labelled["train"], labelled["val"]
@@ -229,8 +223,8 @@ def check_both_parts(folders):
     if one_sided:
         places = [folders["train" if name in folders["train"] else "val"][name][0][0] for name in one_sided]
         raise UserError(
-            f"{shortened(places, 3)}: in one of train/ and val/ only; expected the same class folders in both, in one "
-            "data folder or another"
+            f"{shortened_list(places, 3)}: in one of train/ and val/ only; expected the same class folders in both, in "
+            "one data folder or another"
         )
 
 
@@ -246,12 +240,12 @@ def split_photos(photos, seed, validation_share):
 # ---------------------------------------------------------------- decoded once, read from one file
 
 
-def load_photos(parts, meaning, cache, write=True):
+def load_photos(parts, input_spec, cache, write=True):
     """Decode the photos, or take them from the cache, and say how many there are.
 
     Args:
         parts: {"train": list of (Photo, label), "val": the same}.
-        meaning: Meaning of the network to be.
+        input_spec: InputSpec of the network to be.
         cache: Path.
         write: bool, make the cache where it is not there; see `load_labelled_photos`.
 
@@ -259,38 +253,38 @@ def load_photos(parts, meaning, cache, write=True):
         (photos, failed): {"train": LabelledPhotos, "val": LabelledPhotos} and a list of (path, reason) of unreadable
         photos.
     """
-    photos, failed = load_labelled_photos(parts, meaning, cache, write)
+    photos, failed = load_labelled_photos(parts, input_spec, cache, write)
     for part in parts:
-        counts = np.bincount(photos[part].labels, minlength=len(meaning.class_names))
+        counts = np.bincount(photos[part].labels, minlength=len(input_spec.class_names))
         if not counts.all():
             reason = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
             raise UserError(
-                f"no photo of {meaning.class_names[counts.argmin()]} for {part} could be read; expected at least "
+                f"no photo of {input_spec.class_names[counts.argmin()]} for {part} could be read; expected at least "
                 f"one{reason}"
             )
-        named = list(zip(meaning.class_names, counts, strict=True))
+        named = list(zip(input_spec.class_names, counts, strict=True))
         print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in named))
     few = [f"{name} {count}" for name, count in named if count < FEW_TO_VALIDATE]  # of val, the last part
     if few:
-        print(f"fewer than {FEW_TO_VALIDATE} photos to validate on: {shortened(few)}; their accuracy says little")
+        print(f"fewer than {FEW_TO_VALIDATE} photos to validate on: {shortened_list(few)}; their accuracy says little")
     if failed:
         print(f"{counted(len(failed), 'photo')} could not be read, the first {failed[0][0]}: {failed[0][1]}")
     return photos, failed
 
 
-def load_labelled_photos(parts, meaning, cache, write=True):
+def load_labelled_photos(parts, input_spec, cache, write=True):
     """Decode the training photos once; the next run reads them from one HDF5 file.
 
     Args:
         parts: dict of name -> list of (Photo, label), for example {"train": ..., "val": ...}.
-        meaning: object with height, width, channels and interpolation of the network's input.
+        input_spec: object with height, width, channels and interpolation of the network's input.
         cache: Path of the HDF5 file. It is made anew when a photo's path, size or time differs, or the input.
         write: bool, may make it; otherwise somebody else has made it.
 
     Returns:
         (dict of name -> LabelledPhotos, failed): failed is a list of (path, reason) of unreadable photos.
     """
-    key = cache_key(parts, meaning)
+    key = cache_key(parts, input_spec)
     loaded = read_cache(cache, key)
     if loaded is None and not write:
         raise UserError(
@@ -298,7 +292,7 @@ def load_labelled_photos(parts, meaning, cache, write=True):
             "that all hosts share, under the same paths"
         )
     if loaded is None:
-        write_cache(cache, key, parts, meaning)
+        write_cache(cache, key, parts, input_spec)
         loaded = read_cache(cache, key)
     if loaded is None:
         raise UserError(
@@ -308,32 +302,32 @@ def load_labelled_photos(parts, meaning, cache, write=True):
     return loaded
 
 
-def cache_key(parts, meaning):
+def cache_key(parts, input_spec):
     """SHA-256 of everything the decoded arrays depend on."""
     files = []
     for part, photos in parts.items():
         for photo, label in photos:
             status = os.stat(photo.path, follow_symlinks=photo.path.exists())  # a link may lead nowhere
             files.append([part, label, os.path.abspath(photo.path), status.st_size, status.st_mtime_ns])
-    form = [meaning.height, meaning.width, meaning.channels, meaning.interpolation]
+    form = [input_spec.height, input_spec.width, input_spec.channels, input_spec.interpolation]
     return hashlib.sha256(json.dumps([files, form]).encode()).hexdigest()
 
 
-def write_cache(cache, key, parts, meaning):
+def write_cache(cache, key, parts, input_spec):
     """Decode every photo of every part into one HDF5 file, under its name only when whole; see `read_cache`."""
 
     def write(file):
         file.attrs["key"] = key
         failed = []
         for part, photos in parts.items():
-            failed += decode_part(file.create_group(part), photos, meaning)
+            failed += decode_part(file.create_group(part), photos, input_spec)
         file["failed"] = json.dumps(failed)
 
     cache.parent.mkdir(parents=True, exist_ok=True)
     write_hdf5(cache, write, unchecked=["images"])
 
 
-def decode_part(group, photos, meaning):
+def decode_part(group, photos, input_spec):
     """Decode the photos of a part into its group.
 
     The images lie one behind the other, neither compressed nor in chunks: a photo is one read at a known place. Those
@@ -342,14 +336,14 @@ def decode_part(group, photos, meaning):
     Args:
         group: h5py.Group, named after the part.
         photos: list of (Photo, label).
-        meaning: see `load_labelled_photos`.
+        input_spec: see `load_labelled_photos`.
 
     Returns:
         list of (path, reason) of unreadable photos.
     """
-    shape = len(photos), meaning.height, meaning.width, meaning.channels
+    shape = len(photos), input_spec.height, input_spec.width, input_spec.channels
     images, labels, names, checks, failed = group.create_dataset("images", shape, np.uint8), [], [], [], []
-    decoded = in_parallel(lambda item: read_network_input(item[0].path, meaning), photos)
+    decoded = in_parallel(lambda item: read_network_input(item[0].path, input_spec, item[0].most_pixels), photos)
     with Progress(f"decoding {group.name[1:]}", len(photos)) as progress:
         for (photo, label), image in decoded:
             progress.advance()

@@ -12,17 +12,15 @@ import numpy as np
 from keras import ops
 
 from camlib.attribution.classifier import check_outputs, input_shape_of, set_dtype
-from camlib.attribution.inspection import survey
-from camlib.attribution.tracing import watched
+from camlib.attribution.inspection import inspect_network
+from camlib.attribution.tracing import trace_calls
 from camlib.backend import compiled, share
-from camlib.console import Progress, UserError, counted, duration
-from camlib.files import file_sha256
+from camlib.console import Progress, UserError, counted, duration, shortened_list
+from camlib.files import MOST_PIXELS, DamagedFile, file_sha256, read_hdf5, write_hdf5
 from camlib.networks.checkpoint import load_known_network
-from camlib.options import TEACHING
 from camlib.photos import PhotoError, in_parallel, network_input, read_photo
 from camlib.preprocessing import probabilities_of
-from camlib.training.class_folders import shortened
-from camlib.training.hdf5_files import DamagedFile, read_hdf5, write_hdf5
+from camlib.training import TEACHING
 
 # What the teacher sees of a photo: (top, left, side, mirrored) of a cut-out, as shares of the photo's height and width
 VIEWS = (
@@ -37,23 +35,23 @@ SECONDS_BETWEEN_SAVES = 60
 SMALLEST = 1e-30  # of a probability: its logarithm and the gradient of that are still numbers
 
 
-# ---------------------------------------------------------------- settings
+# ---------------------------------------------------------------- args
 
 
-def decisive_for_teaching(settings, teacher):
+def decisive_for_teaching(args, teacher):
     """What of the teaching decides the weights, the teacher by content; all None without one.
 
     Args:
-        settings: the user's.
+        args: the user's.
         teacher: Teacher or None.
     """
     decisive = {
         "teacher_sha256": teacher and teacher.sha256,
-        "teacher_size": teacher and [teacher.meaning.height, teacher.meaning.width],
+        "teacher_size": teacher and [teacher.input_spec.height, teacher.input_spec.width],
         "teacher_dtype": teacher and teacher.dtype,
         "teacher_corrected": teacher and True,
     }
-    return decisive | {name: teacher and getattr(settings, name) for name in TEACHING}
+    return decisive | {name: teacher and getattr(args, name) for name in TEACHING}
 
 
 # ---------------------------------------------------------------- the teacher
@@ -65,7 +63,7 @@ class Teacher:
     Attributes:
         path: Path of its file.
         sha256: str, of its file.
-        meaning: Meaning of its input.
+        input_spec: InputSpec of its input.
         dtype: str, what it computes in.
 
     Args:
@@ -80,26 +78,26 @@ class Teacher:
 
     def __init__(self, path, class_names, size=None, dtype="float32"):
         self.path, self.dtype = path, dtype
-        network, meaning = load_network_of(class_names, path, "teacher")
+        network, input_spec = load_network_of(class_names, path, "teacher")
         fixed = network.input_shape[1:3]
         if size and any(side not in (None, size) for side in fixed):
             raise UserError(f"--teacher-size {size}: {path} takes {fixed[0]}x{fixed[1]} only")
         self.sha256 = file_sha256(path)
-        shape = input_shape_of(network, meaning, size and (size, size))
-        self.meaning = replace(meaning, height=shape[0], width=shape[1], channels=shape[2])
-        plan = survey(network, shape)
-        self.ending = plan.ending
-        if self.ending == "sigmoid":
+        shape = input_shape_of(network, input_spec, size and (size, size))
+        self.input_spec = replace(input_spec, height=shape[0], width=shape[1], channels=shape[2])
+        structure = inspect_network(network, shape)
+        self.output_activation = structure.output_activation
+        if self.output_activation == "sigmoid":
             raise UserError(
                 f"the teacher {path} ends in a sigmoid of each class, which does not choose one of them; expected a "
                 "network that ends in softmax"
             )
         set_dtype(network, dtype)
-        self.order = [meaning.class_names.index(name) for name in class_names]
+        self.order = [input_spec.class_names.index(name) for name in class_names]
 
         def run(images):
-            with watched() as record:
-                logits, outputs = plan.scores_of(record, plan.port.run(network, images))
+            with trace_calls() as trace:
+                logits, outputs = structure.scores(trace, structure.signature.run(network, images))
             return ops.cast(logits, "float32"), ops.cast(outputs, "float32")
 
         self.run = compiled(run, network)
@@ -110,18 +108,18 @@ class Teacher:
         Raises:
             UserError: they are no finite numbers, or not those behind the network's outputs.
         """
-        inputs = ops.convert_to_tensor(self.meaning.prepare(images))
+        inputs = ops.convert_to_tensor(self.input_spec.prepare(images))
         logits, outputs = (ops.convert_to_numpy(part) for part in self.run(inputs))
         if not np.isfinite(logits).all():
             raise UserError(
                 f"the teacher {self.path} answers what is no number; expected --dtype float32, or another file"
             )
-        check_outputs(outputs, logits, self.ending)
+        check_outputs(outputs, logits, self.output_activation)
         return logits[:, self.order]
 
 
 def load_network_of(class_names, path, role):
-    """A network that knows the classes of the photos, and its Meaning.
+    """A network that knows the classes of the photos, and its InputSpec.
 
     Args:
         class_names: list of C str, in any order.
@@ -131,33 +129,33 @@ def load_network_of(class_names, path, role):
     Raises:
         UserError: there is no such network, or it has other classes.
     """
-    network, meaning = load_known_network(path)
-    if set(meaning.class_names) != set(class_names):
+    network, input_spec = load_known_network(path)
+    if set(input_spec.class_names) != set(class_names):
         raise UserError(
-            f"the {role} {path} knows {shortened(meaning.class_names)}; expected the classes of the photos, "
-            f"{shortened(class_names)}"
+            f"the {role} {path} knows {shortened_list(input_spec.class_names)}; expected the classes of the photos, "
+            f"{shortened_list(class_names)}"
         )
-    return network, meaning
+    return network, input_spec
 
 
-def load_teacher(settings, class_names):
+def load_teacher(args, class_names):
     """The Teacher that the user asked for, or None."""
-    if settings.teacher is None:
+    if args.teacher is None:
         return None
     # float32 by default: bfloat16 halves the time of VGG-16 on a CPU, but doubles that of depthwise convolutions
-    dtype = "float32" if settings.dtype == "auto" else settings.dtype
-    return Teacher(settings.teacher, class_names, settings.teacher_size, dtype)
+    dtype = "float32" if args.dtype == "auto" else args.dtype
+    return Teacher(args.teacher, class_names, args.teacher_size, dtype)
 
 
 # ---------------------------------------------------------------- its answers, once a photo
 
 
-def views_of(image, meaning):
+def views_of(image, input_spec):
     """What the teacher sees of a photo: the whole, its mirror image, and a cut-out at each corner, two mirrored.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        meaning: Meaning of the teacher.
+        input_spec: InputSpec of the teacher.
 
     Returns:
         uint8 (V, height, width, channels) of the teacher's input.
@@ -167,18 +165,20 @@ def views_of(image, meaning):
     for top, left, side, mirrored in VIEWS:
         y, x = round(top * height), round(left * width)
         cut = image[y : y + max(1, round(side * height)), x : x + max(1, round(side * width))]
-        views.append(network_input(np.ascontiguousarray(cut[:, ::-1] if mirrored else cut), meaning))
+        views.append(network_input(np.ascontiguousarray(cut[:, ::-1] if mirrored else cut), input_spec))
     return np.stack(views)
 
 
-def read_views(path, meaning):
+def read_views(path, input_spec, most_pixels=MOST_PIXELS):
     """Decode a photo, at reduced scale where that does no harm, and cut the teacher's views out of it."""
     smallest = min(side for _, _, side, _ in VIEWS)
-    enough = math.ceil(max(meaning.height, meaning.width) / smallest) if meaning.interpolation == "area" else None
-    return views_of(read_photo(path, enough), meaning)
+    enough = (
+        math.ceil(max(input_spec.height, input_spec.width) / smallest) if input_spec.interpolation == "area" else None
+    )
+    return views_of(read_photo(path, enough, most_pixels), input_spec)
 
 
-def photo_logits(teacher, paths, folder):
+def photo_logits(teacher, paths, folder, most_pixels=MOST_PIXELS):
     """The teacher's logits for each photo, asked once and kept, so that the next training reads them.
 
     Photos and teacher count by content. All views of one photo are one batch, so that an answer depends on nothing else
@@ -188,6 +188,7 @@ def photo_logits(teacher, paths, folder):
         teacher: Teacher.
         paths: list of N Path.
         folder: Path, where the answers are kept.
+        most_pixels: int, that may be decoded of a photo.
 
     Returns:
         float32 (N, V, C), one row for each of VIEWS.
@@ -195,7 +196,7 @@ def photo_logits(teacher, paths, folder):
     Raises:
         UserError: a photo can no longer be read.
     """
-    meant = [teacher.sha256, teacher.meaning.height, teacher.meaning.width, teacher.dtype, teacher.order, VIEWS]
+    meant = [teacher.sha256, teacher.input_spec.height, teacher.input_spec.width, teacher.dtype, teacher.order, VIEWS]
     key = hashlib.sha256(json.dumps(meant).encode()).hexdigest()
     kept_in = folder / f"{teacher.path.stem}_answers_{key[:8]}.h5"
     with ThreadPoolExecutor() as pool:
@@ -203,10 +204,10 @@ def photo_logits(teacher, paths, folder):
     known = read_answers(kept_in, key)
     left = {digest: path for digest, path in zip(digests, paths, strict=True) if digest not in known}
     if left:
-        announce_photos(teacher, next(iter(left.values())), len(left), len(set(digests)))
+        announce_photos(teacher, next(iter(left.values())), len(left), len(set(digests)), most_pixels)
         saved = time.monotonic()
         try:
-            for digest, logits in answered(teacher, left):
+            for digest, logits in answered(teacher, left, most_pixels):
                 known[digest] = logits
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     write_answers(kept_in, key, known)
@@ -217,9 +218,9 @@ def photo_logits(teacher, paths, folder):
     return np.stack([known[digest] for digest in digests])
 
 
-def answered(teacher, photos):
+def answered(teacher, photos, most_pixels):
     """Yield (digest, logits float32 (V, C)) of photos, a dict of digest -> path, and show how far it is."""
-    seen = in_parallel(lambda item: read_views(item[1], teacher.meaning), photos.items())
+    seen = in_parallel(lambda item: read_views(item[1], teacher.input_spec, most_pixels), photos.items())
     with Progress("the teacher's answers", len(photos)) as progress:
         for (digest, path), views in seen:
             yield digest, teacher.logits(readable(path, views))
@@ -233,9 +234,9 @@ def readable(path, views):
     return views
 
 
-def announce_photos(teacher, path, left, total):
+def announce_photos(teacher, path, left, total, most_pixels):
     """Say how long the teacher will take, from two answers to the first photo; the first of them compiles."""
-    views = readable(*next(in_parallel(lambda path: read_views(path, teacher.meaning), [path])))
+    views = readable(*next(in_parallel(lambda path: read_views(path, teacher.input_spec, most_pixels), [path])))
     teacher.logits(views)
     start = time.monotonic()
     teacher.logits(views)
@@ -269,7 +270,7 @@ def read_answers(path, key):
 
 
 def write_answers(path, key, known):
-    """Keep what `read_answers` reads, and what another training has added meanwhile, in one whole file."""
+    """Write the answers to one whole file, together with those that another training has added meanwhile."""
     known = read_answers(path, key) | known
     if not known:
         return
@@ -297,23 +298,23 @@ def view_logits(teacher, views, batch_size):
     Returns:
         float32 (N, 1, C), one view of each photo.
     """
-    return teacher.logits(views_for(teacher.meaning, views, batch_size))[: len(views), None]
+    return teacher.logits(views_for(teacher.input_spec, views, batch_size))[: len(views), None]
 
 
-def views_for(meaning, views, batch_size):
+def views_for(input_spec, views, batch_size):
     """A student's cut-outs in the size and channels of another network, filled up to a whole batch.
 
     Args:
-        meaning: Meaning of the other network.
+        input_spec: InputSpec of the other network.
         views: uint8 (N, h, w, 1 or 3).
         batch_size: int, at least N.
 
     Returns:
         uint8 (batch_size, height, width, channels).
     """
-    images = np.zeros((batch_size, meaning.height, meaning.width, meaning.channels), np.uint8)
+    images = np.zeros((batch_size, input_spec.height, input_spec.width, input_spec.channels), np.uint8)
     for image, view in zip(images, views, strict=False):
-        image[:] = network_input(np.repeat(view, 3, axis=2) if view.shape[2] == 1 else view, meaning)
+        image[:] = network_input(np.repeat(view, 3, axis=2) if view.shape[2] == 1 else view, input_spec)
     return images
 
 
@@ -362,9 +363,9 @@ class Distillation(keras.losses.Loss):
 
     L = (1 - share) T^2 sum_c q_c log(q_c / p_c) - share sum_c y_c log(P_c)
 
-    with P the student's probabilities, p = softmax(log(P) / T), which is the softmax of its logits / T since log(P) are
-    its logits but for a constant, q the teacher's softened answer and y the label. T^2 keeps the first part's gradient
-    at the size of the second's, whatever T.
+    P are the student's probabilities, y the label, q the teacher's softened answer, and p = softmax(log(P) / T). Since
+    log(P) are the student's logits up to a constant, p is the softmax of its logits / T. T^2 keeps the first part's
+    gradient at the size of the second's, whatever T.
 
     Args:
         temperature: float, T.
@@ -426,23 +427,20 @@ class Lesson:
         return corrected(softened(self.logits_of(chosen, views), self.loss.temperature).mean(axis=1), labels)
 
 
-def prepare_lesson(settings, teacher, recipe, meaning, photos, failed):
+def prepare_lesson(args, materials):
     """The Lesson that the user asked for; says what it costs, and takes that time.
 
     Args:
-        settings: the user's.
-        teacher: Teacher.
-        recipe: Recipe, of the student.
-        meaning: Meaning, of the student.
-        photos: list of (Photo, label), those to train on.
-        failed: list of (path, reason), photos that the student does not get to see.
+        args: the user's.
+        materials: `camlib.training.fitting.Materials`, with a teacher.
     """
-    unreadable = {path for path, _ in failed}
-    paths = [photo.path for photo, _ in photos if str(photo.path) not in unreadable]
-    if settings.teacher_sees == "views":
+    teacher, recipe = materials.teacher, materials.recipe
+    unreadable = {path for path, _ in materials.failed}  # photos that the student does not get to see
+    paths = [photo.path for photo, _ in materials.found["train"] if str(photo.path) not in unreadable]
+    if args.teacher_sees == "views":
         hosts = share().hosts  # each asks its own teacher about its part of a batch
         size, count = math.ceil(recipe.batch_size / hosts), math.ceil(len(paths) / hosts)
-        announce_views(teacher, (recipe.cut, recipe.cut, meaning.channels), size, count)
-        return Lesson(lambda _, views: view_logits(teacher, views, size), settings.temperature, settings.label_share)
-    kept = photo_logits(teacher, paths, settings.output.parent)
-    return Lesson(lambda chosen, _: kept[chosen], settings.temperature, settings.label_share)
+        announce_views(teacher, (recipe.cut, recipe.cut, materials.input_spec.channels), size, count)
+        return Lesson(lambda _, views: view_logits(teacher, views, size), args.temperature, args.label_share)
+    kept = photo_logits(teacher, paths, args.output.parent, args.most_pixels)
+    return Lesson(lambda chosen, _: kept[chosen], args.temperature, args.label_share)

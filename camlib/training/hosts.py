@@ -11,8 +11,7 @@ import time
 import keras
 
 from camlib.backend import BACKEND, gathered, local_device_count, share
-from camlib.console import UserError, first_line
-from camlib.training.class_folders import shortened
+from camlib.console import UserError, first_line, shortened_list
 
 SECONDS_TO_MEET = 300
 SECONDS_TO_SPEAK = 5  # of one that has come
@@ -64,15 +63,15 @@ def welcome(port, hosts, deadline):
                     word = connection.recv(32).decode()
                     if word in come or re.fullmatch("[0-9]+/[0-9]+", word) and word not in awaited:
                         raise UserError(
-                            f"a host came as --host {word}; expected one each of {shortened(sorted(awaited))}"
+                            f"a host came as --host {word}; expected one each of {shortened_list(sorted(awaited))}"
                         )
                     if word in awaited:
                         awaited.remove(word)
                         come[word] = connection
         except TimeoutError as error:
             raise UserError(
-                f"{shortened(sorted(awaited))} did not come within {SECONDS_TO_MEET} s; expected the same command on "
-                "every host, but for --host, at about the same time"
+                f"{shortened_list(sorted(awaited))} did not come within {SECONDS_TO_MEET} s; expected the same command "
+                "on every host, but for --host, at about the same time"
             ) from error
         except (OSError, OverflowError) as error:
             raise UserError(f"host 0 cannot listen on port {port} ({error}); expected one that is free") from error
@@ -82,30 +81,30 @@ def welcome(port, hosts, deadline):
 
 
 @contextlib.contextmanager
-def joined(settings):
+def joined_hosts(args):
     """Be one of the hosts of a training in this context, which yields its Share; alone without --host.
 
     What the others than the first print is lost, since it is the same.
 
     Args:
-        settings: with host, (number, hosts) or None, coordinator and seed.
+        args: with host, (number, hosts) or None, coordinator and seed.
 
     Raises:
         UserError: Keras does not run on JAX, or the hosts do not find one another.
     """
-    if settings.host is None:
+    if args.host is None:
         yield share()
         return
-    number, hosts = settings.host
+    number, hosts = args.host
     if BACKEND != "jax":
         raise UserError(f"--host: found Keras on {BACKEND}; expected it on JAX, with KERAS_BACKEND=jax on each host")
-    meet(settings.coordinator, number, hosts)
-    keras.utils.set_random_seed(settings.seed)  # so that Keras does not draw one for all hosts
+    meet(args.coordinator, number, hosts)
+    keras.utils.set_random_seed(args.seed)  # so that Keras does not draw one for all hosts
     try:
-        keras.distribution.initialize(settings.coordinator, hosts, number)
+        keras.distribution.initialize(args.coordinator, hosts, number)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"host {number} of {hosts} did not find the others at {settings.coordinator} ({first_line(error)}); "
+            f"host {number} of {hosts} did not find the others at {args.coordinator} ({first_line(error)}); "
             "expected the address of host 0, and the same command on every host at about the same time"
         ) from error
     with contextlib.ExitStack() as stack:
@@ -152,8 +151,8 @@ def first_before_others(own, work):
     return done
 
 
-def check_agreement(own, what):
-    """Refuse to train where the hosts do not have the very same settings and photos, a dict by name.
+def check_hosts_agree(own, what):
+    """Refuse to train where the hosts do not have the very same args and photos, a dict by name.
 
     Raises:
         UserError: with the names of what differs.

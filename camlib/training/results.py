@@ -5,11 +5,10 @@ import sys
 
 from camlib.console import EXIT_SOME_FAILED, command, counted, first_line, print_table
 from camlib.evaluation.metrics import binary_accuracy, confusion_matrix
-from camlib.files import write_csv, write_json
-from camlib.networks.saving import save_network
-from camlib.photos import RUN_FILE
+from camlib.files import RUN_FILE, write_csv, write_json
+from camlib.networks.checkpoint import save_network
 from camlib.plots.figures import draw_confusion_matrix, draw_history
-from camlib.runs.run import run_record, write_failed
+from camlib.runs.claim import run_record, write_failed
 from camlib.training.batches import PlainBatches
 from camlib.training.class_folders import validation_folders
 
@@ -21,61 +20,60 @@ def sibling(output, ending):
     return output.with_name(f"{output.stem}_{ending}")
 
 
-def write_results(network, meaning, photos, failed, history, settings, fixed):
+def write_results(network, materials, history, args, fixed):
     """Write all that stays beside the network, and say how good it is and what comes next.
 
     The training counts as finished, and its state is removed, before anything is drawn.
 
     Args:
         network: keras.Model.
-        meaning: its Meaning.
-        photos: {"train": LabelledPhotos, "val": LabelledPhotos}.
-        failed: list of (path, reason) of unreadable photos.
+        materials: `camlib.training.fitting.Materials`.
         history: list of dicts, one per epoch.
-        settings: the user's.
+        args: the user's.
         fixed: dict of what decided the weights.
 
     Returns:
         int, the exit code of what is missing of the report.
     """
-    output = settings.output
-    save_network(network, output, meaning, half=settings.half)
-    save_network(network, output.with_suffix(".weights.h5"), meaning, half=settings.half)
-    write_json(sibling(output, "run.json"), run_record(vars(settings) | fixed, "classes in the order of class_names"))
+    output, input_spec, failed = args.output, materials.input_spec, materials.failed
+    save_network(network, output, input_spec, half=args.half)
+    save_network(network, output.with_suffix(".weights.h5"), input_spec, half=args.half)
+    write_json(sibling(output, "run.json"), run_record(vars(args) | fixed, "classes in the order of class_names"))
     write_failed(sibling(output, "failed.csv"), failed)
     sibling(output, "state.h5").unlink()
-    missing = report(network, meaning, photos["val"], output, history)
+    missing = report_training(network, input_spec, materials.photos["val"], output, history)
     also = "" if missing else ", history, curves and confusion matrix"
     print(f"wrote {output}, its weights{also} to {output.parent}")
     if failed:
         print(f"{counted(len(failed), 'photo')} could not be read: see {sibling(output, 'failed.csv')}")
-    print(f"next: {next_command(settings)}")
+    print(f"next: {next_command(args)}")
     return EXIT_SOME_FAILED if missing else 0
 
 
-def report(network, meaning, photos, output, history):
+def report_training(network, input_spec, photos, output, history):
     """Write history, curves and confusion matrix, and print the accuracies of the network kept.
 
     Args:
-        network, meaning, history: as for `write_results`.
+        network, history: as for `write_results`.
+        input_spec: InputSpec of the network.
         photos: LabelledPhotos, those to validate on.
         output: Path of the network.
 
     Returns:
         list of str, what could not be made.
     """
-    missing, class_count = [], len(meaning.class_names)
+    missing, class_count = [], len(input_spec.class_names)
     with warned_of("the history", missing):
         write_csv(sibling(output, "history.csv"), [history[0].keys(), *(row.values() for row in history)])
     with warned_of("the curves", missing):
         draw_history(sibling(output, "curves.png"), history)
     with warned_of("the accuracies and the confusion matrix", missing):
-        probabilities = network.predict(PlainBatches(photos, meaning, BATCH_SIZE), verbose=0)  # (N, C)
+        probabilities = network.predict(PlainBatches(photos, input_spec, BATCH_SIZE), verbose=0)  # (N, C)
         counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), class_count)
-        print_accuracies(counts, meaning.class_names)
+        print_accuracies(counts, input_spec.class_names)
         binary = binary_accuracy(probabilities, photos.labels)
         print(f"binary accuracy (what Keras called accuracy in the original): {binary:.3f}")
-        draw_confusion_matrix(sibling(output, "confusion.png"), counts, meaning.class_names, "photos of val")
+        draw_confusion_matrix(sibling(output, "confusion.png"), counts, input_spec.class_names, "photos of val")
     return missing
 
 
@@ -100,11 +98,11 @@ def print_accuracies(counts, class_names):
     print_table("by class", ["class", "right", "of", "share"], rows)
 
 
-def next_command(settings):
+def next_command(args):
     """The command that makes the new network's maps of the photos it was validated on."""
-    of_vgg = settings.recipe == "vgg16"
+    of_vgg = args.recipe == "vgg16"
     script, option = ("gradcam_vgg16.py", "--weights") if of_vgg else ("make_cam_maps.py", "--model")
-    folder = sibling(settings.output, "maps")
+    folder = sibling(args.output, "maps")
     anew = ["--overwrite"] if (folder / RUN_FILE).exists() else []  # maps of an earlier network
-    photos = validation_folders(settings.data) if settings.data else []
-    return command(script, *photos, option, settings.output, "--output", folder, *anew)
+    photos = validation_folders(args.data) if args.data else []
+    return command(script, *photos, option, args.output, "--output", folder, *anew)

@@ -10,12 +10,13 @@ import numpy as np
 from camlib.console import UserError
 from camlib.evaluation.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.photos import PhotoError, resize_photo
-from camlib.plots.colours import GRADIENTS, Scale, magnitude, scale_of, superposition_scale_of
-from camlib.runs.maps import all_maps, attempt, class_names_in, read_map, shown_of
+from camlib.plots import GRADIENTS
+from camlib.plots.colours import Scale, magnitude, scale_of, superposition_scale_of
+from camlib.runs.maps import all_maps, attempt, class_names_in, read_map, shown_at_once
 
-DISPLAY_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
-AHEAD = (1, -1, 2)  # which photos are read once one is shown
-KEPT = 8  # photos in memory
+SCREEN_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
+READ_AHEAD = (1, -1, 2)  # which photos are read once one is shown
+PHOTOS_KEPT = 8  # photos in memory
 FOLDERS_ABOVE = 2  # an annotations.json lies with the photos, or at most so far above
 
 # ---------------------------------------------------------------- one photo
@@ -60,7 +61,7 @@ def read_content(saved, chosen=None, annotations=None):
     photo, found = attempt(saved.read_photo), all_maps(saved)
     maps = {
         kind: {name: attempt(read_map, path) for name, path in paths.items()}
-        for kind, paths in shown_of(found, chosen).items()
+        for kind, paths in shown_at_once(found, chosen).items()
     }
     readable = {
         kind: [values for values in of_classes.values() if not isinstance(values, Exception)]
@@ -69,15 +70,19 @@ def read_content(saved, chosen=None, annotations=None):
     if isinstance(photo, Exception):
         shape = next((values.shape[:2] for of_kind in readable.values() for values in of_kind), (1, 1))
     else:
-        shape, factor = photo.shape[:2], DISPLAY_SIDE / max(photo.shape[:2])
+        shape, factor = photo.shape[:2], SCREEN_SIDE / max(photo.shape[:2])
         if factor < 1:
             photo = resize_photo(photo, *(max(1, round(side * factor)) for side in shape))
     return Content(
-        saved, photo, shape, class_names_in(found), maps,
+        saved,
+        photo,
+        shape,
+        class_names_in(found),
+        maps,
         {kind: scale_of(saved.is_signed(kind), of_kind, kind in GRADIENTS) for kind, of_kind in readable.items()},
         {kind: scale_over_photo(saved, kind, of_kind) for kind, of_kind in readable.items()},
-        annotations.outlines_of(saved, *shape) if annotations else [],
-    )  # fmt: skip
+        annotations.outlines_in_pixels(saved, *shape) if annotations else [],
+    )
 
 
 def scale_over_photo(saved, kind, maps):
@@ -131,18 +136,18 @@ class Annotations:
             )
         return [file for file in dict.fromkeys(near) if file]
 
-    def outlines_of(self, saved, height, width):
+    def outlines_in_pixels(self, saved, height, width):
         """(class name, closed outlines) of each object of a photo, as it is shown at (height, width)."""
         found = self.read()
         annotated = next((found[str(source)] for source in saved.sources if str(source) in found), [])
         try:
-            return [(one.class_name, outlines_of(one, height, width)) for one in annotated]
+            return [(one.class_name, outlines_in_pixels(one, height, width)) for one in annotated]
         except PhotoError:
             self.problem = "its mask cannot be read"
             return []
 
 
-def outlines_of(annotation, height, width):
+def outlines_in_pixels(annotation, height, width):
     """The closed outlines of an Annotation: of its mask, else of its boxes; list of float (n, 2), x and y."""
     if not annotation.mask:
         return [
@@ -231,10 +236,10 @@ class Album:
 
     def read_ahead(self, *_):
         """Begin to read the neighbours of the photo shown; called once that is drawn, so that nobody waits for them."""
-        for step in AHEAD:
+        for step in READ_AHEAD:
             if 0 <= self.position + step < len(self.chosen):
                 self.begin(self.position + step)
-        while len(self.read) > KEPT:
+        while len(self.read) > PHOTOS_KEPT:
             self.read.popitem(last=False)[1].cancel()
 
     def begin(self, position):

@@ -12,9 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import ImageFont
 
-from camlib.plots.colours import FONT
-from camlib.plots.page import displayable
-from camlib.viewer.layout import LINE
+from camlib.plots.text import FONT, LINE_SPACING, displayable
 
 
 class Picture(AxesImage):
@@ -38,7 +36,7 @@ class Label(Text):
     """Lines of text in the figures' font, drawn by Pillow; in vector files they are Matplotlib's."""
 
     def __init__(self, **settings):
-        super().__init__(**({"text": ""} | settings), parse_math=False, linespacing=LINE)
+        super().__init__(**({"text": ""} | settings), parse_math=False, linespacing=LINE_SPACING)
 
     def draw(self, renderer):
         if not isinstance(renderer, RendererAgg):
@@ -47,7 +45,7 @@ class Label(Text):
         if self.get_visible() and self.get_text():
             x, y = self.get_transform().transform(self.get_position())
             size = renderer.points_to_pixels(self.get_fontsize())
-            lines, line = self.get_text().split("\n"), size * LINE
+            lines, line = self.get_text().split("\n"), size * LINE_SPACING
             shares = {"bottom": 1.0, "center": 0.5, "top": 0.0}
             top = y + shares[self.get_va()] * len(lines) * line
             for number, text in enumerate(lines):

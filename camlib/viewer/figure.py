@@ -5,25 +5,15 @@ import itertools
 import numpy as np
 from matplotlib.patheffects import Normal, Stroke
 
-from camlib.plots.colours import GRADIENTS, USUAL, mid_grey, picture_of, resize_photo, superposition_of
-from camlib.plots.page import displayable
+from camlib.photos import resize_photo
+from camlib.plots import GRADIENTS
+from camlib.plots.colours import USUAL, picture_of, superposition_of
+from camlib.plots.panels import mid_grey
+from camlib.plots.text import PER_INCH, displayable, line_height, wrapped
 from camlib.runs.maps import MapError, class_names_in
 from camlib.viewer.album import Album, overlaid
 from camlib.viewer.artists import Label, Picture
-from camlib.viewer.layout import (
-    BAR,
-    EDGE,
-    HEADING,
-    PER_INCH,
-    TICKS,
-    Box,
-    Title,
-    arrange,
-    label_in,
-    line_height,
-    ticks_in,
-    wrapped,
-)
+from camlib.viewer.layout import BAR_HEIGHT, EDGE, HEADING_POINTS, TICKS, Box, Title, arrange, label_in, ticks_in
 
 EASY_TO_SEE = 100  # pixels of a map's longer side
 SPACE = "   "  # between the parts of the heading
@@ -48,7 +38,7 @@ class Viewer:
         footer: float, pixels at 100 dots per inch that are kept free below, for controls.
 
     Attributes:
-        panels: list of Axes: photo, overlay, and those of the maps, of which some may be hidden.
+        panels: list of Axes: photo, overlay, and those of the maps; some of the latter may be hidden.
         bars: list of Axes, a colour bar for each kind; overlay_bar is that of the overlay.
         grid: (rows, columns) of the maps.
         cells: list of (kind, class name), what `panels[2:]` show.
@@ -60,7 +50,7 @@ class Viewer:
         self.album = photos if isinstance(photos, Album) else Album(photos, index)
         self.wanted_class, self.wanted_kind, self.style = class_name, kind, style
         self.panels, self.bars, self.cells, self.notes, self.with_truth = [], [], [], [], True
-        self.heading = figure.add_artist(Label(fontsize=HEADING, va="top", transform=figure.transFigure))
+        self.heading = figure.add_artist(Label(fontsize=HEADING_POINTS, va="top", transform=figure.transFigure))
         self.overlay_bar = self.new_axes()
         self.read()
         self.show()
@@ -185,10 +175,10 @@ class Viewer:
         """Write the heading; returns the Box of what is left of the figure."""
         width, height = self.figure.get_size_inches() * PER_INCH
         room = width - 2 * EDGE
-        lines = wrapped([*self.heading_parts(), *remarks], HEADING, room, SPACE)
+        lines = wrapped([*self.heading_parts(), *remarks], HEADING_POINTS, room, SPACE)
         self.heading.set_text("\n".join(lines))
         self.heading.set_position((EDGE / width, 1 - 6 / height))
-        top = 6 + max(len(lines), 1) * line_height(HEADING) + 4
+        top = 6 + max(len(lines), 1) * line_height(HEADING_POINTS) + 4
         return Box(EDGE, top, room, max(height - top - self.footer - EDGE, 1))
 
     def heading_parts(self):
@@ -274,8 +264,9 @@ class Viewer:
         coloured = kind in GRADIENTS and any(np.ndim(values) == 3 for values in self.content.maps[kind].values())
 
         def picture(values):
-            return picture_of(np.repeat(values[..., None], 3, axis=2) if coloured else values, scale, *values.shape,
-                              self.style)  # fmt: skip
+            return picture_of(
+                np.repeat(values[..., None], 3, axis=2) if coloured else values, scale, *values.shape, self.style
+            )
 
         title, unit = self.saved.title_of(kind), self.unit_of(kind)
         self.draw_bar(axes, box, scale, picture, [f"{title}, {unit}", unit] if unit else [title])
@@ -299,11 +290,16 @@ class Viewer:
         *numbers, text = axes.texts
         for number, tick in itertools.zip_longest(numbers, ticks):
             value, words = tick or (ends[0], "")
-            number.set(text=words, x=(value - ends[0]) / (ends[1] - ends[0]), y=-3 / BAR, fontsize=points,
-                       ha="left" if value == ends[0] else "right" if value == ends[1] else "center")  # fmt: skip
+            number.set(
+                text=words,
+                x=(value - ends[0]) / (ends[1] - ends[0]),
+                y=-3 / BAR_HEIGHT,
+                fontsize=points,
+                ha="left" if value == ends[0] else "right" if value == ends[1] else "center",
+            )
         room = max(box.width, self.places.pitch if axes is not self.overlay_bar else self.places.large_pitch)
         points, label = label_in(labels, room)
-        text.set(text=label, x=0.5, y=-(3 + TICKS) / BAR, fontsize=points, ha="center")
+        text.set(text=label, x=0.5, y=-(3 + TICKS) / BAR_HEIGHT, fontsize=points, ha="center")
         axes.format_coord = lambda x, y: f"{x:.4g}"
 
     # ------------------------------------------------------------ the map over the photo
@@ -334,8 +330,13 @@ class Viewer:
         self.overlay_bar.set_visible(bool(kind))
         if kind:
             labels = ["over the photo: magnitude", "magnitude"] if kind in GRADIENTS else ["over the photo"]
-            self.draw_bar(self.overlay_bar, self.places.overlay_bar, whole,
-                          lambda bar: superposition_of(mid_grey(bar), bar, whole, self.style), labels)  # fmt: skip
+            self.draw_bar(
+                self.overlay_bar,
+                self.places.overlay_bar,
+                whole,
+                lambda bar: superposition_of(mid_grey(bar), bar, whole, self.style),
+                labels,
+            )
         self.show_truth()
 
     def show_truth(self):
@@ -346,9 +347,16 @@ class Viewer:
             for class_name, outlines in self.content.outlines if self.with_truth else ():
                 of_class = class_name == self.overlay_class
                 for points in outlines:
-                    axes.plot(points[:, 0], points[:, 1], "-" if of_class else ":", color="white", linewidth=1.3,
-                              path_effects=[Stroke(linewidth=2.8, foreground="black"), Normal()],
-                              scalex=False, scaley=False)  # fmt: skip
+                    axes.plot(
+                        points[:, 0],
+                        points[:, 1],
+                        "-" if of_class else ":",
+                        color="white",
+                        linewidth=1.3,
+                        path_effects=[Stroke(linewidth=2.8, foreground="black"), Normal()],
+                        scalex=False,
+                        scaley=False,
+                    )
 
 
 def same_width(number):

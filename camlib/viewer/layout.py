@@ -7,58 +7,14 @@ import functools
 import math
 from typing import NamedTuple
 
-from PIL import ImageFont
+from camlib.plots.text import length, line_height, shortened, wrapped
 
-from camlib.plots.colours import FONT
-from camlib.plots.page import displayable
-
-PER_INCH = 100
 EDGE, GAP = 10, 12  # around the figure, and between pictures
-BAR, TICKS = 9, 15  # height of a colour bar and of a line of numbers below it
-LINE = 1.3  # of a letter's size
+BAR_HEIGHT, TICKS = 9, 15  # height of a colour bar and of a line of numbers below it
 SIZES = (9, 8, 7)  # points of a title's letters, the larger the better
-HEADING = 10  # points
+HEADING_POINTS = 10  # points
 NARROWEST = 60  # pixels of a column, for its title and its numbers
 SMALLEST_MAP = 56  # pixels of its longer side; of more classes than have that much room, some are shown
-
-# ---------------------------------------------------------------- texts
-
-
-@functools.lru_cache(maxsize=64)
-def font_of(points):
-    return ImageFont.truetype(FONT, points * PER_INCH / 72)
-
-
-@functools.lru_cache(maxsize=20000)
-def length(text, points):
-    """Width of a line of text."""
-    return font_of(points).getlength(displayable(text)) * 1.02 + 1  # Matplotlib places letters at whole pixels
-
-
-def line_height(points):
-    return points * PER_INCH / 72 * LINE
-
-
-def shortened(text, points, room, ending=""):
-    """A line of text that fits: where it does not, its middle is left out; `ending` is kept."""
-    if length(text + ending, points) <= room:
-        return text + ending
-    kept = len(text) - 1
-    while kept > 1 and length(f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}{ending}", points) > room:
-        kept -= 1
-    return f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}{ending}"
-
-
-def wrapped(words, points, room, between=" "):
-    """Words in lines that fit, each word shortened where it is too long alone: list of str."""
-    lines = []
-    for word in words:
-        if lines and length(lines[-1] + between + word, points) <= room:
-            lines[-1] += between + word
-        else:
-            lines.append(shortened(word, points, room))
-    return lines
-
 
 SHORTER = {"backpropagation:": "backprop.:", "counterfactual": "counterf."}  # where the whole word does not fit
 
@@ -170,13 +126,18 @@ class Pane(NamedTuple):
     def boxes(self, left, top):
         """The pictures' places, row by row."""
         return [
-            Box(left + column * (self.pitch + GAP) + (self.pitch - self.width) / 2,
-                top + row * (self.row + GAP) + title_height(self.letters), self.width, self.height)
-            for row in range(self.rows) for column in range(self.columns)
-        ]  # fmt: skip
+            Box(
+                left + column * (self.pitch + GAP) + (self.pitch - self.width) / 2,
+                top + row * (self.row + GAP) + title_height(self.letters),
+                self.width,
+                self.height,
+            )
+            for row in range(self.rows)
+            for column in range(self.columns)
+        ]
 
 
-BAR_ROOM = 5 + BAR + 3 + 2 * TICKS  # bar, its numbers, and their unit
+BAR_ROOM = 5 + BAR_HEIGHT + 3 + 2 * TICKS  # bar, its numbers, and their unit
 
 
 def title_height(letters):
@@ -282,7 +243,7 @@ def bar_below(first, last, pitch=0):
     """The Box of a colour bar below pictures from the first to the last of a row; no narrower than its numbers."""
     width = last.left + last.width - first.left
     wide = max(width, min(pitch, 120))
-    return Box(first.left + (width - wide) / 2, last.top + last.height + 5, wide, BAR)
+    return Box(first.left + (width - wide) / 2, last.top + last.height + 5, wide, BAR_HEIGHT)
 
 
 def ticks_in(ticks, room):

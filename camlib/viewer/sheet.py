@@ -7,26 +7,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from camlib.console import UserError
 from camlib.files import write_whole
-from camlib.plots.colours import (
-    BAR,
-    FONT,
-    HEADING,
-    LINE,
-    MARGIN,
-    TICK,
-    TITLE,
-    USUAL,
-    colour_bar,
-    mid_grey,
-    resize_photo,
-    superposition_of,
-)
-from camlib.plots.page import displayable
-from camlib.runs.maps import MOST_CLASSES, MapError, all_maps, class_names_in
+from camlib.photos import resize_photo
+from camlib.plots.colours import USUAL, superposition_of
+from camlib.plots.panels import BAR, HEADING, LINE, MARGIN, TICK, TITLE, colour_bar, mid_grey
+from camlib.plots.text import FONT, PER_INCH, displayable, shortened
+from camlib.runs.maps import CLASSES_SHOWN, MapError, all_maps, class_names_in
 from camlib.viewer.album import overlaid, read_content
-from camlib.viewer.layout import PER_INCH, shortened
 
-FORMATS = {".png": ("PNG", 65_000), ".jpg": ("JPEG", 65_000), ".jpeg": ("JPEG", 65_000), ".webp": ("WEBP", 16_383)}
+SHEET_FORMATS = {
+    ".png": ("PNG", 65_000),
+    ".jpg": ("JPEG", 65_000),
+    ".jpeg": ("JPEG", 65_000),
+    ".webp": ("WEBP", 16_383),
+}
 SIDE = 200  # pixels of a picture's longer side
 TEXT = round(LINE * TITLE)  # pixels: height of a line
 TITLE_POINTS, WIDEST = TITLE * 72 / PER_INCH, 280  # letters of a title as Matplotlib's points; pixels it may take
@@ -38,7 +31,7 @@ class Cell(NamedTuple):
     Attributes:
         title: str.
         picture: uint8 (h, w, 3), or the error that says why there is none.
-        bar: (colours, ticks) as of `camlib.plots.colours.colour_bar`, or None.
+        bar: (colours, ticks) as of `camlib.plots.panels.colour_bar`, or None.
     """
 
     title: str
@@ -52,9 +45,9 @@ def format_of(path):
     Raises:
         UserError: none.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"--sheet {path}: expected a name that ends in one of {', '.join(FORMATS)}")
-    return FORMATS[path.suffix.lower()]
+    if path.suffix.lower() not in SHEET_FORMATS:
+        raise UserError(f"--sheet {path}: expected a name that ends in one of {', '.join(SHEET_FORMATS)}")
+    return SHEET_FORMATS[path.suffix.lower()]
 
 
 def spread_over(photos, count):
@@ -79,7 +72,7 @@ def columns_of(photos, class_name=None):
     if most <= 1 or (several_kinds and class_name):
         return None
     names = list(dict.fromkeys(name for maps in found for name in class_names_in(maps)))
-    return names if len(names) <= MOST_CLASSES else min(most, MOST_CLASSES)
+    return names if len(names) <= CLASSES_SHOWN else min(most, CLASSES_SHOWN)
 
 
 def row_of(saved, columns, class_name, style):
@@ -98,11 +91,11 @@ def row_of(saved, columns, class_name, style):
         number = "" if share is None else f" {share:.3f}"
         title = shortened(f"{saved.title_of(kind)}: {name}", TITLE_POINTS, WIDEST, number)
         values = content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
-        cells.append(cell_of(content, kind, title, values, with_bar, style))
+        cells.append(map_cell(content, kind, title, values, with_bar, style))
     return cells
 
 
-def cell_of(content, kind, title, values, with_bar, style):
+def map_cell(content, kind, title, values, with_bar, style):
     """The Cell of one map over its photo."""
     if isinstance(values, Exception) or isinstance(content.photo, Exception):
         return Cell(title, values if isinstance(values, Exception) else content.photo)
@@ -161,8 +154,10 @@ def write_sheet(path, photos, class_name=None, style=USUAL, advance=lambda: None
     write_whole(path, lambda file: sheet.save(file, kind))
     return [
         f"{saved.name}: {cell.picture}"
-        for saved, row in zip(photos, rows, strict=True) for cell in row if isinstance(cell.picture, Exception)
-    ]  # fmt: skip
+        for saved, row in zip(photos, rows, strict=True)
+        for cell in row
+        if isinstance(cell.picture, Exception)
+    ]
 
 
 def heading_of(saved):
@@ -200,7 +195,7 @@ def draw_row(sheet, row, widths, top, fonts):
         below = top + TEXT
         if isinstance(cell.picture, Exception):
             pen.multiline_text(
-                (left, below), lines_of(str(cell.picture), fonts[2], width - MARGIN), "black", font=fonts[2]
+                (left, below), wrapped_lines(str(cell.picture), fonts[2], width - MARGIN), "black", font=fonts[2]
             )
         else:
             height, across = size_in_cell(cell.picture)
@@ -214,7 +209,7 @@ def draw_row(sheet, row, widths, top, fonts):
         left += width
 
 
-def lines_of(text, font, room):
+def wrapped_lines(text, font, room):
     """A text in lines that fit."""
     lines = [""]
     for word in text.split():

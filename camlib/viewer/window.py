@@ -1,18 +1,23 @@
 """The viewer's window: sliders, keys and the mouse."""
 
+import ctypes
 import itertools
+import os
+import sys
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.widgets import Slider
 
+from camlib.console import UserError, first_line
 from camlib.files import write_whole
 from camlib.photos import name_without_suffix
+from camlib.plots.text import PER_INCH, length
 from camlib.viewer.album import SCORED, Album
 from camlib.viewer.artists import Label
 from camlib.viewer.figure import Viewer
-from camlib.viewer.layout import EDGE, PER_INCH, length
+from camlib.viewer.layout import EDGE
 
 KEYS = """\
 left, right          previous, next photo
@@ -32,6 +37,8 @@ s                    save the picture in this folder
 h                    this list
 q                    close the window"""
 SAVED_DPI = 150
+# Variables by which Qt draws in another way, or with parts from elsewhere
+OTHER_QT = ("WAYLAND_DISPLAY", "QT_QPA_PLATFORM", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_PLUGIN_PATH")
 ONE_ROW = 760  # pixels of width from which both sliders stand in one row
 ROW, SLIDER = 24, 10  # pixels: height of a row of controls, and of a slider in it
 
@@ -43,6 +50,43 @@ def freed_keys():
         for name, keys in matplotlib.rcParams.items()
         if name.startswith("keymap.")
     }
+
+
+def prepare_toolkit():
+    """Set Matplotlib up for a window, and refuse a Qt that would end the process.
+
+    Raises:
+        UserError: see `check_qt`.
+    """
+    if "cv2" in os.environ.get("QT_QPA_PLATFORM_PLUGIN_PATH", ""):
+        del os.environ["QT_QPA_PLATFORM_PLUGIN_PATH"]  # set by OpenCV for a Qt of its own; another Qt would abort
+    matplotlib.rcParams.update(freed_keys())
+    check_qt()
+
+
+def check_qt():
+    """Refuse a Qt that lacks libraries of the system's: it would end the process in the middle, with a core dump.
+
+    Only where Qt is to draw on an X display with its own parts.
+
+    Raises:
+        UserError: the part of Qt that does so does not load.
+    """
+    if sys.platform != "linux" or not os.environ.get("DISPLAY") or any(map(os.environ.get, OTHER_QT)):
+        return
+    if matplotlib.get_backend().lower() != "qtagg":
+        return
+    from matplotlib.backends.qt_compat import QtCore
+
+    qt = QtCore.QLibraryInfo
+    plugins = qt.path(qt.LibraryPath.PluginsPath) if hasattr(qt, "path") else qt.location(qt.PluginsPath)  # Qt 5
+    try:
+        ctypes.CDLL(str(Path(plugins) / "platforms" / "libqxcb.so"))
+    except OSError as error:
+        raise UserError(
+            f"no window can be opened: Qt needs a library that this system lacks ({first_line(error)}); expected it "
+            "installed, or Tk instead: apt install python3-tk and MPLBACKEND=TkAgg"
+        ) from error
 
 
 class Controls:
@@ -64,9 +108,7 @@ class Controls:
             figure.add_axes((0, 0, 0.1, 0.1)), "", 1, max(count, 2), valstep=1, valinit=index + 1
         )
         self.opacity_slider = Slider(figure.add_axes((0, 0, 0.1, 0.1)), "", 0, 1, valinit=self.viewer.style.opacity)
-        self.slider_labels = [
-            self.describe(self.photo_slider, "photo"), self.describe(self.opacity_slider, "opacity")
-        ]  # fmt: skip
+        self.slider_labels = [self.describe(self.photo_slider, "photo"), self.describe(self.opacity_slider, "opacity")]
         self.hint = figure.add_artist(
             Label(text="h: keys", ha="right", va="center", fontsize=9, transform=figure.transFigure)
         )
@@ -278,10 +320,16 @@ class Controls:
         viewer, last = self.viewer, len(self.album) - 1
         steps = {"left": -1, "right": 1, "pageup": -10, "pagedown": 10, "home": -last, "end": last}
         actions = {
-            "up": lambda: self.next_class(-1), "down": lambda: self.next_class(1), "m": self.next_kind,
-            "p": self.predicted_class, "t": self.toggle_truth, "f": self.next_filter, "o": self.next_order,
-            "s": self.save, "h": lambda: self.help.set_visible(not self.help.get_visible()),
-        }  # fmt: skip
+            "up": lambda: self.next_class(-1),
+            "down": lambda: self.next_class(1),
+            "m": self.next_kind,
+            "p": self.predicted_class,
+            "t": self.toggle_truth,
+            "f": self.next_filter,
+            "o": self.next_order,
+            "s": self.save,
+            "h": lambda: self.help.set_visible(not self.help.get_visible()),
+        }
         if self.typed is not None:
             self.type(event.key)
         elif event.key == "/":

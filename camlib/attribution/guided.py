@@ -1,0 +1,89 @@
+"""Guided backpropagation (Springenberg et al. 2015) and its product with Grad-CAM.
+
+A ReLU has two gradients here, the true one and the guided one. Which of them applies is decided when a gradient is
+taken, so that one forward pass serves both.
+"""
+
+import contextlib
+import threading
+
+from keras import ops
+
+from camlib.attribution.methods import enlarged
+from camlib.backend import named, with_gradient
+
+KNOWN_ACTIVATION = "watched_activation"  # scope of the operations of activations that tracing knows
+# What Keras and the backend offer is exchanged while a network is traced: one thread at a time
+EXCHANGE_LOCK = threading.RLock()
+
+_guided = False  # read when a gradient is taken, not when the network runs
+
+
+@contextlib.contextmanager
+def guided_rule():
+    """Gradients taken in this context follow the guided rule at every traced ReLU; elsewhere they are true ones."""
+    global _guided
+    with EXCHANGE_LOCK:
+        _guided = True
+        try:
+            yield
+        finally:
+            _guided = False
+
+
+def rectify(x, negative_slope=0.0, max_value=None, threshold=0.0, on_guided=lambda: None):
+    """A ReLU of any kind, f, with two gradients.
+
+    f(x) = x above the threshold and negative_slope * (x - threshold) below, but at most max_value. The true gradient
+    is f'(x) u; the guided one (Springenberg et al. 2015) f'(x) max(u, 0): the plain ReLU passes a gradient u where x
+    and u are positive, ReLU6 where x is below 6 besides, a leaky one passes negative_slope * u where x is negative.
+
+    Args:
+        x: tensor.
+        negative_slope: float, or tensor where it is learnt.
+        max_value: float or None.
+        threshold: float.
+        on_guided: function, called when a guided gradient is taken.
+
+    Returns:
+        tensor like x.
+    """
+    plain = isinstance(negative_slope, (int, float)) and negative_slope == threshold == 0
+    if not isinstance(negative_slope, (int, float)):
+        negative_slope = ops.stop_gradient(negative_slope)  # a variable, read here once
+
+    def forward(x):
+        with named(KNOWN_ACTIVATION):
+            # a maximum, unlike a comparison, lets NaN through
+            y = ops.maximum(x, 0) if plain else ops.where(x > threshold, x, negative_slope * (x - threshold))
+            return y if max_value is None else ops.minimum(y, max_value)
+
+    def gradient(x, u):
+        if _guided:
+            on_guided()
+            u = ops.maximum(u, 0)
+        passed = ops.where(x > threshold, u, ops.zeros_like(u) if plain else negative_slope * u)
+        return passed if max_value is None else ops.where(x < max_value, passed, ops.zeros_like(u))
+
+    return with_gradient(forward, gradient)(ops.convert_to_tensor(x))
+
+
+def guided_backpropagation(seen, u):
+    """The score's gradient with respect to the photo, by another rule at each ReLU (Springenberg et al. 2015).
+
+    A ReLU passes a gradient where its input and the gradient that arrives are both positive, see `rectify`.
+
+    Args:
+        seen: `camlib.attribution.tracing.ForwardPass`.
+        u: float32 (N, C), dY/dlogits.
+
+    Returns:
+        float32 (N, H, W, channels), signed, with respect to the network's input.
+    """
+    with guided_rule():
+        return seen.gradients_at_images(u)
+
+
+def guided_grad_cam(guided_gradients, cam):
+    """Multiply guided gradients (N, H, W, C) by the map (N, h, w), enlarged bilinearly with half-pixel centres."""
+    return guided_gradients * enlarged(cam[..., None], *guided_gradients.shape[1:3])

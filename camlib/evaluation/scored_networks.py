@@ -1,0 +1,187 @@
+"""Kinds of map that are scored, and networks with everything compiled that makes them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from camlib.attribution import GUIDED, METHODS
+from camlib.attribution.cam import CAM
+from camlib.attribution.classifier import Classifier, check_guided, check_layer
+from camlib.attribution.gradcam import CompiledMaps, targets_of
+from camlib.console import UserError, did_you_mean
+from camlib.evaluation.perturbation import deletion_insertion_function, probability_function
+from camlib.memory import halving
+from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, identity_of, load_network
+from camlib.plots.colours import resize_map
+from camlib.plots.page import EVIDENCE_ENDS
+
+
+@dataclass(frozen=True)
+class MapKind:
+    """A kind of map of a network.
+
+    Attributes:
+        name: str, as tables show it.
+        network: Path.
+        method: a key of METHODS, "cam", or one of GUIDED.
+        layer: str or None for the network's own target layer.
+    """
+
+    name: str
+    network: Path
+    method: str
+    layer: str | None
+
+    @property
+    def is_signed(self):
+        """Whether it has values below zero."""
+        return self.method == "cam" or (self.method in METHODS and METHODS[self.method].signed)
+
+    @property
+    def ends(self):
+        """What the ends of its colour bar stand for, see `camlib.plots.page.legend_of`."""
+        return ("", "magnitude of the gradient") if self.method in GUIDED else EVIDENCE_ENDS
+
+    @property
+    def is_slow(self):
+        """Whether it runs the network once for each feature."""
+        return self.method in METHODS and METHODS[self.method].needs not in ("gradients", "nothing")
+
+
+def parse_map(text):
+    """'FILE:METHOD@LAYER' -> MapKind; without a file it is of a shipped network.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    file, _, what = text.rpartition(":")
+    method, _, layer = what.partition("@")
+    known = ("cam", *GUIDED, *METHODS)
+    if method not in known:
+        raise UserError(
+            f"--maps {text}: no method {method!r}{did_you_mean(method, known)} expected [FILE:]METHOD[@LAYER], METHOD "
+            f"{', '.join(known)}"
+        )
+    if layer and method in ("cam", "guided-backprop"):
+        raise UserError(f"--maps {text}: {method} has no layer to choose")
+    network = Path(file) if file else GAP_NETWORK if method == "cam" else VGG_NETWORK
+    return MapKind(f"{network.stem} {what}", network, method, layer or None)
+
+
+def of_gradients(method, guided, cam):
+    """One value a pixel of guided gradients: their largest magnitude among the channels (Simonyan et al. 2014).
+
+    Args:
+        method: one of GUIDED.
+        guided: float32 (R, N, H, W, channels).
+        cam: float32 (R, N, h, w), which guided Grad-CAM multiplies them by.
+
+    Returns:
+        float32 (R, N, H, W).
+    """
+    values = np.abs(guided).max(axis=-1)
+    if method == "guided-backprop":
+        return values
+    size = values.shape[2:]
+    return values * np.stack([[resize_map(one, *size) for one in of_class] for of_class in cam])
+
+
+class ScoredNetwork(Classifier):
+    """A network whose maps are scored, with everything of it compiled once.
+
+    Args:
+        path: Path of its file.
+        kinds: list of its MapKind.
+        steps: int, of the deletion and insertion curves.
+        options: as for NetworkOptions.
+
+    Raises:
+        UserError: the network has no probabilities, or a kind of map does not apply to it.
+    """
+
+    def __init__(self, path, kinds, steps, **options):
+        self.path, self.kinds = path, kinds
+        self.signed = {kind.name: kind.is_signed for kind in kinds}
+        architecture = options.get("architecture")
+        network, input_spec = load_network(path, options.get("trust", False), architecture, options.get("largest"))
+        self.identity = "/".join(identity_of(path, architecture).values())
+        super().__init__(network, input_spec, path, **options)
+        self.name, self.layer = path.stem, self.layer_to_map()
+        if not self.has_probabilities:
+            raise UserError(
+                f"{path} gives scores without probabilities, which an evaluation needs; expected a classifier (a "
+                "single linear unit is one with two --class-names)"
+            )
+        groups, structure = list(self.groups.values()), self.structure
+        self.targets = targets_of(structure.class_count, groups)  # (classes and groups, C)
+        for kind in kinds:
+            if kind.method != "cam":
+                check_layer(structure, kind.layer)
+        self.guided = any(kind.method in GUIDED for kind in kinds)
+        if self.guided:
+            check_guided(structure, f"leave {' and '.join(GUIDED)} of {path} out of --maps")
+        self.pairs = list(dict.fromkeys(map(self.pair_of, self.compiled_kinds(slow=False))))
+        self.explain_cam = CAM(self).run if any(kind.method == "cam" for kind in kinds) else None
+        self.explain_fast = None
+        if self.pairs or not self.explain_cam:  # the network's answers are needed in any case
+            self.explain_fast = CompiledMaps(network, structure, self.pairs, with_guided=self.guided, groups=groups)
+        self.explain_slow = {
+            kind.name: CompiledMaps(network, structure, [self.pair_of(kind)], with_guided=False, groups=groups)
+            for kind in self.compiled_kinds(slow=True)
+        }
+        self.fast_kinds = [kind for kind in kinds if kind.method == "cam" or not kind.is_slow]
+        self.in_portions = halving(self.maps_at_once, axes=(0, *[1 for _ in self.fast_kinds]))
+        self.probability = probability_function(network, structure.output_activation)
+        self.curves = deletion_insertion_function(network, structure.output_activation, steps)
+
+    def compiled_kinds(self, slow):
+        return [kind for kind in self.kinds if kind.method != "cam" and kind.is_slow == slow]
+
+    def pair_of(self, kind):
+        """(layer, method) whose map the kind is, or is made from."""
+        return kind.layer or self.layer, "grad-cam" if kind.method in GUIDED else kind.method
+
+    def labels_of(self, items):
+        return np.array([self.class_names.index(item.class_name) for item in items], np.int32)
+
+    def fast_maps(self, images, labels):
+        """All maps that need no more than a forward and a backward pass.
+
+        Args:
+            images: float32 (N, H, W, channels), prepared.
+            labels: int32 (R, N), the classes to explain.
+
+        Returns:
+            (probabilities float (N, C), NaN where the network's numbers are not finite, dict of name -> float32
+            (R, N, h, w)).
+        """
+        probabilities, *maps = self.in_portions(np.arange(len(images)), len(images), images, labels)
+        return probabilities, {kind.name: values for kind, values in zip(self.fast_kinds, maps, strict=True)}
+
+    def maps_at_once(self, chosen, _, images, labels):
+        """What `fast_maps` finds for the chosen photos, int (n,), as a tuple."""
+        images, labels = images[chosen], labels[:, chosen]
+        maps, photos = {}, np.arange(len(images))
+        if self.explain_cam:
+            of_classes, logits, outputs = map(ops.convert_to_numpy, self.explain_cam(ops.convert_to_tensor(images)))
+            logits = self.checked_logits(outputs, logits)
+            for kind in self.kinds:
+                if kind.method == "cam":
+                    maps[kind.name] = np.stack([of_classes[photos, classes] for classes in labels])
+        if self.explain_fast:
+            found = self.explain_fast(ops.convert_to_tensor(images), ops.convert_to_tensor(labels))
+            logits = self.checked_logits(ops.convert_to_numpy(found.outputs), ops.convert_to_numpy(found.logits))
+            guided = ops.convert_to_numpy(found.guided) if self.guided else None
+            for kind in self.compiled_kinds(slow=False):
+                cam = ops.convert_to_numpy(found.cams[self.pairs.index(self.pair_of(kind))])
+                maps[kind.name] = of_gradients(kind.method, guided, cam) if kind.method in GUIDED else cam
+        return self.probabilities(logits), *[maps[kind.name] for kind in self.fast_kinds]
+
+    def slow_maps(self, images, labels):
+        """The maps that run the network once for each feature: dict of name -> float32 (R, N, h, w)."""
+        images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
+        return {
+            name: ops.convert_to_numpy(explain(images, labels).cams[0]) for name, explain in self.explain_slow.items()
+        }

@@ -1,0 +1,177 @@
+const read = id => JSON.parse(document.getElementById(id).textContent);
+const entries = read("entries"), bars = read("bars");
+const [kind, one, truth, answer, order, photos, count, key, dialog] =
+  ["kind", "class", "truth", "answer", "order", "photos", "count", "key", "dialog"]
+  .map(id => document.getElementById(id));
+const [title, note, large, scale, others] =
+  ["title", "note", "large", "scale", "others"].map(id => document.getElementById(id));
+const unique = list => [...new Set(list)];
+let shown = [], view = null;  // the entries in the gallery; what is enlarged: its entry, kind and class
+
+function element(name, className, ...children) {
+  const made = document.createElement(name);
+  made.className = className;
+  made.append(...children);
+  return made;
+}
+function fill(select, values, texts = values) {
+  const before = select.value;
+  select.replaceChildren(...values.map((value, i) => new Option(texts[i], value)));
+  if (values.includes(before)) select.value = before;
+}
+const classOf = entry => one.value || entry.class;
+const mapOf = (entry, ofKind = kind.value, name = classOf(entry)) => (entry.maps[ofKind] || {})[name];
+function scoresOf() {
+  return unique(entries.flatMap(entry => Object.keys((mapOf(entry) || {scores: {}}).scores)));
+}
+function picture(source, text, className) {
+  const image = new Image();
+  image.src = source; image.alt = text; image.className = className;
+  return image;
+}
+function outlines(entry) {
+  const made = document.getElementById("outline").content.firstElementChild.cloneNode(true);
+  const way = entry.outlines.map(points => `M${points.map(point => point.join(" ")).join("L")}Z`).join("");
+  for (const path of made.children) path.setAttribute("d", way);
+  return made;
+}
+function stack(entry, ofKind, name) {
+  const photo = picture(entry.picture, `photo ${entry.name}`, "photo");
+  const overlay = picture(mapOf(entry, ofKind, name).picture, `${ofKind} of ${name}`, "overlay");
+  const made = element("div", "stack", photo, overlay);
+  photo.addEventListener("load", () => made.style.setProperty("--aspect", photo.naturalWidth / photo.naturalHeight));
+  if (entry.outlines?.length) made.append(outlines(entry));
+  return made;
+}
+function legend(map, name, numbers) {
+  const {bar, ticks, ends} = map.legend;
+  const ended = element("div", "ends", ...ends.map(end => element("span", "", end.replace("{class}", name))));
+  const made = element("div", "legend", ended, element("div", "bar", picture(bars[bar], "", "overlay")));
+  if (!numbers) return made;
+  made.append(element("div", "ticks", ...ticks.map(([place, text]) => {
+    const tick = element("span", "", text);
+    tick.style.left = `${100 * place}%`; tick.style.transform = `translateX(${-100 * place}%)`;
+    return tick;
+  })));
+  return made;
+}
+function numbersOf(map) {
+  const text = value => value === null ? "-" : value.toFixed(3);
+  const scores = Object.entries(map.scores).map(([name, value]) => `${name} ${text(value)}`);
+  return map.zero ? [...scores, "all zero"] : scores;
+}
+function card(entry) {
+  const caption = element("figcaption", ""), name = classOf(entry);
+  caption.textContent = [`${entry.name}: ${name}`, ...numbersOf(mapOf(entry)), entry.note].filter(Boolean).join(", ");
+  const figure = element("figure", entry.right === false ? "wrong" : "", stack(entry, kind.value, name), caption);
+  figure.tabIndex = 0; figure.setAttribute("aria-haspopup", "dialog");
+  figure.addEventListener("click", () => enlarge(entry));
+  return figure;
+}
+const answers = {
+  "": () => true, right: entry => entry.right === true, wrong: entry => entry.right === false,
+};
+function isShown(entry) {
+  const [what, name] = answer.value.split(/:(.*)/s);
+  return mapOf(entry) && (!truth.value || entry.truth === truth.value.slice(1))
+    && (what === "as" ? entry.predicted === name : answers[what](entry));
+}
+function show() {
+  const scores = scoresOf();
+  fill(order, ["", ...scores.flatMap(name => [`-${name}`, `+${name}`])],
+       ["name", ...scores.flatMap(name => [`${name}, highest first`, `${name}, lowest first`])]);
+  const name = order.value.slice(1), sign = order.value[0] === "-" ? -1 : 1;
+  shown = entries.filter(isShown);
+  if (name) shown.sort((a, b) => sign * ((mapOf(a).scores[name] ?? -1) - (mapOf(b).scores[name] ?? -1)));
+  photos.replaceChildren(...shown.map(card));
+  count.textContent = `${shown.length} of ${entries.length}`;
+  const map = shown.length && mapOf(shown[0]);
+  key.replaceChildren(...(map && map.legend ? [legend(map, one.value || "the class", false)] : []));
+}
+
+// one photo, enlarged
+
+function enlarge(entry, ofKind = kind.value, name = classOf(entry)) {
+  view = {entry, ofKind, name};
+  const map = mapOf(entry, ofKind, name), ofClasses = entry.maps[ofKind];
+  title.textContent = `${ofKind} of ${name}: ${entry.name}`;
+  note.textContent = [...numbersOf(map), entry.note, `${shown.indexOf(entry) + 1} of ${shown.length}`]
+    .filter(Boolean).join(", ");
+  large.replaceChildren(stack(entry, ofKind, name));
+  scale.replaceChildren(...(map.legend ? [legend(map, name, true)] : []));
+  const kinds = Object.keys(entry.maps).filter(other => mapOf(entry, other, name));
+  others.replaceChildren(
+    ...row(`${ofKind} of each class`, Object.keys(ofClasses).map(other => [ofKind, other, other])),
+    ...row(`each map of ${name}`, kinds.map(other => [other, name, other])));
+  if (!dialog.open) dialog.showModal();
+}
+function row(text, choices) {
+  if (choices.length < 2) return [];
+  const buttons = choices.map(([ofKind, name, label]) => {
+    const numbers = numbersOf(mapOf(view.entry, ofKind, name));
+    const made = element("button", "", stack(view.entry, ofKind, name), [label, ...numbers].join(", "));
+    made.type = "button"; made.setAttribute("aria-pressed", ofKind === view.ofKind && name === view.name);
+    made.addEventListener("click", () => {
+      enlarge(view.entry, ofKind, name);
+      others.querySelector("[aria-pressed=true]").focus();
+    });
+    return made;
+  });
+  return [element("h3", "", text), element("div", "row", ...buttons)];
+}
+function step(by) {
+  const entry = shown[shown.indexOf(view.entry) + by];
+  if (entry) enlarge(entry, mapOf(entry, view.ofKind) ? view.ofKind : kind.value);
+}
+function stepClass(by) {
+  const names = Object.keys(view.entry.maps[view.ofKind]);
+  enlarge(view.entry, view.ofKind, names[(names.indexOf(view.name) + by + names.length) % names.length]);
+}
+dialog.addEventListener("click", event => {
+  if (!event.target.closest("button:not(#close), label")) dialog.close();
+});
+dialog.addEventListener("close", () => photos.children[shown.indexOf(view.entry)]?.focus());
+dialog.addEventListener("keydown", event => {
+  if (event.target.type === "range") return;
+  const [photo, ofClass] = [{ArrowRight: 1, ArrowLeft: -1}[event.key], {ArrowDown: 1, ArrowUp: -1}[event.key]];
+  if (photo) step(photo);
+  if (ofClass) stepClass(ofClass);
+  if (photo || ofClass) event.preventDefault();
+});
+photos.addEventListener("keydown", event => {
+  const by = {ArrowRight: 1, ArrowLeft: -1}[event.key], cards = [...photos.children];
+  if (by) (cards[cards.indexOf(document.activeElement) + by] || document.activeElement).focus();
+  if (event.key === "Enter" || event.key === " ") {
+    event.preventDefault();
+    enlarge(shown[cards.indexOf(document.activeElement)]);
+  }
+});
+
+// the pickers, and the dials, which stand in the gallery and beside the enlarged photo
+
+fill(kind, unique(entries.flatMap(entry => Object.keys(entry.maps))));
+const classes = unique(entries.flatMap(entry => Object.values(entry.maps).flatMap(Object.keys)));
+fill(one, ["", ...classes], ["each photo's own", ...classes]);
+const truths = unique(entries.map(entry => entry.truth).filter(Boolean)).sort();
+fill(truth, ["", ...truths.map(name => `:${name}`)], ["any class", ...truths]);
+truth.parentElement.hidden = !truths.length;
+const judged = entries.some(entry => typeof entry.right === "boolean") ? ["right", "wrong"] : [];
+const guesses = unique(entries.map(entry => entry.predicted).filter(Boolean)).sort();
+fill(answer, ["", ...judged, ...guesses.map(name => `as:${name}`)], ["all", ...judged, ...guesses]);
+answer.parentElement.hidden = !guesses.length;
+for (const select of [kind, one, truth, answer, order]) select.addEventListener("change", show);
+function dials(name, property, turn) {
+  const all = document.querySelectorAll(`input[name=${name}]`);
+  for (const dial of all) dial.addEventListener("input", () => {
+    for (const other of all) other[property] = dial[property];
+    turn(dial[property]);
+  });
+  turn(all[0][property]);
+  return all;
+}
+const root = document.documentElement;
+dials("opacity", "value", value => root.style.setProperty("--opacity", value));
+dials("colour", "checked", on => root.classList.toggle("in-colour", on));
+const outlined = dials("outlines", "checked", on => root.classList.toggle("without-outlines", !on));
+for (const dial of outlined) dial.parentElement.hidden = !entries.some(entry => entry.outlines?.length);
+show();

@@ -1,0 +1,133 @@
+"""Pictures side by side with colour bars, and pictures in files. Does without Keras."""
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from camlib.console import UserError
+from camlib.files import write_whole
+from camlib.photos import resize_photo
+from camlib.plots.colours import USUAL, magnitude, picture_of, superposition_of, superposition_scale_of
+from camlib.plots.text import FONT
+
+PANEL_SIDE, MARGIN, BAR = 320, 16, 14  # pixels: a picture's longer side, space around it, width of a colour bar
+HEADING, TITLE, TICK = 18, 15, 13  # pixels: sizes of letters
+LINE = 1.5  # of a letter's size
+
+
+def colour_bar(scale, height, drawn):
+    """A colour bar: (uint8 (height, BAR, 3), list of (text, y) to write beside it).
+
+    Args:
+        scale: Scale.
+        height: int, pixels.
+        drawn: function of values (height, BAR) -> picture.
+    """
+    values = np.repeat(np.linspace(scale.limit, scale.lowest, height)[:, None], BAR, axis=1)  # (height, BAR)
+    extent = (scale.limit - scale.lowest) or 1.0
+    ticks = [(text, round((scale.limit - value) / extent * (height - 1))) for value, text in scale.ticks()]
+    return drawn(values), ticks
+
+
+def write_panel(path, heading, photo, maps, style=USUAL, whole=None):
+    """Write the photo, the first map laid over it, and all maps side by side, each with a colour bar of its values.
+
+    Args:
+        path: Path of a JPEG file.
+        heading: list of str, the lines above.
+        photo: uint8 (H, W, 3), RGB.
+        maps: list of (title, values, Scale).
+        style: Style.
+        whole: Scale of the superposition; default: that of the first map alone.
+    """
+    factor = PANEL_SIDE / max(photo.shape[:2])
+    size = height, width = [max(1, round(side * factor)) for side in photo.shape[:2]]
+    photo = resize_photo(photo, height, width)
+    title, values, scale = maps[0]
+    whole = whole or superposition_scale_of(scale.signed, [magnitude(values)])
+    shown = [
+        ("photo", photo, None),
+        (
+            f"{title} over the photo",
+            superposition_of(photo, values, whole, style),
+            colour_bar(whole, height, lambda bar: superposition_of(mid_grey(bar), bar, whole, style)),
+        ),
+    ]
+    for title, values, scale in maps:
+
+        def drawn(bar, scale=scale, of_colours=values.shape[2:] == (3,)):
+            return picture_of(np.repeat(bar[..., None], 3, axis=2) if of_colours else bar, scale, *bar.shape, style)
+
+        title += "" if values.any() else " (all zero)"
+        shown.append((title, picture_of(values, scale, *size, style), colour_bar(scale, height, drawn)))
+    write_jpeg(path, sheet_of(heading, shown))
+
+
+def mid_grey(values):
+    """A photo of the shape of a map that is grey everywhere, for the colour bar of a superposition."""
+    return np.full((*values.shape, 3), 128, np.uint8)
+
+
+def sheet_of(heading, shown):
+    """Pictures side by side under a heading: uint8 (H, W, 3).
+
+    Args:
+        heading: list of str, the lines above.
+        shown: list of (title, picture uint8 (h, w, 3), None or (colour bar, its ticks)), pictures of one size.
+    """
+    heading_font, title_font, tick_font = (ImageFont.truetype(FONT, size) for size in (HEADING, TITLE, TICK))
+    widths = []
+    for title, picture, bar in shown:
+        beside = bar and BAR + 10 + max(round(tick_font.getlength(text)) for text, _ in bar[1])
+        widths.append(max(picture.shape[1] + (beside or 0), round(title_font.getlength(title))) + MARGIN)
+    longest = max(round(heading_font.getlength(line)) for line in heading)
+    top = MARGIN + round(LINE * (HEADING * len(heading) + TITLE))  # of the pictures
+    height = max(picture.shape[0] for _, picture, _ in shown)
+    sheet = Image.new("RGB", (MARGIN + max(sum(widths), longest + MARGIN), top + height + MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(heading):
+        pen.text((MARGIN, MARGIN // 2 + round(LINE * HEADING * number)), line, "black", font=heading_font)
+    left = MARGIN
+    for (title, picture, bar), width in zip(shown, widths, strict=True):
+        pen.text((left, top - 6), title, "black", font=title_font, anchor="ls")
+        sheet.paste(Image.fromarray(picture), (left, top))
+        if bar:
+            colours_of_bar, ticks = bar
+            right = left + picture.shape[1]
+            sheet.paste(Image.fromarray(colours_of_bar), (right + 5, top))
+            for text, y in ticks:
+                inside = min(max(y, TICK // 2), picture.shape[0] - TICK // 2)
+                pen.text((right + 10 + BAR, top + inside), text, "black", font=tick_font, anchor="lm")
+        left += width
+    return np.asarray(sheet)
+
+
+# ---------------------------------------------------------------- pictures in files
+
+JPEG_QUALITY, JPEG_SIDE = 90, 65_500  # percent; pixels, at most
+
+
+def write_jpeg(path, image):
+    """Save uint8 (H, W, 3), RGB, as JPEG, see `encoded_jpeg`."""
+    encoded = encoded_jpeg(image, path)
+    write_whole(path, lambda file: file.write(encoded))
+
+
+def encoded_jpeg(image, what="a picture"):
+    """The bytes of a JPEG file of uint8 (H, W, 3), RGB. OpenCV writes the same as Pillow, in half the time.
+
+    Args:
+        image: the array.
+        what: what it is, for the error.
+
+    Raises:
+        UserError: it is larger than a JPEG can be.
+    """
+    height, width = image.shape[:2]
+    if max(height, width) > JPEG_SIDE:
+        raise UserError(
+            f"{what} would have {width:,} x {height:,} pixels; a JPEG has at most {JPEG_SIDE:,} a side: expected a "
+            "smaller photo, or no --full-size"
+        )
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]

@@ -1,0 +1,121 @@
+"""A run's claim on its folder: run.json, what refuses another run, the list of photos that failed."""
+
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+
+from camlib.console import UserError, counted
+from camlib.files import RUN_FILE, OnlyWriter, write_csv, write_json
+from camlib.runs.maps import PHOTO_FILE, SIGNED
+from camlib.runs.shards import (
+    FAILED_COLUMNS,
+    PREDICTIONS_FILE,
+    changed_settings,
+    has_foreign_files,
+    read_record,
+    refuse_shards,
+)
+
+NOT_FINITE = (
+    "the network's numbers for it are not finite; if for all photos, try another --preprocess or --dtype float32"
+)
+VERSIONED_PACKAGES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "pillow", "h5py", "matplotlib")
+
+
+def run_record(settings, conventions):
+    """What run.json holds: the command, the settings that decide the files, versions, conventions."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"command": sys.argv, "settings": settings, "versions": versions, "conventions": conventions}
+
+
+def claim_folder(output, settings, conventions, overwrite, remove):
+    """Make the folder of a run, or go on in the one that the same command made before, and write its run.json.
+
+    Args:
+        output: Path.
+        settings: dict that decides what the files hold.
+        conventions: str.
+        overwrite: bool, remove an earlier run's files.
+        remove: function of the folder that does so.
+
+    Returns:
+        OnlyWriter, of the folder.
+
+    Raises:
+        UserError: the folder holds results of other settings, or other files of the user's, or another process writes
+            to it.
+    """
+    if output.is_dir() and has_foreign_files(output):
+        raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
+    right = OnlyWriter(output)
+    try:
+        record = read_record(output)
+        if record and not overwrite:
+            refuse_shards(output, record)
+            refuse_others(output, record["settings"], settings)
+        if overwrite:
+            remove(output)
+        write_json(output / RUN_FILE, run_record(settings, conventions))
+    except BaseException:
+        right.close()
+        raise
+    return right
+
+
+def refuse_others(output, earlier, settings, option="--output"):
+    """Raise UserError where what an earlier run left in a place has settings other than those of now.
+
+    Args:
+        output: Path, the place.
+        earlier, settings: dict, the former as read from JSON.
+        option: str, which names the place.
+    """
+    changed = changed_settings(earlier, settings)
+    if changed:
+        raise UserError(
+            f"{output} holds results of other settings ({', '.join(changed)}); expected another {option}, or "
+            "--overwrite to replace them"
+        )
+
+
+def write_failed(path, failed, columns=FAILED_COLUMNS):
+    """Write (path, reason) rows, or remove the list of an earlier run when nothing failed."""
+    if failed:
+        write_csv(path, [columns, *failed])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def say_failed(failed, path):
+    """Say how many photos failed and where the list is.
+
+    Args:
+        failed: list of (path, reason).
+        path: Path of the list.
+    """
+    not_finite = sum(reason == NOT_FINITE for _, reason in failed)
+    if not_finite:
+        left_out = f"{counted(not_finite, 'photo')} left out"
+        print(f"{left_out}: the network's numbers for {'it' if not_finite == 1 else 'them'} are not finite: see {path}")
+    if len(failed) > not_finite:
+        print(f"{counted(len(failed) - not_finite, 'photo')} could not be read: see {path}")
+
+
+def remove_maps(output):
+    """Remove what a run wrote, by the names it writes, and the folders that this leaves empty; nothing else."""
+    (output / PREDICTIONS_FILE).unlink(missing_ok=True)
+    kinds = "|".join(["spp", "panel", *SIGNED])
+    ours = re.compile(rf"({kinds})_for_.+\.(npy|jpg)|{re.escape(PHOTO_FILE)}")
+    for parent, _, files in os.walk(output, topdown=False):
+        for name in files:
+            if ours.fullmatch(name):
+                os.unlink(os.path.join(parent, name))
+        if parent != str(output) and not os.listdir(parent):
+            os.rmdir(parent)

@@ -1,0 +1,78 @@
+"""What the HTML page of a run shows of each photo."""
+
+from camlib.console import Progress
+from camlib.photos import PhotoError
+from camlib.plots import GRADIENTS
+from camlib.plots.colours import USUAL, scale_of, superposition_scale_of
+from camlib.plots.page import EVIDENCE_ENDS, encode_photo, map_for_page
+from camlib.runs.maps import MapError, find_maps, read_map
+
+
+def entries_of_run(photos, style):
+    """What the page shows of all photos, and why some are left out.
+
+    Args:
+        photos: list of SavedPhoto.
+        style: Style.
+
+    Returns:
+        (entries, damaged): list of dicts, see `camlib.plots.page.write_page`, and list of str.
+    """
+    entries, damaged = [], []
+    with Progress("photos", len(photos)) as progress:
+        for saved in photos:
+            try:
+                entries.append(entry_of(saved, style._replace(opacity=1.0)))  # the page has a slider for it
+            except (MapError, PhotoError) as error:
+                damaged.append(f"{saved.name}: {error}")
+            progress.advance()
+    return entries, damaged
+
+
+def entry_of(saved, style=USUAL):
+    """What the page shows of a photo, see `camlib.plots.page.write_page`.
+
+    Raises:
+        MapError, PhotoError: the photo or a map cannot be read.
+    """
+    photo, kinds = saved.read_photo(), {}
+    for kind, paths in find_maps(saved).items():
+        maps = {name: read_map(path) for name, path in paths.items()}
+        scale = scale_on_page(saved, kind, maps.values())
+        kinds[saved.title_of(kind)] = {
+            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style)
+            | {"scores": {"probability": saved.probabilities[name]} if name in saved.probabilities else {}}
+            for name, values in maps.items()
+        }
+    names = [name for of_classes in kinds.values() for name in of_classes]
+    own = saved.predicted if saved.predicted in names else next(iter(names), "")
+    known = bool(saved.predicted and saved.truth)
+    wrong = known and saved.predicted != saved.truth
+    note = f"predicted {saved.predicted}" + (f", is {saved.truth}" if wrong else "") if saved.predicted else ""
+    return {
+        "name": saved.name,
+        "class": own,
+        "note": note,
+        "picture": encode_photo(photo),
+        "maps": kinds,
+        "truth": saved.truth,
+        "predicted": saved.predicted,
+        "right": not wrong if known else None,
+    }
+
+
+def scale_on_page(saved, kind, maps):
+    """The Scale of a kind's maps of all classes: over the photo, or alone for gradients of RGB, which hide it."""
+    maps = list(maps)
+    if any(values.ndim == 3 for values in maps):
+        return scale_of(saved.is_signed(kind), maps, gradients=True)
+    return superposition_scale_of(saved.is_signed(kind), maps, capped=kind in GRADIENTS)
+
+
+def scale_ends(saved, kind):
+    """What the ends of the colour bar of a kind of map stand for, see `camlib.plots.page.legend_of`."""
+    if kind in GRADIENTS:
+        return "darker raises the score of {class}", "brighter raises it"
+    if kind == "heatmap":
+        return EVIDENCE_ENDS[0], EVIDENCE_ENDS[1] + ", logit units"
+    return EVIDENCE_ENDS[::-1] if saved.settings.get("counterfactual") else EVIDENCE_ENDS
