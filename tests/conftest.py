@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 
 from camlib import console
+from camlib.attribution import Outputs
 from camlib.photos import Photo
 from camlib.plots.colours import Style
 from camlib.preprocessing import probabilities_of
+from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import write_maps
-from camlib.runs.run import MapRun
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the processes they start would ignore Ctrl-C
@@ -185,7 +186,7 @@ CLASSES = ["dog", "cat"]
 
 def make_run(output, names, kind="heatmap", classes=CLASSES, settings=None):
     """A run folder as the scripts write it; photo i, class c has the map i + c everywhere, negative for odd c."""
-    run = MapRun(output, settings or {}, "", classes)
+    run = FolderRun(output, settings or {}, "", Outputs(classes))
     run.begin([])
     for index, name in enumerate(names):
         photo = Photo(output / name, name, name.rpartition(".")[0])

@@ -9,12 +9,13 @@ from conftest import ROOT
 from keras import layers
 
 import train_cam_4class
+from camlib.attribution.cam import cam_function
+from camlib.attribution.gradcam import explain
 from camlib.backend import usual_settings
 from camlib.demo.scenes import demo_folder
 from camlib.networks.checkpoint import GAP_NETWORK, load_network
 from camlib.photos import network_input, read_photo
-from gradcam_vgg16 import explain, main
-from make_cam_maps import cam_function
+from gradcam_vgg16 import main
 
 SETTINGS = {  # image_data_format, floatx, dtype_policy
     "channels first": ("channels_first", "float32", "float32"),
@@ -55,10 +56,14 @@ def rescaled(path):
 def everything(other_file):
     """Maps of the shipped pooling-free network and of another, by all that resizes, hides or weighs."""
     photo = read_photo(demo_folder() / "both" / "both_000.jpg")
-    network, meaning = load_network(GAP_NETWORK)
-    found = list(cam_function(network)(meaning.prepare(network_input(photo, meaning)[None])))
-    for source, method, size in ((GAP_NETWORK, "grad-cam", (32, 40)), (other_file, "grad-cam", None),
-                                 (other_file, "score-cam", None), (other_file, "ablation-cam", None)):  # fmt: skip
+    network, input_spec = load_network(GAP_NETWORK)
+    found = list(cam_function(network)(input_spec.prepare(network_input(photo, input_spec)[None])))
+    for source, method, size in (
+        (GAP_NETWORK, "grad-cam", (32, 40)),
+        (other_file, "grad-cam", None),
+        (other_file, "score-cam", None),
+        (other_file, "ablation-cam", None),
+    ):
         explanation = explain(source, [photo], [0, 1], method, size=size)
         found += [explanation.logits, explanation.cams, explanation.guided, explanation.products]
     return [keras.ops.convert_to_numpy(part) for part in found]
@@ -150,7 +155,9 @@ def test_a_backend_that_does_not_start_is_one_line(run_script, tmp_path, script,
 def test_importing_without_a_backend_is_an_import_error(run_script, tmp_path):
     """Of a program of the user's own, which may catch it."""
     program = tmp_path / "own.py"
-    program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-                       "try:\n    import gradcam_vgg16\nexcept ImportError as error:\n    print(error)\n")  # fmt: skip
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "try:\n    from camlib import explain\nexcept ImportError as error:\n    print(error)\n"
+    )
     result = run_script(program, environment={"KERAS_BACKEND": "numpy"})
     assert result.returncode == 0 and result.stdout.startswith("Keras cannot start (the backend numpy has no gradients")

@@ -17,9 +17,9 @@ import gradcam_vgg16
 import make_cam_maps
 import show_heatmaps
 import train_cam_4class
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import save_network
 from camlib.photos import find_photos
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 
 pytestmark = pytest.mark.any_backend
 FEW, MANY = 200, 5_000
@@ -96,7 +96,7 @@ def network(tmp_path_factory):
     x = keras.layers.Conv2D(4, 3, activation="relu")(pixels)
     outputs = keras.layers.Dense(2, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
     path = tmp_path_factory.mktemp("network") / "net.h5"
-    save_network(keras.Model(pixels, outputs), path, Meaning(CLASSES, 16, 16, 3))
+    save_network(keras.Model(pixels, outputs), path, InputSpec(CLASSES, 16, 16, 3))
     return path
 
 

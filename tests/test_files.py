@@ -106,7 +106,12 @@ def test_records_of_a_strangers_run_are_one_line_or_do_not_matter(tmp_path, end_
 
 
 ANNOTATIONS = [
-    DEEP, "5", "[5]", "{}", '["a"]', '[{"file": 5, "class": "dog", "width": 4, "height": 4}]',
+    DEEP,
+    "5",
+    "[5]",
+    "{}",
+    '["a"]',
+    '[{"file": 5, "class": "dog", "width": 4, "height": 4}]',
     '[{"file": "a.jpg", "class": "dog", "width": 0, "height": 4}]',
     '[{"file": "a.jpg", "class": "dog", "width": 1e400, "height": 4}]',
     '[{"file": "a.jpg", "class": "dog", "width": 4, "height": 99999999999}]',
@@ -114,7 +119,7 @@ ANNOTATIONS = [
     '[{"file": "a.jpg", "class": "dog", "width": 4, "height": 4, "boxes": [[0, 0, Infinity, 4]]}]',
     '[{"file": "a.jpg", "class": "dog", "width": 4, "height": 4, "boxes": [[0, 0, NaN, 4]]}]',
     '[{"file": "a.jpg", "class": "dog", "width": 4, "height": 4, "boxes": 7}]',
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("content", ANNOTATIONS)

@@ -1,4 +1,4 @@
-"""Small files that a reader once made a traceback of, found by tests/tools/fuzz_readers.py, are read or told in one line."""
+"""Small files on which a reader once failed, found by tests/tools/fuzz_readers.py, are read or told in one line."""
 
 from pathlib import Path
 

@@ -17,13 +17,16 @@ import show_heatmaps
 from camlib import console
 from camlib.attribution.classifier import check_layer, chosen_classes
 from camlib.console import ArgumentParser, UserError, command, counted, did_you_mean
-from camlib.evaluation.scoring import parse_map
+from camlib.evaluation.scored_networks import parse_map
 from camlib.runs.maps import find_maps, find_saved
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = sorted(
-    str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py"))
-)  # fmt: skip
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("data/*.py"))
+    if "__main__" in path.read_text("utf-8")
+)
+KERAS_SCRIPTS = {"make_cam_maps", "gradcam_vgg16", "evaluate_maps", "train_cam_4class"}
 HEAVY = {"keras", "tensorflow", "jax", "scipy"}
 ASK_TWICE = """
 import contextlib, io, json, runpy, sys
@@ -46,8 +49,14 @@ def answers():
     """What each script says to --help and to a slip, and which modules it had imported by then."""
     found = {}
     for script in SCRIPTS:
-        result = subprocess.run([sys.executable, "-c", ASK_TWICE, script], capture_output=True, text=True, cwd=ROOT,
-                                env=ENVIRONMENT | {"COLUMNS": "120"}, timeout=60)  # fmt: skip
+        result = subprocess.run(
+            [sys.executable, "-c", ASK_TWICE, script],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=ENVIRONMENT | {"COLUMNS": "120"},
+            timeout=60,
+        )
         assert result.returncode == 0, result.stderr
         found[script] = json.loads(result.stdout)
     return found
@@ -134,10 +143,8 @@ def test_a_printed_command_is_read_by_the_shell_as_it_was_meant(tmp_path, monkey
 @pytest.mark.parametrize(
     ("script", "module", "number"),
     [
-        ("make_cam_maps.py", "keras", signal.SIGINT),
-        *((script, "numpy", signal.SIGINT) for script in (*SCRIPTS, "join_shards.py", "data/prepare.py")),
-        ("data/draw_demo.py", "cv2", signal.SIGINT),
-        ("gradcam_vgg16.py", "rich", signal.SIGTERM),
+        *((script, "keras", signal.SIGINT) for script in SCRIPTS if script.split(".")[0] in KERAS_SCRIPTS),
+        ("gradcam_vgg16.py", "keras", signal.SIGTERM),
         ("show_heatmaps.py", "matplotlib", signal.SIGHUP),
     ],
 )
@@ -148,14 +155,20 @@ def test_what_ends_a_script_before_it_begins_is_one_line(tmp_path, script, modul
     (tmp_path / f"{module}.py").write_text(
         "import time\nopen('begun', 'w')\nfor _ in range(600):\n    time.sleep(0.1)\n"
     )
-    process = subprocess.Popen([sys.executable, ROOT / script], stderr=subprocess.PIPE, text=True,
-                               env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, ROOT / script],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
-    assert (process.returncode, error) == (128 + number, "\nstopped before it began\n")
+    assert process.returncode == 128 + number
+    assert error.startswith("\nstopped: every file written is whole; ") and error.count("\n") == 2
 
 
 def test_a_program_that_imports_camlib_keeps_its_own_handlers(tmp_path):

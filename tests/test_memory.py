@@ -12,9 +12,8 @@ from keras import layers
 import gradcam_vgg16
 import make_cam_maps
 import train_cam_4class
-from camlib.backend import largest_and_all
 from camlib.console import UserError, is_out_of_memory
-from camlib.memory import available_memory, check_memory, halving, photo_memory
+from camlib.memory import available_memory, check_memory, halving, largest_and_all, photo_memory
 
 resource = pytest.importorskip("resource")  # Windows has no limit of the address space
 GB = 10**9

@@ -1,12 +1,10 @@
 """Photos: what is found, how it is decoded, what a bad file is told, class folders, and the cache."""
 
-import contextlib
 import io
 import os
 import struct
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import cv2
@@ -26,7 +24,6 @@ from camlib.photos import (
     read_photo,
     resize_photo,
 )
-from camlib.pixel_budget import PIXELS, PixelBudget
 
 pytestmark = pytest.mark.any_backend
 
@@ -245,35 +242,13 @@ def test_a_picture_too_large_to_be_meant_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"format": "MPO"}], ids=["baseline", "progressive", "MPO"]
 )
-def test_what_counts_of_a_large_jpeg_is_the_scale_it_is_decoded_at(tmp_path, options, monkeypatch):
+def test_what_counts_of_a_large_jpeg_is_the_scale_it_is_decoded_at(tmp_path, options):
     path = save(tmp_path / "a.jpg", blocks(1600, 2400), **options)
-    monkeypatch.setattr(PIXELS, "most", 700_000)  # an eighth of each side has 60,000, a third of all 1,150,000
-    assert read_photo(path, 200).shape == (200, 300, 3)
+    # an eighth of each side has 60,000 pixels, a third of all 1,150,000
+    assert read_photo(path, 200, most_pixels=700_000).shape == (200, 300, 3)
     with pytest.raises(PhotoError, match="2,400 x 1,600 pixels, of which 3,840,000 would be decoded"):
-        read_photo(path)
-    monkeypatch.setattr(PIXELS, "most", 3_840_000)
-    assert read_photo(path).shape == (1600, 2400, 3)
-
-
-def test_pixels_in_flight_are_bounded_for_all_threads(tmp_path, monkeypatch):
-    """Eight threads decode pictures of which two fit at a time; one that never fits beside another is decoded alone."""
-    small = [save(tmp_path / f"{number}.png", blocks(300, 200)) for number in range(16)]
-    large = save(tmp_path / "large.png", np.dstack((blocks(400, 300), np.full((400, 300), 255, np.uint8))))
-    budget, seen, spent_on = PixelBudget(150_000), [], PixelBudget.spent_on
-
-    @contextlib.contextmanager
-    def watched(self, picture):
-        with spent_on(self, picture):
-            seen.append(self.taken)
-            time.sleep(0.005)  # so that others come meanwhile
-            yield
-
-    monkeypatch.setattr(PixelBudget, "spent_on", watched)
-    monkeypatch.setattr("camlib.photos.PIXELS", budget)
-    with ThreadPoolExecutor(8) as pool:
-        shapes = [image.shape for image in pool.map(read_photo, [*small[:8], large, *small[8:]])]
-    assert sorted(set(shapes)) == [(300, 200, 3), (400, 300, 3)] and len(shapes) == 17
-    assert set(seen) == {60_000, 120_000, 240_000} and seen.count(240_000) == 1 and budget.taken == 0
+        read_photo(path, most_pixels=700_000)
+    assert read_photo(path, most_pixels=3_840_000).shape == (1600, 2400, 3)
 
 
 def test_a_tiff_without_end_is_no_photo(tmp_path):
@@ -336,9 +311,16 @@ def test_no_two_photos_share_a_folder(tmp_path):
         save(tmp_path / name, format="PNG")
     folders = {photo.name: photo.folder for photo in find_photos([tmp_path])}
     assert folders == {
-        "a.jpg": "a.jpg", "a.png": "a.png", "b.jpg": "b", "x.jpg": "x.jpg", "x.png": "x.png",
-        "x.jpg.png": "x.jpg.png", "Case.jpg": "Case.jpg", "case.png": "case.png", "sub/a.jpg": "sub/a",
-    }  # fmt: skip
+        "a.jpg": "a.jpg",
+        "a.png": "a.png",
+        "b.jpg": "b",
+        "x.jpg": "x.jpg",
+        "x.png": "x.png",
+        "x.jpg.png": "x.jpg.png",
+        "Case.jpg": "Case.jpg",
+        "case.png": "case.png",
+        "sub/a.jpg": "sub/a",
+    }
 
 
 def test_links_are_followed_once(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from camlib.console import UserError
 from camlib.preprocessing import (
     IMAGENET_GROUPS,
-    Meaning,
+    InputSpec,
     imagenet_names,
     parse_preprocessing,
     probabilities_of,
@@ -28,10 +28,10 @@ def test_probabilities_of_each_ending():
 
 
 def test_meaning_prepares_pixels():
-    meaning = Meaning(["a", "ü", "c"], 32, 48, 3, 0.5, -1.0)
+    input_spec = InputSpec(["a", "ü", "c"], 32, 48, 3, 0.5, -1.0)
     pixels = np.array([[[[10, 20, 30]]]], np.uint8)
-    np.testing.assert_allclose(meaning.prepare(pixels), [[[[4, 9, 14]]]])
-    caffe = Meaning(["a"], 1, 1, 3, 1.0, [-1.0, -2.0, -3.0], bgr=True)
+    np.testing.assert_allclose(input_spec.prepare(pixels), [[[[4, 9, 14]]]])
+    caffe = InputSpec(["a"], 1, 1, 3, 1.0, [-1.0, -2.0, -3.0], bgr=True)
     np.testing.assert_allclose(caffe.prepare(pixels), [[[[29, 18, 7]]]])
 
 
@@ -39,11 +39,11 @@ def test_preprocessing_is_keras_own():
     """Against keras.applications.imagenet_utils, whose names these are."""
     photos = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), np.uint8)
     for name in ("caffe", "tf", "torch"):
-        ours = Meaning(["a"], 5, 6, 3, **parse_preprocessing(name)).prepare(photos)
+        ours = InputSpec(["a"], 5, 6, 3, **parse_preprocessing(name)).prepare(photos)
         keras_own = keras.applications.imagenet_utils.preprocess_input(photos.astype(np.float32), mode=name)
         np.testing.assert_allclose(ours, keras_own, atol=1e-4)
     np.testing.assert_allclose(
-        Meaning(["a"], 5, 6, 3, **parse_preprocessing("0.5,-3")).prepare(photos), photos * 0.5 - 3.0, atol=1e-5
+        InputSpec(["a"], 5, 6, 3, **parse_preprocessing("0.5,-3")).prepare(photos), photos * 0.5 - 3.0, atol=1e-5
     )
     with pytest.raises(
         UserError, match="--preprocess 1;2 is unknown; expected none, tf, torch, caffe, vgg, or two numbers"
@@ -65,12 +65,12 @@ def test_mean_and_standard_deviation_are_those_of_pytorch(text):
     """Against torchvision's definition: (pixel / 255 - mean) / std; numbers above 1 are of pixels of 0..255."""
     mean, std = STANDARDISED[text]
     photos = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), np.uint8)
-    ours = Meaning(["a"], 5, 6, 3, **parse_preprocessing(text)).prepare(photos)
+    ours = InputSpec(["a"], 5, 6, 3, **parse_preprocessing(text)).prepare(photos)
     np.testing.assert_allclose(ours, (photos / 255 - np.array(mean)) / np.array(std), atol=1e-4)
     assert ours.dtype == np.float32
     if text.startswith("mean=0.485"):
         np.testing.assert_allclose(
-            ours, Meaning(["a"], 5, 6, 3, **parse_preprocessing("torch")).prepare(photos), atol=1e-5
+            ours, InputSpec(["a"], 5, 6, 3, **parse_preprocessing("torch")).prepare(photos), atol=1e-5
         )
 
 
@@ -118,7 +118,12 @@ def test_imagenet_names_and_groups():
     names = imagenet_names()
     assert len(names) == len({name.casefold() for name in names}) == 1000
     assert (names[0], names[207], names[281], names[339], names[999]) == (
-        "tench", "golden_retriever", "tabby", "sorrel", "toilet_tissue")  # fmt: skip
+        "tench",
+        "golden_retriever",
+        "tabby",
+        "sorrel",
+        "toilet_tissue",
+    )
     assert {name: len(group) for name, group in IMAGENET_GROUPS.items()} == {
         "dog": 118,
         "cat": 5,
@@ -126,7 +131,12 @@ def test_imagenet_names_and_groups():
         "bird": 59,
     }
     assert [names[index] for index in IMAGENET_GROUPS["cat"]] == [
-        "tabby", "tiger_cat", "Persian_cat", "Siamese_cat", "Egyptian_cat"]  # fmt: skip
+        "tabby",
+        "tiger_cat",
+        "Persian_cat",
+        "Siamese_cat",
+        "Egyptian_cat",
+    ]
     dogs, birds = IMAGENET_GROUPS["dog"], IMAGENET_GROUPS["bird"]
     assert (names[dogs[0]], names[dogs[-1]]) == ("Chihuahua", "Mexican_hairless")
     assert (names[birds[0]], names[birds[-1]]) == ("cock", "albatross") and "tusker" not in [names[b] for b in birds]

@@ -13,12 +13,19 @@ import pytest
 from conftest import ROOT
 
 pytestmark = pytest.mark.any_backend
-COMMAND = re.compile(r"(?:python3?|\.venv\S*/bin/python) ((?:[\w.]+/)?\w+\.py)\b((?:[^`\n\\]|\\\n)*)")
+COMMAND = re.compile(r"(?:python3?|\.venv\S*/bin/python) ((?:[\w.]+/)*\w+\.py)\b((?:[^`\n\\]|\\\n)*)")
 ENDS = re.compile(r"\s+(#|&|;|\||>|--depends)|[;)&\"']\s*(?=\W|$)|\s\s+(?=[a-z])")  # what follows is not the command's
 WITHOUT_OPTIONS = {  # of positional arguments alone, or called by another program
-    "files_speed.py", "next_photo.py", "perturbation_speed.py", "right_gradients.py", "training_memory.py",
-    "fuzzed_readers.py", "killed_store.py", "plain_data.py", "speed_lane.py",
-}  # fmt: skip
+    "files_speed.py",
+    "next_photo.py",
+    "perturbation_speed.py",
+    "right_gradients.py",
+    "training_memory.py",
+    "fuzzed_readers.py",
+    "killed_store.py",
+    "plain_data.py",
+    "speed_lane.py",
+}
 NEEDED = {"--engine ray": "ray", "s3://": "s3fs", "--address": "ray"}  # what a command needs beside requirements.txt
 SLURM = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "16", "SLURM_ARRAY_TASK_MIN": "1"}
 
@@ -28,7 +35,9 @@ def printed():
     found = set()
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md"), *ROOT.glob("outputs/*.md")]
     scripts = [
-        path for folder in (ROOT, ROOT / "data", ROOT / "benchmarks", ROOT / "tests") for path in folder.glob("*.py")
+        path
+        for folder in (ROOT, ROOT / "data", ROOT / "benchmarks", ROOT / "tests" / "tools")
+        for path in folder.glob("*.py")
     ]
     for path in [*pages, *scripts]:
         text = path.read_text("utf-8")
@@ -47,8 +56,8 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize(("page", "script", "words"), printed(), ids=lambda value: value[:60])
 def test_a_printed_command_is_understood(page, script, words, monkeypatch, capsys):
-    path = next((folder / script for folder in (ROOT, ROOT / "benchmarks", ROOT / "tests", ROOT / "camlib")
-                 if (folder / script).is_file()), None)  # fmt: skip
+    folders = (ROOT, ROOT / "benchmarks", ROOT / "tests" / "tools")
+    path = next((folder / script for folder in folders if (folder / script).is_file()), None)
     assert path, f"{page} names {script}"
     if path.name in WITHOUT_OPTIONS or path.name.startswith("test_") or re.search(r"\.\.\.|\$", words):
         return

@@ -26,8 +26,11 @@ def locked():
 
 
 def required():
-    lines = [line for name in ("requirements.txt", "requirements-dev.txt")
-             for line in (ROOT / name).read_text("utf-8").splitlines()]  # fmt: skip
+    lines = [
+        line
+        for name in ("requirements.txt", "requirements-dev.txt")
+        for line in (ROOT / name).read_text("utf-8").splitlines()
+    ]
     return [Requirement(line) for line in lines if line and not line.startswith(("#", "-r"))]
 
 

@@ -111,8 +111,10 @@ def test_correlation_is_the_least_over_photos_and_knows_sizes():
 
 def test_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path, end_of):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- speed: table -->\nold\n<!-- end of table -->\nbetween\n"
-                    "<!-- speed: growth -->\nkept\n<!-- end of growth -->\nafter\n")  # fmt: skip
+    page.write_text(
+        "before\n<!-- speed: table -->\nold\n<!-- end of table -->\nbetween\n"
+        "<!-- speed: growth -->\nkept\n<!-- end of growth -->\nafter\n"
+    )
     (tmp_path / "run").mkdir()
     machine = {"hardware": speed.hardware()}
     rows = [
@@ -137,7 +139,12 @@ def test_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path, end_of
 
 def test_milliseconds_are_numbers_to_read():
     assert [speed_table.in_ms(value) for value in (0.01234, 3.456, 99.94, 123.4, 19421.0)] == [
-        "0.0123", "3.46", "99.9", "123", "19,421"]  # fmt: skip
+        "0.0123",
+        "3.46",
+        "99.9",
+        "123",
+        "19,421",
+    ]
 
 
 def test_the_summary_for_readme_has_five_lines_at_most():
@@ -166,7 +173,9 @@ def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, cap
     told = capsys.readouterr().out
     rows = speed_table.read_rows(tmp_path / "speed_quick.csv")
     assert [(one.tool, one.batch, one.size, one.refuses) for one in rows] == [
-        ("ours-tensorflow", 1, 32, ""), ("ours-jax", 1, 32, "")]  # fmt: skip
+        ("ours-tensorflow", 1, 32, ""),
+        ("ours-jax", 1, 32, ""),
+    ]
     for one in rows:
         assert len(one.seconds) == len(one.forward_seconds) == speed.QUICK_ROUNDS and min(one.seconds) > 0
         assert one.first_call_s > max(one.seconds)  # it compiles
@@ -250,8 +259,14 @@ def test_jax_is_timed_without_tensorflow(tmp_path, without_tensorflow):
     pytest.importorskip("jax")
     words = ["benchmarks/speed.py", "--quick", "--cases", "cam", "--output", tmp_path]
     tools = ["--tools", "ours-tensorflow", "ours-jax", "--dtypes", "float32", "bfloat16"]
-    result = subprocess.run([sys.executable, *map(str, words), *tools], capture_output=True, text=True, cwd=ROOT,
-                            env=without_tensorflow, timeout=300)  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, *map(str, words), *tools],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=without_tensorflow,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr
     rows = speed_table.read_rows(tmp_path / "speed_quick.csv")
     expected = [("ours-jax", "cam", dtype, "") for dtype in ("float32", "bfloat16")]
@@ -265,8 +280,14 @@ def test_a_chip_is_measured_without_tensorflow(tmp_path, without_tensorflow):
     page = tmp_path / "page.md"
     page.write_text("<!-- speed: chip -->\n<!-- end of chip -->\n")
     words = ["benchmarks/speed_chip.py", "--quick", "--dtypes", "float32", "--output", tmp_path, "--docs", page]
-    result = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT,
-                            env=without_tensorflow, timeout=300)  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=without_tensorflow,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr
     with open(tmp_path / "speed_chip_quick.csv", newline="") as file:
         records = list(csv.DictReader(file))

@@ -17,15 +17,15 @@ from conftest import ROOT, SHARED, read_csv
 from keras import layers
 from PIL import Image
 
+from camlib.attribution.cam import cam_function, class_activation_maps, pooled_classifier
 from camlib.backend import usual_settings
 from camlib.console import UserError
 from camlib.networks.architectures import modern_network, original_network
-from camlib.networks.checkpoint import VGG_NETWORK, load_network
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import VGG_NETWORK, load_network, save_network
 from camlib.photos import read_network_input
 from camlib.plots.colours import Style, colours, enlarged_for_display, superposition
-from camlib.preprocessing import Meaning
-from make_cam_maps import cam_function, class_activation_maps, main, pooled_classifier
+from camlib.preprocessing import InputSpec
+from make_cam_maps import main
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 
@@ -39,7 +39,7 @@ def model_file(tmp_path):
         if weight.name in ("bias", "beta"):
             weight.assign(np.random.default_rng(2).normal(size=weight.shape) * 0.3)
     path = tmp_path / "model.h5"
-    save_network(network, path, Meaning(CLASSES, 32, 32, 3))
+    save_network(network, path, InputSpec(CLASSES, 32, 32, 3))
     return path
 
 
@@ -239,9 +239,9 @@ def test_sizes_that_are_no_squares(photo_folder, model_file, tmp_path):
     assert main([str(photos), "--model", str(model_file), "--size", "24x40", "--output", str(tmp_path / "m")]) == 0
     saved = np.load(tmp_path / "m" / "a" / "heatmap_for_dog.npy")
     assert saved.shape == (24, 40)
-    network, meaning = load_network(model_file)
-    image = read_network_input(photos / "a.png", replace(meaning, height=24, width=40))
-    expected = keras.ops.convert_to_numpy(cam_function(network)(meaning.prepare(image[None]))[0])
+    network, input_spec = load_network(model_file)
+    image = read_network_input(photos / "a.png", replace(input_spec, height=24, width=40))
+    expected = keras.ops.convert_to_numpy(cam_function(network)(input_spec.prepare(image[None]))[0])
     np.testing.assert_allclose(saved, expected[0, 0], atol=1e-5)
 
 
@@ -470,8 +470,8 @@ def test_originals_file_of_2019(run_here, tmp_path):
     photos = sorted((SHARED / "photos4" / "val").rglob("*.jpg"))[::40]
     result = run_here("make_cam_maps.py", *photos, "--model", model, "--output", tmp_path / "m")
     assert result.returncode == 0, result.stderr
-    network, meaning = load_network(model)
-    assert meaning.class_names == CLASSES and (meaning.height, meaning.channels) == (64, 1)
+    network, input_spec = load_network(model)
+    assert input_spec.class_names == CLASSES and (input_spec.height, input_spec.channels) == (64, 1)
     bias = pooled_classifier(network)[1].bias.numpy()
     for row in read_csv(tmp_path / "m" / "predictions.csv"):
         folder = tmp_path / "m" / row["path"].removesuffix(".jpg")

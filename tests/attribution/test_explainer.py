@@ -7,23 +7,21 @@ import pytest
 from keras import layers, ops
 from small_networks import GENERATOR, IMAGES, SHAPE, explained, functional, steps, with_weights
 
-import gradcam_vgg16
 from camlib.attribution import gradcam
-from camlib.attribution.classifier import Subject, set_dtype
-from camlib.attribution.gradcam import CLASSES_AT_ONCE
-from camlib.attribution.inspection import survey
-from camlib.backend import has_float64, usual_settings
+from camlib.attribution.classifier import PREDICTED, Classifier, set_dtype
+from camlib.attribution.gradcam import CLASSES_AT_ONCE, GradCAM, compiled_map
+from camlib.attribution.inspection import inspect_network
+from camlib.backend import fast_half_precision, has_float64, usual_settings
 from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
 from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_network
 from camlib.photos import find_photos, read_batches
-from gradcam_vgg16 import explainer
 
 
 def test_many_classes_are_explained_in_portions():
     network = with_weights(functional())
-    plan = survey(network, SHAPE)
-    explain, images = explainer(network, plan), ops.convert_to_tensor(IMAGES)
+    plan = inspect_network(network, SHAPE)
+    explain, images = compiled_map(network, plan), ops.convert_to_tensor(IMAGES)
     rows = np.arange(2 * CLASSES_AT_ONCE + 3) % 4
     many = explain(images, ops.convert_to_tensor(np.repeat(rows[:, None].astype(np.int32), len(IMAGES), axis=1)))
     few = explained(network, plan)
@@ -47,7 +45,9 @@ def test_grouped_convolutions_are_explained():
     whole.layers[2].set_weights([wide, bias + 0.1])
     grouped.layers[2].set_weights([kernel, bias + 0.1])
     whole.layers[-1].set_weights(grouped.layers[-1].get_weights())
-    ours, expected = (explained(network, survey(network, SHAPE), method="hires-cam") for network in (grouped, whole))
+    ours, expected = (
+        explained(network, inspect_network(network, SHAPE), method="hires-cam") for network in (grouped, whole)
+    )
     for name in ("logits", "cams", "guided", "products"):
         values = getattr(expected, name)
         np.testing.assert_allclose(getattr(ours, name), values, atol=1e-5 * np.abs(values).max())
@@ -55,9 +55,9 @@ def test_grouped_convolutions_are_explained():
 
 def test_slow_methods_skip_what_fills_up_a_batch():
     network = with_weights(functional())
-    plan = survey(network, SHAPE)
+    plan = inspect_network(network, SHAPE)
     classes = ops.convert_to_tensor(np.zeros((1, len(IMAGES)), np.int32))
-    explain = explainer(network, plan, method="ablation-cam")
+    explain = compiled_map(network, plan, method="ablation-cam")
     whole, some = (
         ops.convert_to_numpy(explain(ops.convert_to_tensor(IMAGES), classes, count).cams) for count in (2, 1)
     )
@@ -76,8 +76,8 @@ def test_small_gradients_survive_float16():
     found = {}
     for dtype in ("float32", "float16"):
         set_dtype(network, dtype)
-        plan = survey(network, (100, 100, 3))
-        found[dtype] = explainer(network, plan, method="hires-cam")(ops.convert_to_tensor(images), classes)
+        plan = inspect_network(network, (100, 100, 3))
+        found[dtype] = compiled_map(network, plan, method="hires-cam")(ops.convert_to_tensor(images), classes)
     for name in ("guided", "cams"):
         full, half = (ops.convert_to_numpy(getattr(found[dtype], name)) for dtype in found)
         assert full.any()
@@ -117,11 +117,11 @@ def test_a_float64_network_is_explained_in_float64(kept_in, tmp_path, kind):
     arguments = {"classes": list(range(4)), "preprocess": "0.01,-1"}
     if not has_float64():
         with pytest.raises(UserError, match="computed in float64, which Keras does on TensorFlow only"):
-            gradcam_vgg16.explain(source, PIXELS, **arguments)
+            gradcam.explain(source, PIXELS, **arguments)
         return
-    found = gradcam_vgg16.explain(source, PIXELS, **arguments)
-    hires = gradcam_vgg16.explain(source, PIXELS, method="hires-cam", guided=False, **arguments)
-    ablation = gradcam_vgg16.explain(source, PIXELS, method="ablation-cam", guided=False, **arguments)
+    found = gradcam.explain(source, PIXELS, **arguments)
+    hires = gradcam.explain(source, PIXELS, method="hires-cam", guided=False, **arguments)
+    ablation = gradcam.explain(source, PIXELS, method="ablation-cam", guided=False, **arguments)
     for photo, index in np.ndindex(2, 4):
         network, image = steps(), PIXELS[photo] * SCALED[0] + SCALED[1]
         logits, cam, guided = oracle.maps(network, image, index, target=3)
@@ -130,10 +130,13 @@ def test_a_float64_network_is_explained_in_float64(kept_in, tmp_path, kind):
         without = np.array([oracle.run(network[4:], features * (np.arange(5) != k))[-1][index] for k in range(5)])
         weights = (logits[index] - without) / np.abs(logits[index])
         for ours, expected in (
-            (found.logits[photo], logits), (found.cams[index, photo], cam), (found.guided[index, photo], guided),
-            (found.products[index, photo], product), (hires.cams[index, photo], (features * gradients).sum(-1)),
+            (found.logits[photo], logits),
+            (found.cams[index, photo], cam),
+            (found.guided[index, photo], guided),
+            (found.products[index, photo], product),
+            (hires.cams[index, photo], (features * gradients).sum(-1)),
             (ablation.cams[index, photo], np.maximum(features @ weights, 0)),
-        ):  # fmt: skip
+        ):
             assert ours.dtype == np.float64
             np.testing.assert_allclose(ours, expected, atol=1e-10 * np.abs(expected).max(), rtol=0)
 
@@ -142,9 +145,9 @@ def test_a_float64_network_is_explained_in_float64(kept_in, tmp_path, kind):
 def test_a_float16_network_is_explained_in_float16(kept_in):
     """Its features are numbers that float16 holds; asked for float32, they are not."""
     for dtype, is_half in ((None, True), ("float32", False)):
-        subject = Subject(kept_in, None, "net", preprocess="0.01,-1", dtype=dtype)
-        assert subject.dtype == (dtype or "float16")
-        found = subject.ask(explainer(kept_in, subject.plan), PIXELS, [0, 1])
+        classifier = Classifier(kept_in, None, "net", preprocess="0.01,-1", dtype=dtype)
+        assert classifier.dtype == (dtype or "float16")
+        found = GradCAM(classifier, classes=[0, 1])(PIXELS)
         assert found.features.dtype == found.cams.dtype == np.float32
         assert np.array_equal(found.features, found.features.astype(np.float16)) == is_half
         _, cam, guided = oracle.maps(steps(), PIXELS[0] * SCALED[0] + SCALED[1], 0, target=3)
@@ -154,7 +157,7 @@ def test_a_float16_network_is_explained_in_float16(kept_in):
 @pytest.mark.parametrize("kept_in", ["mixed_float16"], indirect=True)
 def test_mixed_precision_is_for_training(kept_in):
     """The weights are float32, and so are the maps; afterwards training goes on as it was."""
-    found = gradcam_vgg16.explain(kept_in, PIXELS, [0], preprocess="0.01,-1")
+    found = gradcam.explain(kept_in, PIXELS, [0], preprocess="0.01,-1")
     _, cam, _ = oracle.maps(steps(), PIXELS[0] * SCALED[0] + SCALED[1], 0, target=3)
     np.testing.assert_allclose(found.cams[0, 0], cam, atol=1e-5 * cam.max())
     assert {layer.dtype_policy.name for layer in kept_in._flatten_layers()} == {"mixed_float16"}
@@ -167,15 +170,15 @@ PARTS, DRAWINGS = ("features", "cams", "guided", "products"), 8
 @pytest.fixture(scope="module")
 def drawings():
     """Of drawings: the network's input, and what the shipped network has of them in float32, dict of name -> array."""
-    network, meaning = load_network(VGG_NETWORK)
-    _, images, _ = next(read_batches(find_photos([demo_folder() / "both"])[:DRAWINGS], meaning, DRAWINGS))
-    images = ops.convert_to_tensor(meaning.prepare(images))
+    network, input_spec = load_network(VGG_NETWORK)
+    _, images, _ = next(read_batches(find_photos([demo_folder() / "both"])[:DRAWINGS], input_spec, DRAWINGS))
+    images = ops.convert_to_tensor(input_spec.prepare(images))
     return images, parts_of(network, images)
 
 
 def parts_of(network, images):
-    classes = ops.convert_to_tensor(np.full((1, DRAWINGS), gradcam.PREDICTED, np.int32))
-    found = gradcam_vgg16.explainer(network, survey(network, tuple(images.shape[1:])))(images, classes)
+    classes = ops.convert_to_tensor(np.full((1, DRAWINGS), PREDICTED, np.int32))
+    found = compiled_map(network, inspect_network(network, tuple(images.shape[1:])))(images, classes)
     return {name: ops.convert_to_numpy(getattr(found, name)) for name in PARTS}
 
 
@@ -203,4 +206,6 @@ def test_half_precision_maps_are_float32_and_close(drawings, dtype):
         one, other = full[name], half[name]
         assert other.dtype == np.float32 and (other != one).any()
         pairs = zip(one.reshape(DRAWINGS, -1), other.reshape(DRAWINGS, -1), strict=True)
-        assert np.median([np.corrcoef(pair)[0, 1] for pair in pairs]) > 0.99
+        # where the processor has no half precision, TensorFlow adds float16 up in float16
+        least = 0.99 if dtype == "bfloat16" or fast_half_precision() else 0.98
+        assert np.median([np.corrcoef(pair)[0, 1] for pair in pairs]) > least

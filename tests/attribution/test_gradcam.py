@@ -11,19 +11,19 @@ from conftest import ROOT, SHARED
 from keras import layers, ops
 from PIL import Image
 
-from camlib.attribution.classifier import chosen_classes
-from camlib.attribution.gradcam import PREDICTED
-from camlib.attribution.inspection import survey
-from camlib.attribution.tracing import guided_rule, rectify
+from camlib.attribution.cam import cam_function
+from camlib.attribution.classifier import PREDICTED, chosen_classes
+from camlib.attribution.gradcam import compiled_map, explain
+from camlib.attribution.guided import guided_grad_cam, guided_rule, rectify
+from camlib.attribution.inspection import inspect_network
 from camlib.backend import differentiate
 from camlib.console import UserError
 from camlib.networks.architectures import modern_network, vgg16_network
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import save_network
 from camlib.photos import read_photo
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 from camlib.runs.maps import find_saved
-from gradcam_vgg16 import explain, explainer, guided_grad_cam, main
-from make_cam_maps import cam_function
+from gradcam_vgg16 import main
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 
@@ -47,7 +47,7 @@ def explained(network, images, classes, **settings):
     """Explanation of a network, as NumPy arrays; classes is a list of R."""
     images = np.asarray(images, np.float32)
     rows = np.repeat(np.array(classes, np.int32)[:, None], len(images), axis=1)
-    found = explainer(network, survey(network, images.shape[1:]), **settings)(
+    found = compiled_map(network, inspect_network(network, images.shape[1:]), **settings)(
         ops.convert_to_tensor(images), ops.convert_to_tensor(rows)
     )
     return found._replace(
@@ -174,10 +174,10 @@ def numpy_guided_backpropagation(network, image, index):
 def test_vgg16_against_float64_numpy():
     network = random_network(lambda: vgg16_network(4))
     images = np.random.default_rng(3).random((2, 32, 64, 3), np.float32)
-    plan = survey(network, (32, 64, 3))
-    assert plan.target == "block5_conv3" and len(plan.relus) == 14 and plan.ending == "softmax"
+    plan = inspect_network(network, (32, 64, 3))
+    assert plan.target == "block5_conv3" and len(plan.relus) == 14 and plan.output_activation == "softmax"
     classes = ops.convert_to_tensor(np.array([[1, 2], [PREDICTED, PREDICTED]], np.int32))
-    found = explainer(network, plan)(ops.convert_to_tensor(images), classes)
+    found = compiled_map(network, plan)(ops.convert_to_tensor(images), classes)
     logits, _, chosen, _, cams, _, guided, products = numpy(found)
     np.testing.assert_array_equal(chosen, [[1, 2], logits.argmax(1)])
     assert cams.shape == (2, 2, 2, 4) and guided.shape == products.shape == (2, 2, 32, 64, 3)
@@ -206,7 +206,7 @@ def test_class_choices():
 
 def test_files_of_a_run(run_script, run_here, photo_folder, tmp_path):
     model = tmp_path / "vgg.h5"
-    save_network(random_network(lambda: vgg16_network(4)), model, Meaning(CLASSES, 64, 64, 3), half=True)
+    save_network(random_network(lambda: vgg16_network(4)), model, InputSpec(CLASSES, 64, 64, 3), half=True)
     assert model.stat().st_size < 32e6
     photos = photo_folder({"wide.jpg": (200, 100, 50), "b/tall.png": (50, 100, 200)}, size=(80, 40))
     arguments = (photos, "--weights", model, "--classes", "cat", "bird", "--output", tmp_path / "g")
@@ -253,11 +253,11 @@ def test_imagenet_file_of_keras_applications(imagenet_file):
     from camlib.networks.checkpoint import load_network
 
     path, reference = imagenet_file
-    network, meaning = load_network(path)
+    network, input_spec = load_network(path)
     photos = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
     expected = reference.predict(keras.applications.vgg16.preprocess_input(photos.astype(np.float32)), verbose=0)
-    np.testing.assert_allclose(network.predict(meaning.prepare(photos), verbose=0), expected, atol=1e-6)
-    assert len(meaning.class_names) == 1000
+    np.testing.assert_allclose(network.predict(input_spec.prepare(photos), verbose=0), expected, atol=1e-6)
+    assert len(input_spec.class_names) == 1000
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
@@ -278,8 +278,8 @@ def test_gap_file_of_2019_goes_through_grad_cam_too(run_here, tmp_path):
 def test_explaining_in_one_call_equals_the_scripts_files(photo_folder, tmp_path):
     """Photos of two sizes, from a file and from the network itself, whose channels are blue, green, red."""
     network = random_network(lambda: vgg16_network(4))
-    meaning = Meaning(CLASSES, 64, 64, 3, offset=[-0.1, -0.2, -0.3], bgr=True)
-    save_network(network, tmp_path / "vgg.h5", meaning)
+    input_spec = InputSpec(CLASSES, 64, 64, 3, offset=[-0.1, -0.2, -0.3], bgr=True)
+    save_network(network, tmp_path / "vgg.h5", input_spec)
     photos = photo_folder({"a.png": (200, 100, 50)}, size=(80, 40)), photo_folder({"b.png": (9, 99, 9)}, size=(30, 70))
     images = [read_photo(photos[0] / "a.png"), read_photo(photos[0] / "b.png")]
     found = explain(tmp_path / "vgg.h5", images, classes=["cat", 3], layer="block4_conv3", method="hires-cam")
@@ -373,5 +373,7 @@ def test_with_nothing_written_there_is_no_next_command(of_imagenet, photo_folder
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photos / "good.png")
     assert main([*arguments, "--no-guided"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[-2:] == [f"wrote the maps of 1 photo to {tmp_path / 'my maps'}",
-                         f"next: python show_heatmaps.py '{tmp_path / 'my maps'}'"]  # fmt: skip
+    assert said[-2:] == [
+        f"wrote the maps of 1 photo to {tmp_path / 'my maps'}",
+        f"next: python show_heatmaps.py '{tmp_path / 'my maps'}'",
+    ]

@@ -7,16 +7,17 @@ from keras import layers, ops
 from oracle import cam_of, gradient_of
 from PIL import Image
 
-from camlib.attribution.classifier import Subject
-from camlib.attribution.heads import Port, feed_of
-from camlib.attribution.inspection import survey
+from camlib.attribution.classifier import Classifier
+from camlib.attribution.gradcam import GradCAM
+from camlib.attribution.heads import Signature, feed_of
+from camlib.attribution.inspection import inspect_network
 from camlib.console import UserError
-from camlib.preprocessing import PREPROCESSING, Meaning
-from gradcam_vgg16 import explainer, main
+from camlib.preprocessing import PREPROCESSING, InputSpec
+from gradcam_vgg16 import main
 
 SHAPE = (24, 32, 3)
 PHOTOS = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.uint8)
-MEANING = Meaning(["a", "b", "c"], *SHAPE, **PREPROCESSING["none"])
+INPUT_SPEC = InputSpec(["a", "b", "c"], *SHAPE, **PREPROCESSING["none"])
 
 
 def trunk():
@@ -26,9 +27,8 @@ def trunk():
     return image, layers.Conv2D(5, 3, strides=2, activation="relu", name="second")(x)
 
 
-def cams_of(subject, classes=("0",), method="grad-cam"):
-    explain_batch = explainer(subject.network, subject.plan, subject.layer, method, with_guided=False)
-    return subject.ask(explain_batch, PHOTOS, subject.chosen_classes(list(classes)))
+def cams_of(classifier, classes=("0",), method="grad-cam"):
+    return GradCAM(classifier, method=method, guided=False, classes=list(classes))(PHOTOS)
 
 
 # ---------------------------------------------------------------- several outputs
@@ -46,23 +46,26 @@ def two_outputs():
 
 @pytest.mark.parametrize("head", ["kind", "1", 1])
 def test_a_head_is_explained_as_if_it_were_alone(two_outputs, head):
-    found = cams_of(Subject(two_outputs[0], None, "net", port=Port(head=head)), "012")
-    alone = cams_of(Subject(two_outputs[1], None, "net"), "012")
+    found = cams_of(Classifier(two_outputs[0], None, "net", head=head), "012")
+    alone = cams_of(Classifier(two_outputs[1], None, "net"), "012")
     np.testing.assert_allclose(found.logits, alone.logits, rtol=1e-5)
     np.testing.assert_allclose(found.cams, alone.cams, atol=1e-6)
-    np.testing.assert_allclose(cams_of(Subject(two_outputs[2], None, "n", port=Port(head="k"))).cams, alone.cams[:1])
+    np.testing.assert_allclose(cams_of(Classifier(two_outputs[2], None, "n", head="k")).cams, alone.cams[:1])
 
 
 @pytest.mark.parametrize(
     ("head", "message"),
-    [(None, "has 2 outputs; expected --head with one of boxes .*4.*, kind .*3"), ("kin", "--head kin is no output"),
-     ("2", "--head 2 is no output")],
-)  # fmt: skip
+    [
+        (None, "has 2 outputs; expected --head with one of boxes .*4.*, kind .*3"),
+        ("kin", "--head kin is no output"),
+        ("2", "--head 2 is no output"),
+    ],
+)
 def test_heads_are_listed_when_none_is_named(two_outputs, head, message):
     with pytest.raises(UserError, match=message):
-        survey(two_outputs[0], SHAPE, Port(head=head))
+        inspect_network(two_outputs[0], SHAPE, Signature(head=head))
     with pytest.raises(UserError, match="has one output only"):
-        survey(two_outputs[1], SHAPE, Port(head="kind"))
+        inspect_network(two_outputs[1], SHAPE, Signature(head="kind"))
 
 
 # ---------------------------------------------------------------- several inputs
@@ -78,8 +81,8 @@ def two_inputs():
 
 def test_the_other_inputs_come_from_a_file(two_inputs, tmp_path):
     np.savez(tmp_path / "others.npz", age=np.array([3.0, -4.0], np.float32))
-    port = Port(feed_of(two_inputs, "photo", tmp_path / "others.npz"))
-    found = cams_of(Subject(two_inputs, None, "net", port=port, image_input="photo"))
+    others = tmp_path / "others.npz"
+    found = cams_of(Classifier(two_inputs, None, "net", image_input="photo", other_inputs=others))
     ages = np.repeat([[3.0, -4.0]], 2, axis=0).astype(np.float32)
     expected = two_inputs({"photo": PHOTOS.astype(np.float32), "age": ages})
     np.testing.assert_allclose(found.logits, ops.convert_to_numpy(expected), rtol=1e-4, atol=1e-5)
@@ -140,14 +143,15 @@ def seg_grad_cam(network, photo, index, inside):
 
 
 @pytest.mark.parametrize("with_region", [False, True])
-def test_a_segmentation_is_explained_by_its_pixels(segmenting, with_region):
-    region = None
+def test_a_segmentation_is_explained_by_its_pixels(segmenting, with_region, tmp_path):
+    region = path = None
     if with_region:
-        region = np.zeros(SHAPE[:2], bool)
+        region, path = np.zeros(SHAPE[:2], bool), tmp_path / "region.png"
         region[3:9, 5:20] = True
-    subject = Subject(segmenting, None, "net", port=Port(region=region))
-    assert subject.layer == "bottom" and subject.plan.segments and not subject.has_probabilities
-    found = cams_of(subject, "012")
+        Image.fromarray(region).save(path)
+    classifier = Classifier(segmenting, None, "net", region=path)
+    assert classifier.layer_to_map() == "bottom" and classifier.structure.segments and not classifier.has_probabilities
+    found = cams_of(classifier, "012")
     for index in range(3):
         score, cam = seg_grad_cam(segmenting, PHOTOS[0], index, region)
         np.testing.assert_allclose(found.logits[0, index], score, rtol=1e-4, atol=1e-4)
@@ -159,9 +163,9 @@ def test_a_segmentation_is_explained_by_its_pixels(segmenting, with_region):
 
 def test_regions_that_fit_nothing_are_told(segmenting, two_outputs):
     with pytest.raises(UserError, match="has no score for each pixel"):
-        survey(two_outputs[1], SHAPE, Port(region=np.ones((4, 4), bool)))
+        inspect_network(two_outputs[1], SHAPE, Signature(region=np.ones((4, 4), bool)))
     with pytest.raises(UserError, match="nothing of it is left at the network's 24x32"):
-        survey(segmenting, SHAPE, Port(region=np.zeros((4, 4), bool)))
+        inspect_network(segmenting, SHAPE, Signature(region=np.zeros((4, 4), bool)))
 
 
 def test_the_script_explains_a_segmentation_over_a_mask(segmenting, photo_folder, tmp_path, capsys):
@@ -224,9 +228,9 @@ def behind_norm1(network, class_token, tokens, x):
 @pytest.mark.parametrize("method", ["grad-cam", "hires-cam", "layer-cam"])
 def test_tokens_become_maps(class_token, method):
     network = transformer(class_token)
-    subject = Subject(network, None, "net")
-    assert subject.layer == "norm1_1" and subject.plan.tokens["norm1_1"] == (6, 8, 8)
-    found = cams_of(subject, "012", method)
+    classifier = Classifier(network, None, "net")
+    assert classifier.layer_to_map() == "norm1_1" and classifier.structure.tokens["norm1_1"] == (6, 8, 8)
+    found = cams_of(classifier, "012", method)
     norm1 = network.get_layer("norm1_1")
     seen = keras.Model(network.inputs[0], [norm1.output, norm1.input])
     tokens, x = seen(PHOTOS.astype(np.float32))
@@ -246,10 +250,10 @@ def test_a_normalisation_in_another_precision_than_attention_is_found():
     network = transformer(True)
     for layer in network._flatten_layers():
         layer.dtype_policy = "float32" if isinstance(layer, layers.LayerNormalization) else "mixed_bfloat16"
-    assert survey(network, SHAPE).target == "norm1_1"
+    assert inspect_network(network, SHAPE).target == "norm1_1"
 
 
 def test_ablation_leaves_the_class_token_out_of_the_map():
-    subject = Subject(transformer(True), None, "net")
-    found = cams_of(subject, "0", "ablation-cam")
+    classifier = Classifier(transformer(True), None, "net")
+    found = cams_of(classifier, "0", "ablation-cam")
     assert found.cams.shape == (1, 2, 6, 8) and found.features.shape == (2, 6, 8, 8)

@@ -6,8 +6,8 @@ import pytest
 from keras import layers, ops
 from oracle import gradient_of
 
-from camlib.attribution.inspection import survey
-from gradcam_vgg16 import joint_explainer
+from camlib.attribution.gradcam import CompiledMaps
+from camlib.attribution.inspection import inspect_network
 
 SHAPE, CLASS_COUNT = (6, 5, 3), 3
 METHODS = ("grad-cam", "hires-cam", "xgrad-cam", "layer-cam", "element-wise", "ablation-cam")
@@ -41,7 +41,7 @@ def build(head, activation="relu", seed=0):
 
 def explained(network, methods=METHODS, images=IMAGES):
     """(logits (N, C), features (N, H, W, K), {method: maps (C, N, H, W)}, guided (C, N, H, W, 3)) of every class."""
-    explain = joint_explainer(network, survey(network, SHAPE), [("conv", method) for method in methods])
+    explain = CompiledMaps(network, inspect_network(network, SHAPE), [("conv", method) for method in methods])
     classes = np.repeat(np.arange(CLASS_COUNT, dtype=np.int32)[:, None], len(images), axis=1)
     found = explain(ops.convert_to_tensor(images), ops.convert_to_tensor(classes))
     maps = {method: ops.convert_to_numpy(cam) for method, cam in zip(methods, found.cams, strict=True)}
@@ -108,8 +108,12 @@ def test_guided_backpropagation_is_the_gradient_where_no_relu_stops_anything(cas
     if case == "nothing negative":
         network.set_weights([np.abs(values) for values in network.get_weights()])
     *_, guided = explained(network, ("grad-cam",), images)
-    gradient = np.stack([gradient_of(lambda x, c=c: ops.sum(network(x)[:, c]), ops.convert_to_tensor(images))
-                         for c in range(CLASS_COUNT)])  # fmt: skip
+    gradient = np.stack(
+        [
+            gradient_of(lambda x, c=c: ops.sum(network(x)[:, c]), ops.convert_to_tensor(images))
+            for c in range(CLASS_COUNT)
+        ]
+    )
     if case == "ReLU":
         assert np.abs(guided - gradient).max() > 0.3 * np.abs(gradient).max()
     else:

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from camlib.attribution.classifier import Subject
-from camlib.attribution.inspection import survey
+from camlib.attribution.classifier import Classifier
+from camlib.attribution.gradcam import GradCAM, explain
+from camlib.attribution.inspection import inspect_network
 from camlib.console import UserError
-from camlib.preprocessing import PREPROCESSING, Meaning
-from gradcam_vgg16 import explain, explainer, main
+from camlib.preprocessing import PREPROCESSING, InputSpec
+from gradcam_vgg16 import main
 
 SHAPE = (24, 32, 3)
 PHOTOS = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.uint8)
@@ -56,7 +57,7 @@ def network_of(*behind, activation=None, classes=3, start=()):
          "dropout", "pooling operation"],
 )  # fmt: skip
 def test_what_computes_nothing_new_is_no_default(behind):
-    plan = survey(network_of(*behind), SHAPE)
+    plan = inspect_network(network_of(*behind), SHAPE)
     assert plan.target == "second" and "second" not in plan.in_doubt
 
 
@@ -68,27 +69,27 @@ def squeeze_and_excitation(x):
 
 def test_a_gate_of_the_channels_moves_nothing_about():
     network = network_of(squeeze_and_excitation, conv(4, "behind"))
-    assert survey(network, SHAPE).in_doubt == set()
-    assert Subject(network, None, "net").layer == "behind"
+    assert inspect_network(network, SHAPE).in_doubt == set()
+    assert Classifier(network, None, "net").layer_to_map() == "behind"
 
 
 def test_a_convolution_of_swapped_axes_is_refused_and_one_in_place_is_not():
     turned = network_of(layers.Permute((2, 1, 3), name="turn"), conv(4, "turned"))
     with pytest.raises(UserError, match="layer 'turned' are not the photo's.*--layer with one of .*second"):
-        Subject(turned, None, "net")
+        Classifier(turned, None, "net").layer_to_map()
     with pytest.raises(UserError, match="'turn' are not the photo's"):
-        Subject(turned, None, "net", layer="turn")
-    assert Subject(turned, None, "net", layer="second").layer == "second"
+        Classifier(turned, None, "net").layer_to_map("turn")
+    assert Classifier(turned, None, "net").layer_to_map("second") == "second"
     back = network_of(layers.Permute((2, 1, 3)), layers.Permute((2, 1, 3)), conv(4, "back"))
-    assert Subject(back, None, "net").layer == "back"
+    assert Classifier(back, None, "net").layer_to_map() == "back"
     mirrored = network_of(lambda x: ops.flip(x, axis=1), conv(4, "mirrored"))
     with pytest.raises(UserError, match="'mirrored' are not the photo's"):
-        Subject(mirrored, None, "net")
+        Classifier(mirrored, None, "net").layer_to_map()
 
 
 def test_rows_of_pixels_are_no_map():
     with pytest.raises(UserError, match="'row' are not the photo's"):
-        Subject(network_of(layers.Reshape((192, 1, 5)), conv(4, "row")), None, "net")
+        Classifier(network_of(layers.Reshape((192, 1, 5)), conv(4, "row")), None, "net").layer_to_map()
 
 
 class Turning(keras.Model):
@@ -107,10 +108,10 @@ def test_a_networks_own_code_is_put_to_the_test():
     turning, straight = Turning(True), Turning(False)
     for network in (turning, straight):
         network(PHOTOS.astype(np.float32))
-    meaning = Meaning(["a", "b", "c"], *SHAPE, **PREPROCESSING["none"])
-    assert Subject(straight, meaning, "net").layer == "conv"
+    input_spec = InputSpec(["a", "b", "c"], *SHAPE, **PREPROCESSING["none"])
+    assert Classifier(straight, input_spec, "net").layer_to_map() == "conv"
     with pytest.raises(UserError, match="'conv' are not the photo's"):
-        Subject(turning, meaning, "net")
+        Classifier(turning, input_spec, "net").layer_to_map()
 
 
 # ---------------------------------------------------------------- what a pixel becomes
@@ -133,8 +134,8 @@ def normalisation(mean, variance):
 def test_a_network_trained_on_another_range_is_not_taken_to_want_0_to_255(start):
     network = network_of(start=start)
     with pytest.raises(UserError, match="0..255 into .* --preprocess 0.00392157,0 .* --preprocess none"):
-        Subject(network, None, "net")
-    assert Subject(network, None, "net", preprocess="0.00392157,0").meaning.scale == 0.00392157
+        Classifier(network, None, "net")
+    assert Classifier(network, None, "net", preprocess="0.00392157,0").input_spec.scale == 0.00392157
 
 
 @pytest.mark.parametrize(
@@ -146,13 +147,13 @@ def test_a_network_trained_on_another_range_is_not_taken_to_want_0_to_255(start)
     ],
 )
 def test_usual_ranges_are_taken_as_they_are(start):
-    subject = Subject(network_of(start=start), None, "net")
-    assert (subject.meaning.scale, subject.meaning.offset) == (1.0, 0.0)
+    classifier = Classifier(network_of(start=start), None, "net")
+    assert (classifier.input_spec.scale, classifier.input_spec.offset) == (1.0, 0.0)
 
 
 def test_rescaling_twice_is_said():
-    whose = Subject(network_of(), None, "net", preprocess="0.0039,0").whose
-    assert whose == "--preprocess 0.0039,0, and its layer 'scale' rescales after that: 0..255 becomes 0..0.0039"
+    origin = Classifier(network_of(), None, "net", preprocess="0.0039,0").origin
+    assert origin == "--preprocess 0.0039,0, and its layer 'scale' rescales after that: 0..255 becomes 0..0.0039"
 
 
 # ---------------------------------------------------------------- heads
@@ -177,7 +178,7 @@ def test_sigmoids_that_are_joined_have_their_logits():
     found, expected = explain(network, PHOTOS, classes=[0, 1, 2]), explain(plain, PHOTOS, classes=[0, 1, 2])
     np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5)
     np.testing.assert_allclose(found.cams, expected.cams, rtol=1e-4, atol=1e-5)
-    assert found.outputs.max() > 0.999 and survey(network, SHAPE).ending == "sigmoid"
+    assert found.outputs.max() > 0.999 and inspect_network(network, SHAPE).output_activation == "sigmoid"
 
 
 def two_heads(first, second):
@@ -201,27 +202,26 @@ def two_heads(first, second):
 )
 def test_heads_whose_logits_cannot_be_told_are_refused(network, message):
     with pytest.raises(UserError, match=message):
-        survey(network(), SHAPE)
+        inspect_network(network(), SHAPE)
 
 
 def test_activations_before_the_last_weights_are_no_ending():
     network = network_of(layers.Dense(7, activation="tanh"), layers.Activation("sigmoid"))
-    assert survey(network, SHAPE).ending == "linear"
+    assert inspect_network(network, SHAPE).output_activation == "linear"
 
 
 def test_a_single_linear_unit_is_one_score(tmp_path):
     network = network_of(classes=1)
-    subject = Subject(network, None, "net")
-    assert subject.class_names == ["output"] and not subject.has_probabilities
+    classifier = Classifier(network, None, "net")
+    assert classifier.class_names == ["output"] and not classifier.has_probabilities
     found = explain(network, PHOTOS)
     np.testing.assert_allclose(found.logits, ops.convert_to_numpy(network(PHOTOS.astype(np.float32))), rtol=1e-5)
     (tmp_path / "names.txt").write_text("no\nyes\n")
-    named = Subject(network, None, "net", class_names=tmp_path / "names.txt")
-    explain_batch = explainer(network, named.plan, named.layer)
-    both = named.ask(explain_batch, PHOTOS, named.chosen_classes(["yes", "no"]))
+    named = Classifier(network, None, "net", class_names=tmp_path / "names.txt")
+    both = GradCAM(named, classes=["yes", "no"])(PHOTOS)
     np.testing.assert_allclose(both.logits, np.concatenate((-found.logits, found.logits), axis=1), rtol=1e-5)
     np.testing.assert_allclose(both.cams[0], found.cams[0], atol=1e-6)
-    np.testing.assert_allclose(named.probabilities_of(both.logits).sum(axis=1), 1)
+    np.testing.assert_allclose(named.probabilities(both.logits).sum(axis=1), 1)
 
 
 # ---------------------------------------------------------------- numbers that are not finite

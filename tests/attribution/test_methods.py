@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from camlib.attribution.gradcam import CHUNK
-from camlib.attribution.inspection import survey
-from camlib.attribution.methods import METHODS, score_cam_masks
-from camlib.plots.colours import METHOD_TITLES, titles_of
-from gradcam_vgg16 import explainer
+from camlib.attribution import METHODS, titles_of
+from camlib.attribution.gradcam import compiled_map
+from camlib.attribution.inspection import inspect_network
+from camlib.attribution.methods import CHANGED_AT_ONCE, score_cam_masks
 
 N, H, W, K = 2, 3, 4, 5
 GENERATOR = np.random.default_rng(1)
@@ -141,7 +140,7 @@ def test_score_cam_masks_span_zero_to_one():
 # ---------------------------------------------------------------- in a network
 
 
-def small_network(features=CHUNK + 3):
+def small_network(features=CHANGED_AT_ONCE + 3):
     """A convolution with more features than fit one chunk, and a head whose score is no linear function of them."""
     keras.utils.set_random_seed(3)
     image = keras.Input((6, 5, 3))
@@ -155,7 +154,9 @@ CLASSES = np.array([[0, 0], [2, 2]], np.int32)
 
 
 def explained(network, **settings):
-    found = explainer(network, survey(network, (6, 5, 3)), **settings)(tensor(IMAGES), ops.convert_to_tensor(CLASSES))
+    found = compiled_map(network, inspect_network(network, (6, 5, 3)), **settings)(
+        tensor(IMAGES), ops.convert_to_tensor(CLASSES)
+    )
     return found._replace(**{name: ops.convert_to_numpy(part) for name, part in found._asdict().items()})
 
 
@@ -215,8 +216,8 @@ def test_products_use_the_methods_map():
 def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
     """Of classes 0 and 2 together: Y = log(exp l0 + exp l2), dY/dA = (p0 g0 + p2 g2) / (p0 + p2)."""
     network = small_network()
-    plan = survey(network, (6, 5, 3))
-    explain = explainer(network, plan, method="hires-cam", groups=[[0, 2]])
+    plan = inspect_network(network, (6, 5, 3))
+    explain = compiled_map(network, plan, method="hires-cam", groups=[[0, 2]])
     found = explain(tensor(IMAGES), ops.convert_to_tensor(np.array([[0, 0], [2, 2], [3, 3]], np.int32)))
     first, second, both = ops.convert_to_numpy(found.cams)
     powers = np.exp(ops.convert_to_numpy(found.logits).astype(np.float64))
@@ -225,5 +226,4 @@ def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
 
 
 def test_every_method_has_a_name_in_pictures():
-    assert METHOD_TITLES.keys() == METHODS.keys()
     assert titles_of("layer-cam", counterfactual=True)["guided_gradcam"] == "guided counterfactual LayerCAM"

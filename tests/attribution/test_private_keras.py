@@ -11,7 +11,7 @@ from camlib.attribution.private_keras import PRIVATE, missing_names
 from camlib.attribution.tracing import OTHER_ACTIVATIONS, SOFTMAXES
 
 pytestmark = pytest.mark.any_backend
-SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("camlib/*.py")]
+SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("camlib/*/*.py"), *ROOT.glob("camlib/*.py")]
 
 
 def test_this_keras_has_them_all():

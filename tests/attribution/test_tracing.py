@@ -29,11 +29,11 @@ from small_networks import (
 )
 
 from camlib.attribution.classifier import check_outputs
-from camlib.attribution.inspection import survey
-from camlib.attribution.tracing import watched
+from camlib.attribution.gradcam import compiled_map
+from camlib.attribution.inspection import inspect_network
+from camlib.attribution.tracing import trace_calls
 from camlib.backend import activations_of_backend, relus_of_backend
 from camlib.console import UserError
-from gradcam_vgg16 import explainer
 
 
 def check(found, truth, target=3):
@@ -50,8 +50,8 @@ def check(found, truth, target=3):
 def test_every_kind_of_network(name):
     build, target, ending = NETWORKS[name]
     network = with_weights(build())
-    plan = survey(network, SHAPE)
-    assert (plan.target, plan.ending, len(plan.relus), plan.others) == (target, ending, 2, [])
+    plan = inspect_network(network, SHAPE)
+    assert (plan.target, plan.output_activation, len(plan.relus), plan.others) == (target, ending, 2, [])
     found = explained(network, plan)
     check(found, steps())
 
@@ -62,7 +62,7 @@ def test_every_kind_of_relu(name):
     if name == "custom layer, compiled":
         compiled_relu(ops.zeros((2, 5, 7, 6)))  # has its own compiled form already
     network = with_weights(functional(make()))
-    plan = survey(network, SHAPE)
+    plan = inspect_network(network, SHAPE)
     assert len(plan.relus) == 2 and not plan.others
     check(explained(network, plan), steps(parameters))
 
@@ -83,7 +83,7 @@ def test_a_residual_block_that_is_a_layer():
     network = keras.Sequential([keras.Input(SHAPE), Block(), layers.GlobalAveragePooling2D(), layers.Dense(4)])
     network.layers[0].inner.set_weights([kernel, bias])
     network.layers[-1].set_weights(dense)
-    plan = survey(network, SHAPE)
+    plan = inspect_network(network, SHAPE)
     assert plan.target == "block" and "block/inner" in plan.spatial
     truth = [
         oracle.Residual([oracle.Convolution(kernel, bias), oracle.Rectifier()]),
@@ -95,8 +95,8 @@ def test_a_residual_block_that_is_a_layer():
 
 def test_shared_layer_means_its_last_run():
     network = with_weights(shared_relu())
-    plan = survey(network, SHAPE)
-    assert plan.runs["shared"] == 2 and plan.spatial["shared"] == (3, 5, 5)
+    plan = inspect_network(network, SHAPE)
+    assert plan.calls["shared"] == 2 and plan.spatial["shared"] == (3, 5, 5)
     assert explained(network, plan, layer="shared").features.shape == (2, 3, 5, 5)
 
 
@@ -106,10 +106,10 @@ def test_grey_and_other_channel_counts_and_open_sizes():
     x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
     network = keras.Model(image, layers.GlobalAveragePooling2D()(x))
     network.get_layer("conv").set_weights([kernel, bias])
-    plan = survey(network, (6, 11, 5))
+    plan = inspect_network(network, (6, 11, 5))
     images = GENERATOR.normal(size=(3, 6, 11, 5)).astype(np.float32)
     classes = ops.convert_to_tensor(np.array([[2, 2, 2]], np.int32))
-    found = explainer(network, plan)(ops.convert_to_tensor(images), classes)
+    found = compiled_map(network, plan)(ops.convert_to_tensor(images), classes)
     for n in range(3):
         _, cam, guided = oracle.maps(
             [oracle.Convolution(kernel, bias), oracle.Rectifier(), oracle.Mean()], images[n], 2, 1
@@ -137,7 +137,7 @@ class CallsBackendSilu(layers.Layer):
 )
 def test_activations_that_are_no_relu_are_found(relu, kind):
     network = with_weights(functional(relu()))
-    plan = survey(network, SHAPE)
+    plan = inspect_network(network, SHAPE)
     path, found = plan.others[0]
     assert "smooth" in path or found.lower() == "tanh"  # an operation of a functional network has no layer to name
     assert kind is None or found.lower() == kind
@@ -160,8 +160,13 @@ class Smooth:
         return u * (1 - self.y**2)
 
 
-PLACES = [(keras.Operation, "__call__"), (layers.PReLU, "call"), (keras.src.backend.nn, "softmax"),
-          *relus_of_backend(None), *activations_of_backend(lambda kind, function: None)]  # fmt: skip
+PLACES = [
+    (keras.Operation, "__call__"),
+    (layers.PReLU, "call"),
+    (keras.src.backend.nn, "softmax"),
+    *relus_of_backend(None),
+    *activations_of_backend(lambda kind, function: None),
+]
 
 
 def state():
@@ -174,7 +179,7 @@ def test_threads_take_turns():
     before, order = state(), []
 
     def watch(name, entered, leave):
-        with watched():
+        with trace_calls():
             order.append(f"{name} in")
             entered.set()
             leave.wait(10)
@@ -219,8 +224,8 @@ def ended(*after, **dense):
 )
 def test_softmax_is_found_behind_changes_of_shape(network):
     network = network()
-    plan = survey(network, SHAPE)
-    assert plan.ending == "softmax" and not plan.others
+    plan = inspect_network(network, SHAPE)
+    assert plan.output_activation == "softmax" and not plan.others
     check(explained(network, plan), steps())
 
 
@@ -236,7 +241,7 @@ def test_softmax_is_found_behind_changes_of_shape(network):
 )
 def test_softmax_that_hides_the_logits_is_refused(after):
     with pytest.raises(UserError, match="softmax.*logits cannot be told; expected a network that ends in softmax, sig"):
-        survey(ended(*after), SHAPE)
+        inspect_network(ended(*after), SHAPE)
 
 
 def test_outputs_that_only_look_like_probabilities():
@@ -260,12 +265,14 @@ def test_one_unit_stands_for_two_classes(ending):
     network = with_weights(keras.Model(image, layers.Dense(1, activation=ending, name="unit")(x)))
     kernel, bias = DENSE[0][:, :1], DENSE[1][:1]
     network.get_layer("unit").set_weights([kernel, bias])
-    plan = survey(network, SHAPE)
-    assert plan.units == 1 and plan.two_sided == (ending == "sigmoid") and plan.ending == (ending or "linear")
+    plan = inspect_network(network, SHAPE)
+    assert (
+        plan.units == 1 and plan.two_sided == (ending == "sigmoid") and plan.output_activation == (ending or "linear")
+    )
     plan = replace(plan, two_sided=True)
     assert plan.class_count == 2
     classes = np.repeat(np.arange(2, dtype=np.int32)[:, None], len(IMAGES), axis=1)
-    found = explainer(network, plan)(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(classes))
+    found = compiled_map(network, plan)(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(classes))
     for side, sign in enumerate((-1, 1)):
         truth = [*steps()[:-1], oracle.Dense(sign * kernel, sign * bias)]
         for n in range(len(IMAGES)):
@@ -297,7 +304,7 @@ def test_residual_sum_in_a_networks_own_call_is_mapped_behind_its_relu():
     network(IMAGES)
     network.inner.set_weights([kernel, bias])
     network.classes.set_weights(dense)
-    plan = survey(network, SHAPE)
+    plan = inspect_network(network, SHAPE)
     assert plan.target == "relu" and set(plan.spatial) == {"inner", "relu"}
     truth = [
         oracle.Residual([oracle.Convolution(kernel, bias)]),
@@ -313,7 +320,7 @@ def test_what_happens_inside_attention_is_no_picture():
     x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
     x = layers.Reshape((24, 4))(x)
     x = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4, name="attention")(x, x))
-    plan = survey(keras.Model(image, layers.Dense(3)(x)), (8, 6, 3))
+    plan = inspect_network(keras.Model(image, layers.Dense(3)(x)), (8, 6, 3))
     assert plan.target == "conv" and set(plan.spatial) == {"conv"}
 
 
@@ -324,16 +331,16 @@ def test_channels_first_is_refused_by_name():
     )
     network = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D(data_format="channels_first")(x)))
     with pytest.raises(UserError, match="layer 'first' of the network .* has its channels first"):
-        survey(network, (8, 10, 3))
+        inspect_network(network, (8, 10, 3))
 
 
 def test_only_a_rescaling_of_pixels_is_one():
     image = keras.Input(SHAPE)
     first, second = convolutions(("relu", "relu"))
     inside = keras.Model(image, head(layers.Rescaling(0.1, name="scale")(second(first(image)))))
-    assert survey(inside, SHAPE).rescaling is None
+    assert inspect_network(inside, SHAPE).rescaling is None
     before = keras.Model(image, head(second(first(layers.Rescaling(0.1, name="scale")(layers.RandomFlip()(image))))))
-    assert survey(before, SHAPE).rescaling == "scale"
+    assert inspect_network(before, SHAPE).rescaling == "scale"
 
 
 # ---------------------------------------------------------------- ReLUs whose gradient cannot be exchanged
@@ -366,7 +373,7 @@ def test_a_relu_is_guided_or_reported(function):
     """Never the true gradient in silence."""
     network = with_weights(functional(Calls(function)))
     try:
-        plan = survey(network, SHAPE)
+        plan = inspect_network(network, SHAPE)
     except UserError as error:
         assert "does not run on photos of" in str(error)
         return
@@ -380,7 +387,7 @@ def test_a_network_that_cannot_be_traced_is_told_in_one_line():
     image = keras.Input((None, None, 3))
     network = keras.Model(image, head(layers.Conv2D(4, 3)(layers.Conv2D(4, 7)(image))), name="narrow")
     with pytest.raises(UserError, match="the network 'narrow' does not run on photos of 6x6x3") as caught:
-        survey(network, (6, 6, 3))
+        inspect_network(network, (6, 6, 3))
     assert "\n" not in str(caught.value)
 
 
@@ -393,13 +400,13 @@ def test_the_network_is_left_as_it_was():
     before = {place: vars(place[0])[place[1]] for place in ((keras.Operation, "__call__"), (layers.PReLU, "call"))}
     weights = [id(weight) for weight in network.weights]
     outputs = ops.convert_to_numpy(network(IMAGES))
-    plan = survey(network, SHAPE)
+    plan = inspect_network(network, SHAPE)
     first = explained(network, plan)
     assert [id(weight) for weight in network.weights] == weights
     assert network.layers[0].activation is backend_relu
     assert all(vars(owner)[name] is value for (owner, name), value in before.items())
     np.testing.assert_array_equal(ops.convert_to_numpy(network(IMAGES)), outputs)
-    explain = explainer(network, plan)
+    explain = compiled_map(network, plan)
     classes = ops.convert_to_tensor(np.zeros((1, 2), np.int32))
     np.testing.assert_array_equal(
         ops.convert_to_numpy(explain(ops.convert_to_tensor(IMAGES), classes).logits), first.logits
@@ -417,7 +424,7 @@ def test_errors_inside_a_network_leave_nothing_exchanged():
     conv = layers.Conv2D(2, 3, activation=backend_relu, name="c")
     network = keras.Sequential([keras.Input(SHAPE), conv])
     before = state()
-    with pytest.raises(RuntimeError), watched() as record:
+    with pytest.raises(RuntimeError), trace_calls() as record:
         try:
             Fails()(network(IMAGES))
         finally:
@@ -431,4 +438,4 @@ def test_other_outputs_are_refused(shape):
     image = keras.Input(SHAPE)
     network = keras.Model(image, layers.Reshape(shape)(layers.Conv2D(2, 3)(image)))
     with pytest.raises(UserError, match=r"returns .*; expected scores of shape \(N, classes\), or \(N, h"):
-        survey(network, SHAPE)
+        inspect_network(network, SHAPE)

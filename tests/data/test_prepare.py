@@ -174,9 +174,13 @@ def test_oxford_pets():
     write_tar("annotations.tar.gz", annotations)
     assert main(["annotations.tar.gz", "images.tar.gz"]) == 0
     assert files_in("data/pets") == [
-        "prepared.json", "train/cat/Abyssinian_1.jpg", "train/cat/Bengal_1.jpg", "train/dog/pug_1.jpg",
-        "val/cat/Abyssinian_2.jpg", "val/dog/pug_2.jpg",
-    ]  # fmt: skip
+        "prepared.json",
+        "train/cat/Abyssinian_1.jpg",
+        "train/cat/Bengal_1.jpg",
+        "train/dog/pug_1.jpg",
+        "val/cat/Abyssinian_2.jpg",
+        "val/dog/pug_2.jpg",
+    ]
     assert Path("data/pets/val/dog/pug_2.jpg").read_bytes() == photos["pug_2"]  # the file itself, not packed anew
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from camlib.console import UserError
 from camlib.demo import scenes
 from camlib.demo.scenes import CLASSES, PAIRS, draw_demo, draw_scene
-from camlib.runs.locks import BeingWritten, OnlyWriter
+from camlib.files import BeingWritten, OnlyWriter
 
 pytestmark = pytest.mark.any_backend
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.evaluation.annotations import Annotation, find_items, items_sha256, read_annotations, size_of
+from camlib.evaluation.annotations import Annotation, find_items, items_sha256, mask_size, read_annotations
 from camlib.photos import PhotoError, read_photo
 
 pytestmark = pytest.mark.any_backend
@@ -33,9 +33,15 @@ def test_our_own_format(tmp_path):
     mask = save_mask(tmp_path / "masks" / "a.png", slice(10, 20), slice(5, 50))
     records = [
         {"file": "a.jpg", "class": "dog", "boxes": [[5, 10, 50, 20]], "mask": "masks/a.png", "width": 60, "height": 40},
-        {"file": "sub/b.jpg", "class": "cat", "boxes": [[0, 0, 6, 4], [30, 20, 60, 40]], "mask": None, "width": 60,
-         "height": 40},
-    ]  # fmt: skip
+        {
+            "file": "sub/b.jpg",
+            "class": "cat",
+            "boxes": [[0, 0, 6, 4], [30, 20, 60, 40]],
+            "mask": None,
+            "width": 60,
+            "height": 40,
+        },
+    ]
     (tmp_path / "annotations.json").write_text(json.dumps(records))
     for place in (tmp_path, tmp_path / "annotations.json"):
         one, two = read_annotations(place)
@@ -81,14 +87,17 @@ def test_folder_of_masks(tmp_path, photo_folder):
         ("annotations.json", "{", r"annotations.json cannot be read \(JSONDecodeError"),
         ("annotations.json", '[{"file": "a.jpg"}]', r"KeyError: .class.\); expected a list of records"),
         ("annotations.json", "[]", "no annotations in"),
-        ("annotations.json",
-         '[{"file": "a.jpg", "class": "dog", "boxes": [[5, 5, 5, 9]], "width": 9, "height": 9}]', "has no area"),
+        (
+            "annotations.json",
+            '[{"file": "a.jpg", "class": "dog", "boxes": [[5, 5, 5, 9]], "width": 9, "height": 9}]',
+            "has no area",
+        ),
         ("one.xml", "<annotation>", "one.xml cannot be read .*; expected a PASCAL VOC annotation"),
         ("one.xml", "<annotation><filename>x</filename></annotation>", "one.xml cannot be read"),
         ("one.xml", "<other/>", "no annotations in"),
         ("x.txt", "", "no annotations in"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
@@ -102,8 +111,11 @@ def test_missing_places_and_masks(tmp_path):
         Annotation(tmp_path / "p.jpg", "dog", (), tmp_path / "m.png", 4, 4).inside(4, 4)
 
 
-@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", b"nonsense", b""],
-                         ids=["PostScript", "text", "empty"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", b"nonsense", b""],
+    ids=["PostScript", "text", "empty"],
+)
 def test_a_mask_is_a_picture(tmp_path, content):
     """PostScript would be handed to another program by the library that decodes pictures."""
     (tmp_path / "mask.png").write_bytes(content)
@@ -112,7 +124,7 @@ def test_a_mask_is_a_picture(tmp_path, content):
         annotation.inside(4, 4)
     assert "identify" in str(why.value)
     with pytest.raises(UserError, match="expected a mask"):
-        size_of(tmp_path / "mask.png")
+        mask_size(tmp_path / "mask.png")
 
 
 def test_photos_and_masks_without_end_are_not_waited_for(tmp_path):

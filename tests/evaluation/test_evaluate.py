@@ -17,14 +17,14 @@ import evaluate_maps
 from camlib.console import UserError
 from camlib.evaluation import metrics, scoring
 from camlib.evaluation.annotations import Annotation, Item
-from camlib.evaluation.report import LOCALISATION, SANITY, SHARPNESS, faithfulness_scores, text_of
+from camlib.evaluation.report import LOCALISATION, SANITY, SHARPNESS, cell_text, faithfulness_scores
+from camlib.evaluation.scored_networks import ScoredNetwork, parse_map
 from camlib.evaluation.scoring import outlines_of, truth_of
 from camlib.networks import architectures
-from camlib.networks.checkpoint import load_network
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import load_network, save_network
 from camlib.photos import read_network_input, read_photo, resize_photo
 from camlib.plots.colours import resize_map
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 
@@ -36,7 +36,7 @@ def random_file(path, network, size=32):
         if len(weight.shape) == 1:
             weight.assign(weight + generator.normal(size=weight.shape) * 0.1)
     network.get_layer("class").kernel.assign(generator.normal(size=network.get_layer("class").kernel.shape) * 3)
-    save_network(network, path, Meaning(CLASSES, size, size, 3))
+    save_network(network, path, InputSpec(CLASSES, size, size, 3))
     return path
 
 
@@ -81,8 +81,14 @@ def run(photos, files, tmp_path_factory):
     """(arguments, output folder, what was printed) of a whole run."""
     output = tmp_path_factory.mktemp("run") / "evaluation"
     gap, vgg = files
-    maps = (f"{gap}:cam", f"{vgg}:grad-cam", f"{vgg}:grad-cam@block2_conv2", f"{vgg}:guided-backprop",
-            f"{vgg}:guided-grad-cam", f"{gap}:ablation-cam")  # fmt: skip
+    maps = (
+        f"{gap}:cam",
+        f"{vgg}:grad-cam",
+        f"{vgg}:grad-cam@block2_conv2",
+        f"{vgg}:guided-backprop",
+        f"{vgg}:guided-grad-cam",
+        f"{gap}:ablation-cam",
+    )
     arguments = ["--annotations", str(photos), "--maps", *maps, "--sample", "4", "--steps", "4",
                  "--fill", "blur", "mean", "--output", str(output)]  # fmt: skip
     assert evaluate_maps.main(arguments) == 0
@@ -102,13 +108,13 @@ def scores(output):
 
 def cams(path, photos, records):
     """CAM of each record's class by plain Keras calls, from the files alone: list of float32 (32, 32)."""
-    network, meaning = load_network(path)
+    network, input_spec = load_network(path)
     gap = next(layer for layer in network.layers if layer.name == "gap")
     trunk = keras.Model(network.inputs[0], gap.input)
     kernel = network.get_layer("class").get_weights()[0]
     found = []
     for record in records:
-        image = meaning.prepare(read_network_input(photos / record["file"], meaning)[None])
+        image = input_spec.prepare(read_network_input(photos / record["file"], input_spec)[None])
         features = keras.ops.convert_to_numpy(trunk(image))[0]
         found.append(features @ kernel[:, CLASSES.index(record["class"])])
     return found
@@ -161,10 +167,10 @@ def test_every_map_and_baseline_has_its_scores(run):
 
 def test_networks_table(run, photos, files):
     """Of eight photos; the one with two animals is left out."""
-    network, meaning = load_network(files[1])
+    network, input_spec = load_network(files[1])
     records = json.loads((photos / "annotations.json").read_text())[1:9]
-    images = np.stack([read_network_input(photos / record["file"], meaning) for record in records])
-    outputs = network.predict(meaning.prepare(images), verbose=0)
+    images = np.stack([read_network_input(photos / record["file"], input_spec) for record in records])
+    outputs = network.predict(input_spec.prepare(images), verbose=0)
     labels = np.array([CLASSES.index(record["class"]) for record in records])
     with open(run[1] / "networks.csv", newline="", encoding="utf-8") as file:
         rows = {(row["network"], row["photos"]): row for row in csv.DictReader(file)}
@@ -196,8 +202,10 @@ def test_report_explains_its_metrics_before_the_photos(run):
     terms = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page)
     scores = (*LOCALISATION, *SHARPNESS, *SANITY, *faithfulness_scores(["blur", "mean"]))
     assert {score.title for score in scores} == {html.unescape(name) for name, _ in terms} - {
-        "top-1", "binary accuracy (Keras)", "ECE",
-    }  # fmt: skip
+        "top-1",
+        "binary accuracy (Keras)",
+        "ECE",
+    }
     assert all(len(text.split()) > 3 for _, text in terms)
     sections = set(re.findall("docs/evaluation.md, section (.*?)</p>", page))
     assert sections == {"Localisation", "Sharpness", "Faithfulness", "Sanity", "The networks"}
@@ -211,7 +219,7 @@ def test_counts_have_no_interval(run):
     report = (run[1] / "report.md").read_text("utf-8")
     sharp = report.split("## How sharp the maps are (masks)")[1].split("##")[0]
     assert "| vgg grad-cam@block2_conv2 | 256 |" in sharp and "| gap cam | 1,024 |" in sharp
-    assert text_of((49.5, 40.0, 60.0, 8), is_count=True) == "50" and text_of((49.5, 40.0, 60.0, 8)).count("to") == 1
+    assert cell_text((49.5, 40.0, 60.0, 8), is_count=True) == "50" and cell_text((49.5, 40.0, 60.0, 8)).count("to") == 1
 
 
 @pytest.mark.any_backend
@@ -276,8 +284,8 @@ def test_outlines_of_an_uneven_mask_enclose_it(tmp_path):
 def test_same_command_again_computes_nothing(run, monkeypatch):
     arguments, output = run
     before = (output / "results.jsonl").read_bytes()
-    monkeypatch.setattr(evaluate_maps.ScoredNetwork, "fast_maps", None)
-    monkeypatch.setattr(evaluate_maps.ScoredNetwork, "slow_maps", None)
+    monkeypatch.setattr(ScoredNetwork, "fast_maps", None)
+    monkeypatch.setattr(ScoredNetwork, "slow_maps", None)
     assert evaluate_maps.main(arguments) == 0
     assert (output / "results.jsonl").read_bytes() == before
 
@@ -304,30 +312,30 @@ def test_a_killed_run_goes_on(run):
 @pytest.mark.any_backend
 def test_batches_are_halved_where_memory_runs_out(files, photos, capsys):
     """Three of five photos at once fail; each keeps the maps of its own two classes."""
-    kinds = [scoring.parse_map(f"{files[1]}:{name}") for name in ("guided-grad-cam", "grad-cam", "hires-cam")]
-    subject = evaluate_maps.ScoredNetwork(files[1], kinds, evaluate_maps.parse_arguments(["--steps", "2"]))
+    kinds = [parse_map(f"{files[1]}:{name}") for name in ("guided-grad-cam", "grad-cam", "hires-cam")]
+    scored = ScoredNetwork(files[1], kinds, steps=2)
     paths = sorted(photos.glob("*/*.png"))[:5]
-    images = subject.prepare(np.stack([read_network_input(path, subject.meaning) for path in paths]))
+    images = scored.prepare(np.stack([read_network_input(path, scored.input_spec) for path in paths]))
     labels = np.array([[0, 1, 2, 3, 0], [3, 2, 1, 0, 1]], np.int32)
-    outputs, maps = subject.fast_maps(images, labels)
-    explain_fast = subject.explain_fast
+    outputs, maps = scored.fast_maps(images, labels)
+    explain_fast = scored.explain_fast
 
     def explain_two(images, labels):
         if len(images) > 2:
             raise MemoryError
         return explain_fast(images, labels)
 
-    subject.explain_fast = explain_two
-    found_outputs, found = subject.fast_maps(images, labels)
+    scored.explain_fast = explain_two
+    found_outputs, found = scored.fast_maps(images, labels)
     assert capsys.readouterr().out.splitlines() == ["out of memory with 5 photos at once: going on with 2"]
     assert list(found) == list(maps) == [kind.name for kind in kinds]
     np.testing.assert_allclose(found_outputs, outputs, atol=1e-6)
     for name, values in maps.items():
         assert values.shape[:2] == (2, 5)
         np.testing.assert_allclose(found[name], values, atol=1e-5 * np.abs(values).max())
-    subject.explain_fast = lambda *_: explain_two(np.empty(3), None)
+    scored.explain_fast = lambda *_: explain_two(np.empty(3), None)
     with pytest.raises(MemoryError):
-        subject.fast_maps(images[:1], labels[:, :1])
+        scored.fast_maps(images[:1], labels[:, :1])
 
 
 def test_randomised_layers_from_the_output_down(files):
@@ -350,16 +358,15 @@ def test_sanity_of_each_photo_is_its_own(run, files, photos):
     found = [record for record in records if record["part"] == "sanity" and record["network"] == "vgg"]
     correlations = [tuple(record["maps"]["vgg guided-backprop"]["rank_correlation"]) for record in found]
     assert len(set(correlations)) == len(found) == 4
-    kind = scoring.parse_map(f"{files[1]}:grad-cam@block2_conv2")
-    settings = evaluate_maps.parse_arguments(["--steps", "2"])
-    subject = evaluate_maps.ScoredNetwork(files[1], [kind], settings)
+    kind = parse_map(f"{files[1]}:grad-cam@block2_conv2")
+    scored = ScoredNetwork(files[1], [kind], steps=2)
     for record in found:
-        image = subject.meaning.prepare(read_network_input(photos / record["photo"], subject.meaning)[None])
+        image = scored.input_spec.prepare(read_network_input(photos / record["photo"], scored.input_spec)[None])
         labels = np.array([[CLASSES.index(record["class"])]], np.int32)
-        before = subject.fast_maps(image, labels)[1][kind.name][0, 0]
-        with scoring.kept_weights(subject.network):
-            scoring.randomise(scoring.stages_of(subject.network)[0], np.random.default_rng(0))
-            after = subject.fast_maps(image, labels)[1][kind.name][0, 0]
+        before = scored.fast_maps(image, labels)[1][kind.name][0, 0]
+        with scoring.kept_weights(scored.network):
+            scoring.randomise(scoring.stages_of(scored.network)[0], np.random.default_rng(0))
+            after = scored.fast_maps(image, labels)[1][kind.name][0, 0]
         expected = metrics.rank_correlation(before, after)
         value = record["maps"][kind.name]["rank_correlation"][0]
         assert value is None and np.isnan(expected) or value == pytest.approx(expected, abs=1e-3)
@@ -509,9 +516,16 @@ def test_script_is_one_command(run_here, photos, files, tmp_path, monkeypatch):
     """As its user runs it, with the paths of a network relative to where they are."""
     monkeypatch.chdir(files[0].parent)
     result = run_here(
-        "evaluate_maps.py", "--annotations", photos, "--maps", f"{files[0].name}:cam", "--only", "localisation",
-        "--output", tmp_path / "out",
-    )  # fmt: skip
+        "evaluate_maps.py",
+        "--annotations",
+        photos,
+        "--maps",
+        f"{files[0].name}:cam",
+        "--only",
+        "localisation",
+        "--output",
+        tmp_path / "out",
+    )
     assert result.returncode == 0, result.stderr
     assert "9 photos, 10 objects" in result.stdout and "gap cam" in result.stdout
     assert result.stdout.splitlines()[-1] == f"wrote tables, figures and {tmp_path / 'out' / 'report.html'}"

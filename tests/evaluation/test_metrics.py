@@ -218,9 +218,14 @@ def test_ssim_is_that_of_scikit_image(generator):
     a = generator.normal(size=(40, 50))
     b = a + generator.normal(scale=0.5, size=a.shape)
     expected = reference_ssim(
-        a / np.abs(a).max(), b / np.abs(b).max(), data_range=1, gaussian_weights=True, sigma=1.5,
-        use_sample_covariance=False, win_size=11,
-    )  # fmt: skip
+        a / np.abs(a).max(),
+        b / np.abs(b).max(),
+        data_range=1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        win_size=11,
+    )
     assert metrics.structural_similarity(a, b) == pytest.approx(expected, abs=1e-9)
     assert metrics.structural_similarity(a, 3 * a) == pytest.approx(1.0)
 

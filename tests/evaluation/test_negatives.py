@@ -8,8 +8,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from benchmarks.negatives import main, separation
-from camlib.networks.saving import save_network
-from camlib.preprocessing import Meaning
+from camlib.networks.checkpoint import save_network
+from camlib.preprocessing import InputSpec
 
 
 def test_separation_is_that_of_the_roc_curve():
@@ -28,8 +28,8 @@ def test_it_says_what_a_network_takes_pictures_for(tmp_path, photo_folder, capsy
     pixels = keras.Input((8, 8, 3))
     network = keras.Model(pixels, layers.Dense(2, activation="softmax")(layers.GlobalAveragePooling2D()(pixels)))
     network.layers[-1].set_weights([np.array([[0.0, 4.0], [0.0, 4.0], [0.0, 4.0]]), np.array([0.0, -6.0])])
-    meaning = Meaning(["dark", "light"], 8, 8, 3)
-    save_network(network, tmp_path / "light.h5", meaning)
+    input_spec = InputSpec(["dark", "light"], 8, 8, 3)
+    save_network(network, tmp_path / "light.h5", input_spec)
     photos = {"a.png": 40, "b.png": 60, "c.png": 230}
     negatives_ = photo_folder({name: (grey,) * 3 for name, grey in photos.items()}, folder="negatives")
     positives = photo_folder({"a.png": (20,) * 3, "b.png": (235,) * 3}, folder="positives")

@@ -10,8 +10,7 @@ from conftest import ROOT
 from PIL import Image
 
 from camlib.networks.architectures import original_network
-from camlib.networks.checkpoint import ORIGINAL_MEANING
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import ORIGINAL_INPUT_SPEC, save_network
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -94,9 +93,16 @@ def test_the_whole_script(run_here, tmp_path):
                         "height": 48, "mask": None})  # fmt: skip
     (tmp_path / "set" / "annotations.json").write_text(json.dumps(records))
     keras.utils.set_random_seed(0)
-    save_network(original_network(4), tmp_path / "first.h5", ORIGINAL_MEANING)
-    result = run_here("original_claims.py", "--annotations", tmp_path / "set", "--original",
-                      tmp_path / "first.h5", "--output", tmp_path / "out")  # fmt: skip
+    save_network(original_network(4), tmp_path / "first.h5", ORIGINAL_INPUT_SPEC)
+    result = run_here(
+        "original_claims.py",
+        "--annotations",
+        tmp_path / "set",
+        "--original",
+        tmp_path / "first.h5",
+        "--output",
+        tmp_path / "out",
+    )
     assert result.returncode == 0, result.stderr
     text = (tmp_path / "out" / "claims.md").read_text("utf-8")
     for name in ("cam_4class cam", "vgg16_4class guided-grad-cam", "first cam", "centred Gaussian"):

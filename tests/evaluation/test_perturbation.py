@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from camlib.evaluation.metrics import pixel_order
-from camlib.evaluation.perturbation import CHUNK, deletion_insertion_function, probability_function
+from camlib.evaluation.perturbation import PHOTOS_AT_ONCE, deletion_insertion_function, probability_function
 
 GENERATOR = np.random.default_rng(5)
 KERNEL, BIAS = GENERATOR.normal(size=(6 * 4 * 3, 3)), GENERATOR.normal(size=3)
@@ -60,13 +60,13 @@ def test_curves_see_no_more_photos_at_once_than_they_have(steps):
     image = np.zeros((6, 4, 3), np.float32)
     curves = deletion_insertion_function(network, "softmax", steps)
     curves(image, image, pixel_order(image[..., 0]), np.array([True, False, False]))
-    assert seen == {min(CHUNK, 2 * steps)}
+    assert seen == {min(PHOTOS_AT_ONCE, 2 * steps)}
 
 
 def test_probabilities_of_any_number_of_photos():
     network = linear_network("softmax")
     of_all = probability_function(network, "softmax")
-    for count in (1, CHUNK, CHUNK + 3):
+    for count in (1, PHOTOS_AT_ONCE, PHOTOS_AT_ONCE + 3):
         images = GENERATOR.normal(size=(count, 6, 4, 3)).astype(np.float32)
         targets = GENERATOR.random((count, 3)) < 0.5
         expected = [

@@ -17,13 +17,14 @@ from PIL import Image
 import evaluate_maps
 import gradcam_vgg16
 import make_cam_maps
-from camlib.attribution.classifier import Subject, check_guided
+from camlib.attribution.cam import cam_function, pooled_classifier
+from camlib.attribution.classifier import Classifier, check_guided
+from camlib.attribution.gradcam import GradCAM
 from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
 from camlib.networks.applications import APPLICATIONS, OPEN_SIZE, application_of_file, preprocessing_of
 from camlib.networks.checkpoint import load_network
-from camlib.preprocessing import PREPROCESSING, Meaning, imagenet_names
-from gradcam_vgg16 import explainer
+from camlib.preprocessing import PREPROCESSING, InputSpec, imagenet_names
 
 pytestmark = pytest.mark.any_backend
 
@@ -40,15 +41,18 @@ FILES = {
     "densenet": {f"DenseNet{depth}": f"densenet{depth}_{KERNELS}.h5" for depth in (121, 169, 201)},
     "mobilenet": {"MobileNet": "mobilenet_1_0_224_tf.h5"},
     "mobilenet_v2": {"MobileNetV2": f"mobilenet_v2_{KERNELS}_1.0_224.h5"},
-    "mobilenet_v3": {f"MobileNetV3{size}": f"weights_mobilenet_v3_{size.lower()}_224_1.0_float.h5"
-                     for size in ("Small", "Large")},
+    "mobilenet_v3": {
+        f"MobileNetV3{size}": f"weights_mobilenet_v3_{size.lower()}_224_1.0_float.h5" for size in ("Small", "Large")
+    },
     "nasnet": {f"NASNet{size}": f"nasnet_{size.lower()}.h5" for size in ("Mobile", "Large")},
     "efficientnet": {f"EfficientNetB{number}": f"efficientnetb{number}.h5" for number in range(8)},
-    "efficientnet_v2": {f"EfficientNetV2{size}": f"efficientnetv2-{size.lower()}.h5"
-                        for size in ("B0", "B1", "B2", "B3", "S", "M", "L")},
-    "convnext": {f"ConvNeXt{size}": f"convnext_{size.lower()}.h5"
-                 for size in ("Tiny", "Small", "Base", "Large", "XLarge")},
-}  # fmt: skip
+    "efficientnet_v2": {
+        f"EfficientNetV2{size}": f"efficientnetv2-{size.lower()}.h5" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")
+    },
+    "convnext": {
+        f"ConvNeXt{size}": f"convnext_{size.lower()}.h5" for size in ("Tiny", "Small", "Base", "Large", "XLarge")
+    },
+}
 NETWORKS = [(module, name, file) for module, files in FILES.items() for name, file in files.items()]
 
 
@@ -60,7 +64,7 @@ def test_every_network_of_keras_is_known():
 def test_pixels_are_prepared_as_keras_prepares_them(module, name, file):
     pixels = np.random.default_rng(1).integers(0, 256, (2, 7, 6, 3), np.uint8)
     expected = getattr(keras.applications, module).preprocess_input(pixels.astype(np.float32))
-    ours = Meaning(["a"], 7, 6, 3, **PREPROCESSING[preprocessing_of(name)]).prepare(pixels)
+    ours = InputSpec(["a"], 7, 6, 3, **PREPROCESSING[preprocessing_of(name)]).prepare(pixels)
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
@@ -137,14 +141,14 @@ def test_networks_scaled_differently_for_imagenet_are_built_so(tmp_path):
     (normalization,) = (layer for layer in reference.layers if isinstance(layer, keras.layers.Normalization))
     normalization.set_weights([mean, std, np.array(0)])  # as in Keras's file: std for variance
     write_weights_file(tmp_path / "efficientnetb0.h5", reference)
-    network, meaning = load_network(tmp_path / "efficientnetb0.h5")
-    assert (meaning.height, meaning.width) == (224, 224) and len(meaning.class_names) == 1000
+    network, input_spec = load_network(tmp_path / "efficientnetb0.h5")
+    assert (input_spec.height, input_spec.width) == (224, 224) and len(input_spec.class_names) == 1000
     pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
     # what reaches the first convolution is (pixel / 255 - mean) / std, with ImageNet's mean and standard deviation
     stem = keras.Model(reference.get_layer("stem_conv_pad").input, reference.output)
     expected = keras.ops.convert_to_numpy(stem(((pixels / 255 - mean) / std).astype(np.float32)))
     assert np.ptp(expected) > 1e-3
-    found = keras.ops.convert_to_numpy(network(meaning.prepare(pixels)))
+    found = keras.ops.convert_to_numpy(network(input_spec.prepare(pixels)))
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
 
 
@@ -158,39 +162,39 @@ def test_a_file_of_another_network_is_one_line(mobilenet, tmp_path):
 
 def test_cam_does_not_apply_to_a_convolution_of_the_means(mobilenet):
     with pytest.raises(UserError, match="no Dense layer makes them.*use python gradcam_vgg16.py"):
-        make_cam_maps.pooled_classifier(mobilenet[1])
+        pooled_classifier(mobilenet[1])
 
 
 # ---------------------------------------------------------------- every architecture
 
 
-def guided_or_why_not(plan):
+def guided_or_why_not(structure):
     """(whether guided backpropagation is defined, what to say of it)."""
     try:
-        check_guided(plan, "")
+        check_guided(structure, "")
     except UserError as refused:
         layer, kind = re.match(r"(?:layer '(.*?)'|the network's own code) \((.*?)\)", str(refused)).groups()
-        return False, f"no: {kind} in {layer or 'its own code'}, and {len(plan.others) - 1} more"
-    kinds = Counter(kind for _, kind in plan.relus)
+        return False, f"no: {kind} in {layer or 'its own code'}, and {len(structure.others) - 1} more"
+    kinds = Counter(kind for _, kind in structure.relus)
     return True, ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def cam_applies(network):
     try:
-        return bool(make_cam_maps.pooled_classifier(network))
+        return bool(pooled_classifier(network))
     except UserError:
         return False
 
 
-def random_subject(name, side=None):
-    """The Subject of an architecture with random weights, at its own size or another, and what is fed to it."""
+def random_classifier(name, side=None):
+    """The Classifier of an architecture with random weights, at its own size or another, and what is fed to it."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     network = APPLICATIONS[name](weights=None, input_shape=side and (side, side, 3))
     size = tuple(side or OPEN_SIZE for side in network.input_shape[1:3])
-    meaning = Meaning(imagenet_names(), *size, 3, **PREPROCESSING[preprocessing_of(name)])
+    input_spec = InputSpec(imagenet_names(), *size, 3, **PREPROCESSING[preprocessing_of(name)])
     pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
-    return Subject(network, meaning, name), pixels
+    return Classifier(network, input_spec, name), pixels
 
 
 MOST_SIDE, SMALLER = 300, 128  # pixels: beyond the former, gradients of the largest networks fill 20 GB
@@ -199,26 +203,25 @@ MOST_SIDE, SMALLER = 300, 128  # pixels: beyond the former, gradients of the lar
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(APPLICATIONS))
 def test_every_architecture_is_explained(name, capsys):
-    """Surveyed at its own size. APPLICATIONS_REPORT names a file that gets a line of a table for each."""
+    """Inspected at its own size. APPLICATIONS_REPORT names a file that gets a line of a table for each."""
     gc.collect()
-    subject, pixels = random_subject(name)
-    plan, layer, height = subject.plan, subject.layer, subject.meaning.height
-    with_guided, guided = guided_or_why_not(plan)
-    map_size, cam = "x".join(map(str, plan.spatial[layer])), cam_applies(subject.network)
+    classifier, pixels = random_classifier(name)
+    structure, layer, height = classifier.structure, classifier.layer_to_map(), classifier.input_spec.height
+    with_guided, guided = guided_or_why_not(structure)
+    map_size, cam = "x".join(map(str, structure.spatial[layer])), cam_applies(classifier.network)
     if height > MOST_SIDE:
-        subject, pixels = random_subject(name, SMALLER)
-        assert subject.layer == layer
-    explain = explainer(subject.network, subject.plan, method="hires-cam", with_guided=with_guided)
-    found = subject.ask(explain, pixels, [7, 207])
-    h, w, _ = subject.plan.spatial[layer]
-    assert plan.ending == "softmax" and found.cams.shape == (2, 1, h, w)
+        classifier, pixels = random_classifier(name, SMALLER)
+        assert classifier.layer_to_map() == layer
+    found = GradCAM(classifier, method="hires-cam", guided=with_guided, classes=[7, 207])(pixels)
+    h, w, _ = classifier.structure.spatial[layer]
+    assert structure.output_activation == "softmax" and found.cams.shape == (2, 1, h, w)
     assert np.isfinite(found.cams).all() and found.cams.any()
     if with_guided:
         assert found.guided.shape == (2, *pixels.shape)
         assert found.guided.any() and np.isfinite(found.guided).all()
     if cam:  # all biases are 0 here: HiResCAM adds up to the logit, and CAM is HiResCAM times the number of pixels
         np.testing.assert_allclose(found.cams.sum(axis=(2, 3))[:, 0], found.logits[0, [7, 207]], rtol=1e-3)
-        maps = make_cam_maps.cam_function(subject.network)(subject.prepare(pixels))[0]
+        maps = cam_function(classifier.network)(classifier.prepare(pixels))[0]
         expected = found.cams[:, 0] * h * w
         atol = 1e-3 * np.abs(expected).max()
         np.testing.assert_allclose(keras.ops.convert_to_numpy(maps)[0, [7, 207]], expected, atol=atol)
@@ -269,8 +272,8 @@ def test_the_file_where_keras_looks_for_it_needs_no_connection(offline, mobilene
     path, reference = mobilenet
     (offline / "models").mkdir()
     (offline / "models" / path.name).write_bytes(path.read_bytes())
-    network, meaning = load_network("MobileNet")
-    assert meaning.preprocessing == "224x224 RGB, pixel * 0.00784314 + -1"
+    network, input_spec = load_network("MobileNet")
+    assert input_spec.preprocessing == "224x224 RGB, pixel * 0.00784314 + -1"
     for found, expected in zip(network.get_weights(), reference.get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
 

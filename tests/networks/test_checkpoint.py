@@ -13,20 +13,19 @@ from small_networks import with_random_weights
 
 from camlib.console import UserError
 from camlib.networks.architectures import modern_network, original_network
-from camlib.networks.checkpoint import ORIGINAL_MEANING, load_network
-from camlib.networks.saving import save_network
-from camlib.preprocessing import Meaning
+from camlib.networks.checkpoint import ORIGINAL_INPUT_SPEC, load_network, save_network
+from camlib.preprocessing import InputSpec
 
-MEANING = Meaning(["a", "ü", "c"], 32, 48, 3, 0.5, -1.0)
+INPUT_SPEC = InputSpec(["a", "ü", "c"], 32, 48, 3, 0.5, -1.0)
 
 
 @pytest.mark.parametrize("name", ["network.h5", "network.weights.h5"])
 @pytest.mark.parametrize("half", [False, True])
 def test_saved_network_comes_back_with_its_meaning(tmp_path, name, half):
     network = with_random_weights(modern_network(3))
-    save_network(network, tmp_path / "new folder" / name, MEANING, half)
-    loaded, meaning = load_network(tmp_path / "new folder" / name)
-    assert meaning == MEANING
+    save_network(network, tmp_path / "new folder" / name, INPUT_SPEC, half)
+    loaded, input_spec = load_network(tmp_path / "new folder" / name)
+    assert input_spec == INPUT_SPEC
     images = np.random.default_rng(1).random((2, 20, 30, 3), np.float32)
     tolerance = 0.01 if half else 0
     np.testing.assert_allclose(loaded.predict(images, verbose=0), network.predict(images, verbose=0), atol=tolerance)
@@ -35,7 +34,7 @@ def test_saved_network_comes_back_with_its_meaning(tmp_path, name, half):
 
 def test_keras_itself_reads_our_files(tmp_path):
     network = with_random_weights(modern_network(3))
-    save_network(network, tmp_path / "network.h5", MEANING)
+    save_network(network, tmp_path / "network.h5", INPUT_SPEC)
     images = np.random.default_rng(1).random((1, 16, 16, 3), np.float32)
     loaded = keras.models.load_model(tmp_path / "network.h5", compile=False)
     np.testing.assert_array_equal(loaded.predict(images, verbose=0), network.predict(images, verbose=0))
@@ -51,7 +50,7 @@ def test_keras_itself_reads_our_files(tmp_path):
     ],
 )
 def test_meaning_that_makes_no_sense_is_refused(tmp_path, description, message):
-    save_network(original_network(2), tmp_path / "n.h5", Meaning(["a", "b"], 8, 8, 1))
+    save_network(original_network(2), tmp_path / "n.h5", InputSpec(["a", "b"], 8, 8, 1))
     with h5py.File(tmp_path / "n.h5", "r+") as file:
         file.attrs["meaning"] = description
     with pytest.raises(UserError, match=message):
@@ -87,7 +86,7 @@ def test_lambda_layer_is_refused_by_name_and_not_run(tmp_path):
 )
 def test_foreign_classes_are_refused(tmp_path, change):
     path = tmp_path / "network.h5"
-    save_network(original_network(2), path, MEANING)
+    save_network(original_network(2), path, INPUT_SPEC)
     with h5py.File(path, "r+") as file:
         config = json.loads(file.attrs["model_config"])
         config["config"]["layers"][2].update(change)
@@ -112,9 +111,9 @@ def test_lambda_hidden_deep_in_a_nested_network_is_refused(tmp_path):
 def test_trusted_file_may_run_its_code(tmp_path):
     lambda_file(tmp_path / "bad.h5", tmp_path / "ran")
     (tmp_path / "ran").unlink(missing_ok=True)
-    network, meaning = load_network(tmp_path / "bad.h5", trust=True)
+    network, input_spec = load_network(tmp_path / "bad.h5", trust=True)
     network.predict(np.zeros((1, 4, 4, 1)), verbose=0)
-    assert meaning is None and os.path.exists(tmp_path / "ran")
+    assert input_spec is None and os.path.exists(tmp_path / "ran")
 
 
 def test_damaged_and_unknown_files(tmp_path):
@@ -127,7 +126,7 @@ def test_damaged_and_unknown_files(tmp_path):
         file["kernel"] = np.zeros((3, 3))
     with pytest.raises(UserError, match=r"weights.h5 holds weights alone, of a network unknown here"):
         load_network(tmp_path / "weights.h5")
-    save_network(original_network(2), tmp_path / "cut.h5", MEANING)
+    save_network(original_network(2), tmp_path / "cut.h5", INPUT_SPEC)
     with h5py.File(tmp_path / "cut.h5", "r+") as file:
         del file["model_weights"]["class"]
     with pytest.raises(UserError, match="weights do not fit its network"):
@@ -137,14 +136,14 @@ def test_damaged_and_unknown_files(tmp_path):
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 def test_originals_weights_alone_are_recognised(tmp_path):
     """A weights-only file in the layout of TensorFlow 2.0, cut from the original's, gives the same network."""
-    whole, meaning = load_network(SHARED / "seed" / "model_weight.h5")
-    assert meaning == ORIGINAL_MEANING
+    whole, input_spec = load_network(SHARED / "seed" / "model_weight.h5")
+    assert input_spec == ORIGINAL_INPUT_SPEC
     with h5py.File(SHARED / "seed" / "model_weight.h5") as source, h5py.File(tmp_path / "w.h5", "w") as target:
         for name in source["model_weights"]:
             source.copy(f"model_weights/{name}", target)
         for key, value in source["model_weights"].attrs.items():
             target.attrs[key] = value
-    alone, meaning = load_network(tmp_path / "w.h5")
-    assert meaning == ORIGINAL_MEANING
+    alone, input_spec = load_network(tmp_path / "w.h5")
+    assert input_spec == ORIGINAL_INPUT_SPEC
     image = np.random.default_rng(0).random((1, 64, 64, 1), np.float32) * 255
     np.testing.assert_allclose(alone.predict(image, verbose=0), whole.predict(image, verbose=0), atol=1e-6)

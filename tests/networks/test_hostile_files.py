@@ -16,13 +16,13 @@ import pytest
 from conftest import ROOT, weights_of
 from keras import layers
 
-from camlib.attribution.classifier import Subject
+from camlib.attribution.classifier import Classifier
 from camlib.console import UserError
 from camlib.networks import plain_data, reader
 from camlib.networks.allowlist import ADMITTED, CALL_FUNCTIONS, LAYERS, OPERATIONS, REFUSED_LAYERS, calls_in, parsed
 from camlib.networks.checkpoint import GAP_NETWORK, load_network
 from camlib.networks.reader import read_contents
-from camlib.preprocessing import meaning_of
+from camlib.preprocessing import checked_input_spec
 
 resource = pytest.importorskip("resource", reason="Windows has no limits to watch")
 LONGEST = 300  # characters of a refusal
@@ -70,8 +70,8 @@ def index_of(path):
 
 @pytest.mark.parametrize("write", [hostile.write_h5, hostile.write_keras])
 def test_the_network_that_the_attacks_are_made_of_loads(tmp_path, write):
-    network, meaning = load_network(write(tmp_path / "net", hostile.stack()))
-    assert (meaning is not None) == (write is hostile.write_h5)
+    network, input_spec = load_network(write(tmp_path / "net", hostile.stack()))
+    assert (input_spec is not None) == (write is hostile.write_h5)
     arrays = hostile.arrays()
     for layer in ("conv", "class"):
         for found, kind in zip(network.get_layer(layer).get_weights(), ("kernel", "bias"), strict=True):
@@ -102,14 +102,14 @@ def test_contents_are_the_files_own(tmp_path):
     assert found.keys() == expected.keys() == contents.shapes.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array)
-    assert json.loads(contents.config) == hostile.stack() and json.loads(contents.meaning) == hostile.MEANING
+    assert json.loads(contents.config) == hostile.stack() and json.loads(contents.input_spec) == hostile.INPUT_SPEC
 
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("write", [hostile.write_h5, hostile.write_keras])
 def test_large_files_are_read_where_they_lie(tmp_path, monkeypatch, write):
     path = write(tmp_path / "net", hostile.stack())
-    monkeypatch.setattr(reader, "SMALL", 100)
+    monkeypatch.setattr(reader, "SMALL_FILE", 100)
     assert sorted(read_contents(path).shapes.values()) == sorted(hostile.WEIGHTS.values())
 
 
@@ -156,12 +156,18 @@ def test_every_operation_that_only_computes_may_be_named():
 @pytest.mark.parametrize(
     ("module", "kind"),
     [
-        ("keras.utils", "get_file"), ("keras.saving", "load_model"),
-        ("keras.src.ops.core", "Map"), ("keras.utils", "FeatureSpace"), ("keras.callbacks", "CSVLogger"),
-        ("keras.src.saving.saving_lib", "H5IOStore"), ("keras.layers", "__typespec__"), ("keras", "__lambda__"),
-        ("keras.src.legacy.layers", "Lambda2"), ("keras.quantizers", "GPTQConfig"),
+        ("keras.utils", "get_file"),
+        ("keras.saving", "load_model"),
+        ("keras.src.ops.core", "Map"),
+        ("keras.utils", "FeatureSpace"),
+        ("keras.callbacks", "CSVLogger"),
+        ("keras.src.saving.saving_lib", "H5IOStore"),
+        ("keras.layers", "__typespec__"),
+        ("keras", "__lambda__"),
+        ("keras.src.legacy.layers", "Lambda2"),
+        ("keras.quantizers", "GPTQConfig"),
     ],
-)  # fmt: skip
+)
 def test_whatever_else_keras_has_is_refused(tmp_path, module, kind):
     path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(hostile.entry(kind, "odd", module)))
     refused(path, f"holds the layer or function '{kind}'.*none of Keras's own")
@@ -194,14 +200,18 @@ def test_weights_in_an_archive_may_begin_anywhere(tmp_path):
 
 
 BIG_MESSAGES = {
-    "ZeroPadding2D": "'pad' puts out 1000000006x1000000006x4 for each photo", "UpSampling2D": "'up' puts out 600000x60",
-    "Resizing": "'to' puts out 200000x200000x4", "input": "puts out 1000000000x1000000000x3",
-    "10,000 layers": "calls layers 10,005 times", "2 ** 28 calls": "calls layers .* times; expected 4,000 at most",
+    "ZeroPadding2D": "'pad' puts out 1000000006x1000000006x4 for each photo",
+    "UpSampling2D": "'up' puts out 600000x60",
+    "Resizing": "'to' puts out 200000x200000x4",
+    "input": "puts out 1000000000x1000000000x3",
+    "10,000 layers": "calls layers 10,005 times",
+    "2 ** 28 calls": "calls layers .* times; expected 4,000 at most",
     "text as numbers": "numbers of the kind 'U500",
     "Full, without a tensor": "calls its layer 'op' on no other's output",
-    "Tile of a constant": "calls its layer 'op' on no other's output", "Dense": "has 5,000,000,112 numbers",
+    "Tile of a constant": "calls its layer 'op' on no other's output",
+    "Dense": "has 5,000,000,112 numbers",
     "Conv2D": "has 30,000,000,002 numbers",
-}  # fmt: skip
+}
 
 
 @pytest.mark.any_backend
@@ -220,9 +230,9 @@ def test_networks_that_blow_up_photos_of_any_size_are_refused(tmp_path, kind, si
         "ZeroPadding2D": hostile.entry("ZeroPadding2D", "pad", padding=[[0, 8 * size], [0, 8 * size]]),
     }[kind]
     path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(layer))
-    network, meaning = load_network(path)
+    network, input_spec = load_network(path)
     with little_memory(), pytest.raises(UserError, match="a batch of 1 photo of 8 pixels needs about .* are free"):
-        Subject(network, meaning, path)
+        Classifier(network, input_spec, path)
 
 
 @pytest.mark.any_backend
@@ -238,10 +248,12 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (hostile.zeros_array, "would take 1,073,7"), (hostile.many_groups, "64 deep"), (hostile.circle, "64 deep"),
+        (hostile.zeros_array, "would take 1,073,7"),
+        (hostile.many_groups, "64 deep"),
+        (hostile.circle, "64 deep"),
         (hostile.shared_array, "would take 735,"),
     ],
-)  # fmt: skip
+)
 def test_arrays_that_the_file_does_not_hold_are_refused(tmp_path, write, message):
     assert message in index_of(write(tmp_path / "net.h5"))["weights_refused"]
     refused(tmp_path / "net.h5", "weights do not fit its network")
@@ -288,12 +300,12 @@ def test_calls_of_nested_networks_are_multiplied():
 @pytest.mark.parametrize("name", hostile.MEANINGS)
 def test_meanings_that_make_no_sense_are_refused(name):
     with pytest.raises((TypeError, ValueError)):
-        meaning_of(hostile.MEANING | hostile.MEANINGS[name])
+        checked_input_spec(hostile.INPUT_SPEC | hostile.MEANINGS[name])
 
 
 @pytest.mark.any_backend
 def test_a_meaning_that_makes_no_sense_is_one_line(tmp_path):
-    path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(), hostile.MEANING | hostile.MEANINGS["height"])
+    path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(), hostile.INPUT_SPEC | hostile.MEANINGS["height"])
     refused(path, r"cannot be read \(height 1000000000; expected a whole number from 1 to 8192\)")
 
 
@@ -324,7 +336,7 @@ def test_files_that_crash_or_take_too_much_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "PROGRAM", "import time; time.sleep(60)")
     monkeypatch.setattr(reader, "SECONDS", 1)
     with monkeypatch.context() as patched:
-        patched.setattr(reader, "PATIENCE", 1)
+        patched.setattr(reader, "CLOCK_PATIENCE", 1)
         refused(path, "net.h5 cannot be read within 1 s")
     limited = "import json, sys; sys.path += json.loads(sys.argv.pop()); limits = json.loads(sys.argv.pop())\n"
     limited += (
@@ -383,8 +395,10 @@ def test_files_known_by_their_digest_need_no_process(tmp_path, monkeypatch):
 def load_mutated(tmp_path, seeds):
     """Load files with some bytes changed: each ends in one line, or loads; dict of outcome -> count."""
     counts = {"loaded": 0, "refused": 0}
-    files = [hostile.write_h5(tmp_path / "a.h5", hostile.stack()), hostile.write_keras(tmp_path / "b.keras",
-                                                                                     hostile.stack())]  # fmt: skip
+    files = [
+        hostile.write_h5(tmp_path / "a.h5", hostile.stack()),
+        hostile.write_keras(tmp_path / "b.keras", hostile.stack()),
+    ]
     for path in files:
         content = path.read_bytes()
         for seed in seeds:

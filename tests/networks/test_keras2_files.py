@@ -17,6 +17,7 @@ from old_files import old_config, photos, write_archive, write_h5
 
 import gradcam_vgg16
 import make_cam_maps
+from camlib import explain
 from camlib.backend import BACKEND
 from camlib.console import LONGEST_REASON, UserError, first_line
 from camlib.networks import keras2_config
@@ -331,8 +332,11 @@ def functions():
         for layer in old["config"]["layers"]:
             if layer["config"].get("activation") == "relu":
                 layer["config"]["activation"] = {
-                    "module": "builtins", "class_name": "function", "config": "relu", "registered_name": "function"
-                }  # fmt: skip
+                    "module": "builtins",
+                    "class_name": "function",
+                    "config": "relu",
+                    "registered_name": "function",
+                }
         return old
 
     return archive(functional(), config)
@@ -382,8 +386,8 @@ def test_old_file_computes_what_its_network_does(written, name):
     path, network = written(name)
     before = path.read_bytes()
     with warnings.catch_warnings(action="error", category=UserWarning):  # as Keras's about input_shape
-        loaded, meaning = load_network(path)
-    assert meaning is None and loaded.input_shape == network.input_shape and path.read_bytes() == before
+        loaded, input_spec = load_network(path)
+    assert input_spec is None and loaded.input_shape == network.input_shape and path.read_bytes() == before
     expected = predictions(network)
     assert np.ptp(expected, axis=0).max() > 1e-4  # between the photos
     np.testing.assert_array_equal(predictions(loaded), expected)
@@ -410,7 +414,7 @@ def test_without_a_repair_its_case_fails(written, monkeypatch, repair):
 def test_maps_of_a_repaired_file_are_those_of_its_network(written, name):
     path, network = written(name)
     images = np.random.default_rng(3).integers(0, 256, (2, 20, 16, 3), np.uint8)
-    expected, found = (gradcam_vgg16.explain(one, images, ["all"], preprocess="tf") for one in (network, path))
+    expected, found = (explain(one, images, ["all"], preprocess="tf") for one in (network, path))
     assert expected.cams.any() and expected.guided.any()
     for part in ("logits", "cams", "guided", "products"):
         np.testing.assert_allclose(getattr(found, part), getattr(expected, part), rtol=1e-5, atol=1e-7)
@@ -516,8 +520,8 @@ def test_weights_alone_take_an_architecture(tmp_path):
     expected = predictions(network)
     for weights in ("by_layers.h5", "by_places.weights.h5", "any_name.bin"):
         for architecture in ("new.json", "old.json"):
-            loaded, meaning = load_network(tmp_path / weights, architecture=tmp_path / architecture)
-            assert meaning is None
+            loaded, input_spec = load_network(tmp_path / weights, architecture=tmp_path / architecture)
+            assert input_spec is None
             np.testing.assert_array_equal(predictions(loaded), expected)
         with pytest.raises(
             UserError, match=r"--architecture FILE, which model.to_json\(\) writes.* build it, model.load"
@@ -605,9 +609,9 @@ def changed(network, kind, values):
         (layers.DepthwiseConv2D(3), {"class_name": "Convolution2D"}, r"\(Convolution2D\) is of Keras 1.*keras==2.2.4"),
         (layers.MaxPooling2D(), {"border_mode": "valid", "dim_ordering": "tf"}, "is of Keras 1; expected a file of"),
         (layers.Dropout(0.1), {"class_name": "LocallyConnected2D"}, "'LocallyConnected2D' .*none of Keras's own"),
-        (layers.Dropout(0.1), {"class_name": "MyLayer"}, "the layer or function 'MyLayer' .*call explain of grad"),
+        (layers.Dropout(0.1), {"class_name": "MyLayer"}, "the layer or function 'MyLayer' .*call explain of camlib"),
         (layers.Dropout(0.1), {"class_name": "Lambda", "config": {"name": "x", "function": ["4wEA", None, None]}},
-         "'Lambda' .*code of another Python.* Or build it in Python and call explain of gradcam_vgg16.py"),
+         "'Lambda' .*code of another Python.* Or build it in Python and call explain of camlib"),
         (layers.ReLU(), {"class_name": "TFOpLambda", "config": {"name": "x", "function": "os.system"}},
          "calls TensorFlow's os.system, for which no operation of Keras 3 is known here; build"),
         (layers.ReLU(), {"class_name": "TensorFlowOpLayer", "config": {"name": "x", "node_def": {"op": "PyFunc"}}},

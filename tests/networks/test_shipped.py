@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, SHARED
 from keras import ops
 
+from camlib.attribution.cam import cam_function
 from camlib.demo.scenes import demo_folder
 from camlib.evaluation.metrics import binary_accuracy
 from camlib.files import file_sha256
@@ -17,7 +18,6 @@ from camlib.networks.checkpoint import load_network
 from camlib.photos import find_photos, read_batches
 from camlib.plots.colours import resize_map
 from camlib.preprocessing import probabilities_of
-from make_cam_maps import cam_function
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 CAM, VGG16 = ROOT / "models" / "cam_4class.h5", ROOT / "models" / "vgg16_4class.h5"
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.any_backend
 
 def maps_and_logits(places):
     """{photo's name: (maps (C, H, W), logits (C,))} of the shipped pooling-free network."""
-    network, meaning = load_network(CAM)
+    network, input_spec = load_network(CAM)
     maps_of = cam_function(network)
     found = {}
-    for done, images, failed in read_batches(find_photos(places), meaning, 32):
+    for done, images, failed in read_batches(find_photos(places), input_spec, 32):
         assert not failed
-        maps, logits, _ = (ops.convert_to_numpy(part) for part in maps_of(meaning.prepare(images)))
+        maps, logits, _ = (ops.convert_to_numpy(part) for part in maps_of(input_spec.prepare(images)))
         found |= {photo.name: pair for (photo, _), pair in zip(done, zip(maps, logits, strict=True), strict=False)}
     return found
 
@@ -96,10 +96,10 @@ def card_rows():
 
 def probabilities_on(path, folder):
     """{photo's path: probabilities (C,)} of a shipped network on a folder of class folders."""
-    network, meaning = load_network(path)
+    network, input_spec = load_network(path)
     found = {}
-    for done, images, _ in read_batches(find_photos([folder]), meaning, 32):
-        outputs = network.predict(meaning.prepare(images), verbose=0)
+    for done, images, _ in read_batches(find_photos([folder]), input_spec, 32):
+        outputs = network.predict(input_spec.prepare(images), verbose=0)
         found |= {str(photo.path): values for (photo, _), values in zip(done, outputs, strict=False)}
     return found
 

@@ -12,12 +12,14 @@ from PIL import Image
 
 import gradcam_vgg16
 import show_heatmaps
-from camlib.attribution import gradcam
-from camlib.attribution.inspection import survey
+from camlib.attribution import tracing
+from camlib.attribution.gradcam import compiled_map
+from camlib.attribution.inspection import inspect_network
 from camlib.backend import BACKEND
 from camlib.console import UserError
 from camlib.networks.checkpoint import load_network
-from camlib.plots.colours import MARGIN, PANEL_SIDE, picture_of, scale_of
+from camlib.plots.colours import picture_of, scale_of
+from camlib.plots.panels import MARGIN, PANEL_SIDE
 from camlib.runs.maps import find_saved
 from camlib.viewer.figure import Viewer
 
@@ -171,16 +173,25 @@ def test_maps_of_grey_photos_are_shown(explain, tmp_path):
 
 def test_other_activations(explain):
     keras.utils.set_random_seed(0)
-    smooth = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1 / 255), trunk(activation="gelu"),
-                               layers.GlobalAveragePooling2D(), layers.Dense(3)])  # fmt: skip
+    smooth = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Rescaling(1 / 255),
+            trunk(activation="gelu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
     message = r"layer 'trunk/first' \(gelu\) and 1 more activations are no ReLU.*--no-guided.*--guided-anyway"
     with pytest.raises(UserError, match=message):
         explain(smooth)
     output, printed = explain(smooth, "--no-guided", "--method", "hires-cam", "--classes", "0", "1", "2")
     assert "guided" not in printed and sorted(os.listdir(output / "wide")) == [
         *(f"gradcam_for_class_{index}.{kind}" for index in range(3) for kind in ("jpg", "npy")),
-        *(f"panel_for_class_{index}.jpg" for index in range(3)), "photo.jpg",
-        *(f"spp_for_class_{index}.jpg" for index in range(3))]  # fmt: skip
+        *(f"panel_for_class_{index}.jpg" for index in range(3)),
+        "photo.jpg",
+        *(f"spp_for_class_{index}.jpg" for index in range(3)),
+    ]
     maps = [np.load(output / "wide" / f"gradcam_for_class_{index}.npy") for index in range(3)]
     assert min(values.min() for values in maps) < 0  # signed
     output, _ = explain(smooth, "--guided-anyway", "--overwrite", "--classes", "1")
@@ -265,9 +276,9 @@ def memory():
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
 def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
     network = nested()
-    explain = gradcam_vgg16.explainer(network, survey(network, SHAPE))
-    traces, original = [], gradcam.differentiate
-    monkeypatch.setattr(gradcam, "differentiate", lambda *parts: traces.append(1) or original(*parts))
+    explain = compiled_map(network, inspect_network(network, SHAPE))
+    traces, original = [], tracing.differentiate
+    monkeypatch.setattr(tracing, "differentiate", lambda *parts: traces.append(1) or original(*parts))
     generator = np.random.default_rng(0)
 
     def call():
@@ -290,8 +301,8 @@ def test_loaded_networks_compute_what_was_saved(tmp_path):
         network = build()
         for kind in ("keras", "h5"):
             network.save(tmp_path / f"a.{kind}")
-            loaded, meaning = load_network(tmp_path / f"a.{kind}")
-            assert meaning is None and loaded.input_shape == network.input_shape
+            loaded, input_spec = load_network(tmp_path / f"a.{kind}")
+            assert input_spec is None and loaded.input_shape == network.input_shape
             np.testing.assert_allclose(
                 ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(network(images)), atol=1e-6
             )

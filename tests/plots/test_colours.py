@@ -14,7 +14,6 @@ from camlib.plots.colours import (
     Scale,
     Style,
     colours,
-    encode_overlay,
     enlarged_for_display,
     overlay,
     picture_of,
@@ -24,9 +23,9 @@ from camlib.plots.colours import (
     superposition,
     superposition_of,
     superposition_scale_of,
-    write_jpeg,
-    write_panel,
 )
+from camlib.plots.page import encode_overlay
+from camlib.plots.panels import write_jpeg, write_panel
 
 pytestmark = pytest.mark.any_backend
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from camlib.plots.figures import MOST_PIXELS, draw_confusion_matrix, draw_history, save
+from camlib.plots.figures import MOST_FIGURE_PIXELS, draw_confusion_matrix, draw_history, save
 
 pytestmark = pytest.mark.any_backend
 
@@ -26,7 +26,7 @@ def test_a_figure_of_any_size_stays_within_its_pixels(tmp_path):
     for size in ((4, 3), (3, 900), (300, 300)):
         save(Figure(figsize=size), tmp_path / "f.png")
         with Image.open(tmp_path / "f.png") as picture:
-            assert picture.width * picture.height <= 1.001 * MOST_PIXELS
+            assert picture.width * picture.height <= 1.001 * MOST_FIGURE_PIXELS
             assert picture.width / picture.height == pytest.approx(size[0] / size[1], rel=0.02)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.plots.colours import EVIDENCE_ENDS, Scale, Style, encode_overlay, encode_photo, map_for_page
-from camlib.plots.page import write_page
+from camlib.plots.colours import Scale, Style
+from camlib.plots.page import EVIDENCE_ENDS, Report, encode_overlay, encode_photo, map_for_page, write_page
 
 pytestmark = pytest.mark.any_backend
 
@@ -23,11 +23,15 @@ def entry(name, colour, own, scores, kinds=("CAM", "Grad-CAM")):
     photo = np.full((30, 60, 3), colour, np.uint8)
     values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     maps = {
-        kind: {class_name: {"picture": encode_overlay(values, Scale(1.0, signed=False), photo.shape[:2]),
-                            "scores": {"energy": score}}
-               for class_name, score in scores.items()}
+        kind: {
+            class_name: {
+                "picture": encode_overlay(values, Scale(1.0, signed=False), photo.shape[:2]),
+                "scores": {"energy": score},
+            }
+            for class_name, score in scores.items()
+        }
         for kind in kinds
-    }  # fmt: skip
+    }
     return {"name": name, "class": own, "note": "a note", "picture": encode_photo(photo), "maps": maps}
 
 
@@ -42,7 +46,7 @@ def page(tmp_path):
     grids = [("Scores <1>", ["map", "score ↑"], [["cam & co", "0.5 (0.4 to 0.6)"]])]
     figure = tmp_path / "some_figure.png"
     Image.new("RGB", (20, 10), RED).save(figure)
-    write_page(path, "Maps <of> me", entries, grids, ["a sentence & more"], [figure])
+    write_page(path, "Maps <of> me", entries, report=Report(grids, ["a sentence & more"], [figure]))
     return path
 
 
@@ -87,7 +91,7 @@ def browser():
         "disable-sync",
         "window-size=1000,800",
     ):
-        options.add_argument(f"--{flag}")  # fmt: skip
+        options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = selenium.Chrome(options, selenium.ChromeService(driver))
     yield browser
@@ -180,7 +184,7 @@ def judged_page(tmp_path):
     path = tmp_path / "judged.html"
     grids = [("Scores", ["map", "pointing ↑"], [["cam", "0.5"]]), ("Others", ["map"], [["cam"]])]
     explanations = {"Scores": ("docs/evaluation.md, section X", [("pointing ↑", "how often <it> points")])}
-    write_page(path, "Judged", entries, grids, explanations=explanations)
+    write_page(path, "Judged", entries, report=Report(grids, explanations=explanations))
     return path
 
 
@@ -348,7 +352,8 @@ def test_pictures_are_as_fine_as_their_map_and_no_finer():
     assert size(encode_photo(np.zeros((512, 256, 3), np.uint8))) == (192, 384)
     for side, pixels_of_side in ((7, 144), (96, 192), (400, 384)):
         assert size(encode_overlay(np.ones((side, side), np.float32), Scale(1.0, False), (512, 512))) == (
-            pixels_of_side, pixels_of_side,
-        )  # fmt: skip
+            pixels_of_side,
+            pixels_of_side,
+        )
     gradients = np.ones((224, 224, 3), np.float32)
     assert size(encode_overlay(gradients, Scale(1.0, True), (512, 512))) == (224, 224)

@@ -11,9 +11,9 @@ import pytest
 from conftest import read_csv
 
 from camlib.networks.architectures import modern_network
-from camlib.networks.saving import save_network
-from camlib.preprocessing import Meaning
-from camlib.runs import run
+from camlib.networks.checkpoint import save_network
+from camlib.preprocessing import InputSpec
+from camlib.runs import folder_run
 
 pytestmark = pytest.mark.any_backend
 MAPS_OF_A_PHOTO = 50_000  # bytes, about, of two classes with their pictures
@@ -23,7 +23,7 @@ MAPS_OF_A_PHOTO = 50_000  # bytes, about, of two classes with their pictures
 def network_file(tmp_path_factory):
     keras.utils.set_random_seed(1)
     path = tmp_path_factory.mktemp("net") / "net.h5"
-    save_network(modern_network(2), path, Meaning(["dog", "cat"], 32, 32, 3))
+    save_network(modern_network(2), path, InputSpec(["dog", "cat"], 32, 32, 3))
     return path
 
 
@@ -83,7 +83,7 @@ def test_a_disk_that_is_read_only(run_here, photo_folder, network_file, disk, sc
 def test_a_folder_that_is_gone_in_the_middle_of_a_run(run_here, photo_folder, network_file, tmp_path, monkeypatch):
     """As of a network drive that is cut off; nothing is written elsewhere, and the same command begins again."""
     photos = photo_folder({f"{number}.png": (number, 90, 90) for number in range(8)})
-    add_rows = run.MapRun.add_rows
+    add_rows = folder_run.FolderRun.add_rows
 
     def add_and_lose(self, *arguments):
         add_rows(self, *arguments)
@@ -92,7 +92,7 @@ def test_a_folder_that_is_gone_in_the_middle_of_a_run(run_here, photo_folder, ne
 
     command = ("make_cam_maps.py", photos, "--model", network_file, "--output", tmp_path / "maps", "--batch-size", 4)
     with monkeypatch.context() as patched:
-        patched.setattr(run.MapRun, "add_rows", add_and_lose)
+        patched.setattr(folder_run.FolderRun, "add_rows", add_and_lose)
         result = run_here(*command)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and result.stderr.startswith("error: ")
     assert str(tmp_path / "maps") in result.stderr and (tmp_path / "maps").read_text() == ""

@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 from conftest import weights_of
 
-from camlib.files import write_csv, write_whole
+from camlib.files import DamagedFile, read_hdf5, write_csv, write_hdf5, write_whole
 from camlib.networks.architectures import original_network
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import save_network
 from camlib.photos import Photo
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 from camlib.training.batches import PlainBatches
 from camlib.training.class_folders import LabelledPhotos, load_labelled_photos
 from camlib.training.distillation import read_answers, write_answers
-from camlib.training.hdf5_files import DamagedFile, read_hdf5, write_hdf5
 from camlib.training.state import TrainingState
 from train_cam_4class import main
 
 resource = pytest.importorskip("resource")  # Windows has no limit of a file's size
-MEANING = Meaning(["dog", "cat"], 16, 16, 1)
+INPUT_SPEC = InputSpec(["dog", "cat"], 16, 16, 1)
 
 
 @contextlib.contextmanager
@@ -47,7 +46,7 @@ def network():
 def state_of(path, network):
     """A TrainingState after an epoch, as training keeps it."""
     photos = LabelledPhotos(np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), ["", ""])
-    batches = PlainBatches(photos, MEANING, 2)
+    batches = PlainBatches(photos, INPUT_SPEC, 2)
     state = TrainingState(path, network, batches, batches, None, {"seed": 1})
     state.set_model(network)
     state.on_epoch_end(0, {"loss": 1.0})
@@ -64,8 +63,8 @@ def write_arrays(path, network):
 
 WRITERS = {
     "arrays.h5": write_arrays,
-    "network.h5": lambda path, network: save_network(network, path, MEANING),
-    "network.weights.h5": lambda path, network: save_network(network, path, MEANING),
+    "network.h5": lambda path, network: save_network(network, path, INPUT_SPEC),
+    "network.weights.h5": lambda path, network: save_network(network, path, INPUT_SPEC),
     "state.h5": state_of,
     "answers.h5": lambda path, network: write_answers(path, "k", {str(n): np.ones((6, 2)) for n in range(5000)}),
     "table.csv": lambda path, network: write_csv(path, [[number, "x"] for number in range(50_000)]),
@@ -93,9 +92,9 @@ def test_the_file_of_decoded_photos_on_a_full_disk(photo_folder, tmp_path):
     parts = {"train": [(Photo(photos / f"{number}.png", f"{number}.png", f"{number}"), 0) for number in range(40)]}
     cache = tmp_path / "net_photos.h5"
     with full_after(5_000), pytest.raises(OSError, match="File too large"):
-        load_labelled_photos(parts, MEANING, cache)
+        load_labelled_photos(parts, INPUT_SPEC, cache)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-    loaded, _ = load_labelled_photos(parts, MEANING, cache)
+    loaded, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
     assert len(loaded["train"].images) == 40
 
 
@@ -164,13 +163,13 @@ def test_damaged_photos_are_told_and_damaged_labels_made_anew(photo_folder, tmp_
     photos = photo_folder({f"{number}.png": (number, 2, 3) for number in range(9)})
     parts = {"train": [(Photo(photos / f"{number}.png", f"{number}.png", f"{number}"), number) for number in range(9)]}
     cache = tmp_path / "net_photos.h5"
-    before, _ = load_labelled_photos(parts, MEANING, cache)
+    before, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
     images = before["train"].images[:]
     flip(cache, cache.read_bytes().index(np.arange(9).tobytes()) + 8)
-    again, _ = load_labelled_photos(parts, MEANING, cache)
+    again, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
     np.testing.assert_array_equal(again["train"].labels, np.arange(9))
     flip(cache, cache.read_bytes().index(images[4].tobytes()) + 3)
-    damaged, _ = load_labelled_photos(parts, MEANING, cache)
+    damaged, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
     np.testing.assert_array_equal(damaged["train"].images[3], images[3])
     with pytest.raises(Exception, match="damaged at its photo 5; expected .*: delete it"):
         damaged["train"].images[4]
@@ -178,13 +177,13 @@ def test_damaged_photos_are_told_and_damaged_labels_made_anew(photo_folder, tmp_
 
 def test_networks_are_kerass_own_files(tmp_path, network):
     network.save(tmp_path / "kerass.h5", include_optimizer=False)
-    save_network(network, tmp_path / "ours.h5", MEANING)
+    save_network(network, tmp_path / "ours.h5", INPUT_SPEC)
     kerass, ours = (weights_of(tmp_path / f"{name}.h5") for name in ("kerass", "ours"))
     assert kerass.keys() == ours.keys()
     for name in kerass:
         np.testing.assert_array_equal(kerass[name], ours[name])
     network.save_weights(tmp_path / "kerass.weights.h5")
-    save_network(network, tmp_path / "ours.weights.h5", MEANING)
+    save_network(network, tmp_path / "ours.weights.h5", INPUT_SPEC)
     assert weights_of(tmp_path / "kerass.weights.h5").keys() == weights_of(tmp_path / "ours.weights.h5").keys()
     keras.models.load_model(tmp_path / "ours.h5")
 

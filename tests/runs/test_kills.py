@@ -1,4 +1,4 @@
-"""Commands that are killed go on and end as an undisturbed run; the counts in docs are of tests/tools/kill_scripts.py."""
+"""Commands that are killed go on and end as an undisturbed run; tests/tools/kill_scripts.py counts the kills."""
 
 import pytest
 from kill_scripts import COMMANDS, survived, write_inputs

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from camlib.console import UserError
-from camlib.runs.locks import HOLDER, OnlyWriter, is_held
+from camlib.files import HOLDER, OnlyWriter, is_held
 
 pytestmark = pytest.mark.any_backend
 
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 sys.argv[0] = "make_cam_maps.py"
-from camlib.runs.locks import OnlyWriter
+from camlib.files import OnlyWriter
 with OnlyWriter(Path(sys.argv[2]), sys.argv[3]):
     print("held", flush=True)
     sys.stdin.readline()
@@ -95,7 +95,7 @@ def test_a_writer_that_cannot_say_who_it_is_holds_nothing(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("camlib.runs.locks.write_json", full)
+        patched.setattr("camlib.files.write_json", full)
         with pytest.raises(OSError, match="No space left"):
             OnlyWriter(tmp_path / "run")
     with OnlyWriter(tmp_path / "run"):

@@ -1,6 +1,6 @@
 """Engines: Ray's workers do what one process does, also when one of them is killed; photos at places of fsspec."""
 
-import argparse
+import importlib
 import os
 import signal
 import sys
@@ -16,12 +16,14 @@ from PIL import Image
 
 import gradcam_vgg16
 import make_cam_maps
+from camlib.attribution import Outputs
 from camlib.console import UserError
 from camlib.files import parse_place
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import save_network
 from camlib.photos import Photo, find_photos, read_photo
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 from camlib.runs import ray as engine
+from camlib.runs.folder_run import FolderRun
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = {"make_cam_maps": (make_cam_maps.main, "--model"), "gradcam_vgg16": (gradcam_vgg16.main, "--weights")}
@@ -36,7 +38,7 @@ def given(tmp_path_factory):
     x = keras.layers.GlobalAveragePooling2D(name="gap")(keras.layers.Conv2D(4, 3, activation="relu")(x))
     network = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="class")(x))
     folder = tmp_path_factory.mktemp("ray")
-    save_network(network, folder / "net.h5", Meaning(["dog", "cat"], 24, 24, 3))
+    save_network(network, folder / "net.h5", InputSpec(["dog", "cat"], 24, 24, 3))
     generator = np.random.default_rng(0)
     for number in range(60):
         path = folder / "photos" / "abc"[number % 3] / f"{number:02d}.png"
@@ -48,8 +50,11 @@ def given(tmp_path_factory):
 
 def contents(folder):
     """What a run wrote: dict of path -> bytes, without the record of its command."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name != "run.json"}  # fmt: skip
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "run.json"
+    }
 
 
 def run(script, given, output, *more):
@@ -142,22 +147,23 @@ def test_what_a_worker_meets_is_one_line(ray, given, tmp_path, monkeypatch, end_
         copy.unlink()
         return begin(address)
 
-    monkeypatch.setattr(ray, "begin_ray", lose)
-    code, message = end_of(make_cam_maps.main, [photos, "--model", copy, "--output", tmp_path / "o", "--engine", "ray",
-                                                "--workers", "1"])  # fmt: skip
+    monkeypatch.setattr(engine, "begin_ray", lose)
+    code, message = end_of(
+        make_cam_maps.main, [photos, "--model", copy, "--output", tmp_path / "o", "--engine", "ray", "--workers", "1"]
+    )
     assert code == 2 and message.startswith("error: ") and message.count("\n") == 1 and len(message) < 310
     assert "net.h5" in message and "(on " in message
 
 
 DEADLY = """
 import os
-class Work:
-    def finished(self, photos):
+from camlib.preprocessing import InputSpec
+class Deadly:
+    input_spec = InputSpec(["a"], 8, 8, 3)
+    def explain(self, images, count):
         with open("attempts.txt", "a") as file:
             file.write("x")
         os._exit(1)
-def prepared(settings, worker):
-    return Work()
 """
 
 
@@ -166,19 +172,28 @@ def test_photos_that_end_every_worker_end_the_run(ray, tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(DEADLY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    settings = argparse.Namespace(address=None, workers=1)
-    with pytest.raises(
-        UserError, match=r"workers of Ray ended 4 times on the same photos, or as they began \("
-    ) as error:
-        list(engine.finished_by_ray("deadly", settings, [Photo(Path("a.jpg"), "a.jpg", "a")], 4))
+    monkeypatch.syspath_prepend(tmp_path)
+    deadly = importlib.import_module("deadly")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a.png")
+    opened = FolderRun(tmp_path / "out", {}, "", Outputs(["a"]))
+    opened.resume([Photo(tmp_path / "a.png", "a.png", "a")])
+    with (
+        opened,
+        pytest.raises(
+            UserError, match=r"workers of Ray ended 4 times on the same photos, or as they began \("
+        ) as error,
+    ):
+        list(engine.explain_on_ray(deadly.Deadly, opened, 4, workers=1))
     assert (tmp_path / "attempts.txt").read_text() == "xxxx" and len(str(error.value)) <= 300
 
 
 def test_no_cluster_at_the_address_is_one_line(ray, given, tmp_path, end_of):
     file, photos = given
     for address in ("127.0.0.1:1", "http://127.0.0.1:1", "nonsense", "127.0.0.1:99999999"):
-        code, message = end_of(make_cam_maps.main, [photos, "--model", file, "--output", tmp_path / "o", "--engine",
-                                                    "ray", "--address", address])  # fmt: skip
+        code, message = end_of(
+            make_cam_maps.main,
+            [photos, "--model", file, "--output", tmp_path / "o", "--engine", "ray", "--address", address],
+        )
         assert code == 2 and message.startswith(f"error: Ray cannot begin at {address} (") and message.count("\n") == 1
         assert "expected --address of a running cluster" in message
 

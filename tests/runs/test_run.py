@@ -12,25 +12,28 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from made_up_maps import WRITER, MadeUpMaps, make_maps
 from PIL import Image
 
 import evaluate_maps
 import gradcam_vgg16
 import make_cam_maps
 import show_heatmaps
+from camlib.attribution import Outputs
 from camlib.console import UserError
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import save_network
 from camlib.photos import Photo, find_photos, read_photo
-from camlib.plots.colours import Style
-from camlib.preprocessing import Meaning
-from camlib.runs.maps import find_saved, write_maps
-from camlib.runs.run import NOT_FINITE, MapRun
+from camlib.preprocessing import InputSpec
+from camlib.runs.claim import NOT_FINITE
+from camlib.runs.folder_run import FolderRun, FolderWriter
+from camlib.runs.maps import find_saved
 from camlib.viewer.album import read_content
 
 pytestmark = pytest.mark.any_backend
 
 
 CLASSES = ["a", "b"]
+NO_PROBABILITIES = Outputs(CLASSES, with_probabilities=False)
 
 
 def photo_file(tmp_path, name):
@@ -47,33 +50,33 @@ def finish(run, photo):
 
 def test_rows_of_a_killed_run_are_kept_and_half_a_row_is_not(tmp_path):
     photos = [photo_file(tmp_path, "one.png"), photo_file(tmp_path, "two, \n and more.png")]
-    run = MapRun(tmp_path / "out", {"size": 3}, "", CLASSES)
+    run = FolderRun(tmp_path / "out", {"size": 3}, "", Outputs(CLASSES), writer=WRITER)
     assert run.begin(photos) == photos
     finish(run, photos[1])
     with open(tmp_path / "out" / "predictions.csv", "a", newline="") as file:
         file.write("one.png,a,0.")
     run.close()
-    again = MapRun(tmp_path / "out", {"size": 3}, "", CLASSES)
+    again = FolderRun(tmp_path / "out", {"size": 3}, "", Outputs(CLASSES), writer=WRITER)
     assert again.begin(photos) == photos[:1]
     assert (tmp_path / "out" / "predictions.csv").read_bytes().endswith(b'"two, \n and more.png",a,0.5,0.5,0.5,0.5\r\n')
 
 
 def test_changed_photo_and_lost_maps_are_done_again(tmp_path):
     photos = [photo_file(tmp_path, name) for name in ("same.png", "newer.png", "lost.png")]
-    run = MapRun(tmp_path / "out", {}, "", CLASSES)
+    run = FolderRun(tmp_path / "out", {}, "", Outputs(CLASSES), writer=WRITER)
     run.begin(photos)
     for photo in photos:
         finish(run, photo)
     os.utime(photos[1].path, (time.time() + 9,) * 2)
     (tmp_path / "out" / "lost" / "photo.jpg").unlink()
     run.close()
-    assert MapRun(tmp_path / "out", {}, "", CLASSES).begin(photos) == photos[1:]
+    assert FolderRun(tmp_path / "out", {}, "", Outputs(CLASSES), writer=WRITER).begin(photos) == photos[1:]
 
 
 def test_other_settings_are_named(tmp_path):
-    MapRun(tmp_path / "out", {"size": 3, "model": "a"}, "", CLASSES).close()
+    FolderRun(tmp_path / "out", {"size": 3, "model": "a"}, "", Outputs(CLASSES), writer=WRITER).close()
     with pytest.raises(UserError, match=r"out holds results of other settings \(model, size\); expected another"):
-        MapRun(tmp_path / "out", {"size": 4, "model": "b"}, "", CLASSES)
+        FolderRun(tmp_path / "out", {"size": 4, "model": "b"}, "", Outputs(CLASSES), writer=WRITER)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"] == {
         "size": 3,
         "model": "a",
@@ -84,13 +87,13 @@ def test_other_settings_are_named(tmp_path):
 def test_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds files of another kind"):
-        MapRun(tmp_path, {}, "", CLASSES, overwrite=True)
+        FolderRun(tmp_path, {}, "", Outputs(CLASSES), overwrite=True, writer=WRITER)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_overwriting_removes_an_earlier_runs_maps_and_nothing_else(tmp_path):
     photo = photo_file(tmp_path, "one.png")
-    run = MapRun(tmp_path / "out", {"size": 3}, "", CLASSES)
+    run = FolderRun(tmp_path / "out", {"size": 3}, "", Outputs(CLASSES), writer=WRITER)
     run.begin([photo])
     finish(run, photo)
     for name in ("heatmap_for_a.npy", "spp_for_a.jpg"):
@@ -99,7 +102,7 @@ def test_overwriting_removes_an_earlier_runs_maps_and_nothing_else(tmp_path):
     (tmp_path / "out" / "mine" / "notes.txt").write_text("mine")
     (tmp_path / "out" / "mine" / "my_photo.jpg").write_text("mine")
     run.close()
-    run = MapRun(tmp_path / "out", {"size": 4}, "", CLASSES, overwrite=True)
+    run = FolderRun(tmp_path / "out", {"size": 4}, "", Outputs(CLASSES), overwrite=True, writer=WRITER)
     left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
     assert left == [".lock", ".writer.json", "mine", "mine/my_photo.jpg", "mine/notes.txt", "run.json"]
     assert run.begin([photo]) == [photo]
@@ -118,9 +121,9 @@ def test_whatever_photos_are_called_each_is_done_once(tmp_path):
         photo_file(tmp_path / "photos", name)
     photos = find_photos([tmp_path / "photos"])
     assert sorted(photo.name for photo in photos) == sorted(NAMES)
-    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     assert make(run, photos, 4) == 0
-    again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    again = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     before = (tmp_path / "out" / "predictions.csv").read_bytes()
     assert sorted(again.rows) == sorted(NAMES) and again.begin(photos) == []
     assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
@@ -139,7 +142,7 @@ def test_a_photo_whose_folder_cannot_be_had_is_one_row_of_failed(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / "photos" / place)
     photos = find_photos([tmp_path / "photos"])
     photos = [replace(one, folder=one.folder + "e" * 200 * (one.name[0] == "c")) for one in photos]
-    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     assert make(run, photos) == 1
     assert rows_of(run) == ["b.png"]
     with open(tmp_path / "out" / "failed.csv", newline="") as file:
@@ -152,12 +155,12 @@ def test_photos_that_were_replaced_or_are_gone_are_not_done(tmp_path):
     """An older file counts as another; one dated in the future, which stays as it is, does not."""
     photos = photos_of(tmp_path, 4)
     os.utime(photos[2].path, (time.time() + 10_000,) * 2)
-    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     assert make(run, photos) == 0
     os.utime(photos[0].path, (time.time() - 10_000,) * 2)
     photos[3].path.unlink()
     photos[3].path.symlink_to(tmp_path / "nowhere")
-    again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    again = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     assert make(again, photos) == 1
     with open(tmp_path / "out" / "failed.csv", newline="") as file:
         assert [row["reason"] for row in csv.DictReader(file)] == ["no such file"]
@@ -167,22 +170,22 @@ def test_photos_that_were_replaced_or_are_gone_are_not_done(tmp_path):
 def test_two_runs_in_one_folder(tmp_path):
     """The second is told who is there; the first's rows and files stay as they are, and after it the folder is free."""
     photos = photos_of(tmp_path, 3)
-    run, told = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False), []
+    run, told = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER), []
 
     def before(photo):
         with pytest.raises(UserError, match="out is being written by .*, process .* on .* since .*; expected another"):
-            MapRun(tmp_path / "out", {}, "", CLASSES, overwrite=True, with_probabilities=False)
+            FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, overwrite=True, writer=WRITER)
         told.append(photo.name)
 
     assert make(run, photos, before=before) == 0 and len(told) == 3
     assert rows_of(run) == [photo.name for photo in photos] and all(is_whole(run.output / one.folder) for one in photos)
-    again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    again = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     assert make(again, photos) == 0 and rows_of(run) == [photo.name for photo in photos]
 
 
 # ---------------------------------------------------------------- files written by several threads
 
-MEANING = Meaning(CLASSES, 16, 16, 3)
+INPUT_SPEC = InputSpec(CLASSES, 16, 16, 3)
 FULL_DISK = Path("/dev/full")  # whatever is written there fails as on a full disk
 
 
@@ -191,20 +194,25 @@ def photos_of(tmp_path, count):
     return [photo_file(tmp_path / "photos", f"{number}.png") for number in range(count)]
 
 
+class Watched(FolderWriter):
+    """A writer that tells a function of each photo before it is written."""
+
+    def write(self, photo, *arguments):
+        self.drawing.made(photo)
+        return super().write(photo, *arguments)
+
+
 def make(run, photos, batch_size=2, explained=lambda: None, before=lambda photo: None):
     """Make a run with maps of zeros; `explained` is called for each batch, `before` for each photo as it is written."""
 
     def explain(images, count):
         explained()
+        of_photo = {"heatmap": {name: np.zeros((3, 4), np.float32) for name in CLASSES}}
+        return np.zeros((batch_size, 2)), None, [of_photo] * batch_size
 
-        def write(index, photo, folder, picture):
-            before(photo)
-            write_maps(folder, "heatmap", {name: np.zeros((3, 4), np.float32) for name in CLASSES}, True, picture,
-                       Style(), over_photo=True)  # fmt: skip
-
-        return np.zeros((batch_size, 2)), None, write
-
-    return run.make(photos, MEANING, batch_size, explain, "")
+    writer = run.file_writer
+    run.file_writer = Watched(writer.output, replace(writer.drawing, made=before), columns=writer.columns)
+    return make_maps(run, photos, MadeUpMaps(INPUT_SPEC, explain), batch_size)
 
 
 def rows_of(run):
@@ -221,7 +229,7 @@ def is_whole(folder):
 
 def test_rows_come_after_files_in_order_and_two_batches_at_most_wait(tmp_path):
     photos, written, rows_seen, behind = photos_of(tmp_path, 12), [], [], []
-    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
 
     def before(photo):
         time.sleep(0.03 * (photo.name[0] in "048"))  # the first of a batch takes longest
@@ -247,10 +255,10 @@ def test_photos_that_failed_are_listed_in_the_order_of_photos(tmp_path):
     def explain(images, count):
         logits = np.zeros((len(images), 2))
         logits[0] = np.nan  # 1.png and 4.png
-        return logits, None, lambda *_: None
+        return logits, None, [{"heatmap": {"a": np.zeros((3, 4), np.float32)}}] * len(images)
 
-    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
-    assert run.make(photos, MEANING, 3, explain, "") == 1
+    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
+    assert make_maps(run, photos, MadeUpMaps(INPUT_SPEC, explain), 3) == 1
     with open(tmp_path / "out" / "failed.csv", newline="") as file:
         listed = [Path(row["path"]).name for row in csv.DictReader(file)]
     assert listed == ["0.png", "1.png", "3.png", "4.png"] and rows_of(run) == ["2.png"]
@@ -259,7 +267,7 @@ def test_photos_that_failed_are_listed_in_the_order_of_photos(tmp_path):
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="Linux has a disk that is always full")
 def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path):
     photos, threads = photos_of(tmp_path, 12), threading.active_count()
-    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     (run.output / "5").mkdir()
     (run.output / "5" / ".heatmap_for_b.npy.partial").symlink_to(FULL_DISK)
     with pytest.raises(OSError, match="No space left on device"):
@@ -269,7 +277,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path):
     assert rows == [photo.name for photo in photos[: len(rows)]] and len(rows) <= 4
     assert all(is_whole(run.output / row.removesuffix(".png")) for row in rows)
     assert not list(run.output.rglob(".*")) and not (run.output / "11").exists()
-    again = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    again = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     assert make(again, photos) == 0 and rows_of(again) == [photo.name for photo in photos]
     assert all(is_whole(run.output / photo.folder) for photo in photos)
 
@@ -285,7 +293,7 @@ def test_ctrl_c_waits_for_the_files_begun_and_no_others(tmp_path):
         if begun:
             raise KeyboardInterrupt
 
-    run = MapRun(tmp_path / "out", {}, "", CLASSES, with_probabilities=False)
+    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         make(run, photos, 100, explained, before)
@@ -310,9 +318,13 @@ def test_arrays_alone_are_those_that_come_with_pictures(standardising, script, t
 
     assert run("both") == 1 and run("arrays", "--no-pictures") == 1  # one photo's numbers are not finite
     with_pictures, alone = (
-        {path.relative_to(tmp_path / name).as_posix(): path.read_bytes() for path in (tmp_path / name).rglob("*.*")
-         if path.name not in ("run.json", "failed.csv")} for name in ("both", "arrays")
-    )  # fmt: skip
+        {
+            path.relative_to(tmp_path / name).as_posix(): path.read_bytes()
+            for path in (tmp_path / name).rglob("*.*")
+            if path.name not in ("run.json", "failed.csv")
+        }
+        for name in ("both", "arrays")
+    )
     assert alone == {name: data for name, data in with_pictures.items() if not name.endswith(".jpg")}
     assert {"dog/a", "dog/c"} == {name.rpartition("/")[0] for name in alone if name.endswith(".npy")}
     capsys.readouterr()
@@ -354,7 +366,7 @@ def standardising(tmp_path, photo_folder):
     x = keras.layers.LayerNormalization(axis=[1, 2, 3], epsilon=0, center=False, scale=False)(x)
     x = keras.layers.GlobalAveragePooling2D(name="gap")(keras.layers.Conv2D(4, 3, activation="relu")(x))
     network = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="class")(x))
-    save_network(network, tmp_path / "net.h5", Meaning(["dog", "cat"], 16, 16, 3))
+    save_network(network, tmp_path / "net.h5", InputSpec(["dog", "cat"], 16, 16, 3))
     photos = photo_folder({"dog/a.png": (200, 100, 50), "dog/c.png": (50, 100, 200)})
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(photos / "dog" / "b.png")
     return tmp_path / "net.h5", photos

@@ -18,13 +18,14 @@ import gradcam_vgg16
 import join_shards
 import make_cam_maps
 import show_heatmaps
+from camlib.attribution import Outputs
 from camlib.console import UserError
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import save_network
 from camlib.photos import Photo
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
+from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import find_saved
-from camlib.runs.run import MapRun
-from camlib.runs.shards import Part, Shard, parse_shard, read_record, shard_of_slurm, without_shard
+from camlib.runs.shards import RunPart, Shard, parse_shard, read_record, shard_of_slurm, without_shard
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = {"make_cam_maps.py": (make_cam_maps.main, "--model"), "gradcam_vgg16.py": (gradcam_vgg16.main, "--weights")}
@@ -41,7 +42,7 @@ def network_file(tmp_path_factory):
     x = keras.layers.GlobalAveragePooling2D(name="gap")(keras.layers.Conv2D(4, 3, activation="relu")(x))
     network = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="class")(x))
     folder = tmp_path_factory.mktemp("shards")
-    save_network(network, folder / "net.h5", Meaning(["dog", "cat"], 16, 16, 3))
+    save_network(network, folder / "net.h5", InputSpec(["dog", "cat"], 16, 16, 3))
     generator = np.random.default_rng(0)
     for name in ("z/a", "z/b", "a/x", "a/y, z", "a/é", "b", "c", "d", "e"):
         path = folder / "photos" / f"{name}.png"
@@ -91,7 +92,7 @@ def photos_named(count):
 @pytest.mark.parametrize("of_photos, batch_size", [(1, 1), (7, 2), (100, 8), (64, 32), (33, 32)])
 def test_parts_are_the_whole_without_overlap_in_whole_batches(count, of_photos, batch_size):
     photos = photos_named(of_photos)
-    parts = [Part(Shard(number, count), photos, batch_size).own for number in range(1, count + 1)]
+    parts = [RunPart(Shard(number, count), photos, batch_size).own for number in range(1, count + 1)]
     dealt = [photo for part in parts for photo in part]
     assert sorted(dealt, key=photos.index) == photos and len(set(dealt)) == len(dealt)
     assert max(map(len, parts)) - min(map(len, parts)) <= batch_size
@@ -322,8 +323,9 @@ BEGIN = """
 import sys, time
 from pathlib import Path
 from camlib.photos import Photo
-from camlib.runs.run import MapRun
-from camlib.runs.shards import Part, Shard
+from camlib.attribution import Outputs
+from camlib.runs.folder_run import FolderRun
+from camlib.runs.shards import RunPart, Shard
 number, count, output = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 photos = [Photo(Path("none"), f"{n}.png", str(n)) for n in range(9)]
 print("ready", flush=True)
@@ -331,8 +333,8 @@ start = float(sys.stdin.readline())
 for attempt in range(30):  # as many new folders, entered at one moment
     while time.time() < start + attempt / 20:
         pass
-    part = Part(Shard(number, count), photos, 2)
-    run = MapRun(output / str(attempt), {"size": 3}, "", ["a"] * 500, part=part)
+    part = RunPart(Shard(number, count), photos, 2)
+    run = FolderRun(output / str(attempt), {"size": 3}, "", Outputs(["a"] * 500), part=part)
     run.begin([])
     (run.output / str(number)).mkdir()
     run.close()
@@ -344,10 +346,17 @@ print("went well", flush=True)
 def test_shards_that_begin_at_one_moment_in_a_new_folder_all_do(tmp_path):
     count = 4
     processes = [
-        subprocess.Popen([sys.executable, "-c", BEGIN, str(number), str(count), str(tmp_path)], text=True,
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
-                         env=ENVIRONMENT) for number in range(1, count + 1)
-    ]  # fmt: skip
+        subprocess.Popen(
+            [sys.executable, "-c", BEGIN, str(number), str(count), str(tmp_path)],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+        )
+        for number in range(1, count + 1)
+    ]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * count
     start = time.time() + 0.2
     for process in processes:
@@ -367,10 +376,15 @@ def test_two_shards_at_once_as_a_user_starts_them(network_file, tmp_path):
     words = [sys.executable, ROOT / "make_cam_maps.py", photos, "--model", file, "--output", tmp_path / "out"]
     second = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
     processes = [
-        subprocess.Popen([*map(str, words), "--batch-size", "2", "--shard", shard], stdout=subprocess.PIPE, text=True,
-                         stderr=subprocess.PIPE, env=ENVIRONMENT | slurm)
+        subprocess.Popen(
+            [*map(str, words), "--batch-size", "2", "--shard", shard],
+            stdout=subprocess.PIPE,
+            text=True,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT | slurm,
+        )
         for shard, slurm in (("1/2", {}), ("slurm", second))
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [1, 1], said
     assert "shard 1/2: 6 of 11 photos" in said[0][0] and "shard 2/2: 5 of 11 photos" in said[1][0]
@@ -436,4 +450,4 @@ def test_names_that_split_lines_elsewhere_are_one_row(tmp_path):
     names = ["a\u2028b.png", "c\x0bd.png", "e\x85f.png", "plain.png"]
     run = make_run(tmp_path / "out", names)
     assert [photo.name for photo in find_saved(run)] == names
-    assert list(MapRun(run, {}, "", ["dog", "cat"]).rows) == names
+    assert list(FolderRun(run, {}, "", Outputs(["dog", "cat"])).rows) == names

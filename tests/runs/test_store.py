@@ -15,15 +15,17 @@ import killed_store
 import numpy as np
 import pytest
 from conftest import CLASSES, ENVIRONMENT, ROOT
+from made_up_maps import MadeUpMaps, make_maps
 from PIL import Image
 
 import evaluate_maps
 import gradcam_vgg16
 import make_cam_maps
 import show_heatmaps
-from camlib.networks.saving import save_network
+from camlib.attribution import Outputs
+from camlib.networks.checkpoint import save_network
 from camlib.photos import find_photos, read_network_input
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 from camlib.runs.maps import all_maps, find_saved, read_map
 from camlib.runs.store import Store
 from camlib.runs.store_run import StoreRun
@@ -44,7 +46,7 @@ def network(tmp_path_factory):
     for weight in model.weights:
         weight.assign(np.random.default_rng(len(weight.shape)).normal(size=weight.shape))
     path = tmp_path_factory.mktemp("network") / "net.h5"
-    save_network(model, path, Meaning(CLASSES, 16, 16, 3))
+    save_network(model, path, InputSpec(CLASSES, 16, 16, 3))
     return path
 
 
@@ -143,12 +145,11 @@ def test_float16_holds_maps_of_any_size(size, photo_folder, tmp_path):
     """1e-12 is far below what float16 holds, 3e7 above."""
     photos = find_photos([photo_folder({"a.png": (1, 2, 3)})])
     values = np.random.default_rng(0).normal(size=(5, 7)) * size
-    run = StoreRun(tmp_path / "a.h5", {}, "", CLASSES, with_probabilities=False, dtype="float16")
-
-    def explain(images, count):
-        return np.ones((1, 2)), None, lambda index, photo, target, picture: target.update(heatmap={"cat": values})
-
-    assert run.make(photos, Meaning(CLASSES, 16, 16, 3), 1, explain, "") == 0
+    run = StoreRun(tmp_path / "a.h5", {"store_dtype": "float16"}, "", Outputs(CLASSES, with_probabilities=False))
+    made_up = MadeUpMaps(
+        InputSpec(CLASSES, 16, 16, 3), lambda images, count: (np.ones((1, 2)), None, [{"heatmap": {"cat": values}}])
+    )
+    assert make_maps(run, photos, made_up, 1) == 0
     ((key, found),) = arrays_of(tmp_path / "a.h5").items()
     assert key == ("a.png", "heatmap", "cat")
     assert np.abs(found - values).max() <= np.abs(values).max() / 2048
@@ -157,8 +158,14 @@ def test_float16_holds_maps_of_any_size(size, photo_folder, tmp_path):
 def test_the_program_of_the_docs_reads_a_store(network, photos, tmp_path):
     _, store = run_both("make_cam_maps", network, photos, tmp_path)
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "many_photos.md").read_text("utf-8"), re.DOTALL)
-    result = subprocess.run([sys.executable, "-c", program.replace("outputs/maps.h5", str(store))], text=True,
-                            capture_output=True, cwd=tmp_path, env=ENVIRONMENT, timeout=60)  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", program.replace("outputs/maps.h5", str(store))],
+        text=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        timeout=60,
+    )
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     expected = arrays_of(store)
@@ -228,8 +235,12 @@ def test_saved_maps_are_scored_like_those_made_on_the_spot(network, photos, tmp_
         words = ["--annotations", photos, "--maps", *maps, *more, "--output", output]
         assert evaluate_maps.main([str(word) for word in words]) == 0
         lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
-        scores[name] = {line["item"]: {kind.partition(" ")[2]: values for kind, values in line["maps"].items()}
-                        | {"outputs": line["outputs"]} for line in lines if line["network"] == name}  # fmt: skip
+        scores[name] = {
+            line["item"]: {kind.partition(" ")[2]: values for kind, values in line["maps"].items()}
+            | {"outputs": line["outputs"]}
+            for line in lines
+            if line["network"] == name
+        }
         assert (output / "report.html").stat().st_size > 1000
     assert "store: sanity ask the network, which saved maps are without: left out" in capsys.readouterr().out
     assert len(scores["net"]) == 4 and scores["store"].keys() == scores["files"].keys() == scores["net"].keys()
@@ -260,10 +271,10 @@ def noise_photos(folder, count):
 
 def assert_whole(store, photos):
     """Whatever is in a store is what was to be put there."""
-    meaning, paths = Meaning(CLASSES, 16, 16, 3), {photo.name: photo.path for photo in photos}
+    input_spec, paths = InputSpec(CLASSES, 16, 16, 3), {photo.name: photo.path for photo in photos}
     found = arrays_of(store)
     for name in {name for name, *_ in found}:
-        for class_name, values in killed_store.maps_of(read_network_input(paths[name], meaning)).items():
+        for class_name, values in killed_store.maps_of(read_network_input(paths[name], input_spec)).items():
             np.testing.assert_array_equal(found.pop((name, "heatmap", class_name)), values)
     assert not found
 
@@ -271,8 +282,13 @@ def assert_whole(store, photos):
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 def test_a_run_that_is_killed_again_and_again_loses_nothing_and_ends_as_an_undisturbed_one(tmp_path, capsys):
     photos, store = noise_photos(tmp_path / "photos", 150), tmp_path / "killed.h5"
-    result = subprocess.run([sys.executable, ROOT / "tests" / "killed_store.py", tmp_path / "photos", store, "8"],
-                            capture_output=True, text=True, env=ENVIRONMENT, timeout=300)  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, ROOT / "tests" / "tools" / "killed_store.py", tmp_path / "photos", store, "8"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr
     attempts = [json.loads(line) for line in result.stdout.splitlines()]
     assert {one["code"] for one in attempts[:-1] if one["moment"]} == {-9}, attempts
@@ -296,7 +312,7 @@ def test_a_killed_store_is_read_as_it_is_and_keeps_when_its_photos_were_changed(
     photos, store = noise_photos(tmp_path / "photos", 12), tmp_path / "maps.h5"
     program = "import sys; sys.path[0] = sys.argv[1]; import killed_store as k; k.MOMENTS[k.AT_END]();"
     program += "from pathlib import Path; k.make(k.find_photos([Path(sys.argv[2])]), Path(sys.argv[3]))"
-    words = [sys.executable, "-c", program, ROOT / "tests", tmp_path / "photos", store]
+    words = [sys.executable, "-c", program, ROOT / "tests" / "tools", tmp_path / "photos", store]
     assert subprocess.run(words, env=ENVIRONMENT, timeout=100, stdout=subprocess.DEVNULL).returncode == -9
     with pytest.raises(OSError, match="already open for write"):
         h5py.File(store, "a")
@@ -335,8 +351,11 @@ def test_other_settings_are_refused_and_replaced_with_overwrite(network, photos,
     data = store.read_bytes()
     for more, what in ((["--store-dtype", "float16"], "store_dtype"), (["--no-pictures"], "no_pictures")):
         code, error = end_of(make_cam_maps.main, [*command, *more])
-        assert (code, error) == (2, f"error: {store} holds results of other settings ({what}); expected another "
-                                    "--store, or --overwrite to replace them\n")  # fmt: skip
+        assert (code, error) == (
+            2,
+            f"error: {store} holds results of other settings ({what}); expected another "
+            "--store, or --overwrite to replace them\n",
+        )
     assert store.read_bytes() == data
     assert make_cam_maps.main([*command, "--store-dtype", "float16", "--overwrite"]) == 1
     assert Store(store).dtype == "float16" and len(Store(store).rows) == 4
@@ -398,7 +417,14 @@ def test_a_full_disk_is_one_line_and_what_was_flushed_stays(tmp_path):
     program += "run_script(lambda: k.make(k.find_photos([Path(sys.argv[2])]), Path(sys.argv[3])))"
     assert killed_store.make(photos, tmp_path / "undisturbed.h5") == 0
     limit = (tmp_path / "undisturbed.h5").stat().st_size - 40_000  # of about 90,000 that photos take
-    words = [sys.executable, "-c", program.replace("MOST", str(limit)), ROOT / "tests", tmp_path / "photos", store]
+    words = [
+        sys.executable,
+        "-c",
+        program.replace("MOST", str(limit)),
+        ROOT / "tests" / "tools",
+        tmp_path / "photos",
+        store,
+    ]
     result = subprocess.run(words, env=ENVIRONMENT, timeout=100, capture_output=True, text=True)
     expected = "cannot be written (File too large); what was flushed is whole, and the same command goes on"
     assert (result.returncode, result.stderr) == (2, f"error: {store} {expected}\n")
@@ -538,7 +564,7 @@ def test_a_hostile_store_is_one_line_of_the_evaluation_and_of_a_run(what, sound,
         HOSTILE[what](file)
     data = store.read_bytes()
     words = [photos[0].path.parent, "--maps", store, "--output", tmp_path / "scores"]
-    for main in (evaluate_maps.main, lambda _: StoreRun(store, {}, "", CLASSES, overwrite=True)):
+    for main in (evaluate_maps.main, lambda _: StoreRun(store, {}, "", Outputs(CLASSES), overwrite=True)):
         code, error = end_of(main, words)
         assert code == 2 and error.startswith(f"error: {store} cannot be read (") and error.count("\n") == 1, error
     assert store.read_bytes() == data and not (tmp_path / "scores").exists()

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from camlib.runs.unclosed import read_as_it_is, was_closed
+from camlib.runs.store import read_as_it_is, was_closed
 
 pytestmark = pytest.mark.any_backend
 

@@ -51,8 +51,13 @@ def parse_arguments(arguments=None):
     known = readers()
     parser.add_argument("readers", nargs="*", metavar="READER", help=f"{', '.join(known)}; default: all")
     parser.add_argument("--minutes", type=float, default=30, metavar="M", help="for each reader; default: 30")
-    parser.add_argument("--output", type=Path, default=Path("outputs/fuzz"), metavar="DIR",
-                        help="folder of inputs, findings and counts; default: outputs/fuzz")  # fmt: skip
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("outputs/fuzz"),
+        metavar="DIR",
+        help="folder of inputs, findings and counts; default: outputs/fuzz",
+    )
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table of all counts there")
     settings = parser.parse_args(arguments)
     parser.require(settings, minutes=0)
@@ -82,9 +87,14 @@ def fuzz(name, seconds, output):
     while (left := begin + seconds - time.monotonic()) > 0 and without < GIVEN_UP:
         before = executions(count)
         seconds_each = MOST_SECONDS_OF_A_CHILD if name in READ_BY_A_CHILD else MOST_SECONDS
-        options = [f"-max_total_time={left:.0f}", f"-timeout={seconds_each}", "-print_final_stats=1",
-                   f"-rss_limit_mb={MOST_MEGABYTES + LIBRARIES}", f"-artifact_prefix={findings}/",
-                   "-report_slow_units=1000"]  # fmt: skip
+        options = [
+            f"-max_total_time={left:.0f}",
+            f"-timeout={seconds_each}",
+            "-print_final_stats=1",
+            f"-rss_limit_mb={MOST_MEGABYTES + LIBRARIES}",
+            f"-artifact_prefix={findings}/",
+            "-report_slow_units=1000",
+        ]
         command = [sys.executable, PROGRAM, name, corpus, findings, *options]
         with open(output / name / "log.txt", "ab") as log:
             subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, env=ENVIRONMENT)
@@ -98,9 +108,14 @@ def fuzz(name, seconds, output):
     count.unlink(missing_ok=True)
     if not done:
         raise UserError(f"{name} was not fuzzed: see the end of {output / name / 'log.txt'}")
-    return {"executions": done, "seconds": time.monotonic() - begin, "inputs": len(list(corpus.iterdir())),
-            "contained": len(list(contained.iterdir())), "findings": sorted(path.name for path in findings.iterdir()),
-            "day": date.today().isoformat()}  # fmt: skip
+    return {
+        "executions": done,
+        "seconds": time.monotonic() - begin,
+        "inputs": len(list(corpus.iterdir())),
+        "contained": len(list(contained.iterdir())),
+        "findings": sorted(path.name for path in findings.iterdir()),
+        "day": date.today().isoformat(),
+    }
 
 
 def executions(count):

@@ -1,6 +1,6 @@
 """Readers of files that may come from somebody else, as the fuzzer calls them, and small whole files to begin with.
 
-    python tests/tools/fuzzed_readers.py READER CORPUS FINDINGS [options of libFuzzer]    # as tests/tools/fuzz_readers.py starts it
+    python tests/tools/fuzzed_readers.py READER CORPUS FINDINGS [options of libFuzzer]    # as fuzz_readers.py does
     python tests/tools/fuzzed_readers.py READER --again FILE                              # seconds that a file takes
 
 A reader gets the bytes of a file and an empty folder. It may return, or raise what scripts make one line of (EXPECTED).
@@ -38,16 +38,16 @@ else:
     watched = contextlib.nullcontext()
 with watched:
     from camlib.console import UserError
-    from camlib.evaluation.annotations import Annotation, find_items, items_sha256, read_annotations, size_of
+    from camlib.evaluation.annotations import Annotation, find_items, items_sha256, mask_size, read_annotations
     from camlib.evaluation.report import merged
+    from camlib.evaluation.results import Results
     from camlib.files import csv_text
     from camlib.networks import plain_data
-    from camlib.networks.checkpoint import described, rebuilt
+    from camlib.networks.checkpoint import describe_contents, rebuilt
     from camlib.photos import PhotoError, find_photos, read_photo
     from camlib.preprocessing import read_class_names
     from camlib.runs import shards
     from camlib.runs.maps import MapError, all_maps, find_saved, read_map
-    from camlib.runs.run import Results
     from camlib.viewer.album import read_content
 import hostile_files as hostile
 import killed_store
@@ -107,13 +107,13 @@ def seeds_of_descriptions():
     return [json.dumps(network).encode() for network in networks]
 
 
-def contents_with(config=None, meaning=None, keras_version="3.15.0"):
-    return SimpleNamespace(config=config, meaning=meaning, keras_version=keras_version)
+def contents_with(config=None, input_spec=None, keras_version="3.15.0"):
+    return SimpleNamespace(config=config, input_spec=input_spec, keras_version=keras_version)
 
 
 def read_description(content, folder):
     """A network as JSON: from the text to a network without memory for its weights."""
-    description, _ = described(contents_with(config=content.decode("utf-8", "replace")), Path("model.h5"))
+    description, _ = describe_contents(contents_with(config=content.decode("utf-8", "replace")), Path("model.h5"))
     try:
         if description:
             rebuilt(description, Path("model.h5"), False, True)
@@ -122,11 +122,11 @@ def read_description(content, folder):
 
 
 def seeds_of_meanings():
-    return [json.dumps(hostile.MEANING | {"scale": [1, 2.5, 1], "offset": 0, "bgr": True}).encode()]
+    return [json.dumps(hostile.INPUT_SPEC | {"scale": [1, 2.5, 1], "offset": 0, "bgr": True}).encode()]
 
 
 def read_meaning(content, folder):
-    described(contents_with(meaning=content.decode("utf-8", "replace")), Path("model.h5"))
+    describe_contents(contents_with(input_spec=content.decode("utf-8", "replace")), Path("model.h5"))
 
 
 # ---------------------------------------------------------------- photos, masks, annotations
@@ -154,7 +154,7 @@ def read_a_photo(content, folder):
 
 def read_mask(content, folder):
     (folder / "mask.png").write_bytes(content)
-    size_of(folder / "mask.png")
+    mask_size(folder / "mask.png")
     Annotation(folder / "a.png", "dog", (), folder / "mask.png", 32, 24).inside(12, 16)
 
 
@@ -204,9 +204,13 @@ def read_a_map(content, folder):
     read_map(folder / "heatmap_for_dog.npy")
 
 
-RUN = {"command": ["make_cam_maps.py"], "settings": {"photos": ["p"], "class_names": ["dog", "cat"], "size": 8},
-       "versions": {}, "conventions": "",
-       "shards": {"count": 2, "batch_size": 1, "photos": 2, "photos_sha256": "0"}}  # fmt: skip
+RUN = {
+    "command": ["make_cam_maps.py"],
+    "settings": {"photos": ["p"], "class_names": ["dog", "cat"], "size": 8},
+    "versions": {},
+    "conventions": "",
+    "shards": {"count": 2, "batch_size": 1, "photos": 2, "photos_sha256": "0"},
+}
 HEADER = ["path", "predicted", "logit_dog", "logit_cat", "probability_dog", "probability_cat"]
 ROWS = [["a.png", "dog", 1.5, -2.0, 0.97, 0.03], ["=b.png", "cat", 0, 1, 0.27, 0.73]]
 RUN_FILES = {
@@ -244,7 +248,7 @@ def look_through(run):
 def go_on_alone(run):
     record = shards.read_record(run) or RUN
     with contextlib.suppress(*EXPECTED):
-        shards.check_agreement(run, record, RUN)
+        shards.check_same_shards(run, record, RUN)
     shards.refuse_shards(run, record)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 SHAPE = [None, 8, 8, 3]
 CLASSES = 2
 WEIGHTS = {"conv/kernel": (3, 3, 3, 4), "conv/bias": (4,), "class/kernel": (4, CLASSES), "class/bias": (CLASSES,)}
-MEANING = {"class_names": ["a", "b"], "height": 8, "width": 8, "channels": 3}
+INPUT_SPEC = {"class_names": ["a", "b"], "height": 8, "width": 8, "channels": 3}
 
 # ---------------------------------------------------------------- a small network, as data
 
@@ -39,25 +39,36 @@ def stack(*middle, first=None, last=None, shape=SHAPE):
     pooling = entry("GlobalAveragePooling2D", "pool")
     ends = first or convolution(), last or dense()
     parts = [entry("InputLayer", "image", batch_shape=shape), ends[0], *middle, pooling, ends[1]]
-    return {"module": "keras", "class_name": "Sequential", "registered_name": None,
-            "config": {"name": "net", "layers": parts}}  # fmt: skip
+    return {
+        "module": "keras",
+        "class_name": "Sequential",
+        "registered_name": None,
+        "config": {"name": "net", "layers": parts},
+    }
 
 
 def tensor(name):
-    return {"class_name": "__keras_tensor__",
-            "config": {"shape": SHAPE, "dtype": "float32", "keras_history": [name, 0, 0]}}  # fmt: skip
+    return {
+        "class_name": "__keras_tensor__",
+        "config": {"shape": SHAPE, "dtype": "float32", "keras_history": [name, 0, 0]},
+    }
 
 
 def graph(parts, output, name="net"):
     """A functional network's configuration of (entry, names of the layers that it is called on, one list a call)."""
     layers = []
     for part, calls in parts:
-        nodes = [{"args": [tensor(one) if isinstance(one, str) else one for one in call], "kwargs": {}}
-                 for call in calls]  # fmt: skip
+        nodes = [
+            {"args": [tensor(one) if isinstance(one, str) else one for one in call], "kwargs": {}} for call in calls
+        ]
         layers.append(part | {"name": part["config"]["name"], "inbound_nodes": nodes})
     ends = {"input_layers": [["image", 0, 0]], "output_layers": [[output, 0, 0]]}
-    return {"module": "keras.src.models.functional", "class_name": "Functional", "registered_name": "Functional",
-            "config": {"name": name, "layers": layers} | ends}  # fmt: skip
+    return {
+        "module": "keras.src.models.functional",
+        "class_name": "Functional",
+        "registered_name": "Functional",
+        "config": {"name": name, "layers": layers} | ends,
+    }
 
 
 def image():
@@ -69,20 +80,20 @@ def arrays(weights=None):
     return {name: generator.normal(size=shape).astype(np.float32) for name, shape in (weights or WEIGHTS).items()}
 
 
-def write_h5(path, config, meaning=MEANING, weights=None, text=None):
+def write_h5(path, config, input_spec=INPUT_SPEC, weights=None, text=None):
     """An .h5 file by layers.
 
     Args:
         path: Path.
         config: dict, or None where `text` is the configuration.
-        meaning: dict or None.
+        input_spec: dict or None.
         weights: dict of "layer/variable" -> shape.
         text: str, JSON as it is.
     """
     with h5py.File(path, "w") as file:
         file.attrs["model_config"], file.attrs["keras_version"] = text or json.dumps(config), "3.15.0"
-        if meaning:
-            file.attrs["meaning"] = json.dumps(meaning)
+        if input_spec:
+            file.attrs["meaning"] = json.dumps(input_spec)
         group = file.create_group("model_weights")
         found = arrays(weights)
         names = list(dict.fromkeys(name.split("/")[0] for name in found))
@@ -123,10 +134,11 @@ def vocabularies(place):
         "TextVectorization": entry("TextVectorization", "words", vocabulary=place),
         "in a wrapper": entry("TimeDistributed", "wrapped", layer=entry("StringLookup", "words", vocabulary=place)),
         "in a pipeline": entry("Pipeline", "pipe", layers=[entry("StringLookup", "words", vocabulary=place)]),
-        "by its module": entry("StringLookup", "words", "keras.src.layers.preprocessing.string_lookup",
-                               vocabulary=place),  # fmt: skip
+        "by its module": entry(
+            "StringLookup", "words", "keras.src.layers.preprocessing.string_lookup", vocabulary=place
+        ),
         "in an argument": entry("Rescaling", "scale", scale=entry("StringLookup", "words", vocabulary=place)),
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------- two formats in one file
@@ -241,23 +253,37 @@ def called_by_each_other(depth=28):
         for node in inner["config"]["layers"][1]["inbound_nodes"][1:]:
             node["args"][0]["config"]["keras_history"] = [name, 0, 0]
     name = f"level{depth - 1}"
-    parts = [image(), (inner, [["image"]]), (convolution(), [[name]]),
-             (entry("GlobalAveragePooling2D", "pool"), [["conv"]]), (dense(), [["pool"]])]  # fmt: skip
+    parts = [
+        image(),
+        (inner, [["image"]]),
+        (convolution(), [[name]]),
+        (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
+        (dense(), [["pool"]]),
+    ]
     return graph(parts, "class")
 
 
 def with_operation(kind, *arguments, module="keras.src.ops.numpy", **settings):
     """A network with an operation that is called on what is given instead of a layer's output."""
     operation = entry(kind, "op", module) | {"config": {"name": "op"} | settings}
-    parts = [image(), (convolution(), [["image"]]), (operation, [arguments]),
-             (entry("GlobalAveragePooling2D", "pool"), [["conv"]]), (dense(), [["pool"]])]  # fmt: skip
+    parts = [
+        image(),
+        (convolution(), [["image"]]),
+        (operation, [arguments]),
+        (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
+        (dense(), [["pool"]]),
+    ]
     return graph(parts, "class")
 
 
 def with_outputs(outputs):
     """A network of several outputs, each [layer, call, output]."""
-    parts = [image(), (convolution(), [["image"]]), (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
-             (dense(), [["pool"]])]  # fmt: skip
+    parts = [
+        image(),
+        (convolution(), [["image"]]),
+        (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
+        (dense(), [["pool"]]),
+    ]
     network = graph(parts, "class")
     network["config"]["output_layers"] = outputs
     return network

@@ -37,7 +37,7 @@ from tables import put, rows
 from camlib.console import ROOT, ArgumentParser, run_script
 from camlib.files import read_json, write_json
 from camlib.runs.maps import find_saved, read_map
-from camlib.runs.unclosed import read_as_it_is
+from camlib.runs.store import read_as_it_is
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 ENDED_BY = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
@@ -83,8 +83,13 @@ def parse_arguments(arguments=None):
     parser.add_argument("commands", nargs="*", metavar="COMMAND", help=f"{', '.join(COMMANDS)}; default: all")
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="of each command; default: 0")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments; default: 0")
-    parser.add_argument("--output", type=Path, default=Path("outputs/kills"), metavar="DIR",
-                        help="folder of the counts; default: outputs/kills")  # fmt: skip
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("outputs/kills"),
+        metavar="DIR",
+        help="folder of the counts; default: outputs/kills",
+    )
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table of all counts there")
     settings = parser.parse_args(arguments)
     parser.require(settings, kills=0)
@@ -102,8 +107,8 @@ def write_inputs(folder):
     import keras
 
     from camlib.networks.architectures import modern_network
-    from camlib.networks.saving import save_network
-    from camlib.preprocessing import Meaning
+    from camlib.networks.checkpoint import save_network
+    from camlib.preprocessing import InputSpec
 
     generator = np.random.default_rng(0)
     for number in range(PHOTOS):
@@ -111,7 +116,7 @@ def write_inputs(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (48, 64, 3), np.uint8)).save(path)
     keras.utils.set_random_seed(1)
-    save_network(modern_network(2), folder / "net.h5", Meaning(["dog", "cat"], 32, 32, 3))
+    save_network(modern_network(2), folder / "net.h5", InputSpec(["dog", "cat"], 32, 32, 3))
     run(["make_cam_maps.py", "IN/photos", *MAPS, "--output", "IN/maps"], folder, folder)
 
 
@@ -152,8 +157,13 @@ def survived(command, inputs, kills, seed):
     begin_anew(command, inputs, results)
     while len(hit) < kills:
         number = SIGNALS[len(hit) % len(SIGNALS)]
-        process = subprocess.Popen(filled(command.words, inputs, results), stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True, preexec_fn=heed)  # fmt: skip
+        process = subprocess.Popen(
+            filled(command.words, inputs, results),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heed,
+        )
         start = time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(generator.uniform(0.3, 1) * whole)
@@ -169,8 +179,12 @@ def survived(command, inputs, kills, seed):
             begin_anew(command, inputs, results)
             begun += 1
     run(command.words, inputs, results)
-    return {"kills": {one.name: hit.count(one.name) for one in SIGNALS}, "begun": begun,
-            "differing": differing(undisturbed, results), "day": date.today().isoformat()}  # fmt: skip
+    return {
+        "kills": {one.name: hit.count(one.name) for one in SIGNALS},
+        "begun": begun,
+        "differing": differing(undisturbed, results),
+        "day": date.today().isoformat(),
+    }
 
 
 def heed():
@@ -224,8 +238,12 @@ def numbers_in(path):
             file.visititems(keep)
     if is_store:
         saved = sorted(find_saved(path), key=lambda one: one.name)
-        places = [(one.name, kind, name, place) for one in saved for kind, of_kind in one.map_places().items()
-                  for name, place in of_kind.items()]  # fmt: skip
+        places = [
+            (one.name, kind, name, place)
+            for one in saved
+            for kind, of_kind in one.map_places().items()
+            for name, place in of_kind.items()
+        ]
         return [read_map(place) for *_, place in places], [place[:3] for place in places]
     return [array for array in arrays if array.dtype.kind in "fiu"], None
 

@@ -18,10 +18,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from made_up_maps import WRITER, MadeUpMaps, make_maps
+
+from camlib.attribution import Outputs
 from camlib.photos import find_photos
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 from camlib.runs import store, store_run
-from camlib.runs.maps import write_maps
 
 CLASSES, AT_END = ["dog", "cat"], "before it is closed"
 # Seconds: of each batch, and that an attempt is left alone after its first. Eight attempts leave photos of 150 to do,
@@ -80,26 +82,23 @@ def maps_of(pixels, dtype=np.float32):
 
 def make(photos, path, flushed=lambda count: None, dtype="float32"):
     """Make a store, or go on in it."""
-    run = store_run.StoreRun(path, {"size": 16}, "", CLASSES, dtype=dtype)
+    settings = {"size": 16, "store_dtype": dtype}
+    run = store_run.StoreRun(path, settings, "", Outputs(CLASSES), writer=WRITER)
 
     def explain(images, count):
-        images = images.copy()  # the next batch overwrites it while this one is written
-
-        def write(index, photo, target, picture):
-            write_maps(target, "heatmap", maps_of(images[index]), True, picture, None)
-
         time.sleep(PAUSE)
         sums = images.reshape(len(images), -1).mean(axis=1)
-        return np.column_stack((sums, -sums)), np.column_stack((sums, 256 - sums)) / 256, write
+        probabilities = np.column_stack((sums, 256 - sums)) / 256
+        return np.column_stack((sums, -sums)), probabilities, [{"heatmap": maps_of(image)} for image in images]
 
     add_rows = run.add_rows
 
     def add_and_tell(*arguments):
         add_rows(*arguments)
-        flushed(run.writer.count)
+        flushed(run.store_writer.count)
 
     run.add_rows = add_and_tell
-    return run.make(photos, Meaning(CLASSES, 16, 16, 3), 3, explain, "")
+    return make_maps(run, photos, MadeUpMaps(InputSpec(CLASSES, 16, 16, 3), explain), 3)
 
 
 def attempt(photos, path, moment, seconds):

@@ -5,8 +5,8 @@ import numpy as np
 import oracle
 from keras import layers, ops
 
+from camlib.attribution.gradcam import compiled_map
 from camlib.backend import BACKEND
-from gradcam_vgg16 import explainer
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -193,7 +193,7 @@ NETWORKS = {
 def explained(network, plan, **settings):
     """Explanation of all four classes of IMAGES, as NumPy arrays."""
     classes = np.repeat(np.arange(4, dtype=np.int32)[:, None], len(IMAGES), axis=1)
-    found = explainer(network, plan, **settings)(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(classes))
+    found = compiled_map(network, plan, **settings)(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(classes))
     return found._replace(
         **{name: ops.convert_to_numpy(part) for name, part in found._asdict().items() if part is not None}
     )

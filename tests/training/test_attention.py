@@ -8,19 +8,19 @@ import pytest
 from conftest import weights_of
 from keras import ops
 
-from camlib.attribution.inspection import survey
+from camlib.attribution.gradcam import compiled_map
+from camlib.attribution.inspection import inspect_network
 from camlib.console import UserError
 from camlib.files import file_sha256, read_json
 from camlib.networks import architectures
-from camlib.networks.checkpoint import load_network
-from camlib.networks.saving import save_network
-from camlib.preprocessing import Meaning
+from camlib.networks.checkpoint import load_network, save_network
+from camlib.preprocessing import InputSpec
 from camlib.training.attention import CELL, EPSILON, INSIDE, Locator, centre_classes, elsewhere, located
 from camlib.training.batches import Batches
 from camlib.training.class_folders import LabelledPhotos
 from camlib.training.distillation import Distillation, label_metrics
-from gradcam_vgg16 import explainer
-from train_cam_4class import RECIPES, main
+from camlib.training.recipes import RECIPES
+from train_cam_4class import main
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
@@ -35,7 +35,7 @@ def locator_file(path, names=OTHER_ORDER, size=32, channels=3, weights=WEIGHTS):
     x = keras.layers.GlobalAveragePooling2D()(eye(image))
     network = keras.Model(image, keras.layers.Dense(len(names), activation="softmax")(x))
     network.set_weights([np.eye(channels)[None, None], weights[:channels, : len(names)], np.zeros(len(names))])
-    save_network(network, path, Meaning(names, size, size, channels))
+    save_network(network, path, InputSpec(names, size, size, channels))
     return path
 
 
@@ -86,8 +86,9 @@ def test_inside_is_where_the_locators_map_is(locator):
 @pytest.mark.any_backend
 def test_a_view_without_evidence_is_inside_everywhere(tmp_path):
     locator = Locator(locator_file(tmp_path / "n.h5", weights=-np.ones((3, 4))), CLASSES, None, "float32", 2)
-    np.testing.assert_array_equal(locator.inside(np.full((2, 48, 32, 3), 9, np.uint8), np.array([0, 1])),
-                                  np.ones((2, 3, 2)))  # fmt: skip
+    np.testing.assert_array_equal(
+        locator.inside(np.full((2, 48, 32, 3), 9, np.uint8), np.array([0, 1])), np.ones((2, 3, 2))
+    )
 
 
 @pytest.mark.any_backend
@@ -100,7 +101,7 @@ def test_views_are_brought_to_the_locators_size_and_channels(tmp_path, channels)
     expected = np.zeros((1, 4, 4))
     expected[0, 1, 3] = 1
     np.testing.assert_array_equal(locator.inside(views, np.array([0])), expected)
-    assert locator.subject.meaning.height == 64
+    assert locator.classifier.input_spec.height == 64
 
 
 @pytest.mark.any_backend
@@ -163,10 +164,10 @@ def test_what_is_unlearnt_is_what_grad_cam_shows_of_the_network_kept(thin):
     kernel, bias = plain.get_layer("class").get_weights()
     np.testing.assert_allclose(kernel.mean(axis=1), 0, atol=1e-7)
     assert abs(bias.mean()) < 1e-7
-    plan = survey(plain, (64, 64, 3))
+    plan = inspect_network(plain, (64, 64, 3))
     assert plan.target == "block5_conv3"
     asked = ops.convert_to_tensor(images), ops.convert_to_tensor(labels[None], "int32")
-    cams = ops.convert_to_numpy(explainer(plain, plan, plan.target, with_guided=False)(*asked).cams)[0]
+    cams = ops.convert_to_numpy(compiled_map(plain, plan, plan.target, with_guided=False)(*asked).cams)[0]
     cells = 16  # by whose number Grad-CAM is smaller than the evidence
     np.testing.assert_allclose(found, share_outside(cams * cells, inside), rtol=2e-3)
     assert found.min() > 0.1 and found.max() < 0.9
@@ -223,14 +224,14 @@ def test_evidence_moves_to_where_it_belongs(thin):
 @pytest.mark.any_backend
 def test_a_batch_carries_where_each_of_its_own_views_has_the_animal(locator):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
-    photos, meaning = LabelledPhotos(pixels, np.arange(6) % 4, list("abcdef")), Meaning(CLASSES, 64, 64, 3)
+    photos, input_spec = LabelledPhotos(pixels, np.arange(6) % 4, list("abcdef")), InputSpec(CLASSES, 64, 64, 3)
     recipe = replace(RECIPES["vgg16"], size=64, batch_size=6, crop=0.5)
-    batches = Batches(photos, meaning, recipe, 0, locator=locator)
+    batches = Batches(photos, input_spec, recipe, 0, locator=locator)
     images, (targets, inside), weights = batches.make(0, 0)
     assert images.shape == (6, 32, 32, 3) and targets.shape == (6, 4) and weights.shape == (6,)
     views = np.round(images * 255).astype(np.uint8)
     np.testing.assert_array_equal(inside, locator.inside(views, targets.argmax(1)))
-    images_alone, targets_alone, _ = Batches(photos, meaning, recipe, 0).make(0, 0)
+    images_alone, targets_alone, _ = Batches(photos, input_spec, recipe, 0).make(0, 0)
     np.testing.assert_array_equal(images, images_alone)
     np.testing.assert_array_equal(targets, targets_alone)
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 from camlib.training.batches import Batches, PlainBatches, augment, class_weights, mosaics
 from camlib.training.class_folders import LabelledPhotos, StoredImages, find_labelled_photos, load_labelled_photos
-from train_cam_4class import RECIPES
+from camlib.training.recipes import RECIPES
 
 
 def test_class_weights_are_inverse_to_the_counts():
@@ -29,10 +29,10 @@ def test_mosaics_are_in_reading_order():
 def test_batches_follow_from_seed_and_epoch_alone():
     images = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), np.uint8)
     photos = LabelledPhotos(images, np.arange(70) % 4, [str(number) for number in range(70)])
-    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
+    input_spec = InputSpec(["dog", "cat", "horse", "bird"], 64, 64, 3)
 
     def batches(seed, epoch):
-        made = Batches(photos, meaning, RECIPES["modern"], seed)
+        made = Batches(photos, input_spec, RECIPES["modern"], seed)
         made.epoch = epoch
         return made
 
@@ -54,8 +54,8 @@ def test_labels_follow_their_photos_into_mosaics():
     levels = np.array([40, 90, 150, 210], np.uint8)
     labels = np.arange(64) % 4
     images = np.broadcast_to(levels[labels][:, None, None, None], (64, 64, 64, 3)).copy()
-    meaning = Meaning(["dog", "cat", "horse", "bird"], 64, 64, 3)
-    batches = Batches(LabelledPhotos(images, labels, [""] * 64), meaning, RECIPES["modern"], 0)
+    input_spec = InputSpec(["dog", "cat", "horse", "bird"], 64, 64, 3)
+    batches = Batches(LabelledPhotos(images, labels, [""] * 64), input_spec, RECIPES["modern"], 0)
     for number in (0, 1):
         pixels, one_hot, weights = batches[number]
         side = one_hot.shape[1]
@@ -101,26 +101,26 @@ def stored_and_in_memory(folder, per_class=18):
                 Image.fromarray(pixels).save(folder / part / name / f"{number:02d}.png")
     (folder / "train" / "cat" / "05.png").write_bytes(b"no photo")
     _, train, val = find_labelled_photos([folder])
-    meaning = Meaning(FOUR, 32, 32, 3, 1 / 255)
-    (photos, _) = load_labelled_photos({"train": train, "val": val}, meaning, folder / "photos.h5")
+    input_spec = InputSpec(FOUR, 32, 32, 3, 1 / 255)
+    (photos, _) = load_labelled_photos({"train": train, "val": val}, input_spec, folder / "photos.h5")
     readable = [(photo, label) for photo, label in train if photo.path.name != "05.png" or label != 1]
     images = np.stack([np.asarray(Image.open(photo.path)) for photo, _ in readable])
     in_memory = LabelledPhotos(images, np.array([label for _, label in readable]), [])
-    return photos["train"], in_memory, meaning
+    return photos["train"], in_memory, input_spec
 
 
 def test_batches_from_the_file_are_those_in_memory_bit_for_bit(tmp_path):
-    stored, in_memory, meaning = stored_and_in_memory(tmp_path)
+    stored, in_memory, input_spec = stored_and_in_memory(tmp_path)
     assert isinstance(stored.images, StoredImages) and len(stored.images) == 71
     np.testing.assert_array_equal(stored.labels, in_memory.labels)
     for recipe in ("modern", "original"):
-        from_file, expected = (Batches(photos, meaning, RECIPES[recipe], 3) for photos in (stored, in_memory))
+        from_file, expected = (Batches(photos, input_spec, RECIPES[recipe], 3) for photos in (stored, in_memory))
         for epoch in (1, 0):
             from_file.epoch = epoch
             for number in [*reversed(range(len(expected))), *range(len(expected))]:  # in any order
                 for one, other in zip(from_file[number], expected.make(epoch, number), strict=True):
                     np.testing.assert_array_equal(one, other)
-    plain = PlainBatches(stored, meaning, 30)
+    plain = PlainBatches(stored, input_spec, 30)
     images, labels = (np.concatenate(parts) for parts in zip(*(plain[number] for number in range(3)), strict=True))
     np.testing.assert_array_equal(images, in_memory.images.astype(np.float32) * np.float32(1 / 255))
     np.testing.assert_array_equal(labels, np.eye(4)[in_memory.labels])
@@ -140,7 +140,7 @@ def test_stored_images_are_indexed_as_an_array_is(tmp_path):
 
 def test_the_next_batches_are_made_meanwhile():
     images = np.zeros((40, 32, 32, 3), np.uint8)
-    batches = PlainBatches(LabelledPhotos(images, np.zeros(40, int), []), Meaning(FOUR, 32, 32, 3), 10)
+    batches = PlainBatches(LabelledPhotos(images, np.zeros(40, int), []), InputSpec(FOUR, 32, 32, 3), 10)
     made, make = threading.Event(), batches.make
 
     def seen(epoch, number):
@@ -155,11 +155,11 @@ def test_the_next_batches_are_made_meanwhile():
 
 def test_a_file_that_becomes_shorter_is_one_line_in_the_middle_of_training(tmp_path):
     """TensorFlow and the threads hand on what happened as an error of their own."""
-    stored, _, meaning = stored_and_in_memory(tmp_path, 4)
+    stored, _, input_spec = stored_and_in_memory(tmp_path, 4)
     network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
     network.compile("sgd", "mse")
-    network.fit(PlainBatches(stored, meaning, 5), verbose=0)
-    batches = PlainBatches(stored, meaning, 5)
+    network.fit(PlainBatches(stored, input_spec, 5), verbose=0)
+    batches = PlainBatches(stored, input_spec, 5)
     with open(tmp_path / "photos.h5", "r+b") as file:
         file.truncate(stored.images.offset + 40 * 1024)  # 13 photos of 3 KiB
     expected = r"photos.h5 ends before its photo 14; expected .* with --resume"

@@ -135,7 +135,7 @@ def test_a_class_may_be_called_train(tmp_path):
         (["a/val/dog", "a/val/cat", "a/training/dog"], ["a"], "{0}/a holds val/ with folders in it, beside training;"),
         (["a/dog"], ["a"], "1 class folder in {0}/a (dog); expected one folder of photos for each of two classes"),
     ],
-)  # fmt: skip
+)
 def test_data_folders_that_do_not_fit_together(tmp_path, folders, data, message):
     for name in folders:
         class_folders(tmp_path, {name: 2})
@@ -159,9 +159,9 @@ def test_cache(tmp_path):
     (root / "cat" / "bad.jpg").write_bytes(b"no photo")
     cache = tmp_path / "photos.h5"
 
-    def load(meaning=RGB_INPUT):
+    def load(input_spec=RGB_INPUT):
         _, train, val = find_labelled_photos([root])
-        return load_labelled_photos({"train": train, "val": val}, meaning, cache)
+        return load_labelled_photos({"train": train, "val": val}, input_spec, cache)
 
     photos, failed = load()
     assert failed == [(str(root / "cat" / "bad.jpg"), "not a JPEG, PNG, BMP, WebP or TIFF picture")]
@@ -195,9 +195,9 @@ def test_photos_are_neither_kept_in_memory_nor_compressed_in_the_cache(tmp_path)
     """All photos are in memory at no time: those that are decoded ahead are 64."""
     root = class_folders(tmp_path / "data", {"dog": 150, "cat": 150})
     _, train, val = find_labelled_photos([root])
-    meaning = SimpleNamespace(height=128, width=128, channels=3, interpolation="area")
+    input_spec = SimpleNamespace(height=128, width=128, channels=3, interpolation="area")
     tracemalloc.start()
-    photos, _ = load_labelled_photos({"train": train, "val": val}, meaning, tmp_path / "photos.h5")
+    photos, _ = load_labelled_photos({"train": train, "val": val}, input_spec, tmp_path / "photos.h5")
     digest = photos_sha256(photos)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -228,8 +228,8 @@ def test_few_photos_to_validate_on_are_named(tmp_path, capsys):
     class_folders(tmp_path / "train", {"dog": 3, "cat": 3, "ant": 1})
     class_folders(tmp_path / "val", {"dog": 9, "cat": 10, "ant": 1})
     names, *found = find_labelled_photos([tmp_path])
-    meaning = SimpleNamespace(**vars(RGB_INPUT), class_names=names)
-    photos, failed = load_photos(dict(zip(("train", "val"), found, strict=True)), meaning, tmp_path / "cache.h5")
+    input_spec = SimpleNamespace(**vars(RGB_INPUT), class_names=names)
+    photos, failed = load_photos(dict(zip(("train", "val"), found, strict=True)), input_spec, tmp_path / "cache.h5")
     assert capsys.readouterr().out.splitlines() == [
         "train: ant 1, cat 3, dog 3",
         "val: ant 1, cat 10, dog 9",

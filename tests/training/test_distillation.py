@@ -10,13 +10,13 @@ from conftest import weights_of
 from PIL import Image
 
 from camlib.console import UserError, duration
-from camlib.networks.checkpoint import load_network
-from camlib.networks.saving import save_network
-from camlib.preprocessing import Meaning
+from camlib.networks.checkpoint import load_network, save_network
+from camlib.preprocessing import InputSpec
 from camlib.training.batches import Batches
 from camlib.training.class_folders import LabelledPhotos
 from camlib.training.distillation import Distillation, Lesson, Teacher, photo_logits, softened, view_logits, views_of
-from train_cam_4class import RECIPES, main
+from camlib.training.recipes import RECIPES
+from train_cam_4class import main
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
@@ -32,7 +32,7 @@ def teacher_file(path, names=OTHER_ORDER, size=8, ending="softmax", channels=3, 
     x = keras.layers.Flatten()(pooled(x))
     network = keras.Model(image, keras.layers.Dense(len(names), activation=ending)(x))
     network.set_weights([WEIGHTS[:channels, : len(names)], BIASES[: len(names)]])
-    save_network(network, path, Meaning(names, size, size, channels))
+    save_network(network, path, InputSpec(names, size, size, channels))
     return path
 
 
@@ -77,7 +77,7 @@ def noise_photos(folder, count):
 
 def test_views_are_the_photo_its_mirror_image_and_four_corners():
     image = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
-    seen = views_of(image, Meaning(CLASSES, 8, 16, 3)).astype(int)
+    seen = views_of(image, InputSpec(CLASSES, 8, 16, 3)).astype(int)
     corners = [image[:32, :64], image[:32, 16:, :][:, ::-1], image[8:, :64][:, ::-1], image[8:, 16:]]
     for view, cut in zip(seen, [image, image[:, ::-1], *corners], strict=True):
         side = cut.shape[0] // 8
@@ -232,7 +232,7 @@ def noise_batches(lesson, count=14):
     images = np.clip(levels + generator.integers(-30, 30, (count, 96, 96, 3)), 0, 255).astype(np.uint8)
     photos = LabelledPhotos(images, np.arange(count) % 4, [""] * count)
     recipe = RECIPES["modern"].__class__(**{**vars(RECIPES["modern"]), "batch_size": 8})
-    return photos, recipe, Batches(photos, Meaning(CLASSES, 96, 96, 3), recipe, 3, lesson)
+    return photos, recipe, Batches(photos, InputSpec(CLASSES, 96, 96, 3), recipe, 3, lesson)
 
 
 def test_cells_of_mosaics_have_the_answer_of_their_own_photo():
@@ -299,8 +299,10 @@ def test_stopped_and_resumed_with_a_teacher_ends_with_the_same_weights(
         return [str(word) for word in [*fixed, "--batch-size", 8, "--dtype", "float32", "--output", output, *more]]
 
     assert main(command("whole")) == 0
-    cost = {"photos": "the teacher answers 24 photos once, 6 views each, about ",
-            "views": "the teacher answers each of the 24 views of an epoch, about "}[sees]  # fmt: skip
+    cost = {
+        "photos": "the teacher answers 24 photos once, 6 views each, about ",
+        "views": "the teacher answers each of the 24 views of an epoch, about ",
+    }[sees]
     said = capsys.readouterr().out
     assert cost in said.split("epoch 1 of 2")[0] and "epoch 1 of 2" in said
     assert stopped_after_an_epoch(main, command("stopped"))[0] == 130
@@ -324,10 +326,10 @@ def test_stopped_and_resumed_with_a_teacher_ends_with_the_same_weights(
 
 def assert_judged_by_true_labels(folder, photos):
     """The lowest val_loss is the cross-entropy of the network kept with the labels of val."""
-    network, meaning = load_network(folder / "net.h5")
+    network, input_spec = load_network(folder / "net.h5")
     with h5py.File(folder / "net_photos.h5") as file:
         images, labels = file["val/images"][:], file["val/labels"][:]
-    probabilities = network.predict(meaning.prepare(images), verbose=0)
+    probabilities = network.predict(input_spec.prepare(images), verbose=0)
     expected = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
     with open(folder / "net_history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -369,7 +371,7 @@ def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, colour_photos, argum
         ({"ending": "sigmoid"}, "ends in a sigmoid of each class, which does not choose one of them"),
         ({"fixed": 8}, "--teacher-size 16: {path} takes 8x8 only"),
     ],
-)  # fmt: skip
+)
 def test_teachers_that_do_not_fit(end_of, tmp_path, colour_photos, file, message):
     path = teacher_file(tmp_path / "t.h5", **file)
     more = ["--teacher-size", 16] if "fixed" in file else []
@@ -398,7 +400,7 @@ def test_half_precision_answers_nearly_the_same(teacher, tmp_path):
 
 
 def test_answers_that_are_no_numbers_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("test_teaching.BIASES", BIASES * np.nan)
+    monkeypatch.setattr("test_distillation.BIASES", BIASES * np.nan)
     broken = Teacher(teacher_file(tmp_path / "net.h5"), CLASSES)
     with pytest.raises(UserError, match="net.h5 answers what is no number; expected --dtype float32, or another file"):
         broken.logits(np.zeros((1, 8, 8, 3), np.uint8))

@@ -17,12 +17,13 @@ from PIL import Image
 
 from camlib.backend import Share
 from camlib.console import UserError
-from camlib.preprocessing import Meaning
+from camlib.preprocessing import InputSpec
 from camlib.training.batches import Batches, PlainBatches
 from camlib.training.class_folders import LabelledPhotos, load_labelled_photos
 from camlib.training.distillation import Lesson
 from camlib.training.hosts import meet
-from train_cam_4class import RECIPES, main
+from camlib.training.recipes import RECIPES
+from train_cam_4class import main
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 
@@ -41,7 +42,7 @@ run_script(main)
 def noise(count):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    return LabelledPhotos(images, np.arange(count) % 4, [""] * count), Meaning(CLASSES, 32, 32, 3, 1 / 255)
+    return LabelledPhotos(images, np.arange(count) % 4, [""] * count), InputSpec(CLASSES, 32, 32, 3, 1 / 255)
 
 
 # ---------------------------------------------------------------- who makes what of a batch
@@ -52,11 +53,11 @@ def noise(count):
 def test_the_hosts_parts_are_the_whole_batch_bit_for_bit(recipe, hosts, devices):
     """Of mosaics, single photos and a last batch that is smaller; the teacher's answers too."""
     count, size = {"modern": (64 + 8, 32), "original": (30, 12)}[recipe]
-    (photos, meaning), recipe = noise(count), replace(RECIPES[recipe], batch_size=size, size=32)
+    (photos, input_spec), recipe = noise(count), replace(RECIPES[recipe], batch_size=size, size=32)
     table = np.random.default_rng(1).normal(size=(count, 1, 4)).astype(np.float32)
     lesson = Lesson(lambda chosen, _: table[chosen], 2.0, 0.2)
-    whole = Batches(photos, meaning, recipe, 3, lesson)
-    parts = [Batches(photos, meaning, recipe, 3, lesson, Share(host, hosts, devices)) for host in range(hosts)]
+    whole = Batches(photos, input_spec, recipe, 3, lesson)
+    parts = [Batches(photos, input_spec, recipe, 3, lesson, Share(host, hosts, devices)) for host in range(hosts)]
     assert {len(part) for part in parts} == {len(whole)} == {3}
     for number in range(2 if devices == 4 else 3):  # two mosaics, the last batch, are not for four devices
         made = [part.make(1, number) for part in parts]
@@ -68,9 +69,9 @@ def test_the_hosts_parts_are_the_whole_batch_bit_for_bit(recipe, hosts, devices)
 
 @pytest.mark.any_backend
 def test_a_last_batch_is_shortened_to_the_devices_multiple():
-    photos, meaning = noise(8 + 7)
+    photos, input_spec = noise(8 + 7)
     recipe = replace(RECIPES["original"], batch_size=8)
-    parts = [Batches(photos, meaning, recipe, 0, share=Share(host, 2, 4)) for host in range(2)]
+    parts = [Batches(photos, input_spec, recipe, 0, share=Share(host, 2, 4)) for host in range(2)]
     assert [len(part.make(0, 1)[0]) for part in parts] == [2, 2]
     seen = np.concatenate([part.make(0, number)[0] for part in parts for number in range(2)])
     assert len(np.unique(seen, axis=0)) == 12  # none twice
@@ -79,17 +80,17 @@ def test_a_last_batch_is_shortened_to_the_devices_multiple():
 
 @pytest.mark.any_backend
 def test_photos_to_validate_on_are_filled_up_with_weight_zero():
-    photos, meaning = noise(13)
-    parts = [PlainBatches(photos, meaning, 6, Share(host, 2, 4)) for host in range(2)]
+    photos, input_spec = noise(13)
+    parts = [PlainBatches(photos, input_spec, 6, Share(host, 2, 4)) for host in range(2)]
     made = [[part.make(0, number) for part in parts] for number in range(2)]
     images, labels, weights = (
         np.concatenate(rows) for rows in zip(*(part for batch in made for part in batch), strict=True)
     )
     assert len(images) == 16 and parts[0].filled_up == 16 / 13
     np.testing.assert_array_equal(weights, [1] * 13 + [0] * 3)
-    np.testing.assert_array_equal(images[:13], meaning.prepare(photos.images))
+    np.testing.assert_array_equal(images[:13], input_spec.prepare(photos.images))
     np.testing.assert_array_equal(labels[:13], np.eye(4)[photos.labels])
-    assert len(PlainBatches(photos, meaning, 6)[0]) == 2 and PlainBatches(photos, meaning, 6).filled_up == 1
+    assert len(PlainBatches(photos, input_spec, 6)[0]) == 2 and PlainBatches(photos, input_spec, 6).filled_up == 1
 
 
 @pytest.mark.any_backend
@@ -120,7 +121,7 @@ def test_batches_that_cannot_be_shared(batch_size, count, message):
         (["--host", "0/2", "--coordinator", "localhost"], "--coordinator localhost: expected the address of host 0"),
         (["--host", "0/2", "--coordinator", "a:1,b:1"], "--coordinator a:1,b:1: expected the address of host 0"),
     ],
-)  # fmt: skip
+)
 def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, arguments, message):
     code, said = end_of(main, [*arguments, "--output", tmp_path / "n.h5"])
     assert code == 2 and said.startswith("error: ") and message in said and said.count("\n") == 1
@@ -201,9 +202,14 @@ def split_photos(tmp_path):
 
 def begin(*arguments, **variables):
     """Begin a training on JAX in a process of its own."""
-    return subprocess.Popen([sys.executable, "-c", SMALL, *map(str, arguments)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=ENVIRONMENT | {"KERAS_BACKEND": "jax"} | variables)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", SMALL, *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT | {"KERAS_BACKEND": "jax"} | variables,
+    )
 
 
 def free_port():
@@ -236,15 +242,16 @@ def test_two_hosts_and_two_devices_train_as_one_process_does(split_photos, tmp_p
     fixed = ["--data", split_photos, "--size", 32, "--batch-size", 8, "--epochs", 2]
     one = begin(*fixed, "--output", tmp_path / "one" / "net.h5")
     assert one.wait(300) == 0, one.stderr.read()
-    two = begin(*fixed, "--output", tmp_path / "two" / "net.h5",
-                XLA_FLAGS="--xla_force_host_platform_device_count=2")  # fmt: skip
+    two = begin(*fixed, "--output", tmp_path / "two" / "net.h5", XLA_FLAGS="--xla_force_host_platform_device_count=2")
     assert two.wait(300) == 0, two.stderr.read()
     assert_same_training(tmp_path / "two", tmp_path / "one")
 
     def begin_hosts(*more):
         address, output = f"localhost:{free_port()}", tmp_path / "hosts" / "net.h5"
-        return [begin(*fixed, "--output", output, "--host", f"{number}/2", "--coordinator", address, *given)
-                for number, given in enumerate(more)]  # fmt: skip
+        return [
+            begin(*fixed, "--output", output, "--host", f"{number}/2", "--coordinator", address, *given)
+            for number, given in enumerate(more)
+        ]
 
     def hosts(*more):
         begun = begin_hosts(*more)

@@ -21,17 +21,16 @@ from PIL import Image
 import make_cam_maps
 from camlib.console import UserError
 from camlib.evaluation.metrics import binary_accuracy, confusion_matrix
+from camlib.files import OnlyWriter, read_hdf5, write_hdf5
 from camlib.networks.architectures import modern_network, original_network, per_cell
-from camlib.networks.checkpoint import load_known_network, load_network
-from camlib.networks.saving import save_network
+from camlib.networks.checkpoint import load_known_network, load_network, save_network
 from camlib.photos import find_photos, read_network_input
-from camlib.preprocessing import Meaning
-from camlib.runs.locks import OnlyWriter
+from camlib.preprocessing import InputSpec
 from camlib.training.batches import PlainBatches
 from camlib.training.class_folders import LabelledPhotos
-from camlib.training.hdf5_files import read_hdf5, write_hdf5
+from camlib.training.recipes import RECIPES, recipe_of
 from camlib.training.state import TrainingState, decisive_settings, settings_of_finished
-from train_cam_4class import RECIPES, main, parse_arguments, recipe_of
+from train_cam_4class import main, parse_arguments
 
 COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
 
@@ -92,8 +91,8 @@ def test_original_recipe_and_its_files(run_here, colour_photos, tmp_path):
     assert result.returncode == 1, result.stderr  # one photo could not be read
     with open(tmp_path / "o" / "original_failed.csv", newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == [str(colour_photos / "dog" / "broken.jpg")]
-    network, meaning = load_network(output)
-    assert meaning == Meaning(["dog", "cat", "horse", "bird"], 64, 64, 1, 1.0, interpolation="cubic")
+    network, input_spec = load_network(output)
+    assert input_spec == InputSpec(["dog", "cat", "horse", "bird"], 64, 64, 1, 1.0, interpolation="cubic")
     filters = [layer.filters for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert filters == [16, 32, 64, 128, 256]
     weights_only, _ = load_network(output.with_suffix(".weights.h5"))
@@ -156,8 +155,10 @@ def test_training_on_jax_does_without_tensorflow(run_script, colour_photos, tmp_
         commands.append(["--data", str(colour_photos), "--recipe", output.stem, "--epochs", "1", *more])
         commands[-1] += ["--output", str(output)]
     program = tmp_path / "both.py"  # in one process, which starts once
-    program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom train_cam_4class import main\n"
-                       f"for words in {commands!r}:\n    assert main(words) == 0\n")  # fmt: skip
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom train_cam_4class import main\n"
+        f"for words in {commands!r}:\n    assert main(words) == 0\n"
+    )
     result = run_script(program, environment={"KERAS_BACKEND": "jax", "PYTHONPATH": str(tmp_path / "absent")})
     assert result.returncode == 0, result.stderr
     assert all(output.exists() for output in outputs) and result.stdout.count("top-1 accuracy on the") == 2
@@ -238,13 +239,13 @@ def test_ninety_percent_was_binary_accuracy():
     single outputs on the right side of 0.5. On dogs and cats, which the original was trained on, it says 86 %,
     where the network is right on 72 %.
     """
-    network, meaning = load_network(SHARED / "seed" / "model_weight.h5")
+    network, input_spec = load_network(SHARED / "seed" / "model_weight.h5")
     photos = [photo for photo in find_photos([SHARED / "photos4" / "val"]) if "dogs_vs_cats" in photo.name]
-    images = np.stack([read_network_input(photo.path, meaning) for photo in photos])
-    truth = np.eye(4)[[meaning.class_names.index(photo.path.parent.name) for photo in photos]]
+    images = np.stack([read_network_input(photo.path, input_spec) for photo in photos])
+    truth = np.eye(4)[[input_spec.class_names.index(photo.path.parent.name) for photo in photos]]
     metrics = [keras.metrics.BinaryAccuracy(), keras.metrics.CategoricalAccuracy()]
     network.compile(loss="binary_crossentropy", metrics=metrics)
-    _, binary, top1 = network.evaluate(meaning.prepare(images), truth, verbose=0)
+    _, binary, top1 = network.evaluate(input_spec.prepare(images), truth, verbose=0)
     assert len(photos) > 300
     assert (binary, top1) == pytest.approx((0.859, 0.716), abs=0.006)
     nothing = keras.metrics.BinaryAccuracy()
@@ -259,7 +260,7 @@ def test_confusion_matrix_has_truth_in_rows():
 
 def test_cells_of_a_mosaic_share_the_networks_weights():
     """On a grid of one cell, the network for cells is the network."""
-    network = RECIPES["modern"].network(4, 3, for_training=True)
+    network = modern_network(4, 3, for_training=True)
     images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
     cells = per_cell(network, 16)
     np.testing.assert_allclose(cells.predict(images, verbose=0)[:, 0, 0], network.predict(images, verbose=0), atol=1e-6)
@@ -273,14 +274,15 @@ def test_a_start_from_imagenets_file(run_here, colour_photos, tmp_path, imagenet
     result = run_here("train_cam_4class.py", "--recipe", "vgg16", "--weights", path, "--data", colour_photos,
                       "--size", 48, "--epochs", 1, "--learning-rate", 1e-9, "--output", output)  # fmt: skip
     assert result.returncode == 0, result.stderr
-    network, meaning = load_network(output)
-    assert (meaning.height, meaning.bgr, meaning.scale) == (48, True, 1.0)
-    assert meaning.offset == [-103.939, -116.779, -123.68] and len(meaning.class_names) == 4
+    network, input_spec = load_network(output)
+    assert (input_spec.height, input_spec.bgr, input_spec.scale) == (48, True, 1.0)
+    assert input_spec.offset == [-103.939, -116.779, -123.68] and len(input_spec.class_names) == 4
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert len(convolutions) == 13
     for layer in convolutions:  # folding a normalisation scales each filter as a whole
-        ours, kerass = (one.get_layer(layer.name).get_weights()[0].reshape(-1, layer.filters)
-                        for one in (network, reference))  # fmt: skip
+        ours, kerass = (
+            one.get_layer(layer.name).get_weights()[0].reshape(-1, layer.filters) for one in (network, reference)
+        )
         cosine = (ours * kerass).sum(0) / np.linalg.norm(ours, axis=0) / np.linalg.norm(kerass, axis=0)
         np.testing.assert_allclose(cosine, 1, atol=1e-5)
 
@@ -290,7 +292,7 @@ def test_a_start_from_the_same_classes_goes_on_where_they_ended(run_here, colour
     earlier = original_network(4, 1)
     for names in (["dog", "cat", "horse", "bird"], ["bird", "cat", "horse", "dog"]):
         path, output = tmp_path / f"{names[0]}.h5", tmp_path / names[0] / "net.h5"
-        save_network(earlier, path, Meaning(names, 64, 64, 1, 1.0, interpolation="cubic"))
+        save_network(earlier, path, InputSpec(names, 64, 64, 1, 1.0, interpolation="cubic"))
         result = run_here("train_cam_4class.py", "--recipe", "original", "--weights", path, "--data", colour_photos,
                           "--epochs", 1, "--learning-rate", 1e-12, "--output", output)  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -339,7 +341,7 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path):
     network.set_weights([array * np.nan for array in network.get_weights()])
     network.compile(loss="binary_crossentropy")
     photos = LabelledPhotos(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), ["", ""])
-    validation = PlainBatches(photos, Meaning(["dog", "cat"], 8, 8, 1), 2)
+    validation = PlainBatches(photos, InputSpec(["dog", "cat"], 8, 8, 1), 2)
     state = TrainingState(tmp_path / "state.h5", network, None, validation, 5, {})
     with pytest.raises(
         UserError,
@@ -368,8 +370,9 @@ def test_a_finished_network_of_unknown_settings_is_left_alone(tmp_path):
 def test_ctrl_c_says_how_training_goes_on(colour_photos, tmp_path):
     """While batches are on their way through the backend's threads."""
     command = [sys.executable, ROOT / "train_cam_4class.py", "--data", colour_photos, "--output", tmp_path / "n.h5"]
-    process = subprocess.Popen([*command, "--epochs", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, env=ENVIRONMENT)  # fmt: skip
+    process = subprocess.Popen(
+        [*command, "--epochs", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     deadline = time.monotonic() + 300
     while not (tmp_path / "n_state.h5").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -389,7 +392,7 @@ def test_what_training_starts_from_counts_by_content(tmp_path):
 
     def decisive(*arguments):
         settings = parse_arguments(list(arguments))
-        return decisive_settings(settings, recipe_of(settings), Meaning(["dog", "cat"], 8, 8, 3), photos)
+        return decisive_settings(settings, recipe_of(settings), InputSpec(["dog", "cat"], 8, 8, 3), photos)
 
     of_one = decisive("--weights", str(one))
     assert decisive("--weights", str(copy)) == of_one
@@ -411,7 +414,7 @@ def test_the_last_good_weights_outlive_a_loss_that_is_no_number(tmp_path, capsys
     network.compile(keras.optimizers.RMSprop(), "binary_crossentropy")
     network.optimizer.build(network.trainable_variables)
     photos = LabelledPhotos(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), ["", ""])
-    validation = PlainBatches(photos, Meaning(["dog", "cat"], 8, 8, 1), 2)
+    validation = PlainBatches(photos, InputSpec(["dog", "cat"], 8, 8, 1), 2)
     state = TrainingState(tmp_path / "state.h5", network, validation, validation, None, {})
     state.set_model(network)
     state.on_epoch_end(0, {"loss": 1.0})

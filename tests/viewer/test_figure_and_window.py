@@ -135,8 +135,10 @@ def test_grad_cam_folders_show_every_kind(tmp_path):
     assert viewer.grid == (2, 3) and len(viewer.bars) == 3
     assert picture(viewer.panels[3]).max() == 0  # -1 of a limit of 1: black
     assert titles(viewer)[2:5] == [
-        "Grad-CAM: dog 0.750 (all zero)", "guided backpropagation: dog 0.750", "guided Grad-CAM: dog 0.750"
-    ]  # fmt: skip
+        "Grad-CAM: dog 0.750 (all zero)",
+        "guided backpropagation: dog 0.750",
+        "guided Grad-CAM: dog 0.750",
+    ]
     bars = [bar.texts[3].get_text() for bar in viewer.bars]
     assert bars == ["Grad-CAM", "logit per input unit", "logit per input unit × map"]
 
@@ -173,9 +175,7 @@ def layer_cam_run(tmp_path):
 
 def test_maps_are_called_by_the_method_of_their_run(layer_cam_run):
     viewer = viewer_of(layer_cam_run, 1)
-    assert titles(viewer)[1:4] == [
-        "LayerCAM: cat 0.750", "LayerCAM: dog 0.250", "guided backpropagation: dog 0.250"
-    ]  # fmt: skip
+    assert titles(viewer)[1:4] == ["LayerCAM: cat 0.750", "LayerCAM: dog 0.250", "guided backpropagation: dog 0.250"]
     assert viewer.saved.title_of("guided_gradcam") == "guided LayerCAM"
     assert "predicted: cat 0.750   truth: dog" in viewer.heading.get_text().replace("\n", "   ")
 
@@ -322,8 +322,11 @@ def boxes_of(viewer):
     axes = [one for one in figure.axes if one.get_visible()]
     for number, one in enumerate(axes):
         boxes.append((f"axes {number}", *one.bbox.extents))
-        boxes += [(text.get_text(), *text.get_window_extent(renderer).extents)
-                  for text in one.texts if text.get_visible() and text.get_text()]  # fmt: skip
+        boxes += [
+            (text.get_text(), *text.get_window_extent(renderer).extents)
+            for text in one.texts
+            if text.get_visible() and text.get_text()
+        ]
     return [*boxes, ("heading", *viewer.heading.get_window_extent(renderer).extents)]
 
 
@@ -331,8 +334,13 @@ def boxes_of(viewer):
 @pytest.mark.parametrize("kinds", [1, 3])
 def test_nothing_overlaps_or_is_cut_off(tmp_path, kinds, shape):
     classes = ["dog", "a class whose name is longer than any title has room for", "n02107908_Appenzeller", "bird"]
-    run = make_run(tmp_path / "run", ["a folder/a photo with a long name for a narrow window 01.jpg"], classes=classes,
-                   kind="gradcam", settings={"method": "eigen-grad-cam", "counterfactual": True})  # fmt: skip
+    run = make_run(
+        tmp_path / "run",
+        ["a folder/a photo with a long name for a narrow window 01.jpg"],
+        classes=classes,
+        kind="gradcam",
+        settings={"method": "eigen-grad-cam", "counterfactual": True},
+    )
     folder = find_saved(run)[0].folder
     Image.new("RGB", shape[::-1]).save(folder / "photo.jpg")
     for kind in ("guided_backprop", "guided_gradcam")[: kinds - 1]:
@@ -349,5 +357,7 @@ def test_nothing_overlaps_or_is_cut_off(tmp_path, kinds, shape):
         for bar, (kind, _) in zip(viewer.bars, viewer.cells, strict=False):
             above = [axes for axes, cell in zip(viewer.panels[2:], viewer.cells, strict=False) if cell[0] == kind]
             middle = sum(bar.bbox.intervalx) / 2
-            assert all(min(axes.bbox.x0 for axes in above) - 1 <= middle <= max(axes.bbox.x1 for axes in above) + 1
-                       for _ in above)  # fmt: skip
+            assert all(
+                min(axes.bbox.x0 for axes in above) - 1 <= middle <= max(axes.bbox.x1 for axes in above) + 1
+                for _ in above
+            )

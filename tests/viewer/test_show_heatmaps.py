@@ -18,10 +18,13 @@ from conftest import ROOT, make_run
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.plots.colours import HEADING, LINE, MARGIN, Style
+from camlib.plots.colours import Style
+from camlib.plots.panels import HEADING, LINE, MARGIN
 from camlib.runs.maps import find_saved
+from camlib.viewer.gallery import entry_of
 from camlib.viewer.sheet import SIDE, TEXT, columns_of, height_of, row_of, spread_over
-from show_heatmaps import OTHER_QT, entry_of, index_of, main
+from camlib.viewer.window import OTHER_QT
+from show_heatmaps import index_of, main
 
 pytestmark = pytest.mark.any_backend
 
@@ -269,14 +272,24 @@ def test_window_on_a_display(run_folder, display, tmp_path, backend, toolkit):
     environment = kept | {"DISPLAY": display, "MPLBACKEND": backend, "QT_API": toolkit.split(".")[0]}
     missing = missing_libraries(toolkit)
     if missing:
-        result = subprocess.run([sys.executable, ROOT / "show_heatmaps.py", run_folder], env=environment, cwd=tmp_path,
-                                capture_output=True, text=True)  # fmt: skip
+        result = subprocess.run(
+            [sys.executable, ROOT / "show_heatmaps.py", run_folder],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
         assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1
         said = re.search(r"^error: no window can be opened: Qt needs a library .* lacks \((\S+): ", result.stderr)
         assert said and said[1] in missing
         pytest.skip(f"refused as it should be; the window itself needs {' and '.join(missing)}")
-    viewer = subprocess.Popen([sys.executable, ROOT / "show_heatmaps.py", run_folder], env=environment, cwd=tmp_path,
-                              stdout=subprocess.PIPE, text=True)  # fmt: skip
+    viewer = subprocess.Popen(
+        [sys.executable, ROOT / "show_heatmaps.py", run_folder],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
     def xdotool(*arguments):
         return subprocess.run(["xdotool", *arguments], env=environment, capture_output=True, text=True).stdout.strip()
