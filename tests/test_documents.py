@@ -1,6 +1,7 @@
 """README and docs: their programs run as printed, their links lead somewhere, and they are as short as meant."""
 
 import ast
+import pkgutil
 import re
 import subprocess
 import sys
@@ -36,6 +37,19 @@ def test_links_lead_somewhere():
     ]
     assert len(links) > 10
     assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_files_and_names_of_the_library_are_there():
+    """What pages, docstrings and the notebook say stands in camlib/...py or is called `camlib....`."""
+    places = [*PAGES, *ROOT.glob("*.ipynb"), *ROOT.glob("*.py"), *ROOT.glob("camlib/**/*.py")]
+    files, names = set(), set()
+    for text in (place.read_text("utf-8") for place in places):
+        files.update(re.findall(r"\bcamlib/[\w/]+\.py\b", text))
+        names.update(re.findall(r"`(camlib(?:\.\w+)+)`", text))
+    assert len(files) > 10 and len(names) > 3
+    assert sorted(file for file in files if not (ROOT / file).exists()) == []
+    for name in sorted(names):
+        pkgutil.resolve_name(name)  # an ImportError or AttributeError that names it, where there is none
 
 
 @pytest.mark.any_backend
