@@ -9,7 +9,7 @@ from oracle import cam_of, gradient_of
 keras_hub = pytest.importorskip("keras_hub", reason="requirements-parity.txt is not installed")
 
 from camlib.attribution.classifier import Classifier  # noqa: E402
-from camlib.attribution.gradcam import compiled_map  # noqa: E402
+from camlib.attribution.gradcam import GradCAM  # noqa: E402
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype(np.uint8)
 
@@ -48,8 +48,7 @@ def test_maps_are_those_of_its_own_layers(classifier, method):
         out = encoder.layer_norm(attended + last.mlp(last.layer_norm_2(attended)))
         return network.output_dense(out[:, 0])
 
-    explain = compiled_map(network, classifier.structure, classifier.layer_to_map(), method, with_guided=False)
-    found = classifier.ask(explain, PHOTOS, [0, 1, 2])
+    found = GradCAM(classifier, method=method, guided=False, classes=[0, 1, 2])(PHOTOS)
     np.testing.assert_allclose(found.logits, ops.convert_to_numpy(logits(tokens)), rtol=1e-4, atol=1e-5)
     a = ops.convert_to_numpy(tokens).astype(np.float64)[:, 1:].reshape(2, 4, 6, 12)
     for index in range(3):
