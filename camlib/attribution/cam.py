@@ -117,17 +117,13 @@ def cam_function(network, two_sided=False):
     """Compile one forward pass that gives every class's map.
 
     Args:
-        network: keras.Model whose scores come from global average pooling and one Dense layer.
+        network: keras.Model in which `pooled_classifier` finds the layers that CAM needs.
         two_sided: bool, its single unit stands for two classes, as for `both_sides`.
 
     Returns:
         function of float32 (N, H, W, channels) -> (maps (N, C, H, W), logits (N, C), outputs). The outputs are the
         network's own, to be checked against the logits.
-
-    Raises:
-        UserError: CAM does not apply.
     """
-    pooled_classifier(network)
 
     def maps_of(images):
         outputs, pooling, dense, *_ = pooled_scores(network, images)

@@ -14,22 +14,17 @@ from camlib.console import UserError
 BATCHES_AHEAD = min(8, os.cpu_count() or 1)  # batches that are made meanwhile, each in a thread of its own
 
 
-def augment(image, crop, generator):
-    """Cut a random view out of a photo: place, scale, rotation, mirror image, brightness, contrast, saturation.
+def draw_view(height, width, crop, generator):
+    """Draw how a photo is seen: place, scale, rotation, mirror image, and the colours' strength.
 
     Args:
-        image: uint8 (H, W, C).
-        crop: int, side of the result.
+        height, width: int, of the photo.
+        crop: int, side of the view.
         generator: numpy.random.Generator, the only source of chance.
 
     Returns:
-        uint8 (crop, crop, C).
+        (where float (2, 3), saturation, contrast, brightness), for `seen`.
     """
-    return seen(image, crop, *draw_view(*image.shape[:2], crop, generator))
-
-
-def draw_view(height, width, crop, generator):
-    """Draw how a photo is seen: (where float (2, 3), saturation, contrast, brightness), for `seen`."""
     whole = height / crop  # source pixels per output pixel at which the whole photo is seen
     zoom = np.exp(generator.uniform(np.log(0.6), np.log(1.25))) * whole
     angle = np.deg2rad(generator.uniform(-15, 15))

@@ -88,7 +88,7 @@ def test_network_without_pooled_classifier_is_refused():
     image = keras.Input((8, 8, 3))
     network = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)), name="flat")
     with pytest.raises(UserError, match="'flat' has no Dense layer right behind global average pooling"):
-        cam_function(network)
+        pooled_classifier(network)
 
 
 # ---------------------------------------------------------------- networks of other kinds, from files
@@ -231,7 +231,7 @@ def test_a_hidden_layer_behind_the_pooling_is_sent_to_grad_cam(end_of, tmp_path)
 
 def test_an_activation_of_the_scores_is_no_cam():
     with pytest.raises(UserError, match="has no Dense layer right behind global average pooling"):
-        cam_function(pooled_inside(activation="relu"))
+        pooled_classifier(pooled_inside(activation="relu"))
 
 
 def test_sizes_that_are_no_squares(photo_folder, model_file, tmp_path):

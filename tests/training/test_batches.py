@@ -9,7 +9,7 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.preprocessing import InputSpec
-from camlib.training.batches import Batches, PlainBatches, augment, class_weights, mosaics
+from camlib.training.batches import Batches, PlainBatches, class_weights, draw_view, mosaics, seen
 from camlib.training.class_folders import LabelledPhotos, StoredImages, find_labelled_photos, load_labelled_photos
 from camlib.training.recipes import RECIPES
 
@@ -67,17 +67,17 @@ def test_labels_follow_their_photos_into_mosaics():
 
 
 def test_augmentation_keeps_the_photo_in_view():
-    """A bright square in the middle of a dark photo is seen in nearly every view, mirrored in half of them."""
+    """A bright square in the middle of a dark photo is shown in nearly every view, mirrored in half of them."""
     image = np.full((64, 64, 3), 20, np.uint8)
     image[24:40, 24:32], image[24:40, 32:40] = 250, 130
     generator = np.random.default_rng(0)
-    views = np.stack([augment(image, 48, generator) for _ in range(200)]).astype(int)
+    views = np.stack([seen(image, 48, *draw_view(*image.shape[:2], 48, generator)) for _ in range(200)]).astype(int)
     assert views.shape == (200, 48, 48, 3)
-    seen = (views.max((1, 2, 3)) - views.min((1, 2, 3))) > 60
-    assert seen.mean() > 0.95
+    shown = (views.max((1, 2, 3)) - views.min((1, 2, 3))) > 60
+    assert shown.mean() > 0.95
     columns = np.arange(48)
-    bright = [(view[..., 0] > (view.min() + 0.8 * (view.max() - view.min()))) for view in views[seen]]
-    middle = [(view[..., 0] > (view.min() + 0.3 * (view.max() - view.min()))) for view in views[seen]]
+    bright = [(view[..., 0] > (view.min() + 0.8 * (view.max() - view.min()))) for view in views[shown]]
+    middle = [(view[..., 0] > (view.min() + 0.3 * (view.max() - view.min()))) for view in views[shown]]
     left = [
         (b.sum(0) @ columns) / b.sum() < (m.sum(0) @ columns) / m.sum() for b, m in zip(bright, middle, strict=True)
     ]
