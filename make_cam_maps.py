@@ -4,7 +4,7 @@
     python make_cam_maps.py my_photos --output outputs/mine
     python make_cam_maps.py my_photos --model outputs/training/mine.h5 --size 128
     python make_cam_maps.py my_photos --model densenet.keras --preprocess torch --class-names names.txt
-    python make_cam_maps.py my_photos --store outputs/mine.h5   # one file of maps instead of a folder
+    python make_cam_maps.py my_photos --store outputs/mine   # a few files of many maps, without pictures
 
 Works for every network whose scores come from one Dense layer right behind global average pooling: those of
 train_cam_4class.py, the original's model_weight.h5, and any .keras or .h5 file of Keras's own layers, nested ones too.

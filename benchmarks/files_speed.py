@@ -30,10 +30,10 @@ from camlib.attribution import ExplainedBatch, Outputs
 from camlib.photos import Photo, find_photos, read_batches
 from camlib.plots.colours import USUAL
 from camlib.preprocessing import InputSpec
-from camlib.runs.folder_run import FolderRun, FolderWriter
+from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import SIGNED, Drawing, all_maps, find_saved, read_map
 from camlib.runs.run import explain_photos
-from camlib.runs.store_run import StoreRun
+from camlib.runs.writers import FolderWriter, StoreWriter
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 INPUT_SPEC = InputSpec(CLASSES, 96, 96, 3)
@@ -72,11 +72,10 @@ class MadeUpMaps:
 def write_files(photos, folder, pictures, dtype=None):
     """Make the files of a run, or with a dtype a store, with maps that cost nothing."""
     drawing = Drawing(USUAL if pictures and not dtype else None, SIGNED, {})
-    about = Outputs(CLASSES), False, None, FolderWriter(folder, drawing, pictures)
+    writer = FolderWriter(folder, drawing, pictures)
     if dtype:
-        run = StoreRun(folder / "maps.h5", {"store_dtype": dtype}, "", *about)
-    else:
-        run = FolderRun(folder, {}, "", *about)
+        writer = StoreWriter(folder, drawing, pictures, explained=tuple(CLASSES), most=len(CLASSES), dtype=dtype)
+    run = FolderRun(folder, {}, "", Outputs(CLASSES), writer=writer)
     with contextlib.redirect_stdout(io.StringIO()), run:
         run.resume(photos)
         for batch in explain_photos(MadeUpMaps(), run.writer, run.pending, BATCH_SIZE):

@@ -336,23 +336,19 @@ class OnlyWriter:
     Args:
         folder: Path, made if missing.
         name: str, of the files, where others may be written meanwhile: a store's, a network's or a shard's.
-        option: str, what says where a run writes.
 
     Raises:
         BeingWritten: another process has it; the message says which, where, and since when.
     """
 
-    def __init__(self, folder, name="", option="--output"):
+    def __init__(self, folder, name=""):
         self.folder, self.is_new = folder, not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.holder = (folder / (f".{name}{hidden}" if name else hidden) for hidden in (LOCK, HOLDER))
         try:
             self.file = patiently_locked(self.path)
         except BlockingIOError:
-            raise BeingWritten(
-                f"{folder / name} is being written by {holder_in_words(self.holder)}; expected another {option}, or to "
-                "wait until it has ended"
-            ) from None
+            raise being_written(folder, name) from None
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         about = {"host": platform.node(), "process": os.getpid(), "started": started, "command": sys.argv}
         try:
@@ -394,6 +390,23 @@ def is_held(folder, name=""):
     finally:
         os.close(file)
     return False
+
+
+def refuse_if_held(folder, pattern=""):
+    """Raise BeingWritten where a process has the right to write to those files of a folder that share such a name."""
+    for path in folder.glob(f".{pattern}{LOCK}" if pattern else LOCK):
+        name = path.name.removeprefix(".").removesuffix(LOCK) if pattern else ""
+        if is_held(folder, name):
+            raise being_written(folder, name)
+
+
+def being_written(folder, name):
+    """The BeingWritten that says who writes to a folder, or to those files of it that share a name."""
+    holder = folder / (f".{name}{HOLDER}" if name else HOLDER)
+    return BeingWritten(
+        f"{folder / name} is being written by {holder_in_words(holder)}; expected another place, or to wait until it "
+        "has ended"
+    )
 
 
 def lock(file, shared=False):

@@ -97,13 +97,14 @@ def add_output_options(group, folder, what, batch_size):
 
 
 def add_map_run_options(group, folder, batch_size):
-    """Add the options that say where a run writes its maps, a folder or one file; see `add_output_options`."""
+    """Add the options that say where a run writes its maps, a folder of files or a store; see `add_output_options`."""
     add_output_options(group, folder, "maps", batch_size)
     group.add_argument(
         "--store",
         type=Path,
-        metavar="FILE.h5",
-        help="put the maps into one HDF5 file, without pictures, instead of into --output",
+        metavar="DIR",
+        help="put the maps of many photos into each file (HDF5) of this folder, without pictures, instead of into "
+        "--output",
     )
     group.add_argument(
         "--store-dtype",
@@ -118,11 +119,11 @@ def check_store_options(parser, args):
     """End with an error where the options of a store do not fit one another."""
     given = [name for name in ("output", "store_dtype") if getattr(args, name) != parser.get_default(name)]
     if args.store is None and "store_dtype" in given:
-        parser.error(f"--store-dtype {args.store_dtype} without --store; expected --store FILE.h5 with it")
+        parser.error(f"--store-dtype {args.store_dtype} without --store; expected --store DIR with it")
     if args.store is None:
         return
-    if args.store.suffix.lower() != ".h5":
-        parser.error(f"--store {args.store}: expected a name that ends in .h5")
+    if args.store.suffix.lower() == ".h5" or args.store.is_file():
+        parser.error(f"--store {args.store}: expected a folder, new or of the same run; a store is no single file now")
     if "output" in given:
         parser.error(f"--store {args.store} with --output {args.output}; expected one of the two")
 
@@ -133,8 +134,7 @@ def add_machine_options(group):
         "--shard",
         type=parse_shard,
         metavar="K/N|slurm",
-        help="do the K-th of N parts alone, in a folder that all share, slurm: that of this task of a "
-        "job array; python join_shards.py makes one run of them",
+        help="do the K-th of N parts alone, in a folder that all share, slurm: that of this task of a job array",
     )
     group.add_argument(
         "--engine",
@@ -148,8 +148,8 @@ def add_machine_options(group):
 
 def check_machine_options(parser, args):
     """End with an error where the options of shards and engines do not fit one another, or Ray is not installed."""
-    if args.shard and args.overwrite and not args.store:
-        parser.error("--overwrite with --shard would remove what other shards wrote; expected another --output")
+    if args.shard and args.overwrite:
+        parser.error("--overwrite with --shard would remove what other shards wrote; expected another folder")
     if args.engine != "ray":
         given = [name for name in ("address", "workers") if getattr(args, name) is not None]
         if given:
@@ -157,11 +157,6 @@ def check_machine_options(parser, args):
         return
     if args.shard:
         parser.error("--shard with --engine ray, which deals the photos itself; expected one of the two")
-    if args.store:
-        parser.error(
-            "--store with --engine ray, whose workers write files; expected one of the two, or --shard with a --store "
-            "for each"
-        )
     parser.require(args, workers=1)
     if importlib.util.find_spec("ray") is None:
         parser.error("Ray is not installed; expected what pip install -r requirements-cluster.txt installs")

@@ -24,6 +24,7 @@ from camlib.plots.colours import Style
 from camlib.preprocessing import probabilities_of
 from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import write_maps
+from camlib.runs.run import Finished
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the processes they start would ignore Ctrl-C
@@ -198,7 +199,7 @@ def make_run(output, names, kind="heatmap", classes=CLASSES, settings=None):
         Image.fromarray(picture).save(folder / "photo.jpg")
         logits = np.zeros((1, len(classes)))
         logits[0, index % len(classes)] = np.log(3)  # of two classes: 0.75 and 0.25
-        run.add_rows([photo], logits, probabilities_of(logits))
+        run.add(Finished([photo], logits, probabilities_of(logits), [], {}))
     run.close()
     return output
 

@@ -1,4 +1,4 @@
-"""Maps that were saved, in folders or stores, scored without their network: where they lie, and its answers."""
+"""Maps that were saved, in files or a store, scored without their network: where they lie, and its answers."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import h5py
 import numpy as np
 
 from camlib.attribution import GUIDED, METHODS
@@ -51,11 +50,11 @@ def saved_place(text):
     place = Path(text)
     if text in ("cam", *GUIDED, *METHODS) or not place.exists():
         return None
-    return place if place.is_dir() or h5py.is_hdf5(place) else None
+    return place if place.is_dir() else None
 
 
 class SavedMaps:
-    """A folder of maps, a store or a folder of stores, as what is scored.
+    """A folder of maps, or a store, as what is scored.
 
     Args:
         place: Path.
@@ -73,7 +72,7 @@ class SavedMaps:
     explain_slow = {}  # nothing of it runs
 
     def __init__(self, place):
-        self.path, self.name = place, place.resolve().stem
+        self.path, self.name = place, place.resolve().name
         photos = find_saved(place)
         settings, names = photos[0].settings, list(photos[0].settings.get("class_names") or ())
         if not names or not photos[0].probabilities:

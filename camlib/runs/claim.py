@@ -7,7 +7,7 @@ import sys
 from importlib import metadata
 
 from camlib.console import UserError, counted
-from camlib.files import RUN_FILE, OnlyWriter, write_csv, write_json
+from camlib.files import RUN_FILE, OnlyWriter, refuse_if_held, write_csv, write_json
 from camlib.runs.maps import PHOTO_FILE, SIGNED
 from camlib.runs.shards import (
     FAILED_COLUMNS,
@@ -15,8 +15,9 @@ from camlib.runs.shards import (
     changed_settings,
     has_foreign_files,
     read_record,
-    refuse_shards,
+    remove_lists_of_shards,
 )
+from camlib.runs.store import PART_NAME
 
 NOT_FINITE = (
     "the network's numbers for it are not finite; if for all photos, try another --preprocess or --dtype float32"
@@ -53,13 +54,17 @@ def claim_folder(output, settings, conventions, overwrite, remove):
             to it.
     """
     if output.is_dir() and has_foreign_files(output):
-        raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
+        raise UserError(f"{output} holds files of another kind; expected a new or empty folder")
     right = OnlyWriter(output)
     try:
+        refuse_if_held(output, "shard-*")
         record = read_record(output)
-        if record and not overwrite:
-            refuse_shards(output, record)
-            refuse_others(output, record["settings"], settings)
+        changed = changed_settings(record["settings"], settings) if record and not overwrite else []
+        if changed:
+            raise UserError(
+                f"{output} holds results of other settings ({', '.join(changed)}); expected another folder, or "
+                "--overwrite to replace them"
+            )
         if overwrite:
             remove(output)
         write_json(output / RUN_FILE, run_record(settings, conventions))
@@ -67,22 +72,6 @@ def claim_folder(output, settings, conventions, overwrite, remove):
         right.close()
         raise
     return right
-
-
-def refuse_others(output, earlier, settings, option="--output"):
-    """Raise UserError where what an earlier run left in a place has settings other than those of now.
-
-    Args:
-        output: Path, the place.
-        earlier, settings: dict, the former as read from JSON.
-        option: str, which names the place.
-    """
-    changed = changed_settings(earlier, settings)
-    if changed:
-        raise UserError(
-            f"{output} holds results of other settings ({', '.join(changed)}); expected another {option}, or "
-            "--overwrite to replace them"
-        )
 
 
 def write_failed(path, failed, columns=FAILED_COLUMNS):
@@ -111,8 +100,9 @@ def say_failed(failed, path):
 def remove_maps(output):
     """Remove what a run wrote, by the names it writes, and the folders that this leaves empty; nothing else."""
     (output / PREDICTIONS_FILE).unlink(missing_ok=True)
+    remove_lists_of_shards(output)
     kinds = "|".join(["spp", "panel", *SIGNED])
-    ours = re.compile(rf"({kinds})_for_.+\.(npy|jpg)|{re.escape(PHOTO_FILE)}")
+    ours = re.compile(rf"({kinds})_for_.+\.(npy|jpg)|{re.escape(PHOTO_FILE)}|{PART_NAME.pattern}")
     for parent, _, files in os.walk(output, topdown=False):
         for name in files:
             if ours.fullmatch(name):

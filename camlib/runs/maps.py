@@ -16,12 +16,12 @@ import numpy as np
 from camlib.attribution import METHODS, titles_of
 from camlib.console import UserError, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
-from camlib.photos import PhotoError, name_without_suffix, read_photo
+from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
 from camlib.plots import GRADIENTS
 from camlib.plots.colours import Style, picture_of, scale_of, superposition_of, superposition_scale_of
 from camlib.plots.panels import write_jpeg, write_panel
-from camlib.runs.shards import NUMBER, PREDICTIONS_FILE, lists_of, read_list
-from camlib.runs.store import STORE_ERRORS, Store, StoredNumbers, stores_in
+from camlib.runs.shards import NUMBER, lists_of, read_list
+from camlib.runs.store import PART_ERRORS, PART_NAME, PLACE_COLUMNS, Part
 
 PHOTO_FILE = "photo.jpg"
 
@@ -175,6 +175,7 @@ class SavedPhoto:
     only: Path | None = None
     settings: dict = field(default_factory=dict)
     most_pixels: int = MOST_PIXELS
+    is_current = True  # its folder has the maps that were made last
 
     def is_signed(self, kind):
         """Whether maps of a kind have two signs, as this run made them."""
@@ -239,50 +240,38 @@ class StoredPhoto(SavedPhoto):
     """A photo whose maps are in a store.
 
     Attributes:
-        store: Store.
+        part: Part, or None where its file is missing.
         row: int, its row there.
+        modified: str, when its file had been changed last, in seconds since 1970; empty if unknown.
     """
 
-    store: Store | None = None
+    part: Part | None = None
     row: int = 0
+    modified: str = ""
+
+    @property
+    def is_current(self):
+        """Whether the photo's file has not been changed since its maps were made."""
+        return any(str(modified_of(path)) == self.modified for path in self.sources)
 
     def read_photo(self):
         try:
-            picture = self.store.picture(self.row)
-        except STORE_ERRORS as error:
+            picture = self.part.picture(self.name, self.row) if self.part else b""
+        except PART_ERRORS as error:
             raise PhotoError(f"damaged or cut off ({first_line(error)})") from error
         source = next((path for path in self.sources if path.is_file()), Path(self.name))
         return read_photo(io.BytesIO(picture) if picture else source, most_pixels=self.most_pixels)
 
     def map_places(self):
         """dict of kind -> dict of class name -> StoredMap."""
-        return self.store.maps_of(self.row)
-
-
-def photos_of_stores(stores, most_pixels=MOST_PIXELS):
-    """The photos of all stores, one store after the other: list of StoredPhoto."""
-    return [
-        StoredPhoto(
-            name,
-            [store.path.parent],
-            store.predicted(row),
-            StoredNumbers(store, "probabilities", row),
-            StoredNumbers(store, "logits", row),
-            settings=store.header["run"]["settings"],
-            most_pixels=most_pixels,
-            store=store,
-            row=row,
-        )
-        for store in stores
-        for name, row in store.rows.items()
-    ]
+        return self.part.maps_of(self.name, self.row) if self.part else {}
 
 
 def find_saved(place, most_pixels=MOST_PIXELS):
     """List the photos with saved maps.
 
     Args:
-        place: Path of a run's output folder, a folder in it, a store, a folder of stores, or one .npy file.
+        place: Path of a run's folder, of files or a store, of a folder in it, or of one .npy file.
         most_pixels: int, that may be decoded of a photo.
 
     Returns:
@@ -291,12 +280,8 @@ def find_saved(place, most_pixels=MOST_PIXELS):
     Raises:
         UserError: nothing there.
     """
-    stores = stores_at(place)
-    if stores:
-        saved = photos_of_stores(stores, most_pixels)
-        if not saved:
-            raise UserError(f"no maps in {place} yet; expected those of a photo at least: the same command goes on")
-        return saved
+    if place.is_file() and h5py.is_hdf5(place):
+        raise UserError(f"{place} is one file of HDF5; expected a folder: a store, as --store DIR writes it now")
     if place.is_file():
         settings = settings_of_run(place.resolve().parent)
         return [SavedPhoto(place.name, [place.parent], only=place, settings=settings, most_pixels=most_pixels)]
@@ -319,24 +304,15 @@ def find_saved(place, most_pixels=MOST_PIXELS):
     return saved
 
 
-def stores_at(place):
-    """The store that a path leads to, or those in a folder that is no run's; else an empty list.
-
-    Raises:
-        UserError: one is damaged.
-    """
-    if place.is_file():
-        return [Store(place)] if h5py.is_hdf5(place) else []
-    return stores_in(place) if place.is_dir() and not (place / PREDICTIONS_FILE).is_file() else []
-
-
 def read_predictions(run, most_pixels=MOST_PIXELS):
-    """The photos of a run's predictions.csv, or of all lists of its shards, in the order of the run's photos.
+    """The photos of all lists of a run, in the order of its photos; see `camlib.runs.shards.lists_of`.
+
+    Of two rows of a photo the later counts, or that which knows the photo as it is now.
 
     Raises:
-        UserError: one is damaged, or no list of predictions.
+        UserError: a list is damaged, or no list of predictions, or a part of a store is damaged.
     """
-    settings = settings_of_run(run)
+    settings, parts = settings_of_run(run), {}
     found = {}  # of a photo's name: its place, and the photo
     for path in lists_of(run):
         try:
@@ -345,32 +321,49 @@ def read_predictions(run, most_pixels=MOST_PIXELS):
                 raise ValueError("columns of another kind")
             for index, row in enumerate(rows):
                 place = int(row[-1]) if header[-1] == NUMBER else index
-                found[row[0]] = place, predicted_photo(run, header, row, settings, most_pixels)
+                photo = predicted_photo(run, dict(zip(header, row, strict=True)), settings, most_pixels, parts)
+                if photo.name not in found or photo.is_current or not found[photo.name][1].is_current:
+                    found[photo.name] = place, photo
         except (OSError, ValueError) as error:
             why = first_line(error)
             raise UserError(f"{path} cannot be read ({why}); expected the list of a run's maps") from error
     return [saved for _, saved in sorted(found.values(), key=lambda one: one[0])]
 
 
-def predicted_photo(run, header, row, settings, most_pixels):
+def predicted_photo(run, row, settings, most_pixels, parts):
     """The SavedPhoto of a row of predictions.csv.
+
+    Args:
+        run: Path.
+        row: dict of column -> str.
+        settings, most_pixels: of the SavedPhoto.
+        parts: dict of file name -> Part or None, to which those that are read are added.
 
     Raises:
         ValueError: its name leads out of the run's folder, or a number is none.
+        UserError: its part of a store is damaged.
     """
-    name = row[0]
+    name = row["path"]
     if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"a photo called {name[:40]!r}")
-    # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
-    folders = [run / name, run / name_without_suffix(name)]
-    shares, logits = (numbers_of(header, row, prefix) for prefix in ("probability_", "logit_"))
-    return SavedPhoto(name, folders, row[1], shares, logits, settings=settings, most_pixels=most_pixels)
+    numbers = numbers_of(row, "probability_"), numbers_of(row, "logit_")
+    if not all(column in row for column in PLACE_COLUMNS):
+        # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos
+        folders = [run / name, run / name_without_suffix(name)]
+        return SavedPhoto(name, folders, row["predicted"], *numbers, settings=settings, most_pixels=most_pixels)
+    part, number, modified = (row[column] for column in PLACE_COLUMNS)
+    if not PART_NAME.fullmatch(part):
+        raise ValueError(f"a part called {part[:40]!r}")
+    if part not in parts:
+        parts[part] = Part(run / part) if (run / part).is_file() else None
+    about = {"settings": settings, "most_pixels": most_pixels}
+    stored = {"part": parts[part], "row": int(number), "modified": modified}
+    return StoredPhoto(name, [run], row["predicted"], *numbers, **about, **stored)
 
 
-def numbers_of(header, row, prefix):
+def numbers_of(row, prefix):
     """The numbers of a row whose columns begin with a prefix: dict of the rest of their names -> float."""
-    columns = zip(header, row, strict=True)
-    return {name.removeprefix(prefix): float(cell) for name, cell in columns if name.startswith(prefix)}
+    return {name.removeprefix(prefix): float(cell) for name, cell in row.items() if name.startswith(prefix)}
 
 
 def settings_of_run(folder):

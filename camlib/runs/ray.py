@@ -128,7 +128,7 @@ class Worker:
     """A process that Ray started: it loads the network once, and then maps the photos that it is brought.
 
     Args:
-        work: bytes, pickled: what loads the explainer, the FolderWriter, and how many photos are in a batch.
+        work: bytes, pickled: what loads the explainer, the writer, and how many photos are in a batch.
         folder: str, where the user gave the command; paths are meant from there.
         backend: str, the user's KERAS_BACKEND, or None.
     """
@@ -149,6 +149,18 @@ class Worker:
         """An error of the user's to mend, with the machine that it is of."""
         return UserError(f"{error} (on {socket.gethostname()})")
 
+    def kept(self, batches):
+        """Yield each Finished when its maps are on the disk; of a store at the end, since a task may be done again."""
+        waiting, whole = [], []
+        for batch in batches:
+            waiting.append(batch)
+            if self.writer.is_full(waiting):
+                whole, waiting = whole + self.writer.kept(waiting), []
+            if not self.writer.place_columns:
+                yield from whole
+                whole = []
+        yield from whole + self.writer.kept(waiting)
+
     def __call__(self, rows):
         """Map the photos of some batches.
 
@@ -162,7 +174,7 @@ class Worker:
         error = self.error
         try:
             if not error:
-                for finished in explain_photos(self.explainer, self.writer, photos, self.batch_size):
+                for finished in self.kept(explain_photos(self.explainer, self.writer, photos, self.batch_size)):
                     yield {"result": [pickle.dumps(finished)]}
         except (UserError, OSError) as raised:
             error = self.in_words(raised)

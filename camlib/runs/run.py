@@ -5,7 +5,6 @@ import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +13,10 @@ import numpy as np
 from camlib.console import counted, duration
 from camlib.photos import DISPLAY_SIDE, Photo, network_input, read_batches
 from camlib.runs.claim import NOT_FINITE
-from camlib.runs.folder_run import FolderRun, FolderWriter
+from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import Drawing
 from camlib.runs.shards import RunPart
-from camlib.runs.store_run import StoreRun
+from camlib.runs.writers import FolderWriter, StoreWriter
 
 
 def open_run(args, explainer, settings, photos, batch_size, style):
@@ -32,18 +31,21 @@ def open_run(args, explainer, settings, photos, batch_size, style):
         style: Style, or None for arrays without pictures.
 
     Returns:
-        FolderRun or StoreRun, a context: it is closed at its end.
+        FolderRun, a context: it is closed at its end.
 
     Raises:
         UserError: the place holds something else, or another process writes to it.
     """
+    outputs = explainer.outputs
     drawing = Drawing(style, explainer.kinds, explainer.titles, explainer.made)
-    writer = FolderWriter(args.output, drawing, not args.no_pictures, args.full_size)
-    part = RunPart(args.shard, photos, batch_size) if args.shard else None
-    kind, place = FolderRun, args.output
+    place, writer = args.output, FolderWriter(args.output, drawing, not args.no_pictures, args.full_size)
     if args.store:
-        kind, place, settings = StoreRun, args.store, settings | {"store_dtype": args.store_dtype}
-    return kind(place, settings, explainer.conventions, explainer.outputs, args.overwrite, part, writer)
+        place, settings = args.store, settings | {"store_dtype": args.store_dtype}
+        explained = tuple(outputs.explained or outputs.class_names)
+        kept = {"explained": explained, "most": outputs.most or len(explained), "dtype": args.store_dtype}
+        writer = StoreWriter(place, drawing, not args.no_pictures, args.full_size, **kept)
+    part = RunPart(args.shard, photos, batch_size) if args.shard else None
+    return FolderRun(place, settings, explainer.conventions, outputs, args.overwrite, part, writer)
 
 
 class Finished(NamedTuple):
@@ -55,6 +57,7 @@ class Finished(NamedTuple):
         probabilities: float (len(photos), C + groups), or None.
         failed: list of (path, reason), of its other photos.
         notes: dict of a photo's name -> list of str, what is to be said of it.
+        places: dict of a photo's name -> what the list says of where its maps are; None until they are on the disk.
     """
 
     photos: list
@@ -62,6 +65,7 @@ class Finished(NamedTuple):
     probabilities: np.ndarray | None
     failed: list
     notes: dict
+    places: dict | None = None
 
     @property
     def count(self):
@@ -74,7 +78,7 @@ def explain_photos(explainer, writer, photos, batch_size):
 
     Args:
         explainer: CAM or GradCAM.
-        writer: FolderWriter, or StorePacker.
+        writer: FolderWriter or StoreWriter.
         photos: list of Photo.
         batch_size: int.
 
@@ -108,7 +112,7 @@ class BatchBeingWritten:
 
     Args:
         pool: ThreadPoolExecutor.
-        writer: FolderWriter or StorePacker.
+        writer: FolderWriter or StoreWriter.
         done: list of (Photo, photo for display or None).
         unreadable: list of (path, reason), photos that could not be read.
         found: ExplainedBatch, or None where nothing could be read.
@@ -163,7 +167,7 @@ def announce_cost(gradcam, run, left, batch_size, some):
     chosen, count = gradcam.chosen[:some], len(gradcam.chosen)
     gradcam.explain(images, batch_size, chosen)
     with tempfile.TemporaryDirectory() as folder:
-        writer = replace(run.file_writer, output=Path(folder), pictures=False)
+        writer = FolderWriter(Path(folder), run.writer.drawing, pictures=False)
         begin = time.monotonic()
         found = gradcam.explain(images, batch_size, chosen)
         asked = time.monotonic()

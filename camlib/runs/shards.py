@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from camlib.console import UserError, command, counted, first_line
-from camlib.files import RUN_FILE, csv_rows, open_csv, read_json, write_csv, write_json, write_json_once
+from camlib.console import UserError, counted
+from camlib.files import RUN_FILE, OnlyWriter, csv_rows, open_csv, read_json, refuse_if_held, write_json_once
 
 PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
 NUMBER = "number"  # a column of shards' lists: the photo's place among all, from 0
 LIST_OF_SHARD = re.compile(r"(predictions|failed)-([0-9]+)-of-([0-9]+)\.csv")
-MOST_PHOTOS = 10**8  # of a run
-MOST_NAMED = 8  # shards in a message
 SECONDS_TO_WRITE = 10  # for another process to write a few kilobytes
 
 # ---------------------------------------------------------------- which part is whose
@@ -123,10 +121,6 @@ class RunPart:
             "photos_sha256": hashlib.sha256(names).hexdigest(),
         }
 
-    def numbers(self, key):
-        """Each photo's place among those of all shards: dict of `key(photo)` -> int."""
-        return {key(photo): number for number, photo in enumerate(self.photos)}
-
     def list_name(self, name):
         """'predictions.csv' -> 'predictions-3-of-16.csv'."""
         return f"{Path(name).stem}-{self.shard.number}-of-{self.shard.count}.csv"
@@ -159,7 +153,7 @@ def read_record(folder):
         except (ValueError, KeyError, TypeError, AttributeError):
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{folder / RUN_FILE} is damaged; expected what a script wrote; give another --output, or remove "
+                    f"{folder / RUN_FILE} is damaged; expected what a script wrote; give another folder, or remove "
                     "it and the maps beside it"
                 ) from None
             time.sleep(0.05)  # another shard may be writing it
@@ -170,9 +164,8 @@ def checked_record(record):
     record["settings"].keys()
     if "shards" in record:
         shards = record["shards"]
-        numbers = [shards[name] for name in ("count", "batch_size", "photos")]
-        if not all(type(number) is int and number > 0 for number in numbers) or numbers[2] > MOST_PHOTOS:
-            raise ValueError("shards of odd numbers")
+        if any(type(shards[name]) is not int for name in ("count", "batch_size", "photos")):
+            raise ValueError("shards without numbers")
     return record
 
 
@@ -191,7 +184,7 @@ def has_foreign_files(folder):
     return foreign and not (folder / RUN_FILE).exists()
 
 
-def join_in(output, record, part):
+def claim_shard(output, record, part):
     """Make the folder that shards share, or find it made by another, and agree with it on what is done.
 
     The first shard writes run.json, no other ever changes it.
@@ -201,49 +194,40 @@ def join_in(output, record, part):
         record: dict for run.json, see `camlib.runs.claim.run_record`.
         part: RunPart.
 
+    Returns:
+        OnlyWriter, of the shard's lists.
+
     Raises:
-        UserError: the folder holds something else than shards of this run.
+        UserError: the folder holds something else than shards of this run, or another process does the shard.
     """
     output.mkdir(parents=True, exist_ok=True)
     if has_foreign_files(output):
-        raise UserError(f"{output} holds files of another kind; expected a new or empty folder for --output")
+        raise UserError(f"{output} holds files of another kind; expected a new or empty folder")
+    refuse_if_held(output)
     agreed = record | {"command": without_shard(record["command"]), "shards": part.agreement()}
     try:
         write_json_once(output / RUN_FILE, agreed)
     except FileExistsError:
         check_same_shards(output, read_record(output), agreed)
+    return OnlyWriter(output, Path(part.list_name("shard")).stem)
 
 
 def check_same_shards(output, found, expected):
     """Refuse to do a shard of another run than that in the folder; both are records of run.json."""
     if "shards" not in found:
-        raise UserError(f"{output} holds a run that is not in shards; expected another --output, or no --shard")
+        raise UserError(f"{output} holds a run that is not in shards; expected another folder, or no --shard")
     theirs, ours = found["shards"], expected["shards"]
     if theirs["count"] != ours["count"]:
-        raise UserError(f"{output} holds shards K/{theirs['count']}; expected one of these, or another --output")
+        raise UserError(f"{output} holds shards K/{theirs['count']}; expected one of these, or another folder")
     changed = changed_settings(found["settings"], expected["settings"])
     if theirs["batch_size"] != ours["batch_size"]:
         changed.append("batch_size")
     if changed:
-        raise UserError(f"{output} holds shards of other settings ({', '.join(changed)}); expected another --output")
+        raise UserError(f"{output} holds shards of other settings ({', '.join(changed)}); expected another folder")
     if theirs != ours:
         raise UserError(
             f"{output} holds shards of {theirs['photos']:,} photos, and now {ours['photos']:,} are found, not these; "
-            "expected the photos that the first shard found: put these back, or give another --output"
-        )
-
-
-def refuse_shards(output, record):
-    """Refuse to go on alone in a folder of shards.
-
-    Args:
-        output: Path.
-        record: dict of its run.json.
-    """
-    if "shards" in record:
-        raise UserError(
-            f"{output} holds shards K/{record['shards']['count']}; expected --shard, or first "
-            f"{command('join_shards.py', output)}, or --overwrite to replace them"
+            "expected the photos that the first shard found: put these back, or give another folder"
         )
 
 
@@ -260,7 +244,7 @@ def without_shard(words):
     return kept
 
 
-# ---------------------------------------------------------------- reading their lists, and joining them
+# ---------------------------------------------------------------- lists
 
 
 def lists_of(folder, name=PREDICTIONS_FILE):
@@ -294,85 +278,8 @@ def read_list(path):
     return header, [row for row in rows if len(row) == len(header)]
 
 
-def numbered(folder, name):
-    """The rows of all shards' lists: (header, dict of the photo's number -> row), both without the number.
-
-    Raises:
-        UserError: one is damaged.
-    """
-    header, found = [], {}
-    for path in lists_of(folder, name):
-        if LIST_OF_SHARD.fullmatch(path.name):
-            try:
-                header, rows = read_list(path)
-                found |= {int(row[-1]): row[:-1] for row in rows}
-            except (ValueError, IndexError) as error:
-                raise UserError(
-                    f"{path} is damaged ({first_line(error)}); expected a shard's list: remove it, and "
-                    "give the shard's command again"
-                ) from error
-    return header[:-1], found
-
-
-def join_shards(folder):
-    """Make what one run alone would have written out of the lists of finished shards, and remove these.
-
-    Each step leaves a folder that can be read, and joined again. Of a folder that is one run already, a joined one as
-    well, lists are removed that a join which was killed has left.
-
-    Args:
-        folder: Path, the --output of the shards.
-
-    Returns:
-        (dict of the run's shards as in run.json, None of one run; list of [path, reason] of the photos that failed).
-
-    Raises:
-        UserError: there are no shards, or some are not finished, or a list is damaged.
-    """
-    record = read_record(folder) or {}
-    if "shards" not in record:
-        if not (record and (folder / PREDICTIONS_FILE).is_file()):
-            raise UserError(f"{folder} holds no shards; expected the --output of python make_cam_maps.py --shard K/N")
-        remove_lists(folder)
-        return None, failed_of(folder)
-    shards = record.pop("shards")
-    header, rows = numbered(folder, PREDICTIONS_FILE)
-    _, failed = numbered(folder, FAILED_FILE)
-    done, photos = rows.keys() | failed.keys(), range(shards["photos"])
-    left = len(photos) - sum(number in photos for number in done)
-    if left:
-        missing = (number for number in photos if number not in done)  # no list: run.json may say any number
-        unfinished = sorted({number // shards["batch_size"] % shards["count"] + 1 for number in missing})
-        named = ", ".join(map(str, unfinished[:MOST_NAMED])) + (" ..." if len(unfinished) > MOST_NAMED else "")
-        raise UserError(
-            f"{left:,} of {counted(shards['photos'], 'photo')} in {folder} are not done: "
-            f"{counted(len(unfinished), 'shard')} of {shards['count']} not finished ({named}); "
-            "expected all to be: give the same commands again, then join"
-        )
-    failed = [failed[number] for number in sorted(failed.keys() - rows.keys())]
-    write_csv(folder / PREDICTIONS_FILE, [header, *(rows[number] for number in sorted(rows))])
-    if failed:
-        write_csv(folder / FAILED_FILE, [FAILED_COLUMNS, *failed])
-    write_json(folder / RUN_FILE, record)
-    remove_lists(folder)
-    return shards, failed
-
-
-def failed_of(folder):
-    """The rows of a run's failed.csv, list of [path, reason].
-
-    Raises:
-        UserError: it is damaged.
-    """
-    path = folder / FAILED_FILE
-    try:
-        return read_list(path)[1] if path.exists() else []
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}); expected a run's list: remove it") from error
-
-
-def remove_lists(folder):
-    """Remove the lists of shards."""
+def remove_lists_of_shards(folder):
+    """Remove the lists of shards, whose rows are in the run's."""
     for name in (PREDICTIONS_FILE, FAILED_FILE):
         for path in lists_of(folder, name):
             if LIST_OF_SHARD.fullmatch(path.name):

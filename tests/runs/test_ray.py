@@ -247,10 +247,9 @@ def test_photos_of_object_storage_give_the_same_maps(given, stored, tmp_path, ca
     arguments = [str(stored), "--model", str(file), "--output", str(tmp_path / "stored"), "--batch-size", "4", *more]
     assert make_cam_maps.main(arguments) == 1
     local, ours = contents(tmp_path / "local"), contents(tmp_path / "stored")
-    if more:
-        from camlib.runs.shards import join_shards
-
-        join_shards(tmp_path / "stored")
+    if more:  # a run alone goes on with what the shard has
+        arguments = arguments[: -len(more)]
+        assert make_cam_maps.main(arguments) == 1
         ours = contents(tmp_path / "stored")
     failed = ours.pop("failed.csv").decode()
     assert failed == local.pop("failed.csv").decode().replace(str(photos), str(stored))

@@ -25,8 +25,10 @@ from camlib.networks.checkpoint import save_network
 from camlib.photos import Photo, find_photos, read_photo
 from camlib.preprocessing import InputSpec
 from camlib.runs.claim import NOT_FINITE
-from camlib.runs.folder_run import FolderRun, FolderWriter
+from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import find_saved
+from camlib.runs.run import Finished
+from camlib.runs.writers import FolderWriter
 from camlib.viewer.album import read_content
 
 pytestmark = pytest.mark.any_backend
@@ -45,7 +47,7 @@ def photo_file(tmp_path, name):
 def finish(run, photo):
     (run.output / photo.folder).mkdir(exist_ok=True)
     (run.output / photo.folder / "photo.jpg").write_bytes(b"x")
-    run.add_rows([photo], np.array([[0.5, 0.5]]), np.array([[0.5, 0.5]]))
+    run.add(Finished([photo], np.array([[0.5, 0.5]]), np.array([[0.5, 0.5]]), [], {}))
 
 
 def test_rows_of_a_killed_run_are_kept_and_half_a_row_is_not(tmp_path):
@@ -210,8 +212,8 @@ def make(run, photos, batch_size=2, explained=lambda: None, before=lambda photo:
         of_photo = {"heatmap": {name: np.zeros((3, 4), np.float32) for name in CLASSES}}
         return np.zeros((batch_size, 2)), None, [of_photo] * batch_size
 
-    writer = run.file_writer
-    run.file_writer = Watched(writer.output, replace(writer.drawing, made=before), columns=writer.columns)
+    writer = run.writer
+    run.writer = Watched(writer.output, replace(writer.drawing, made=before), columns=writer.columns)
     return make_maps(run, photos, MadeUpMaps(INPUT_SPEC, explain), batch_size)
 
 

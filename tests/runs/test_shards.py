@@ -1,4 +1,4 @@
-"""Shards: which part is whose, a folder that several processes share, and one run made of their lists."""
+"""Shards: which part is whose, a folder that several processes share, and a run alone that goes on with theirs."""
 
 import csv
 import json
@@ -15,7 +15,6 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, make_run
 
 import gradcam_vgg16
-import join_shards
 import make_cam_maps
 import show_heatmaps
 from camlib.attribution import Outputs
@@ -25,7 +24,7 @@ from camlib.photos import Photo
 from camlib.preprocessing import InputSpec
 from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import find_saved
-from camlib.runs.shards import RunPart, Shard, parse_shard, read_record, shard_of_slurm, without_shard
+from camlib.runs.shards import RunPart, Shard, parse_shard, shard_of_slurm, without_shard
 
 pytestmark = pytest.mark.any_backend
 SCRIPTS = {"make_cam_maps.py": (make_cam_maps.main, "--model"), "gradcam_vgg16.py": (gradcam_vgg16.main, "--weights")}
@@ -143,7 +142,7 @@ def test_a_command_without_its_shard():
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_joined_shards_are_the_single_run_byte_for_byte(run_of, script, tmp_path, capsys):
+def test_after_shards_a_run_alone_has_the_single_runs_files_byte_for_byte(run_of, script, tmp_path, capsys):
     output = tmp_path / "out"
     assert run_of(script, output) == 1  # two photos cannot be read
     single = contents(output)
@@ -162,13 +161,7 @@ def test_joined_shards_are_the_single_run_byte_for_byte(run_of, script, tmp_path
         row[0] for row in csv.reader(single["predictions.csv"].decode().splitlines())
     ][1:]
     capsys.readouterr()
-    assert join_shards.main([str(output)]) == 1
-    said = capsys.readouterr().out
-    assert said.startswith("joined 3 shards: 9 photos in ") and said.endswith(
-        f"2 photos left out: see {output / 'failed.csv'}\n"
-    )
-    assert contents(output) == single
-    run_of(script, output)  # goes on where one run alone would
+    assert run_of(script, output) == 1
     assert "9 of 11 photos are done already" in capsys.readouterr().out and contents(output) == single
 
 
@@ -189,21 +182,19 @@ def test_a_shard_goes_on_and_leaves_the_others_lists_alone(run_of, tmp_path, cap
     assert again.keys() == before.keys()
 
 
-def test_unfinished_shards_can_be_looked_at_and_are_not_joined(run_of, tmp_path, end_of):
+def test_unfinished_shards_can_be_looked_at_and_a_run_alone_does_the_rest(run_of, tmp_path, capsys):
     output = tmp_path / "out"
     run_of("make_cam_maps.py", output, "--shard", "1/6"), run_of("make_cam_maps.py", output, "--shard", "4/6")
-    before = contents(output)
-    code, message = end_of(join_shards.main, [output])
-    assert code == 2 and message == (
-        f"error: 7 of 11 photos in {output} are not done: 4 shards of 6 not finished (2, 3, 5, 6); "
-        "expected all to be: give the same commands again, then join\n"
-    )
-    assert contents(output) == before
     assert [photo.name for photo in find_saved(output)] == ["b.png", "c.png", "a/x.png", "a/y, z.png"]
     assert show_heatmaps.main([str(output), "--save", str(tmp_path / "one.png")]) == 0
     assert show_heatmaps.main([str(output), "--html", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "b.png" in page and "a/x.png" in page
+    capsys.readouterr()
+    assert run_of("make_cam_maps.py", output) == 1
+    assert "4 of 11 photos are done already" in capsys.readouterr().out
+    assert len(find_saved(output)) == 9 and list(names_in(output)) == ["predictions.csv"]
+    assert len(names_in(output, "failed*.csv")["failed.csv"]) == 2
 
 
 def test_a_photo_that_fails_later_is_in_one_list_only(run_of, network_file, tmp_path, capsys):
@@ -219,32 +210,17 @@ def test_a_photo_that_fails_later_is_in_one_list_only(run_of, network_file, tmp_
         assert names_in(output, "failed*")["failed-1-of-1.csv"] == [
             str(photos / name) for name in ("b.png", "c0.jpg", "a/broken.jpg")
         ]
-        join_shards.main([str(output)])
+        assert "b.png" not in [photo.name for photo in find_saved(output)]
     finally:
         photo.write_bytes(data)
-    assert "b.png" not in names_in(output)["predictions.csv"]
-    assert "joined 1 shard: 8 photos" in capsys.readouterr().out
-
-
-def test_a_photo_that_failed_is_not_done_while_its_shard_is_at_work_again(run_of, tmp_path, monkeypatch, end_of):
-    output = tmp_path / "out"
-    run_of("make_cam_maps.py", output, "--shard", "1/1")
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("camlib.runs.run.read_batches", killed)
-        run_of("make_cam_maps.py", output, "--shard", "1/1")
-    code, message = end_of(join_shards.main, [output])
-    assert code == 2 and "2 of 11 photos in" in message and "1 shard of 1 not finished (1)" in message
+    assert "8 of 11 photos are done already" in capsys.readouterr().out
 
 
 def test_a_shard_without_photos_says_so(run_of, tmp_path, capsys):
     assert run_of("make_cam_maps.py", tmp_path / "out", "--shard", "9/9") == 0
     said = capsys.readouterr().out
     assert "shard 9/9: 0 of 11 photos, which are 6 batches; a smaller --batch-size gives every shard some" in said
-    assert f"next: python join_shards.py {tmp_path / 'out'}, when all 9 shards are done" in said
+    assert f"next: python show_heatmaps.py {tmp_path / 'out'}" in said
 
 
 # ---------------------------------------------------------------- what shards agree on
@@ -261,13 +237,13 @@ def test_shards_of_other_runs_are_refused_in_one_line(run_of, network_file, tmp_
         assert contents(output) == before and len(str(error.value)) < 300
         return str(error.value).replace(str(output), "OUT")
 
-    assert refused("--shard", "1/4") == "OUT holds shards K/3; expected one of these, or another --output"
+    assert refused("--shard", "1/4") == "OUT holds shards K/3; expected one of these, or another folder"
     assert refused("--shard", "2/3", "--size", "24") == (
-        "OUT holds shards of other settings (size); expected another --output"
+        "OUT holds shards of other settings (size); expected another folder"
     )
     assert refused("--shard", "2/3", "--batch-size", "3").startswith("OUT holds shards of other settings (batch_size);")
-    assert refused() == (
-        "OUT holds shards K/3; expected --shard, or first python join_shards.py OUT, or --overwrite to replace them"
+    assert refused("--size", "24") == (
+        "OUT holds results of other settings (size); expected another folder, or --overwrite to replace them"
     )
     (network_file[1] / "later.png").write_bytes((network_file[1] / "b.png").read_bytes())
     try:
@@ -278,18 +254,15 @@ def test_shards_of_other_runs_are_refused_in_one_line(run_of, network_file, tmp_
     assert code == 2 and message.startswith("error: --overwrite with --shard would remove what other shards wrote;")
 
 
-def test_a_folder_of_another_kind_is_left_alone(run_of, tmp_path, end_of):
+def test_a_folder_of_another_kind_is_left_alone(run_of, tmp_path):
     make_run(tmp_path / "single", ["a.jpg"])
-    with pytest.raises(UserError, match="single holds a run that is not in shards; expected another --output, or no"):
+    with pytest.raises(UserError, match="single holds a run that is not in shards; expected another folder, or no"):
         run_of("make_cam_maps.py", tmp_path / "single", "--shard", "1/2")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds files of another kind"):
         run_of("make_cam_maps.py", tmp_path / "mine", "--shard", "1/2")
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["thesis.txt"]
-    for folder in ("mine", "nowhere"):
-        code, message = end_of(join_shards.main, [tmp_path / folder])
-        assert code == 2 and "holds no shards; expected the --output of python make_cam_maps.py --shard" in message
 
 
 def test_a_single_run_replaces_shards_when_asked_to(run_of, tmp_path):
@@ -390,14 +363,18 @@ def test_two_shards_at_once_as_a_user_starts_them(network_file, tmp_path):
     assert "shard 1/2: 6 of 11 photos" in said[0][0] and "shard 2/2: 5 of 11 photos" in said[1][0]
     lists = names_in(tmp_path / "out")
     assert sum(map(len, lists.values())) == 9 and len(set().union(*lists.values())) == 9
-    assert join_shards.main([str(tmp_path / "out")]) == 1
+    assert len(find_saved(tmp_path / "out")) == 9
 
 
-# ---------------------------------------------------------------- joining that is interrupted
+# ---------------------------------------------------------------- a run alone that takes over
 
 
-def test_a_join_that_was_killed_is_done_again(run_of, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("step", ["write_csv", "remove_lists_of_shards"])
+def test_a_run_alone_that_is_killed_as_it_takes_over_loses_nothing(run_of, step, tmp_path, monkeypatch):
     output = tmp_path / "out"
+    assert run_of("make_cam_maps.py", output) == 1
+    single = contents(output)
+    shutil.rmtree(output)
     for number in (1, 2):
         run_of("make_cam_maps.py", output, "--shard", f"{number}/2")
     names = [photo.name for photo in find_saved(output)]
@@ -405,44 +382,41 @@ def test_a_join_that_was_killed_is_done_again(run_of, tmp_path, monkeypatch, cap
     def killed(*_):
         raise KeyboardInterrupt
 
-    for step in ("write_json", "remove_lists"):
-        with monkeypatch.context() as patched:
-            patched.setattr(f"camlib.runs.shards.{step}", killed)
-            with pytest.raises(KeyboardInterrupt):
-                join_shards.main([str(output)])
-        assert [photo.name for photo in find_saved(output)] == names  # each once, in order
-    shutil.copytree(output, tmp_path / "other")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(f"camlib.runs.folder_run.{step}", killed)
+        run_of("make_cam_maps.py", output)
+    assert [photo.name for photo in find_saved(output)] == names  # each once, in order
     run_of("make_cam_maps.py", output)
-    for _ in range(2):  # where it was killed, and where it had only not ended yet
-        capsys.readouterr()
-        assert join_shards.main([str(tmp_path / "other")]) == 1
-        said = capsys.readouterr().out
-        assert said.startswith(f"{tmp_path / 'other'} is one run: nothing is left to join\n")
-        assert said.endswith(f"2 photos left out: see {tmp_path / 'other' / 'failed.csv'}\n")
-    for folder in (output, tmp_path / "other"):
-        assert names_in(folder) == {"predictions.csv": names} and "shards" not in read_record(folder)
-        assert list(names_in(folder, "failed*.csv")) == ["failed.csv"]
+    assert contents(output) == single
 
 
-def test_lists_whose_run_is_lost_are_kept(run_of, tmp_path):
-    """Of a run.json that says nothing of shards, where no joined list is either."""
+def test_a_run_alone_waits_for_no_shard_that_is_at_work(run_of, tmp_path, monkeypatch):
+    """And a shard none for a run alone: the second of them is refused, and says who is there."""
+    output = tmp_path / "out"
+    for first, second in ((("--shard", "1/2"), ()), ((), ("--shard", "2/2"))):
+        said, begin = [], FolderRun.begin
+
+        def begin_and_meet(self, *photos, second=second, said=said, begin=begin):
+            with monkeypatch.context() as patched, pytest.raises(UserError) as error:
+                patched.setattr(FolderRun, "begin", begin)
+                run_of("make_cam_maps.py", output, *second)
+            said.append(str(error.value))
+            return begin(self, *photos)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(FolderRun, "begin", begin_and_meet)
+            run_of("make_cam_maps.py", output, *first)
+        assert len(said) == 1 and "is being written by" in said[0] and len(find_saved(output)) in (5, 9)
+
+
+@pytest.mark.parametrize("more", [(), ("--shard", "1/2")])
+def test_a_damaged_list_is_one_line(run_of, more, tmp_path):
     output = tmp_path / "out"
     run_of("make_cam_maps.py", output, "--shard", "1/2")
-    record = read_record(output)
-    del record["shards"]
-    (output / "run.json").write_text(json.dumps(record))
-    before = contents(output)
-    with pytest.raises(UserError, match="holds no shards"):
-        join_shards.main([str(output)])
-    assert contents(output) == before
-
-
-def test_a_damaged_list_of_one_run_is_one_line(tmp_path, end_of):
-    run = make_run(tmp_path / "run", ["a.jpg"])
-    (run / "failed.csv").write_text("path,reason\n" + "x" * 200_000 + ",\n")
-    code, message = end_of(join_shards.main, [run])
-    assert code == 2 and message.count("\n") == 1
-    assert message.startswith(f"error: {run / 'failed.csv'} is damaged (no table: field larger than field limit")
+    listed = output / "predictions-1-of-2.csv"
+    listed.write_text(listed.read_text() + "x" * 200_000 + ",\n")
+    with pytest.raises(UserError, match="predictions-1-of-2.csv is damaged .no table: field larger than field limit"):
+        run_of("make_cam_maps.py", output, *more)
 
 
 def test_names_that_split_lines_elsewhere_are_one_row(tmp_path):

@@ -1,21 +1,22 @@
-"""The store of a run's maps: the same arrays as files, kills at any moment, a second writer, files of strangers."""
+"""A store of maps: the same arrays as files, shards and Ray, kills, a second writer, files of strangers."""
 
-import csv
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
 import tracemalloc
+import zlib
 
 import h5py
 import keras
-import killed_store
 import numpy as np
 import pytest
-from conftest import CLASSES, ENVIRONMENT, ROOT
-from made_up_maps import MadeUpMaps, make_maps
+from conftest import CLASSES, ENVIRONMENT, ROOT, read_csv
+from made_up_maps import DRAWING, MadeUpMaps, make_maps
 from PIL import Image
 
 import evaluate_maps
@@ -23,12 +24,13 @@ import gradcam_vgg16
 import make_cam_maps
 import show_heatmaps
 from camlib.attribution import Outputs
+from camlib.files import csv_text, open_csv
 from camlib.networks.checkpoint import save_network
 from camlib.photos import find_photos, read_network_input
 from camlib.preprocessing import InputSpec
+from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import all_maps, find_saved, read_map
-from camlib.runs.store import Store
-from camlib.runs.store_run import StoreRun
+from camlib.runs.writers import StoreWriter
 from camlib.viewer.album import read_content
 
 pytestmark = pytest.mark.any_backend
@@ -59,6 +61,12 @@ def photos(photo_folder):
     return folder
 
 
+def run_of(output, dtype="float32", outputs=None, writer=StoreWriter):
+    """A run into a store, of CLASSES, with pictures."""
+    kept = {"explained": tuple(CLASSES), "most": len(CLASSES), "dtype": dtype} if writer is StoreWriter else {}
+    return FolderRun(output, {"size": 16}, "", outputs or Outputs(CLASSES), writer=writer(output, DRAWING, **kept))
+
+
 def arrays_of(place):
     """All maps of a place: dict of (photo, kind, class) -> array."""
     return {
@@ -78,9 +86,9 @@ def assert_same(found, expected):
 def run_both(script, network, photos, tmp_path, *more):
     """Make files and a store with the same settings: (folder, store)."""
     main, option = MAPS_OF[script]
-    for place in (["--output", tmp_path / "files"], ["--store", tmp_path / "stores" / "maps.h5"]):
+    for place in (["--output", tmp_path / "files"], ["--store", tmp_path / "store"]):
         assert main([str(word) for word in (photos, option, network, *place, *more)]) == 1  # one photo is bad
-    return tmp_path / "files", tmp_path / "stores" / "maps.h5"
+    return tmp_path / "files", tmp_path / "store"
 
 
 # ---------------------------------------------------------------- the same as files
@@ -95,40 +103,61 @@ def test_a_store_holds_what_the_files_hold(script, more, network, photos, tmp_pa
     assert_same(arrays_of(store), arrays_of(files))
     for ours, other in zip(find_saved(store), find_saved(files), strict=True):
         assert (ours.name, ours.predicted, ours.truth) == (other.name, other.predicted, other.truth)
-        assert list(ours.probabilities) == list(other.probabilities)
-        np.testing.assert_allclose(list(ours.probabilities.values()), list(other.probabilities.values()), rtol=1e-6)
+        assert ours.probabilities == other.probabilities and ours.logits == other.logits
         np.testing.assert_array_equal(ours.read_photo(), other.read_photo())
         assert [ours.title_of(kind) for kind in all_maps(ours)] == [other.title_of(kind) for kind in all_maps(other)]
-    assert sorted(path.name for path in store.parent.iterdir()) == ["maps.h5", "maps_failed.csv"]
-    assert (store.parent / "maps_failed.csv").read_text() == (files / "failed.csv").read_text()
-    with open(files / "predictions.csv", newline="") as listed:
-        rows = list(csv.DictReader(listed))
-    with h5py.File(store) as file:  # closed, so that any reader of HDF5 opens it
-        logits = [[float(row[f"logit_{name}"]) for name in CLASSES] for row in rows]
-        np.testing.assert_allclose(file["logits"][()], logits, rtol=1e-6)
+    names = ["failed.csv", "maps-0000001.h5", "predictions.csv", "run.json"]
+    assert sorted(path.name for path in store.iterdir()) == names
+    assert (store / "failed.csv").read_text() == (files / "failed.csv").read_text()
+    rows, stored = read_csv(files / "predictions.csv"), read_csv(store / "predictions.csv")
+    assert [{name: row[name] for name in rows[0]} for row in stored] == rows
+    for number, row in enumerate(stored):
+        assert (row["part"], row["row"]) == ("maps-0000001.h5", str(number))
+        assert float(row["modified"]) == (photos / row["path"]).stat().st_mtime
 
 
-def test_shards_have_a_store_each(network, photos, tmp_path, capsys):
-    """With batches of one photo: three shards of the five photos, of which the second cannot be read."""
+def test_shards_write_parts_of_one_store_and_a_run_alone_goes_on_with_it(network, photos, tmp_path, capsys):
+    """With batches of one photo: two of three shards of the five photos, then the rest by a run that is no shard."""
     main, option = MAPS_OF["make_cam_maps"]
-    command = [str(photos), option, str(network), "--batch-size", "1"]
+    command, store = [str(photos), option, str(network), "--batch-size", "1"], tmp_path / "store"
     codes = []
-    for number in (3, 1, 2):
-        place = str(tmp_path / "stores" / f"{number}.h5")
-        codes.append(main([*command, "--store", place, "--shard", f"{number}/3"]))
-        assert f"next: python show_heatmaps.py {place}" in capsys.readouterr().out
-    assert sorted(codes) == [0, 0, 1] and main([*command, "--output", str(tmp_path / "files")]) == 1
-    assert_same(arrays_of(tmp_path / "stores"), arrays_of(tmp_path / "files"))
-    each = [len(find_saved(tmp_path / "stores" / f"{number}.h5")) for number in (1, 2, 3)]
-    assert sum(each) == 4 and min(each) >= 1  # no photo in two
-    with open(next((tmp_path / "stores").glob("*_failed.csv")), newline="") as listed:
-        assert [row["path"] for row in csv.DictReader(listed)] == [str(photos / "cat" / "bad.jpg")]
+    for number in (3, 2):
+        codes.append(main([*command, "--store", str(store), "--shard", f"{number}/3"]))
+        assert f"next: python show_heatmaps.py {store}" in capsys.readouterr().out
+    assert sorted(path.name for path in store.glob("*-*")) == [
+        "maps-0000001.h5", "maps-0000002.h5", "predictions-2-of-3.csv", "predictions-3-of-3.csv"
+    ]  # fmt: skip
+    assert len(find_saved(store)) == 3
+    assert codes == [0, 0] and main([*command, "--output", str(tmp_path / "files")]) == 1
+    capsys.readouterr()
+    assert main([*command, "--store", str(store)]) == 1 and "3 of 5 photos are done already" in capsys.readouterr().out
+    assert_same(arrays_of(store), arrays_of(tmp_path / "files"))
+    rows, stored = read_csv(tmp_path / "files" / "predictions.csv"), read_csv(store / "predictions.csv")
+    stored.sort(key=lambda row: [one["path"] for one in rows].index(row["path"]))  # the last photo was done last
+    assert [{name: row[name] for name in rows[0]} for row in stored] == rows
+    assert (store / "failed.csv").read_text() == (tmp_path / "files" / "failed.csv").read_text()
+    assert not list(store.glob("*-of-3.csv"))
+
+
+def test_workers_of_ray_write_parts_of_one_store(network, photos, tmp_path):
+    pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt brings Ray")
+    files, store = tmp_path / "files", tmp_path / "store"
+    command = [str(photos), "--model", str(network), "--batch-size", "1"]
+    make_cam_maps.main([*command, "--output", str(files)])
+    assert make_cam_maps.main([*command, "--store", str(store), "--engine", "ray", "--workers", "2"]) == 1
+    assert_same(arrays_of(store), arrays_of(files))
+    rows, stored = read_csv(files / "predictions.csv"), read_csv(store / "predictions.csv")
+    assert [{name: row[name] for name in rows[0]} for row in stored] == rows
+    assert {row["part"] for row in stored} == {path.name for path in store.glob("maps-*")}
+    (photos / "dog" / "new.png").write_bytes((photos / "dog" / "a.png").read_bytes())
+    assert make_cam_maps.main([*command, "--store", str(store), "--engine", "ray", "--workers", "1"]) == 1
+    assert len(find_saved(store)) == 5
 
 
 def test_float16_is_off_by_a_2048th_of_the_largest_value_at_most(network, photos, tmp_path):
     more = ("--store-dtype", "float16", "--classes", "all")
     main, option = MAPS_OF["gradcam_vgg16"]
-    store = tmp_path / "half.h5"
+    store = tmp_path / "half"
     main([str(word) for word in (photos, option, network, "--classes", "all", "--output", tmp_path / "files")])
     main([str(word) for word in (photos, option, network, "--store", store, *more)])
     found, expected = arrays_of(store), arrays_of(tmp_path / "files")
@@ -136,7 +165,7 @@ def test_float16_is_off_by_a_2048th_of_the_largest_value_at_most(network, photos
     for key, values in expected.items():
         assert np.abs(found[key] - values).max() <= np.abs(values).max() / 2048
     assert any((found[key] != values).any() for key, values in expected.items())
-    with h5py.File(store) as file:
+    with h5py.File(store / "maps-0000001.h5") as file:
         assert {file["maps"][kind].dtype for kind in file["maps"]} == {np.dtype("float16")}
 
 
@@ -145,12 +174,12 @@ def test_float16_holds_maps_of_any_size(size, photo_folder, tmp_path):
     """1e-12 is far below what float16 holds, 3e7 above."""
     photos = find_photos([photo_folder({"a.png": (1, 2, 3)})])
     values = np.random.default_rng(0).normal(size=(5, 7)) * size
-    run = StoreRun(tmp_path / "a.h5", {"store_dtype": "float16"}, "", Outputs(CLASSES, with_probabilities=False))
+    run = run_of(tmp_path / "a", "float16", Outputs(CLASSES, with_probabilities=False))
     made_up = MadeUpMaps(
         InputSpec(CLASSES, 16, 16, 3), lambda images, count: (np.ones((1, 2)), None, [{"heatmap": {"cat": values}}])
     )
     assert make_maps(run, photos, made_up, 1) == 0
-    ((key, found),) = arrays_of(tmp_path / "a.h5").items()
+    ((key, found),) = arrays_of(tmp_path / "a").items()
     assert key == ("a.png", "heatmap", "cat")
     assert np.abs(found - values).max() <= np.abs(values).max() / 2048
 
@@ -159,7 +188,7 @@ def test_the_program_of_the_docs_reads_a_store(network, photos, tmp_path):
     _, store = run_both("make_cam_maps", network, photos, tmp_path)
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "many_photos.md").read_text("utf-8"), re.DOTALL)
     result = subprocess.run(
-        [sys.executable, "-c", program.replace("outputs/maps.h5", str(store))],
+        [sys.executable, "-c", program.replace("outputs/mine", str(store))],
         text=True,
         capture_output=True,
         cwd=tmp_path,
@@ -181,20 +210,20 @@ def test_the_program_of_the_docs_reads_a_store(network, photos, tmp_path):
 def test_the_viewer_shows_a_store_as_it_shows_the_files(network, photos, tmp_path, capsys):
     files, store = run_both("make_cam_maps", network, photos, tmp_path)
     shown = {}
-    for name, place in (("files", files), ("store", store), ("folder", store.parent)):
+    for name, place in (("files", files), ("store", store)):
         for option, suffix in (("--save", "png"), ("--sheet", "png"), ("--html", "html")):
             path = tmp_path / f"{name}{option}.{suffix}"
             assert show_heatmaps.main([str(place), option, str(path)]) == 0
             data = path.read_bytes().replace(str(place).encode(), b"place")
             shown.setdefault(option, []).append(data)
-    for option, (of_files, *of_stores) in shown.items():
-        assert [data == of_files for data in of_stores] == [True, True], option
+    for option, (of_files, of_store) in shown.items():
+        assert of_files == of_store, option
 
 
 def test_without_pictures_the_viewer_shows_the_photos_themselves(network, photos, tmp_path):
-    store = tmp_path / "maps.h5"
+    store = tmp_path / "store"
     make_cam_maps.main([str(photos), "--model", str(network), "--store", str(store), "--no-pictures"])
-    with h5py.File(store) as file:
+    with h5py.File(store / "maps-0000001.h5") as file:
         assert len(file["pictures"]) == 0
     saved = {photo.name: photo for photo in find_saved(store)}
     content = read_content(saved["dog/a.png"])
@@ -203,14 +232,16 @@ def test_without_pictures_the_viewer_shows_the_photos_themselves(network, photos
     assert str(read_content(saved["dog/a.png"]).photo) == "no such file"
 
 
-def test_a_folder_of_stores_is_one_collection_and_networks_in_it_are_passed_over(network, photos, tmp_path):
-    for name in ("cat", "dog"):
-        main = ["--model", str(network), "--store", str(tmp_path / "shards" / f"{name}.h5")]
-        make_cam_maps.main([str(photos / name), *main])
-    (tmp_path / "shards" / "network.h5").write_bytes(network.read_bytes())
-    found = arrays_of(tmp_path / "shards")
-    assert [name for name, *_ in found][::2] == ["c.png", "a.bmp", "a.png", "b é.png"]
-    assert_same(found, arrays_of(tmp_path / "shards" / "cat.h5") | arrays_of(tmp_path / "shards" / "dog.h5"))
+def test_a_store_of_the_old_form_is_refused_in_one_sentence(tmp_path, end_of):
+    with h5py.File(tmp_path / "maps.h5", "w") as file:
+        file.attrs["format"] = np.bytes_(b"camlib maps 1")
+    before = (tmp_path / "maps.h5").read_bytes()
+    code, error = end_of(show_heatmaps.main, [tmp_path / "maps.h5", "--sheet", tmp_path / "a.png"])
+    expected = "is one file of HDF5; expected a folder: a store, as --store DIR writes it now"
+    assert (code, error) == (2, f"error: {tmp_path / 'maps.h5'} {expected}\n")
+    code, error = end_of(make_cam_maps.main, ["--store", tmp_path / "maps.h5", "--overwrite"])
+    assert code == 2 and "expected a folder, new or of the same run; a store is no single file now" in error
+    assert (tmp_path / "maps.h5").read_bytes() == before
 
 
 def test_saved_maps_are_scored_like_those_made_on_the_spot(network, photos, tmp_path, capsys):
@@ -218,7 +249,7 @@ def test_saved_maps_are_scored_like_those_made_on_the_spot(network, photos, tmp_
     main, option = MAPS_OF["gradcam_vgg16"]
     arguments = [photos, option, network, "--classes", "all"]
     main([str(word) for word in (*arguments, "--output", tmp_path / "files")])
-    main([str(word) for word in (*arguments, "--store", tmp_path / "store.h5")])
+    main([str(word) for word in (*arguments, "--store", tmp_path / "store")])
     records = []
     for path in photos.rglob("*.*"):
         box = {"boxes": [[5, 5, 25, 25]], "width": 40, "height": 30} | {"class": path.parent.name}
@@ -228,7 +259,7 @@ def test_saved_maps_are_scored_like_those_made_on_the_spot(network, photos, tmp_
     for name, maps in (
         ("net", [f"{network}:grad-cam", f"{network}:guided-backprop", f"{network}:guided-grad-cam"]),
         ("files", [tmp_path / "files"]),
-        ("store", [tmp_path / "store.h5"]),
+        ("store", [tmp_path / "store"]),
     ):
         output = tmp_path / f"scores_{name}"
         more = ["--only", "localisation", "network", *(["sanity"] if name == "store" else [])]
@@ -269,72 +300,131 @@ def noise_photos(folder, count):
     return find_photos([folder])
 
 
+def made_up_maps(images, count):
+    """Logits, probabilities and maps of photos, made up from their pixels."""
+    sums = images.reshape(len(images), -1).mean(axis=1)
+    generators = [np.random.default_rng(int(image.astype(np.int64).sum())) for image in images]
+    maps = [{"heatmap": {name: one.normal(size=(12, 15)).astype("f4") for name in CLASSES}} for one in generators]
+    return np.column_stack((sums, -sums)), np.column_stack((sums, 256 - sums)) / 256, maps
+
+
+def make(photos, store, **more):
+    """Make a store of maps that are made up, in batches of three photos, or go on in it."""
+    explainer = MadeUpMaps(InputSpec(CLASSES, 16, 16, 3), made_up_maps)
+    return make_maps(run_of(store, **more), photos, explainer, 3)
+
+
 def assert_whole(store, photos):
     """Whatever is in a store is what was to be put there."""
     input_spec, paths = InputSpec(CLASSES, 16, 16, 3), {photo.name: photo.path for photo in photos}
     found = arrays_of(store)
     for name in {name for name, *_ in found}:
-        for class_name, values in killed_store.maps_of(read_network_input(paths[name], input_spec)).items():
+        (maps,) = made_up_maps(read_network_input(paths[name], input_spec)[None], 1)[2]
+        for class_name, values in maps["heatmap"].items():
             np.testing.assert_array_equal(found.pop((name, "heatmap", class_name)), values)
     assert not found
 
 
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after(function, times):
+    """A function that does what `function` does, so often, and then ends the process."""
+    left = [times]
+
+    def instead(*arguments, **more):
+        left[0] -= 1
+        return function(*arguments, **more) if left[0] >= 0 else die()
+
+    return instead
+
+
+# where a process dies, of its second part, or of the row that follows the first
+MOMENTS = {
+    "before a part has its name": ("camlib.files.os.replace", lambda: die_after(os.replace, 2)),
+    "before a part's rows": ("camlib.runs.folder_run.open_csv", lambda: die_after(open_csv, 3)),
+    "while the list is begun": ("camlib.runs.folder_run.write_csv", lambda: die),
+    "when old parts are removed": ("camlib.runs.writers.os.listdir", lambda: die),
+}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="forks")
-def test_a_run_that_is_killed_again_and_again_loses_nothing_and_ends_as_an_undisturbed_one(tmp_path, capsys):
-    photos, store = noise_photos(tmp_path / "photos", 150), tmp_path / "killed.h5"
-    result = subprocess.run(
-        [sys.executable, ROOT / "tests" / "tools" / "killed_store.py", tmp_path / "photos", store, "8"],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    attempts = [json.loads(line) for line in result.stdout.splitlines()]
-    assert {one["code"] for one in attempts[:-1] if one["moment"]} == {-9}, attempts
-    assert sum(one["code"] == -9 for one in attempts) > len(killed_store.MOMENTS)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_loses_a_part_and_nothing_else(moment, tmp_path, monkeypatch, capsys):
+    photos, store = noise_photos(tmp_path / "photos", 24), tmp_path / "store"
+    monkeypatch.setattr("camlib.runs.writers.MOST_PART_PHOTOS", 9)
     held = 0
-    for attempt in attempts:
-        assert (attempt["held"] or 0) >= max(held, attempt["flushed"]), attempt
-        held = attempt["held"] or 0
-    assert attempts[-1] == {"moment": None, "code": 0, "flushed": attempts[-1]["flushed"], "held": 150}
-    assert killed_store.make(photos, tmp_path / "undisturbed.h5") == 0
-    assert_same(arrays_of(store), arrays_of(tmp_path / "undisturbed.h5"))
+    for attempt in range(3):
+        child = os.fork()
+        if child == 0:
+            where, made = MOMENTS[moment]
+            monkeypatch.setattr(where, made())
+            os._exit(make(photos, store))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in ((-9,) if attempt == 0 else (-9, 0))
+        if (store / "predictions.csv").exists() and len(read_csv(store / "predictions.csv")):
+            assert_whole(store, photos)
+            assert len(find_saved(store)) >= held
+            held = len(find_saved(store))
+    assert make(photos, store) == 0 and make(photos, tmp_path / "undisturbed") == 0
+    assert_same(arrays_of(store), arrays_of(tmp_path / "undisturbed"))
     assert_whole(store, photos)
-    numbers = ("logits", "probabilities", "classes")
-    with h5py.File(store) as one, h5py.File(tmp_path / "undisturbed.h5") as other:
-        assert all((one[name][:150] == other[name][:150]).all() for name in numbers)
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    rows = read_csv(store / "predictions.csv")
+    assert {row["part"] for row in rows} == {path.name for path in store.glob("maps-*.h5")}
+    assert sorted(path.name for path in store.glob(".*")) == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="forks")
-def test_a_killed_store_is_read_as_it_is_and_keeps_when_its_photos_were_changed(tmp_path):
-    photos, store = noise_photos(tmp_path / "photos", 12), tmp_path / "maps.h5"
-    program = "import sys; sys.path[0] = sys.argv[1]; import killed_store as k; k.MOMENTS[k.AT_END]();"
-    program += "from pathlib import Path; k.make(k.find_photos([Path(sys.argv[2])]), Path(sys.argv[3]))"
-    words = [sys.executable, "-c", program, ROOT / "tests" / "tools", tmp_path / "photos", store]
-    assert subprocess.run(words, env=ENVIRONMENT, timeout=100, stdout=subprocess.DEVNULL).returncode == -9
-    with pytest.raises(OSError, match="already open for write"):
-        h5py.File(store, "a")
+def test_parts_end_at_a_number_of_photos_at_bytes_and_at_seconds(tmp_path, monkeypatch):
+    photos = noise_photos(tmp_path / "photos", 12)
+
+    def parts_of(name):
+        make(photos, tmp_path / name)
+        return [row["part"] for row in read_csv(tmp_path / name / "predictions.csv")]
+
+    def numbered(*counts):
+        starts = np.cumsum([0, *counts[:-1]])
+        return [f"maps-{start:07d}.h5" for start, count in zip(starts, counts, strict=True) for _ in range(count)]
+
+    assert parts_of("one") == numbered(12)
+    with monkeypatch.context() as patched:
+        patched.setattr("camlib.runs.writers.MOST_PART_PHOTOS", 5)
+        assert parts_of("many") == numbered(5, 1, 5, 1)  # looked at after each batch of three
+    with monkeypatch.context() as patched:
+        patched.setattr("camlib.runs.writers.MOST_PART_BYTES", 1)
+        assert parts_of("bytes") == numbered(*[1] * 12)
+    with monkeypatch.context() as patched:
+        patched.setattr("camlib.runs.folder_run.MOST_SECONDS", -1)
+        assert parts_of("seconds") == numbered(3, 3, 3, 3)
+    for name in ("many", "bytes", "seconds"):
+        assert_same(arrays_of(tmp_path / name), arrays_of(tmp_path / "one"))
+
+
+def test_a_stopped_run_keeps_the_maps_that_it_has(tmp_path):
+    """Ctrl-C after the second batch of three photos, long before a part is full."""
+    photos, store = noise_photos(tmp_path / "photos", 12), tmp_path / "store"
+    calls = []
+
+    def explain(images, count):
+        calls.append(count)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return made_up_maps(images, count)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_maps(run_of(store), photos, MadeUpMaps(InputSpec(CLASSES, 16, 16, 3), explain), 3)
+    assert len(find_saved(store)) >= 3
     assert_whole(store, photos)
-    modified, inode = Store(store).records["modified"], store.stat().st_ino
-    os.utime(photos[3].path, (time.time() + 9,) * 2)
-    assert killed_store.make(photos, store) == 0
-    found = Store(store)
-    assert store.stat().st_ino != inode and len(found.records) == 13
-    np.testing.assert_array_equal(found.records["modified"][:12], modified)
-    assert_whole(store, photos)
-    assert not list(tmp_path.glob(".maps*"))
 
 
 def test_the_same_command_does_only_the_rest(network, photos, tmp_path, capsys):
-    store = tmp_path / "maps.h5"
+    store = tmp_path / "store"
     command = [str(photos), "--model", str(network), "--store", str(store)]
     make_cam_maps.main(command)
     assert f"next: python {os.path.relpath(ROOT / 'show_heatmaps.py')} {store}" in capsys.readouterr().out
-    before, data = arrays_of(store), store.read_bytes()
+    before, data = arrays_of(store), {path.name: path.read_bytes() for path in store.iterdir()}
     make_cam_maps.main(command)
-    assert "4 of 5 photos are done already" in capsys.readouterr().out and store.read_bytes() == data
+    assert "4 of 5 photos are done already" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in store.iterdir()} == data
     os.utime(photos / "dog" / "a.png", (time.time() + 9,) * 2)
     Image.new("RGB", (30, 30), "red").save(photos / "dog" / "new.png")
     make_cam_maps.main(command)
@@ -342,95 +432,139 @@ def test_the_same_command_does_only_the_rest(network, photos, tmp_path, capsys):
     after = arrays_of(store)
     assert {name for name, *_ in after} - {name for name, *_ in before} == {"dog/new.png"}
     assert_same({key: after[key] for key in before}, before)
+    assert (store / "maps-0000001.h5").read_bytes() == data["maps-0000001.h5"]  # it has other photos' maps too
+    (store / "maps-0000001.h5").unlink()
+    make_cam_maps.main(command)
+    assert "2 of 6 photos are done already" in capsys.readouterr().out
+    assert_same(arrays_of(store), after)
+
+
+def test_a_part_is_never_replaced_while_a_photo_of_it_counts(tmp_path, capsys):
+    """The first photo of a part is done again, and then again."""
+    photos, store = noise_photos(tmp_path / "photos", 6), tmp_path / "store"
+    for attempt in range(3):
+        os.utime(photos[0].path, (1e9 + attempt,) * 2)
+        make(photos, store)
+        assert_whole(store, photos)
+        assert [row["part"] for row in read_csv(store / "predictions.csv")].count("maps-0000000.h5") == 5 + (
+            attempt == 0
+        )
+    assert len(list(store.glob("maps-*.h5"))) == 2
+    assert "5 of 6 photos are done already" in capsys.readouterr().out
+
+
+def test_of_two_rows_of_a_photo_that_counts_which_knows_the_file_as_it_is(photo_folder, tmp_path):
+    photos = photo_folder({"a.png": (1, 2, 3)})
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "run.json").write_text(json.dumps({"settings": {"photos": [str(photos)]}}))
+    now = (photos / "a.png").stat().st_mtime
+    header = ["path", "predicted", "part", "row", "modified"]
+    for name, first, second in (("current first", now, now - 9), ("current last", now - 9, now)):
+        for number, (list_name, modified) in enumerate(
+            (("predictions-1-of-2.csv", first), ("predictions-2-of-2.csv", second))
+        ):
+            cells = ["a.png", str(number), f"maps-000000{number}.h5", 0, modified, 0]
+            (store / list_name).write_text(csv_text([[*header, "number"], cells]))
+        (saved,) = find_saved(store)
+        assert saved.predicted == {"current first": "0", "current last": "1"}[name]
 
 
 def test_other_settings_are_refused_and_replaced_with_overwrite(network, photos, tmp_path, end_of):
-    store = tmp_path / "maps.h5"
+    store = tmp_path / "store"
     command = [str(photos), "--model", str(network), "--store", str(store)]
     make_cam_maps.main(command)
-    data = store.read_bytes()
+    data = (store / "maps-0000001.h5").read_bytes()
     for more, what in ((["--store-dtype", "float16"], "store_dtype"), (["--no-pictures"], "no_pictures")):
         code, error = end_of(make_cam_maps.main, [*command, *more])
         assert (code, error) == (
             2,
             f"error: {store} holds results of other settings ({what}); expected another "
-            "--store, or --overwrite to replace them\n",
+            "folder, or --overwrite to replace them\n",
         )
-    assert store.read_bytes() == data
+    assert (store / "maps-0000001.h5").read_bytes() == data
     assert make_cam_maps.main([*command, "--store-dtype", "float16", "--overwrite"]) == 1
-    assert Store(store).dtype == "float16" and len(Store(store).rows) == 4
+    assert len(find_saved(store)) == 4 and find_saved(store)[0].part.dtype == "float16"
+    assert make_cam_maps.main([*command[:-2], "--output", str(store), "--overwrite"]) == 1  # files in its place
+    assert not list(store.glob("maps-*")) and len(find_saved(store)) == 4
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 def test_what_is_no_store_is_never_replaced(network, photos, tmp_path, end_of, overwrite):
-    copy, text, folder = tmp_path / "network.h5", tmp_path / "thesis.h5", tmp_path / "folder.h5"
+    copy, text, folder = tmp_path / "network.h5", tmp_path / "thesis", tmp_path / "folder"
     copy.write_bytes(network.read_bytes())
     text.write_text("years of work")
     folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
     for place in (copy, text, folder):
         code, error = end_of(make_cam_maps.main, [photos, "--model", network, "--store", place, *overwrite])
-        assert code == 2 and error.count("\n") == 1 and str(place) in error and "store" in error
-    assert copy.read_bytes() == network.read_bytes() and text.read_text() == "years of work" and folder.is_dir()
-    assert not list(tmp_path.glob(".*"))
+        assert code == 2 and error.count("\n") == 1 and str(place) in error and "folder" in error
+    assert copy.read_bytes() == network.read_bytes() and text.read_text() == "years of work"
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"] and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--store", "maps.npy"], "--store maps.npy: expected a name that ends in .h5;"),
-        (["--store", "a.h5", "--output", "b"], "--store a.h5 with --output b; expected one of the two;"),
-        (["--store-dtype", "float16"], "--store-dtype float16 without --store; expected --store FILE.h5 with it;"),
-        (["--store", "a.h5", "--colours", "jet"], "--store with --colours, which is about pictures; expected one of"),
-        (["--store", "a.h5", "--photo-in-colour"], "--store with --photo-in-colour, which is about pictures"),
+        (["--store", "maps.h5"], "--store maps.h5: expected a folder, new or of the same run;"),
+        (["--store", "a", "--output", "b"], "--store a with --output b; expected one of the two;"),
+        (["--store-dtype", "float16"], "--store-dtype float16 without --store; expected --store DIR with it;"),
+        (["--store", "a", "--colours", "jet"], "--store with --colours, which is about pictures; expected one of"),
+        (["--store", "a", "--photo-in-colour"], "--store with --photo-in-colour, which is about pictures"),
     ],
 )
-@pytest.mark.parametrize("script", MAPS_OF)
-def test_options_that_do_not_fit_are_one_line(script, words, message, end_of, tmp_path, monkeypatch):
+def test_options_that_do_not_fit_are_one_line(words, message, tmp_path, end_of, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, error = end_of(MAPS_OF[script][0], words)
-    assert code == 2 and error.startswith(f"error: {message}") and error.count("\n") == 1
+    code, error = end_of(make_cam_maps.main, words)
+    assert code == 2 and error.startswith(f"error: {message}") and error.count("\n") == 1, error
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_process_is_refused_and_readers_are_not(network, tmp_path, end_of):
-    photos, store = noise_photos(tmp_path / "photos", 6), tmp_path / "maps.h5"
-    seen = []
+def test_a_second_process_is_refused_and_readers_are_not(network, tmp_path, end_of, monkeypatch):
+    photos, store, seen = noise_photos(tmp_path / "photos", 6), tmp_path / "store", []
+    monkeypatch.setattr("camlib.runs.writers.MOST_PART_PHOTOS", 3)
+    add_rows = FolderRun.add_rows
 
-    def flushed(count):
+    def add_and_look(self, batch):
+        add_rows(self, batch)
         words = [tmp_path / "photos", "--model", network, "--store", store]
-        seen.append((count, len(find_saved(store)), end_of(make_cam_maps.main, words)))
+        seen.append((len(find_saved(store)), *end_of(make_cam_maps.main, words)))
+        seen.append((len(find_saved(store)), *end_of(make_cam_maps.main, [*words, "--shard", "1/2"])))
         assert_whole(store, photos)
 
-    assert killed_store.make(photos, store, flushed) == 0
-    assert [(count, found, code) for count, found, (code, _) in seen] == [(3, 3, 2), (6, 6, 2)]
-    for _, _, (_, line) in seen:
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderRun, "add_rows", add_and_look)
+        assert make(photos, store) == 0
+    assert [(found, code) for found, code, _ in seen] == [(3, 2), (3, 2), (6, 2), (6, 2)]
+    for _, _, line in seen:
         assert line.startswith(f"error: {store} is being written by ") and line.count("\n") == 1
-        assert line.endswith("; expected another --store, or to wait until it has ended\n")
-    assert killed_store.make(photos, store) == 0
+        assert line.endswith("; expected another place, or to wait until it has ended\n")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a limit of POSIX")
-def test_a_full_disk_is_one_line_and_what_was_flushed_stays(tmp_path):
-    photos, store = noise_photos(tmp_path / "photos", 60), tmp_path / "maps.h5"
-    program = "import sys; sys.path[0] = sys.argv[1]; import killed_store as k, resource; from pathlib import Path;"
-    program += "from camlib.console import run_script; resource.setrlimit(resource.RLIMIT_FSIZE, (MOST,) * 2);"
-    program += "run_script(lambda: k.make(k.find_photos([Path(sys.argv[2])]), Path(sys.argv[3])))"
-    assert killed_store.make(photos, tmp_path / "undisturbed.h5") == 0
-    limit = (tmp_path / "undisturbed.h5").stat().st_size - 40_000  # of about 90,000 that photos take
-    words = [
-        sys.executable,
-        "-c",
-        program.replace("MOST", str(limit)),
-        ROOT / "tests" / "tools",
-        tmp_path / "photos",
-        store,
-    ]
-    result = subprocess.run(words, env=ENVIRONMENT, timeout=100, capture_output=True, text=True)
-    expected = "cannot be written (File too large); what was flushed is whole, and the same command goes on"
-    assert (result.returncode, result.stderr) == (2, f"error: {store} {expected}\n")
-    assert 0 < len(find_saved(store)) < 60
-    assert_whole(store, photos)
-    assert killed_store.make(photos, store) == 0 and len(find_saved(store)) == 60
+def test_a_file_that_cannot_grow_is_one_line_and_what_was_written_stays(tmp_path):
+    """Parts of three photos that fit, and one of sixty that does not."""
+    photos, store = noise_photos(tmp_path / "photos", 60), tmp_path / "store"
+    make(photos[:3], store)
+    before = arrays_of(store)
+    program = """if True:
+        import resource, sys
+        sys.path[:0] = sys.argv[1:3]
+        from pathlib import Path
+        import test_store
+        from camlib.console import run_script
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000,) * 2)
+        run_script(lambda: test_store.make(test_store.find_photos([Path(sys.argv[3])]), Path(sys.argv[4])))"""
+    places = [ROOT / "tests" / "runs", ROOT / "tests" / "tools", tmp_path / "photos", store]
+    words = [sys.executable, "-c", program, *places]
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+    result = subprocess.run(words, env=environment, timeout=200, capture_output=True, text=True)
+    said = result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    assert said.startswith(f"error: {store / 'maps-0000003.h5'} could not be written (File too large); expected room")
+    assert_same(arrays_of(store), before)
+    assert not list(store.glob(".*"))
+    assert make(photos, store) == 0 and len(find_saved(store)) == 60
     assert_whole(store, photos)
 
 
@@ -439,10 +573,23 @@ def test_a_full_disk_is_one_line_and_what_was_flushed_stays(tmp_path):
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """The bytes of a sound store of six photos."""
+    """A store of six photos with one part."""
     folder = tmp_path_factory.mktemp("sound")
-    killed_store.make(noise_photos(folder / "photos", 6), folder / "maps.h5", dtype="float16")
-    return (folder / "maps.h5").read_bytes()
+    make(noise_photos(folder / "photos", 6), folder / "store", dtype="float16")
+    return folder / "store"
+
+
+@pytest.fixture
+def changed(sound, tmp_path):
+    """changed(function of an h5py.File): a copy of the sound store with another part; returns (store, part)."""
+
+    def change(function):
+        store = shutil.copytree(sound, tmp_path / "store")
+        with h5py.File(store / "maps-0000000.h5", "r+") as file:
+            function(file)
+        return store, store / "maps-0000000.h5"
+
+    return change
 
 
 def replaced(name, **made):
@@ -464,45 +611,20 @@ def relinked(name, link):
 
 
 def external(file):
-    shape, chunks = file["logits"].shape, [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
-    del file["logits"]
-    file.create_dataset("logits", shape, "f4", external=chunks)
+    shape, chunks = file["classes"].shape, [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
+    del file["classes"]
+    file.create_dataset("classes", shape, "<i4", external=chunks)
 
 
 def virtual(file):
-    shape = file["logits"].shape
-    del file["logits"]
-    layout = h5py.VirtualLayout(shape, "f4")
+    shape = file["classes"].shape
+    del file["classes"]
+    layout = h5py.VirtualLayout(shape, "<i4")
     layout[:] = h5py.VirtualSource("/tmp/other.h5", "x", shape)
-    file.create_virtual_dataset("logits", layout)
+    file.create_virtual_dataset("classes", layout)
 
 
-def header_with(**entries):
-    def change(file):
-        header = json.loads(file["header"][()].tobytes()) | entries
-        del file["header"]
-        file["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-
-    return change
-
-
-def record_with(field, value):
-    def change(file):
-        records = file["photos"][()]
-        records[field][2] = value
-        file["photos"][...] = records
-
-    return change
-
-
-def bomb(file):
-    """A chunk that says it is small, and is 200 MB when it is unpacked."""
-    import zlib
-
-    maps = file["maps/heatmap"]
-    maps.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(200_000_000), 9)[: maps.chunks[1] * 12 * 15 * 4])
-
-
+HALF = {"dtype": "f2", "shuffle": True, "compression": "gzip"}
 HOSTILE = {
     "other format": lambda file: file.attrs.modify("format", np.bytes_(b"camlib maps 9")),
     "no format": lambda file: file.attrs.__delitem__("format"),
@@ -510,80 +632,83 @@ HOSTILE = {
     "no maps": lambda file: file.__delitem__("maps"),
     "no kind": lambda file: file.__delitem__("maps/heatmap"),
     "a kind of another name": lambda file: file.move("maps/heatmap", "maps/<script>"),
-    "no photos": lambda file: file.__delitem__("photos"),
-    "a group for a table": lambda file: (file.__delitem__("logits"), file.create_group("logits")),
+    "no names": lambda file: file.__delitem__("names"),
+    "a group for a table": lambda file: (file.__delitem__("classes"), file.create_group("classes")),
     "a link outside": relinked("names", h5py.ExternalLink("/tmp/other.h5", "names")),
     "maps in another file": relinked("maps", h5py.ExternalLink("/tmp/other.h5", "maps")),
-    "probabilities in another file": relinked("probabilities", h5py.ExternalLink("/tmp/other.h5", "x")),
-    "a soft link": relinked("logits", h5py.SoftLink("/probabilities")),
+    "scales in another file": relinked("scales", h5py.ExternalLink("/tmp/other.h5", "x")),
+    "a soft link": relinked("classes", h5py.SoftLink("/picture_ends")),
     "external storage": external,
     "virtual": virtual,
-    "a hundred billion photos": lambda file: file["photos"].resize(10**11, axis=0),
-    "names of a hundred gigabytes": lambda file: file["names"].resize(10**11, axis=0),
-    "references": replaced("logits", shape=(6, 2), dtype=h5py.ref_dtype, maxshape=(None, 2), chunks=(8192, 2)),
-    "texts for names": replaced("names", shape=(6,), dtype=h5py.string_dtype(), maxshape=(None,), chunks=(65_536,)),
-    "maps too large": replaced("maps/heatmap", shape=(6, 2, 99_999, 99_999), dtype="f2", chunks=(1, 1, 9, 9),
-                               maxshape=(None, 2, 99_999, 99_999), shuffle=True, compression="gzip"),
-    "chunks too large": replaced("photos", shape=(6,), dtype=killed_store.store.RECORD, maxshape=(None,),
-                                 chunks=(50_000_000,)),
-    "other filters": replaced("maps/heatmap", shape=(6, 2, 12, 15), dtype="f2", maxshape=(None, 2, 12, 15),
-                              chunks=(1, 2, 12, 15), compression="lzf"),
-    "a long name": record_with("name_length", 2**32 - 1),
-    "a name elsewhere": record_with("name_at", 2**64 - 2),
-    "a header of a list": replaced("header", data=np.frombuffer(b"[]", np.uint8)),
-    "a header that is no JSON": replaced("header", data=np.frombuffer(b"{", np.uint8)),
-    "a deep header": replaced("header", data=np.frombuffer(b"[" * 100_000, np.uint8)),
-    "no settings": header_with(run={}),
-    "no class names": header_with(class_names=[]),
-    "class names of another kind": header_with(class_names={"dog": 1}),
-    "more classes": header_with(class_names=["a", "b", "c"]),
-    "a name that leads out": lambda file: file["names"].write_direct(np.frombuffer(b"../.png", np.uint8), None,
-                                                                      np.s_[:7]),
+    "a hundred billion photos": replaced("names", shape=(10**11,), dtype="S9", chunks=(9,)),
+    "names of a hundred gigabytes": replaced("names", shape=(10**5,), dtype="S1000000", chunks=(1,)),
+    "names that nobody wrote": replaced("names", shape=(10**7,), dtype="S9"),
+    "references": replaced("classes", shape=(6, 2), dtype=h5py.ref_dtype),
+    "texts of any length": replaced("names", shape=(6,), dtype=h5py.string_dtype()),
+    "maps too large": replaced("maps/heatmap", shape=(6, 2, 99_999, 99_999), chunks=(1, 1, 9, 9), **HALF),
+    "maps of more photos": replaced("maps/heatmap", shape=(7, 2, 12, 15), chunks=(1, 2, 12, 15), **HALF),
+    "chunks too large": replaced("maps/heatmap", shape=(6, 2, 12, 15), chunks=(6, 2, 12, 15), **HALF),
+    "pictures in chunks": replaced("pictures", shape=(10**9,), dtype="u1", chunks=(10**6,)),
+    "other filters": replaced("maps/heatmap", shape=(6, 2, 12, 15), dtype="f2", chunks=(1, 2, 12, 15),
+                              compression="lzf"),
+    "ends of more pictures": replaced("picture_ends", data=np.zeros(9, "<i8")),
+    "scales of more photos": replaced("scales/heatmap", data=np.zeros((9, 2), "<f4")),
+    "no classes": replaced("class_names", shape=(0,), dtype="S3"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_store_is_one_line_and_takes_no_memory(what, sound, tmp_path, end_of):
-    store = tmp_path / "maps.h5"
-    store.write_bytes(sound)
-    with h5py.File(store, "r+", libver=("v110", "v110")) as file:
-        HOSTILE[what](file)
+def test_a_hostile_part_is_one_line_and_takes_no_memory(what, changed, tmp_path, end_of):
+    store, part = changed(HOSTILE[what])
     tracemalloc.start()
     code, error = end_of(show_heatmaps.main, [store, "--html", tmp_path / "page.html"])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert code == 2 and error.startswith(f"error: {store} cannot be read (") and error.count("\n") == 1, error
-    assert len(error) <= 300 and error.endswith("; expected a store of maps, as --store writes it\n") and peak < 20e6
+    assert code == 2 and error.startswith(f"error: {part} cannot be read (") and error.count("\n") == 1, error
+    assert len(error) <= 350 and error.endswith("; expected a part of a store, as --store writes it\n") and peak < 20e6
 
 
-@pytest.mark.parametrize("what", ["a link outside", "a hundred billion photos"])
-def test_a_hostile_store_is_one_line_of_the_evaluation_and_of_a_run(what, sound, tmp_path, end_of):
-    photos, store = noise_photos(tmp_path / "photos", 1), tmp_path / "maps.h5"
-    store.write_bytes(sound)
-    with h5py.File(store, "r+", libver=("v110", "v110")) as file:
-        HOSTILE[what](file)
-    data = store.read_bytes()
-    words = [photos[0].path.parent, "--maps", store, "--output", tmp_path / "scores"]
-    for main in (evaluate_maps.main, lambda _: StoreRun(store, {}, "", Outputs(CLASSES), overwrite=True)):
-        code, error = end_of(main, words)
-        assert code == 2 and error.startswith(f"error: {store} cannot be read (") and error.count("\n") == 1, error
-    assert store.read_bytes() == data and not (tmp_path / "scores").exists()
+def test_a_hostile_part_is_one_line_of_the_evaluation(changed, tmp_path, end_of):
+    store, part = changed(HOSTILE["a link outside"])
+    words = [noise_photos(tmp_path / "photos", 1)[0].path.parent, "--maps", store, "--output", tmp_path / "scores"]
+    code, error = end_of(evaluate_maps.main, words)
+    assert code == 2 and error.startswith(f"error: {part} cannot be read (") and error.count("\n") == 1, error
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("name", ["../maps-0000000.h5", "/etc/passwd", "maps.h5", "maps-0000000.h5/x", ""])
+def test_a_list_leads_to_parts_of_its_own_folder_alone(name, sound, tmp_path, end_of):
+    store = shutil.copytree(sound, tmp_path / "store")
+    listed = (store / "predictions.csv").read_text()
+    (store / "predictions.csv").write_text(listed.replace("maps-0000000.h5", name, 1))
+    code, error = end_of(show_heatmaps.main, [store, "--html", tmp_path / "page.html"])
+    assert code == 2 and f"cannot be read (a part called {name!r}); expected the list" in error
+
+
+def test_a_row_of_another_photo_shows_no_maps(sound, tmp_path):
+    """A list whose rows do not fit its part, as of two runs that were copied together."""
+    store = shutil.copytree(sound, tmp_path / "store")
+    listed = (store / "predictions.csv").read_text()
+    (store / "predictions.csv").write_text(listed.replace("maps-0000000.h5,1,", "maps-0000000.h5,2,"))
+    found = find_saved(store)
+    assert not all_maps(found[1]) and all_maps(found[2])
+    assert "row 2 of maps-0000000.h5 is not of 001.png" in str(read_content(found[1]).photo)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
-def test_a_cut_off_store_is_one_line(share, sound, tmp_path, end_of):
-    store = tmp_path / "maps.h5"
-    store.write_bytes(sound[: int(len(sound) * share)])
+def test_a_cut_off_part_is_one_line(share, sound, tmp_path, end_of):
+    store = shutil.copytree(sound, tmp_path / "store")
+    part = store / "maps-0000000.h5"
+    part.write_bytes(part.read_bytes()[: int(part.stat().st_size * share)])
     code, error = end_of(show_heatmaps.main, [store, "--html", tmp_path / "page.html"])
-    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1 and len(error) <= 300
+    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1 and len(error) <= 350
 
 
 def test_a_damaged_map_is_left_out_and_the_others_are_shown(sound, tmp_path, capsys):
-    store = tmp_path / "maps.h5"
-    store.write_bytes(sound)
-    with h5py.File(store) as file:
+    store = shutil.copytree(sound, tmp_path / "store")
+    with h5py.File(store / "maps-0000000.h5") as file:
         info = file["maps/heatmap"].id.get_chunk_info_by_coord((1, 0, 0, 0))
-    with open(store, "r+b") as file:
+    with open(store / "maps-0000000.h5", "r+b") as file:
         file.seek(info.byte_offset + 20)
         file.write(b"\0\1\2\3\4\5\6\7")
     assert show_heatmaps.main([str(store), "--html", str(tmp_path / "page.html")]) == 1
@@ -593,11 +718,14 @@ def test_a_damaged_map_is_left_out_and_the_others_are_shown(sound, tmp_path, cap
     )
 
 
-def test_a_chunk_that_is_larger_than_its_maps_is_not_unpacked(sound, tmp_path):
-    store = tmp_path / "maps.h5"
-    store.write_bytes(sound)
-    with h5py.File(store, "r+", libver=("v110", "v110")) as file:
-        bomb(file)
+def test_a_chunk_that_is_larger_than_its_maps_is_not_unpacked(changed):
+    """A chunk that says it is small, and is 200 MB when it is unpacked."""
+
+    def bomb(file):
+        maps = file["maps/heatmap"]
+        maps.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(200_000_000), 9)[: maps.chunks[1] * 12 * 15 * 4])
+
+    store, _ = changed(bomb)
     first, second = find_saved(store)[:2]
     tracemalloc.start()
     with pytest.raises(Exception, match="heatmap_for_dog cannot be read"):

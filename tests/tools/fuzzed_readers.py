@@ -37,6 +37,7 @@ if __name__ == "__main__":
 else:
     watched = contextlib.nullcontext()
 with watched:
+    from camlib.attribution import Outputs
     from camlib.console import UserError
     from camlib.evaluation.annotations import Annotation, find_items, items_sha256, mask_size, read_annotations
     from camlib.evaluation.report import merged
@@ -44,13 +45,14 @@ with watched:
     from camlib.files import csv_text
     from camlib.networks import plain_data
     from camlib.networks.checkpoint import describe_contents, rebuilt
-    from camlib.photos import PhotoError, find_photos, read_photo
+    from camlib.photos import PhotoError, read_photo
     from camlib.preprocessing import read_class_names
     from camlib.runs import shards
+    from camlib.runs.folder_run import FolderRun
     from camlib.runs.maps import MapError, all_maps, find_saved, read_map
+    from camlib.runs.store import packed_photo, write_part
     from camlib.viewer.album import read_content
 import hostile_files as hostile
-import killed_store
 
 EXPECTED = UserError, PhotoError, MapError
 COUNTER = struct.Struct("<Q")  # executions, in a file that outlives a crash
@@ -218,7 +220,7 @@ RUN_FILES = {
     "predictions.csv": csv_text([HEADER, *ROWS]),
     "predictions-1-of-2.csv": csv_text([[*HEADER, "number"], [*ROWS[0], 0]]),
     "failed-1-of-2.csv": csv_text([["path", "reason", "number"], ["b.png", "empty file", 1]]),
-}  # of shards that were being joined
+}  # of a shard, and of a run that was killed before it had taken over its list
 
 
 def seeds_of_runs():
@@ -233,7 +235,7 @@ def read_a_run(content, folder):
         (run / name).write_text(text)
     (run / list(RUN_FILES)[content[0] % len(RUN_FILES) if content else 0]).write_bytes(content[1:])
     shards.SECONDS_TO_WRITE = 0
-    for use in (look_through, go_on_alone, shards.join_shards):
+    for use in (look_through, go_on_alone):
         with contextlib.suppress(*EXPECTED):
             use(run)
 
@@ -249,7 +251,7 @@ def go_on_alone(run):
     record = shards.read_record(run) or RUN
     with contextlib.suppress(*EXPECTED):
         shards.check_same_shards(run, record, RUN)
-    shards.refuse_shards(run, record)
+    FolderRun(run, record["settings"], "", Outputs(["dog", "cat"])).close()
 
 
 def seeds_of_results():
@@ -265,11 +267,11 @@ def read_results(content, folder):
 
 
 def write_store(path, dtype):
-    """A store of two photos."""
-    for number in range(2):
-        Image.new("RGB", (12, 9), (90 * number, 40, 200)).save(path.parent / f"{number}.png")
-    with contextlib.redirect_stdout(io.StringIO()):
-        killed_store.make(find_photos([path.parent]), path, dtype=dtype)
+    """A part of a store, of two photos."""
+    generator = np.random.default_rng(0)
+    maps = {"heatmap": {name: generator.normal(size=(6, 5)) for name in ("dog", "cat")}}
+    classes = ["dog", "cat"]
+    write_part(path, [packed_photo(row[0], b"", maps, classes, 2, dtype) for row in ROWS], classes, dtype)
 
 
 def seeds_of_stores():
@@ -277,11 +279,12 @@ def seeds_of_stores():
 
 
 def read_a_store(content, folder):
-    (folder / "maps.h5").write_bytes(content)
-    for saved in find_saved(folder / "maps.h5"):
+    (folder / "maps-0000000.h5").write_bytes(content)
+    rows = [[*row, "maps-0000000.h5", number, 0.5] for number, row in enumerate(ROWS)]
+    (folder / "predictions.csv").write_text(csv_text([[*HEADER, "part", "row", "modified"], *rows]))
+    for saved in find_saved(folder):
         with contextlib.suppress(*EXPECTED):
             saved.read_photo()
-        dict(saved.probabilities), dict(saved.logits)
         for places in all_maps(saved).values():
             for place in places.values():
                 with contextlib.suppress(*EXPECTED):

@@ -37,7 +37,7 @@ from tables import put, rows
 from camlib.console import ROOT, ArgumentParser, run_script
 from camlib.files import read_json, write_json
 from camlib.runs.maps import find_saved, read_map
-from camlib.runs.store import read_as_it_is
+from camlib.runs.store import PART_NAME, PLACE_COLUMNS
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 ENDED_BY = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
@@ -61,11 +61,11 @@ class Command(NamedTuple):
 MAPS = ["--batch-size", "4", "--model", "IN/net.h5"]
 COMMANDS = {
     "maps": Command(["make_cam_maps.py", "IN/photos", *MAPS, "--output", "OUT/maps"]),
-    "store": Command(["make_cam_maps.py", "IN/photos", *MAPS, "--store", "OUT/maps.h5"]),
+    "store": Command(["make_cam_maps.py", "IN/photos", *MAPS, "--store", "OUT/maps"]),
     "shard": Command(["make_cam_maps.py", "IN/photos", *MAPS, "--output", "OUT/maps", "--shard", "1/2"]),
-    "join": Command(
-        ["join_shards.py", "OUT/maps"],
-        [["make_cam_maps.py", "IN/photos", *MAPS, "--output", "OUT/maps", "--shard", one] for one in ("1/2", "2/2")],
+    "after a shard": Command(
+        ["make_cam_maps.py", "IN/photos", *MAPS, "--output", "OUT/maps"],
+        [["make_cam_maps.py", "IN/photos", *MAPS, "--output", "OUT/maps", "--shard", "1/2"]],
     ),
     "grad-cam": Command(["gradcam_vgg16.py", "IN/photos", "--weights", "IN/net.h5", "--batch-size", "4", "--classes",
                          "all", "--output", "OUT/maps"]),
@@ -213,6 +213,8 @@ def read(path):
         with Image.open(path) as picture:
             return [np.asarray(picture, np.float32) / 255], None
     if path.suffix == ".csv":
+        if any(PART_NAME.fullmatch(one.name) for one in path.parent.iterdir()):
+            return maps_in(path)
         lines = list(csv.reader(io.StringIO(path.read_text("utf-8"))))
         numbers = [[float(cell) for cell in row if is_number(cell)] for row in lines]
         return [np.array(row) for row in numbers], [[cell for cell in row if not is_number(cell)] for row in lines]
@@ -225,27 +227,29 @@ def read(path):
 
 
 def numbers_in(path):
-    """The maps of a store, or the arrays of a network or of a training's state."""
-    with read_as_it_is(path) as file:  # a store whose process was killed is not closed
-        is_store = "maps" in file
-        arrays = []
+    """The arrays of a network, of a training's state, or of a part of a store."""
+    arrays = []
 
-        def keep(_, item):
-            if isinstance(item, h5py.Dataset):
-                arrays.append(np.asarray(item[()]))
+    def keep(_, item):
+        if isinstance(item, h5py.Dataset):
+            arrays.append(np.asarray(item[()]))
 
-        if not is_store:
-            file.visititems(keep)
-    if is_store:
-        saved = sorted(find_saved(path), key=lambda one: one.name)
-        places = [
-            (one.name, kind, name, place)
-            for one in saved
-            for kind, of_kind in one.map_places().items()
-            for name, place in of_kind.items()
-        ]
-        return [read_map(place) for *_, place in places], [place[:3] for place in places]
+    with h5py.File(path) as file:
+        file.visititems(keep)
     return [array for array in arrays if array.dtype.kind in "fiu"], None
+
+
+def maps_in(path):
+    """The maps of a store's list, and what it says of each photo but in which part they are, in the order of names."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["path"])
+    about = [[cell for name, cell in row.items() if name not in PLACE_COLUMNS] for row in rows]
+    numbers = [np.array([float(cell) for cell in row if is_number(cell)]) for row in about]
+    texts = [[cell for cell in row if not is_number(cell)] for row in about]
+    for saved in sorted(find_saved(path.parent), key=lambda one: one.name):
+        for of_kind in saved.map_places().values():
+            numbers += map(read_map, of_kind.values())
+    return numbers, texts
 
 
 def is_number(cell):
@@ -259,8 +263,11 @@ def is_number(cell):
 def differing(expected, found):
     """The files in which two folders differ, by more than the last digits of their numbers, and those left behind."""
     ours, theirs = files_in(expected), files_in(found)
-    names = sorted(ours.keys() ^ theirs.keys()) + sorted(path.name for path in found.rglob(".*"))  # left behind
+    names = [name for name in sorted(ours.keys() ^ theirs.keys()) if not PART_NAME.fullmatch(Path(name).name)]
+    names += sorted(path.name for path in found.rglob(".*"))  # left behind
     for name in sorted(ours.keys() & theirs.keys()):
+        if PART_NAME.fullmatch(Path(name).name):  # a run that goes on makes other parts; its list leads to their maps
+            continue
         (numbers, rest), (other_numbers, other_rest) = read(ours[name]), read(theirs[name])
         close = len(numbers) == len(other_numbers) and all(
             one.shape == other.shape and np.allclose(one, other, rtol=1e-3, atol=1e-2 if "jpg" in name else 1e-4)

@@ -4,11 +4,12 @@ import contextlib
 
 from camlib.attribution import ExplainedBatch
 from camlib.plots.colours import Style
-from camlib.runs.folder_run import FolderWriter
 from camlib.runs.maps import SIGNED, Drawing
 from camlib.runs.run import explain_photos
+from camlib.runs.writers import FolderWriter
 
-WRITER = FolderWriter(None, Drawing(Style(), SIGNED, {}))  # of heatmaps with pictures; a run gives it its folder
+DRAWING = Drawing(Style(), SIGNED, {})
+WRITER = FolderWriter(None, DRAWING)  # of heatmaps with pictures; a run gives it its folder
 
 
 class MadeUpMaps:
