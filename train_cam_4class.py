@@ -129,7 +129,7 @@ def run(args, share):
         settings_of_finished,
     )
 
-    output, state_path = args.output, sibling(args.output, "state.h5")
+    output, state_path = args.output, sibling(args.output, "state.npz")
     with together(share):
         check_not_lost(output, state_path, args)
         goes_on, finished = args.resume and state_path.exists(), output.exists() and not state_path.exists()

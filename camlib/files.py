@@ -13,6 +13,8 @@ import re
 import stat
 import sys
 import time
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -214,107 +216,42 @@ def file_sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---------------------------------------------------------------- HDF5 files of our own
-
-CHECKSUM = "sha256"  # the attribute that holds it
+# ---------------------------------------------------------------- arrays by name
 
 
 class DamagedFile(UserError):
     """A file does not hold what was written to it."""
 
 
-class Stream(io.FileIO):
-    """A file that says once that it cannot be written, and swallows what comes after that.
-
-    HDF5 writes what is left when it closes a file, and where that fails ends the process with a segmentation fault.
-
-    Attributes:
-        failed: bool, something of it is missing.
-    """
-
-    failed = False
-
-    def write(self, content):
-        rest = memoryview(content).cast("B")
-        length = len(rest)
-        while rest and not self.failed:
-            try:
-                rest = rest[super().write(rest) :]
-            except OSError:
-                self.failed = True
-                raise
-        return length
-
-    def truncate(self, size=None):
-        return size if self.failed else super().truncate(size)
-
-
-def write_hdf5(path, write, unchecked=()):
-    """Write an HDF5 file with a checksum, under its name only when whole and on the disk.
-
-    Args:
-        path: Path.
-        write: function of an h5py.File that fills it.
-        unchecked: names of datasets, at the ends of their paths, that have a check of their own.
+def write_arrays(path, arrays):
+    """Write a dict of name -> array of numbers or text as .npz, under its name only when whole and on the disk.
 
     Raises:
         OSError: the disk is full, for example; no part of the file is left then.
     """
-    import h5py  # here, since most scripts' --help needs no HDF5
 
-    with partial_of(path) as partial, Stream(partial, "w+b") as stream:
-        with h5py.File(stream, "w", libver="latest") as file:  # attributes may have more than 64 KB, then
-            write(file)
-            file.attrs[CHECKSUM] = content_sha256(file, unchecked)
-        os.fsync(stream.fileno())
+    def write(file):
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+
+    write_whole(path, write)
 
 
-def read_hdf5(path, read, unchecked=()):
-    """What `read(file)` makes of an h5py.File that `write_hdf5` wrote.
+def read_arrays(path):
+    """What `write_arrays` wrote, a dict; a CRC-32 of each array, which .npz has, is looked at.
 
     Raises:
         DamagedFile: it is not what was written.
         OSError: it is not there, or may not be read.
     """
-    import h5py
-
     try:
-        with h5py.File(path, "r") as file:
-            if file.attrs[CHECKSUM] != content_sha256(file, unchecked):
-                raise ValueError("its checksum is that of another content")
-            return read(file)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file.items())
+    except (OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DamagedFile(f"{path} is damaged or of an earlier version") from error
-
-
-def content_sha256(file, unchecked=()):
-    """SHA-256 of the names, attributes and values in an h5py.File, but for its checksum."""
-    import h5py
-
-    digest = hashlib.sha256()
-
-    def add(name, item):
-        for attribute in sorted(item.attrs.keys() - {CHECKSUM}):
-            digest.update(json.dumps([name, attribute]).encode())
-            digest.update(bytes_of(item.attrs[attribute]))
-        if isinstance(item, h5py.Dataset):
-            digest.update(json.dumps([name, str(item.dtype), item.shape]).encode())
-            if name.rpartition("/")[2] not in unchecked:
-                digest.update(bytes_of(item[()]))
-
-    add("/", file)
-    file.visititems(add)
-    return digest.hexdigest()
-
-
-def bytes_of(value):
-    """The content of an array, a number or a text, as bytes."""
-    array = np.asarray(value)
-    if array.dtype.kind in "OSU":
-        return json.dumps(array.tolist(), default=bytes.decode).encode()
-    return np.ascontiguousarray(array).data.cast("B")
 
 
 # ---------------------------------------------------------------- one process at a time writes

@@ -124,4 +124,4 @@ def test_what_does_not_fit_is_refused_at_once(photo_folder, tmp_path, end_of, ma
     with only(4 * GB):
         code, said = end_of(main, [*arguments, "--output", output])
     assert code == 2 and re.search(expected, said) and said.count("\n") == 1 and len(said) < 300
-    assert re.search("photos? of", said) and not output.exists() and not list(tmp_path.rglob("*photos.h5"))
+    assert re.search("photos? of", said) and not output.exists() and not list(tmp_path.rglob("*photos.*"))

@@ -4,84 +4,17 @@ import hashlib
 import json
 import math
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 
 from camlib.console import Progress, UserError, counted, shortened_list
-from camlib.files import MOST_PIXELS, DamagedFile, read_hdf5, write_hdf5
+from camlib.files import MOST_PIXELS, file_sha256, partial_of, read_json, write_json
 from camlib.photos import PhotoError, find_photos, in_parallel, is_photo, read_network_input, walk_photos
 from camlib.preprocessing import ORIGINAL_CLASSES
 
 FEW_TO_VALIDATE = 10  # photos of a class: each is a tenth of its accuracy then
-
-
-class StoredImages:
-    """Decoded photos in a file, each read when it is asked for, so that memory does not grow with their number.
-
-    Indexed by a number, a slice or a list of numbers, as an array is, and from several threads at once.
-
-    Args:
-        path: Path of the file; it is kept open, so that another one of its name changes nothing.
-        offset: int, bytes in front of the first image; None where there is no image.
-        shape: (N, H, W, C), of uint8.
-        checks: uint32 (N,), CRC-32 of each image.
-    """
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, path, offset, shape, checks):
-        self.path, self.offset, self.shape, self.checks = path, offset, tuple(shape), checks
-        self.file, self.lock = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), threading.Lock()
-
-    def __del__(self):
-        if hasattr(self, "file"):
-            os.close(self.file)
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __getitem__(self, chosen):
-        every = range(len(self))
-        if np.ndim(chosen) == 0 and not isinstance(chosen, slice):
-            return self.read(every[chosen])
-        numbers = every[chosen] if isinstance(chosen, slice) else [every[number] for number in chosen]
-        images = np.empty((len(numbers), *self.shape[1:]), np.uint8)
-        for image, number in zip(images, numbers, strict=True):
-            image[:] = self.read(number)
-        return images
-
-    def __array__(self, dtype=None, copy=None):
-        return self[:].astype(dtype or np.uint8, copy=False)
-
-    def read(self, number):
-        """One image, uint8 (H, W, C), by its number from 0.
-
-        Raises:
-            UserError: the file has become shorter, or other bytes stand in it than were written.
-        """
-        size = math.prod(self.shape[1:])
-        start = self.offset + number * size
-        if hasattr(os, "pread"):  # several at once, which a disk far away needs
-            content = os.pread(self.file, size, start)
-        else:
-            with self.lock:
-                os.lseek(self.file, start, os.SEEK_SET)
-                content = os.read(self.file, size)
-        if len(content) < size:
-            raise UserError(
-                f"{self.path} ends before its photo {number + 1:,}; expected the decoded photos as they were written: "
-                "delete it, and give the same command with --resume"
-            )
-        if crc32(content) != self.checks[number]:
-            raise UserError(
-                f"{self.path} is damaged at its photo {number + 1:,}; expected the decoded photos as they were "
-                "written: delete it, and give the same command with --resume"
-            )
-        return np.frombuffer(content, np.uint8).reshape(self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -89,7 +22,7 @@ class LabelledPhotos:
     """Decoded photos.
 
     Attributes:
-        images: uint8 (N, H, W, C), StoredImages or an array.
+        images: uint8 (N, H, W, C), of a file in the memory that it is mapped to.
         labels: int64 (N,), index into the class names.
         names: list of N str.
     """
@@ -273,12 +206,13 @@ def load_photos(parts, input_spec, cache, write=True):
 
 
 def load_labelled_photos(parts, input_spec, cache, write=True):
-    """Decode the training photos once; the next run reads them from one HDF5 file.
+    """Decode the training photos once; the next run reads them from one file.
 
     Args:
         parts: dict of name -> list of (Photo, label), for example {"train": ..., "val": ...}.
         input_spec: object with height, width, channels and interpolation of the network's input.
-        cache: Path of the HDF5 file. It is made anew when a photo's path, size or time differs, or the input.
+        cache: Path of the .npy file; beside it a .json says what it holds. Both are made anew when a photo's path, size
+            or time differs, or the input, or what the file holds is not what was written.
         write: bool, may make it; otherwise somebody else has made it.
 
     Returns:
@@ -314,71 +248,76 @@ def cache_key(parts, input_spec):
 
 
 def write_cache(cache, key, parts, input_spec):
-    """Decode every photo of every part into one HDF5 file, under its name only when whole; see `read_cache`."""
+    """Decode every photo of every part into one .npy file, under its name only when whole; see `read_cache`.
 
-    def write(file):
-        file.attrs["key"] = key
-        failed = []
-        for part, photos in parts.items():
-            failed += decode_part(file.create_group(part), photos, input_spec)
-        file["failed"] = json.dumps(failed)
-
+    The photos lie one behind the other, part after part. Those that cannot be read leave as many rows of zeros behind
+    the last one.
+    """
+    shape = (sum(map(len, parts.values())), input_spec.height, input_spec.width, input_spec.channels)
+    about = {"key": key, "parts": {}, "failed": []}
     cache.parent.mkdir(parents=True, exist_ok=True)
-    write_hdf5(cache, write, unchecked=["images"])
+    with partial_of(cache) as partial:
+        with open(partial, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            size = file.tell() + math.prod(shape)
+            for part, photos in parts.items():
+                about["parts"][part] = decode_part(part, photos, input_spec, file, about["failed"])
+            file.truncate(size)
+            os.fsync(file.fileno())
+        about["sha256"] = file_sha256(partial)
+    write_json(beside(cache), about)
 
 
-def decode_part(group, photos, input_spec):
-    """Decode the photos of a part into its group.
-
-    The images lie one behind the other, neither compressed nor in chunks: a photo is one read at a known place. Those
-    that cannot be read leave as many rows without content behind the last one.
+def decode_part(part, photos, input_spec, file, failed):
+    """Decode the photos of a part to the end of a file.
 
     Args:
-        group: h5py.Group, named after the part.
+        part: str, its name.
         photos: list of (Photo, label).
         input_spec: see `load_labelled_photos`.
+        file: binary file.
+        failed: list of (path, reason), to which the unreadable photos are added.
 
     Returns:
-        list of (path, reason) of unreadable photos.
+        dict of labels (list of int) and names (list of str).
     """
-    shape = len(photos), input_spec.height, input_spec.width, input_spec.channels
-    images, labels, names, checks, failed = group.create_dataset("images", shape, np.uint8), [], [], [], []
+    labels, names = [], []
     decoded = in_parallel(lambda item: read_network_input(item[0].path, input_spec, item[0].most_pixels), photos)
-    with Progress(f"decoding {group.name[1:]}", len(photos)) as progress:
+    with Progress(f"decoding {part}", len(photos)) as progress:
         for (photo, label), image in decoded:
             progress.advance()
             if isinstance(image, PhotoError):
                 failed.append((str(photo.path), str(image)))
             else:
-                images[len(labels)] = image
-                checks.append(crc32(image))
+                file.write(np.ascontiguousarray(image))
                 labels.append(label)
                 names.append(photo.name)
-    group["labels"], group["names"] = np.array(labels, np.int64), json.dumps(names)
-    group["checks"] = np.array(checks, np.uint32)  # of each image, since all of them are too much to read at once
-    return failed
+    return {"labels": labels, "names": names}
+
+
+def beside(cache):
+    """The file that says what a cache holds."""
+    return cache.with_suffix(".json")
 
 
 def read_cache(cache, key):
-    """What `write_cache` wrote under this key; None if there is no such file, another key's, or a damaged one."""
+    """What `write_cache` wrote under this key; None if there is no such file, another key's, or a damaged one.
 
-    def read(file):
-        if file.attrs["key"] != key:
-            return None
-        loaded = {part: stored_photos(cache, group) for part, group in file.items() if part != "failed"}
-        return loaded, [tuple(entry) for entry in json.loads(file["failed"][()])]
-
+    Its SHA-256 is looked at here, once; a batch reads what the system maps into memory.
+    """
     try:
-        return read_hdf5(cache, read, unchecked=["images"])
-    except (OSError, DamagedFile):
+        about = read_json(beside(cache))
+        if about["key"] != key or not cache.exists():
+            return None
+        if about["sha256"] != file_sha256(cache):
+            print(f"{cache} is damaged: its photos are decoded anew", flush=True)
+            return None
+        images, loaded, begin = np.load(cache, mmap_mode="r"), {}, 0
+        for part, rows in about["parts"].items():
+            end = begin + len(rows["labels"])
+            loaded[part] = LabelledPhotos(images[begin:end], np.array(rows["labels"], np.int64), rows["names"])
+            begin = end
+        return loaded, [tuple(entry) for entry in about["failed"]]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def stored_photos(cache, group):
-    """The LabelledPhotos that `decode_part` wrote into a group of a cache; ValueError if they are not all there."""
-    images, labels, checks = group["images"], group["labels"][:], group["checks"][:]
-    names = json.loads(group["names"][()])
-    offset = images.id.get_offset()
-    if images.dtype != np.uint8 or len(names) != len(labels) or len(labels) and offset is None:
-        raise ValueError(f"{cache}: {group.name} is not whole")
-    return LabelledPhotos(StoredImages(cache, offset, (len(labels), *images.shape[1:]), checks), labels, names)

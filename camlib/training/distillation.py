@@ -16,7 +16,7 @@ from camlib.attribution.inspection import inspect_network
 from camlib.attribution.tracing import trace_calls
 from camlib.backend import compiled, share
 from camlib.console import Progress, UserError, counted, duration, shortened_list
-from camlib.files import MOST_PIXELS, DamagedFile, file_sha256, read_hdf5, write_hdf5
+from camlib.files import MOST_PIXELS, DamagedFile, file_sha256, read_arrays, write_arrays
 from camlib.networks.checkpoint import load_known_network
 from camlib.photos import PhotoError, in_parallel, network_input, read_photo
 from camlib.preprocessing import probabilities_of
@@ -198,7 +198,7 @@ def photo_logits(teacher, paths, folder, most_pixels=MOST_PIXELS):
     """
     meant = [teacher.sha256, teacher.input_spec.height, teacher.input_spec.width, teacher.dtype, teacher.order, VIEWS]
     key = hashlib.sha256(json.dumps(meant).encode()).hexdigest()
-    kept_in = folder / f"{teacher.path.stem}_answers_{key[:8]}.h5"
+    kept_in = folder / f"{teacher.path.stem}_answers_{key[:8]}.npz"
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(file_sha256, paths))
     known = read_answers(kept_in, key)
@@ -255,33 +255,23 @@ def read_answers(path, key):
     Those of a damaged file are asked for anew, which is said.
     """
 
-    def read(file):
-        if file.attrs["key"] != key:
-            return {}
-        return dict(zip(file["photos"].asstr()[:], file["logits"][:], strict=True))
-
     try:
-        return read_hdf5(path, read)
+        found = read_arrays(path)
     except FileNotFoundError:
         return {}
     except DamagedFile as error:
         print(f"{error}: its answers are asked for anew", flush=True)
         return {}
+    return dict(zip(found["photos"].tolist(), found["logits"], strict=True)) if str(found["key"]) == key else {}
 
 
 def write_answers(path, key, known):
     """Write the answers to one whole file, together with those that another training has added meanwhile."""
     known = read_answers(path, key) | known
-    if not known:
-        return
-
-    def write(file):
-        file.attrs["key"] = key
-        file["photos"] = list(known)
-        file["logits"] = np.stack(list(known.values()))
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_hdf5(path, write)
+    if known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        logits = np.stack(list(known.values()))  # (N, V, C)
+        write_arrays(path, {"key": np.array(key), "photos": np.array(list(known)), "logits": logits})
 
 
 # ---------------------------------------------------------------- its answers, to each view

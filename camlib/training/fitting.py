@@ -109,7 +109,7 @@ def load_data(args, recipe, share):
         source = (earlier, earlier_spec.class_names == class_names) if earlier else None
         found = dict(zip(("train", "val"), parts, strict=True))
         check_fits(recipe, input_spec, len(found["train"]), dtype_policy(args.dtype), share)
-    cache = sibling(args.output, "photos.h5")
+    cache = sibling(args.output, "photos.npy")
     photos, failed = first_before_others(share, lambda first: load_photos(found, input_spec, cache, write=first))
     return Materials(recipe, input_spec, found, photos, failed, source, teacher, locator)
 

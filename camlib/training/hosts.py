@@ -4,80 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
-import re
-import socket
-import time
 
 import keras
 
 from camlib.backend import BACKEND, gathered, local_device_count, share
-from camlib.console import UserError, first_line, shortened_list
-
-SECONDS_TO_MEET = 300
-SECONDS_TO_SPEAK = 5  # of one that has come
-
-
-def meet(address, number, hosts):
-    """Wait until all hosts are there, since JAX ends a process without a word of ours where one does not come.
-
-    Args:
-        address: str, "ADDRESS:PORT" of host 0, which listens there for as long as this takes.
-        number: int, this host's.
-        hosts: int.
-
-    Raises:
-        UserError: one does not come in SECONDS_TO_MEET, or two say that they are the same.
-    """
-    place, port = address.rsplit(":", 1)
-    deadline = time.monotonic() + SECONDS_TO_MEET
-    if number == 0:
-        welcome(int(port), hosts, deadline)
-        return
-    while True:
-        try:
-            with socket.create_connection((place, int(port)), max(1, deadline - time.monotonic())) as connection:
-                connection.sendall(f"{number}/{hosts}".encode())
-                if connection.recv(2) == b"go":
-                    return
-        except (OSError, OverflowError):
-            pass  # host 0 may be slower
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"host {number} of {hosts} finds no host 0 that waits for it at {address}; expected its address there, "
-                "a port that the network lets through, and the same command on every host at about the same time"
-            )
-        time.sleep(0.2)
-
-
-def welcome(port, hosts, deadline):
-    """Host 0's part of `meet`."""
-    awaited, come = {f"{number}/{hosts}" for number in range(1, hosts)}, {}
-    with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(socket.create_server(("", port)))
-            while awaited:
-                server.settimeout(max(0.01, deadline - time.monotonic()))
-                connection = stack.enter_context(server.accept()[0])
-                connection.settimeout(SECONDS_TO_SPEAK)
-                with contextlib.suppress(OSError, UnicodeDecodeError):  # a stranger
-                    word = connection.recv(32).decode()
-                    if word in come or re.fullmatch("[0-9]+/[0-9]+", word) and word not in awaited:
-                        raise UserError(
-                            f"a host came as --host {word}; expected one each of {shortened_list(sorted(awaited))}"
-                        )
-                    if word in awaited:
-                        awaited.remove(word)
-                        come[word] = connection
-        except TimeoutError as error:
-            raise UserError(
-                f"{shortened_list(sorted(awaited))} did not come within {SECONDS_TO_MEET} s; expected the same command "
-                "on every host, but for --host, at about the same time"
-            ) from error
-        except (OSError, OverflowError) as error:
-            raise UserError(f"host 0 cannot listen on port {port} ({error}); expected one that is free") from error
-        for connection in come.values():
-            connection.sendall(b"go")
-            connection.recv(1)  # they close first, so that the port is free at once
+from camlib.console import UserError, first_line
 
 
 @contextlib.contextmanager
@@ -98,7 +29,6 @@ def joined_hosts(args):
     number, hosts = args.host
     if BACKEND != "jax":
         raise UserError(f"--host: found Keras on {BACKEND}; expected it on JAX, with KERAS_BACKEND=jax on each host")
-    meet(args.coordinator, number, hosts)
     keras.utils.set_random_seed(args.seed)  # so that Keras does not draw one for all hosts
     try:
         keras.distribution.initialize(args.coordinator, hosts, number)

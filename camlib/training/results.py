@@ -40,7 +40,7 @@ def write_results(network, materials, history, args, fixed):
     save_network(network, output.with_suffix(".weights.h5"), input_spec, half=args.half)
     write_json(sibling(output, "run.json"), run_record(vars(args) | fixed, "classes in the order of class_names"))
     write_failed(sibling(output, "failed.csv"), failed)
-    sibling(output, "state.h5").unlink()
+    sibling(output, "state.npz").unlink()
     missing = report_training(network, input_spec, materials.photos["val"], output, history)
     also = "" if missing else ", history, curves and confusion matrix"
     print(f"wrote {output}, its weights{also} to {output.parent}")

@@ -12,7 +12,7 @@ from rich.progress import TextColumn
 
 from camlib.backend import fast_half_precision
 from camlib.console import BAR_COLUMNS, STOP, UserError, duration, end_if_asked
-from camlib.files import DamagedFile, file_sha256, read_hdf5, read_json, write_hdf5
+from camlib.files import DamagedFile, file_sha256, read_arrays, read_json, write_arrays
 
 
 class TrainingState(keras.callbacks.Callback):
@@ -74,37 +74,31 @@ class TrainingState(keras.callbacks.Callback):
         if self.batches.share.host:
             return
 
-        def write(file):
-            file.attrs["settings"] = json.dumps(self.settings)
-            file.attrs["history"] = json.dumps(self.history)
-            file.attrs["best_loss"], file.attrs["waited"] = self.best_loss, self.waited
-            for name, arrays in (
-                ("weights", self.network.get_weights()),
-                ("best_weights", self.best_weights),
-                ("optimizer", [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]),
-            ):
-                for number, array in enumerate(arrays):
-                    file[f"{name}/{number:04d}"] = array
-
+        about = {"settings": self.settings, "history": self.history, "best_loss": self.best_loss, "waited": self.waited}
+        parts = {
+            "weights": self.network.get_weights(),
+            "best_weights": self.best_weights,
+            "optimizer": [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables],
+        }
+        arrays = {f"{name}/{number:04d}": one for name, part in parts.items() for number, one in enumerate(part)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_hdf5(self.path, write)
+        write_arrays(self.path, {"about": np.array(json.dumps(about))} | arrays)
 
     def restore(self, model):
         """Bring model and callback to where the file says; returns the epochs done, 0 without a file."""
         if not self.path.exists():
             return 0
-        check_state(self.path, self.settings)
-
-        def read(file):
-            self.history = json.loads(file.attrs["history"])
-            self.best_loss, self.waited = float(file.attrs["best_loss"]), int(file.attrs["waited"])
-            self.best_weights = [array[()] for array in file["best_weights"].values()]
-            self.network.set_weights([array[()] for array in file["weights"].values()])
-            model.optimizer.build(model.trainable_variables)
-            for variable, array in zip(model.optimizer.variables, file["optimizer"].values(), strict=True):
-                variable.assign(array[()])
-
-        read_state(self.path, read)
+        about, arrays = read_state(self.path)
+        check_same(self.path, about["settings"], self.settings)
+        parts = {"weights": [], "best_weights": [], "optimizer": []}
+        for name in sorted(arrays):
+            parts[name.partition("/")[0]].append(arrays[name])
+        self.history, self.best_loss, self.waited = (about[name] for name in ("history", "best_loss", "waited"))
+        self.best_weights = parts["best_weights"]
+        self.network.set_weights(parts["weights"])
+        model.optimizer.build(model.trainable_variables)
+        for variable, array in zip(model.optimizer.variables, parts["optimizer"], strict=True):
+            variable.assign(array)
         return len(self.history)
 
 
@@ -187,20 +181,23 @@ def check_not_lost(output, state_path, settings):
 
 def check_state(state_path, fixed):
     """Refuse to go on from a state of other settings than `fixed`."""
-    saved = read_state(state_path, lambda file: json.loads(file.attrs["settings"]))
-    check_same(state_path, saved, fixed)
+    check_same(state_path, read_state(state_path)[0]["settings"], fixed)
 
 
-def read_state(state_path, read):
-    """What `read(file)` makes of a state, see `read_hdf5`.
+def read_state(state_path):
+    """What a state holds: (dict of settings, history, best_loss and waited; dict of name -> array).
 
     Raises:
         UserError: it is damaged.
     """
     try:
-        return read_hdf5(state_path, read)
-    except DamagedFile as error:
-        raise UserError(f"{error}; expected the state of a training; --overwrite trains anew") from error
+        arrays = read_arrays(state_path)
+        return json.loads(str(arrays.pop("about"))), arrays
+    except (DamagedFile, KeyError, ValueError) as error:
+        raise UserError(
+            f"{state_path} is damaged or of an earlier version; expected the state of a training; --overwrite trains "
+            "anew"
+        ) from error
 
 
 def check_same(path, saved, fixed):
@@ -231,7 +228,7 @@ def photos_sha256(photos):
     digest = hashlib.sha256()
     for part in photos.values():
         for start in range(0, len(part.labels), 32):  # a few at a time, since they are in a file
-            digest.update(part.images[start : start + 32])
+            digest.update(np.ascontiguousarray(part.images[start : start + 32]))
         digest.update(part.labels)
     return digest.hexdigest()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import weights_of
 
-from camlib.files import DamagedFile, read_hdf5, write_csv, write_hdf5, write_whole
+from camlib.files import DamagedFile, read_arrays, write_arrays, write_csv, write_whole
 from camlib.networks.architectures import original_network
 from camlib.networks.checkpoint import save_network
 from camlib.photos import Photo
@@ -53,20 +53,12 @@ def state_of(path, network):
     return state
 
 
-def write_arrays(path, network):
-    def write(file):
-        for number in range(100):
-            file[f"{number}"] = np.full(1000, number)
-
-    write_hdf5(path, write)
-
-
 WRITERS = {
-    "arrays.h5": write_arrays,
+    "arrays.npz": lambda path, network: write_arrays(path, {f"{n}": np.full(1000, n) for n in range(100)}),
     "network.h5": lambda path, network: save_network(network, path, INPUT_SPEC),
     "network.weights.h5": lambda path, network: save_network(network, path, INPUT_SPEC),
-    "state.h5": state_of,
-    "answers.h5": lambda path, network: write_answers(path, "k", {str(n): np.ones((6, 2)) for n in range(5000)}),
+    "state.npz": state_of,
+    "answers.npz": lambda path, network: write_answers(path, "k", {str(n): np.ones((6, 2)) for n in range(5000)}),
     "table.csv": lambda path, network: write_csv(path, [[number, "x"] for number in range(50_000)]),
 }
 
@@ -90,7 +82,7 @@ def test_nothing_is_left_and_what_was_there_stays(tmp_path, network, capsys, nam
 def test_the_file_of_decoded_photos_on_a_full_disk(photo_folder, tmp_path):
     photos = photo_folder({f"{number}.png": (number, 2, 3) for number in range(40)})
     parts = {"train": [(Photo(photos / f"{number}.png", f"{number}.png", f"{number}"), 0) for number in range(40)]}
-    cache = tmp_path / "net_photos.h5"
+    cache = tmp_path / "net_photos.npy"
     with full_after(5_000), pytest.raises(OSError, match="File too large"):
         load_labelled_photos(parts, INPUT_SPEC, cache)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
@@ -105,9 +97,9 @@ def test_training_says_so_in_one_line_and_goes_on(photo_folder, tmp_path, end_of
     arguments = ["--data", photos, "--output", output, "--recipe", "original", "--epochs", "1", "--size", "32"]
     with full_after(1_000_000):  # the decoded photos are there; the state has 4.7 MB
         code, said = end_of(main, arguments)
-    assert code == 2 and said.startswith(f"error: {tmp_path}/o/net_state.h5 could not be written (File too large); ")
+    assert code == 2 and said.startswith(f"error: {tmp_path}/o/net_state.npz could not be written (File too large); ")
     assert said.count("\n") == 1 and len(said) < 300
-    assert [path.name for path in output.parent.iterdir()] == ["net_photos.h5"]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["net_photos.json", "net_photos.npy"]
     assert main([str(argument) for argument in [*arguments, "--resume"]]) == 0
     assert output.exists() and not list(output.parent.glob(".*"))
 
@@ -124,22 +116,25 @@ def flip(path, place):
 
 @pytest.mark.any_backend
 def test_a_file_with_another_content_is_not_believed(tmp_path):
-    path = tmp_path / "x.h5"
-    write_hdf5(path, lambda file: file.create_dataset("numbers", data=np.arange(1000)))
-    np.testing.assert_array_equal(read_hdf5(path, lambda file: file["numbers"][:]), np.arange(1000))
+    path = tmp_path / "x.npz"
+    write_arrays(path, {"numbers": np.arange(1000), "text": np.array("é")})
+    found = read_arrays(path)
+    np.testing.assert_array_equal(found["numbers"], np.arange(1000))
+    assert str(found["text"]) == "é"
     place = path.read_bytes().index(np.arange(500, 510).tobytes())
     flip(path, place)
-    with pytest.raises(DamagedFile, match="x.h5 is damaged or of an earlier version"):
-        read_hdf5(path, lambda file: file["numbers"][:])
-    path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(DamagedFile):
-        read_hdf5(path, lambda file: file["numbers"][:])
+    with pytest.raises(DamagedFile, match="x.npz is damaged or of an earlier version"):
+        read_arrays(path)
+    for content in (path.read_bytes()[:600], b"", b"not an archive", b"PK"):
+        path.write_bytes(content)
+        with pytest.raises(DamagedFile):
+            read_arrays(path)
     with pytest.raises(FileNotFoundError):
-        read_hdf5(tmp_path / "none.h5", lambda file: None)
+        read_arrays(tmp_path / "none.npz")
 
 
 def test_a_damaged_state_is_told(tmp_path, network):
-    state = state_of(tmp_path / "state.h5", network)
+    state = state_of(tmp_path / "state.npz", network)
     assert state.restore(network) == 1
     weight = max(network.get_weights(), key=np.size)
     flip(state.path, state.path.read_bytes().index(weight[2, 2].tobytes()[:64]))
@@ -149,7 +144,7 @@ def test_a_damaged_state_is_told(tmp_path, network):
 
 @pytest.mark.any_backend
 def test_damaged_answers_are_asked_for_anew(tmp_path, capsys):
-    path, logits = tmp_path / "answers.h5", np.arange(12, dtype=np.float32).reshape(6, 2)
+    path, logits = tmp_path / "answers.npz", np.arange(12, dtype=np.float32).reshape(6, 2)
     write_answers(path, "key", {"a": logits})
     np.testing.assert_array_equal(read_answers(path, "key")["a"], logits)
     assert read_answers(path, "another") == {} and not capsys.readouterr().out
@@ -159,20 +154,21 @@ def test_damaged_answers_are_asked_for_anew(tmp_path, capsys):
 
 
 @pytest.mark.any_backend
-def test_damaged_photos_are_told_and_damaged_labels_made_anew(photo_folder, tmp_path):
+@pytest.mark.parametrize("file", ["net_photos.npy", "net_photos.json"])
+def test_damaged_photos_and_labels_are_made_anew(file, photo_folder, tmp_path, capsys):
     photos = photo_folder({f"{number}.png": (number, 2, 3) for number in range(9)})
     parts = {"train": [(Photo(photos / f"{number}.png", f"{number}.png", f"{number}"), number) for number in range(9)]}
-    cache = tmp_path / "net_photos.h5"
+    cache = tmp_path / "net_photos.npy"
     before, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
-    images = before["train"].images[:]
-    flip(cache, cache.read_bytes().index(np.arange(9).tobytes()) + 8)
-    again, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
-    np.testing.assert_array_equal(again["train"].labels, np.arange(9))
-    flip(cache, cache.read_bytes().index(images[4].tobytes()) + 3)
-    damaged, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
-    np.testing.assert_array_equal(damaged["train"].images[3], images[3])
-    with pytest.raises(Exception, match="damaged at its photo 5; expected .*: delete it"):
-        damaged["train"].images[4]
+    images, whole = before["train"].images[:].copy(), {path: path.read_bytes() for path in tmp_path.glob("net*")}
+    content = (tmp_path / file).read_bytes()
+    for damaged in (content[: len(content) // 2], content[:-900] + b"?" + content[-899:]):
+        (tmp_path / file).write_bytes(damaged)
+        again, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
+        np.testing.assert_array_equal(again["train"].labels, np.arange(9))
+        np.testing.assert_array_equal(again["train"].images, images)
+        assert {path: path.read_bytes() for path in tmp_path.glob("net*")} == whole
+    assert ("is damaged: its photos are decoded anew" in capsys.readouterr().out) == (file == "net_photos.npy")
 
 
 def test_networks_are_kerass_own_files(tmp_path, network):

@@ -2,15 +2,13 @@
 
 import threading
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.console import UserError
 from camlib.preprocessing import InputSpec
 from camlib.training.batches import Batches, PlainBatches, class_weights, draw_view, mosaics, seen
-from camlib.training.class_folders import LabelledPhotos, StoredImages, find_labelled_photos, load_labelled_photos
+from camlib.training.class_folders import LabelledPhotos, find_labelled_photos, load_labelled_photos
 from camlib.training.recipes import RECIPES
 
 
@@ -102,7 +100,7 @@ def stored_and_in_memory(folder, per_class=18):
     (folder / "train" / "cat" / "05.png").write_bytes(b"no photo")
     _, train, val = find_labelled_photos([folder])
     input_spec = InputSpec(FOUR, 32, 32, 3, 1 / 255)
-    (photos, _) = load_labelled_photos({"train": train, "val": val}, input_spec, folder / "photos.h5")
+    (photos, _) = load_labelled_photos({"train": train, "val": val}, input_spec, folder / "photos.npy")
     readable = [(photo, label) for photo, label in train if photo.path.name != "05.png" or label != 1]
     images = np.stack([np.asarray(Image.open(photo.path)) for photo, _ in readable])
     in_memory = LabelledPhotos(images, np.array([label for _, label in readable]), [])
@@ -111,7 +109,7 @@ def stored_and_in_memory(folder, per_class=18):
 
 def test_batches_from_the_file_are_those_in_memory_bit_for_bit(tmp_path):
     stored, in_memory, input_spec = stored_and_in_memory(tmp_path)
-    assert isinstance(stored.images, StoredImages) and len(stored.images) == 71
+    assert isinstance(stored.images, np.memmap) and len(stored.images) == 71
     np.testing.assert_array_equal(stored.labels, in_memory.labels)
     for recipe in ("modern", "original"):
         from_file, expected = (Batches(photos, input_spec, RECIPES[recipe], 3) for photos in (stored, in_memory))
@@ -124,18 +122,6 @@ def test_batches_from_the_file_are_those_in_memory_bit_for_bit(tmp_path):
     images, labels = (np.concatenate(parts) for parts in zip(*(plain[number] for number in range(3)), strict=True))
     np.testing.assert_array_equal(images, in_memory.images.astype(np.float32) * np.float32(1 / 255))
     np.testing.assert_array_equal(labels, np.eye(4)[in_memory.labels])
-
-
-@pytest.mark.any_backend
-def test_stored_images_are_indexed_as_an_array_is(tmp_path):
-    stored, in_memory, _ = stored_and_in_memory(tmp_path, 4)
-    for chosen in (3, -1, np.int64(2), slice(None, None, 4), slice(-3, None), [5, 0, 5], np.array([], int)):
-        np.testing.assert_array_equal(stored.images[chosen], in_memory.images[chosen])
-    np.testing.assert_array_equal(stored.images, in_memory.images)
-    assert len(list(stored.images)) == 16
-    for chosen in (16, [0, 16]):
-        with pytest.raises(IndexError):
-            stored.images[chosen]
 
 
 def test_the_next_batches_are_made_meanwhile():
@@ -151,17 +137,3 @@ def test_the_next_batches_are_made_meanwhile():
     batches.make = seen
     batches[0]
     assert made.wait(30)  # nobody has asked for it
-
-
-def test_a_file_that_becomes_shorter_is_one_line_in_the_middle_of_training(tmp_path):
-    """TensorFlow and the threads hand on what happened as an error of their own."""
-    stored, _, input_spec = stored_and_in_memory(tmp_path, 4)
-    network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
-    network.compile("sgd", "mse")
-    network.fit(PlainBatches(stored, input_spec, 5), verbose=0)
-    batches = PlainBatches(stored, input_spec, 5)
-    with open(tmp_path / "photos.h5", "r+b") as file:
-        file.truncate(stored.images.offset + 40 * 1024)  # 13 photos of 3 KiB
-    expected = r"photos.h5 ends before its photo 14; expected .* with --resume"
-    with pytest.raises(UserError, match=expected), batches.own_errors():
-        network.fit(batches, shuffle=False, verbose=0)

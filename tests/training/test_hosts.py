@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 
@@ -21,7 +20,6 @@ from camlib.preprocessing import InputSpec
 from camlib.training.batches import Batches, PlainBatches
 from camlib.training.class_folders import LabelledPhotos, load_labelled_photos
 from camlib.training.distillation import Lesson
-from camlib.training.hosts import meet
 from camlib.training.recipes import RECIPES
 from train_cam_4class import main
 
@@ -140,48 +138,10 @@ def test_several_hosts_need_jax(end_of, tmp_path):
 @pytest.mark.any_backend
 def test_a_host_that_does_not_see_the_firsts_file_says_so(tmp_path):
     with pytest.raises(
-        UserError, match="photos.h5 is not there or of other photos .* file system that all hosts share"
+        UserError, match="photos.npy is not there or of other photos .* file system that all hosts share"
     ):
-        load_labelled_photos({"train": []}, noise(1)[1], tmp_path / "photos.h5", write=False)
+        load_labelled_photos({"train": []}, noise(1)[1], tmp_path / "photos.npy", write=False)
     assert not any(tmp_path.iterdir())
-
-
-# ---------------------------------------------------------------- how they meet
-
-
-def meeting(*words):
-    """What hosts "K/N" are told when they meet, None or a message, each in a thread."""
-    address, said = f"localhost:{free_port()}", [None] * len(words)
-
-    def come(index, number, hosts):
-        try:
-            meet(address, number, hosts)
-        except UserError as error:
-            said[index] = str(error)
-
-    threads = [
-        threading.Thread(target=come, args=(index, *map(int, word.split("/")))) for index, word in enumerate(words)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return said
-
-
-@pytest.mark.any_backend
-def test_hosts_wait_for_one_another_and_say_who_is_missing(monkeypatch):
-    assert meeting("2/3", "1/3", "0/3") == [None] * 3
-    monkeypatch.setattr("camlib.training.hosts.SECONDS_TO_MEET", 1)
-    assert meeting("0/3", "2/3")[0].startswith("1/3 did not come within 1 s; expected the same command on every host")
-    assert meeting("1/2")[0].startswith("host 1 of 2 finds no host 0 that waits for it at localhost:")
-    first, other = meeting("0/2", "1/3")
-    assert first == "a host came as --host 1/3; expected one each of 1/2" and "finds no host 0" in other
-    with (
-        socket.create_server(("", 0)) as taken,
-        pytest.raises(UserError, match="cannot listen on port .* that is free"),
-    ):
-        meet(f"localhost:{taken.getsockname()[1]}", 0, 2)
 
 
 # ---------------------------------------------------------------- in real processes
@@ -262,7 +222,7 @@ def test_two_hosts_and_two_devices_train_as_one_process_does(split_photos, tmp_p
     assert codes == [2, 2]
     for _, error in said:
         assert error.splitlines()[-1].startswith("error: the hosts differ in seed; expected the same command")
-    killed, state = begin_hosts([], []), tmp_path / "hosts" / "net_state.h5"
+    killed, state = begin_hosts([], []), tmp_path / "hosts" / "net_state.npz"
     while not state.exists():
         assert [process.poll() for process in killed] == [None, None]
         time.sleep(0.01)

@@ -21,7 +21,7 @@ from PIL import Image
 import make_cam_maps
 from camlib.console import UserError
 from camlib.evaluation.metrics import binary_accuracy, confusion_matrix
-from camlib.files import OnlyWriter, read_hdf5, write_hdf5
+from camlib.files import OnlyWriter, write_arrays
 from camlib.networks.architectures import modern_network, original_network, per_cell
 from camlib.networks.checkpoint import load_known_network, load_network, save_network
 from camlib.photos import find_photos, read_network_input
@@ -29,7 +29,7 @@ from camlib.preprocessing import InputSpec
 from camlib.training.batches import PlainBatches
 from camlib.training.class_folders import LabelledPhotos
 from camlib.training.recipes import RECIPES, recipe_of
-from camlib.training.state import TrainingState, decisive_settings, settings_of_finished
+from camlib.training.state import TrainingState, decisive_settings, read_state, settings_of_finished
 from train_cam_4class import main, parse_arguments
 
 COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
@@ -50,15 +50,14 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(run_here, colour
 
     assert run_here("train_cam_4class.py", *arguments("whole")).returncode == 0
     command = [sys.executable, str(ROOT / "train_cam_4class.py"), *arguments("killed")]
-    state = tmp_path / "killed" / "net_state.h5"
+    state = tmp_path / "killed" / "net_state.npz"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    with h5py.File(state) as file:
-        assert 1 <= len(json.loads(file.attrs["history"])) < 4
+    assert 1 <= len(read_state(state)[0]["history"]) < 4
     refused = run_here("train_cam_4class.py", *arguments("killed"))
     assert refused.returncode == 2 and "expected --resume to go on" in refused.stderr
     other = run_here("train_cam_4class.py", *arguments("killed"), "--resume", "--seed", "7", "--batch-size", "8")
@@ -342,7 +341,7 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path):
     network.compile(loss="binary_crossentropy")
     photos = LabelledPhotos(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), ["", ""])
     validation = PlainBatches(photos, InputSpec(["dog", "cat"], 8, 8, 1), 2)
-    state = TrainingState(tmp_path / "state.h5", network, None, validation, 5, {})
+    state = TrainingState(tmp_path / "state.npz", network, None, validation, 5, {})
     with pytest.raises(
         UserError,
         match="val_loss is nan in epoch 1; expected a number: try a lower --learning-rate, or --dtype float32",
@@ -374,14 +373,13 @@ def test_ctrl_c_says_how_training_goes_on(colour_photos, tmp_path):
         [*command, "--epochs", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
     deadline = time.monotonic() + 300
-    while not (tmp_path / "n_state.h5").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "n_state.npz").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     expected = "stopped: every file written is whole; with --resume the same command goes on from the last whole epoch"
     assert (process.returncode, error) == (130, f"\n{expected}\n")
-    with h5py.File(tmp_path / "n_state.h5") as file:  # whole
-        assert json.loads(file.attrs["history"])
+    assert read_state(tmp_path / "n_state.npz")[0]["history"]  # whole
 
 
 @pytest.mark.any_backend
@@ -401,8 +399,8 @@ def test_what_training_starts_from_counts_by_content(tmp_path):
 
 
 def test_state_of_another_command_is_refused(tmp_path):
-    path = tmp_path / "state.h5"
-    write_hdf5(path, lambda file: file.attrs.update(settings=json.dumps({"seed": 1, "recipe": "modern"})))
+    path = tmp_path / "state.npz"
+    write_arrays(path, {"about": np.array(json.dumps({"settings": {"seed": 1, "recipe": "modern"}}))})
     state = TrainingState(path, None, None, None, 5, {"seed": 2, "recipe": "modern"})
     with pytest.raises(UserError, match=r"was trained with other settings \(seed\); expected the command it"):
         state.restore(None)
@@ -415,7 +413,7 @@ def test_the_last_good_weights_outlive_a_loss_that_is_no_number(tmp_path, capsys
     network.optimizer.build(network.trainable_variables)
     photos = LabelledPhotos(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), ["", ""])
     validation = PlainBatches(photos, InputSpec(["dog", "cat"], 8, 8, 1), 2)
-    state = TrainingState(tmp_path / "state.h5", network, validation, validation, None, {})
+    state = TrainingState(tmp_path / "state.npz", network, validation, validation, None, {})
     state.set_model(network)
     state.on_epoch_end(0, {"loss": 1.0})
     good, before = network.get_weights(), state.path.read_bytes()
@@ -446,7 +444,7 @@ def test_training_is_finished_before_its_report(colour_photos, tmp_path, capsys)
         r"warning: .*the confusion matrix could not be made \(.*\); the network is finished .*\n", said.err
     )
     assert load_network(output)[0].count_params() == 393_348 and (tmp_path / "o" / "net_curves.png").exists()
-    assert not (tmp_path / "o" / "net_state.h5").exists()
+    assert not (tmp_path / "o" / "net_state.npz").exists()
     assert main([*arguments, "--resume"]) == 0 and "is finished" in capsys.readouterr().out
 
 
@@ -457,11 +455,11 @@ def test_a_scheduler_ends_training_after_a_step(colour_photos, tmp_path):
                "--recipe", "original", "--size", "32", "--epochs", "1000"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     deadline = time.monotonic() + 300
-    while not (tmp_path / "n_state.h5").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "n_state.npz").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     expected = "stopped: every file written is whole; with --resume the same command goes on from the last whole epoch"
     assert (process.returncode, error) == (143, f"\n{expected}\n")
-    assert read_hdf5(tmp_path / "n_state.h5", lambda file: json.loads(file.attrs["history"]))
+    assert read_state(tmp_path / "n_state.npz")[0]["history"]
     assert not list(tmp_path.glob(".*"))
