@@ -9,14 +9,27 @@ from camlib.photos import resize_photo
 from camlib.plots import GRADIENTS
 from camlib.plots.colours import USUAL, picture_of, superposition_of
 from camlib.plots.panels import mid_grey
-from camlib.plots.text import PER_INCH, displayable, line_height, wrapped
+from camlib.plots.text import PER_INCH, displayable, line_height, shortened, wrapped
 from camlib.runs.maps import MapError, class_names_in
 from camlib.viewer.album import Album, overlaid
 from camlib.viewer.artists import Label, Picture
-from camlib.viewer.layout import BAR_HEIGHT, EDGE, HEADING_POINTS, TICKS, Box, Title, arrange, label_in, ticks_in
+from camlib.viewer.layout import (
+    BAR_HEIGHT,
+    EDGE,
+    HEADING_POINTS,
+    SIZES,
+    TICKS,
+    Box,
+    Title,
+    grid_in,
+    label_in,
+    points_for,
+    ticks_in,
+)
 
 EASY_TO_SEE = 100  # pixels of a map's longer side
 SPACE = "   "  # between the parts of the heading
+WIDE = 760  # pixels of a figure from which two lines of heading have to do
 # What is said of values under the cursor and of a colour bar; other methods' maps have no unit of their own
 UNITS = {
     "heatmap": "logit units",
@@ -93,7 +106,7 @@ class Viewer:
     @property
     def is_roomy(self):
         """Whether there is room for all classes that have been read, in maps that are easy to see."""
-        side = max((max(box.width, box.height) for box in self.places.maps), default=EASY_TO_SEE)
+        side = max(self.places.maps[0].picture(self.aspect)[2:])
         return side >= EASY_TO_SEE and len({name for _, name in self.cells}) == len(class_names_in(self.content.maps))
 
     def choose(self, kind=None, class_name=None):
@@ -132,11 +145,11 @@ class Viewer:
         """Draw everything anew."""
         kinds = list(self.content.maps)
         titles, names = self.titles(), class_names_in(self.content.maps)
-        fit = self.lay_out(titles, len(names), self.show_heading())
-        if fit < len(self.class_names):  # say so, which may take a line more
-            fit = self.lay_out(titles, len(names), self.show_heading(f"{fit:,} of {len(self.class_names):,} classes"))
-            names = with_chosen(names, fit, self.overlay_class)
-            self.show_heading(f"{len(names):,} of {len(self.class_names):,} classes")
+        self.places = grid_in(self.room(), max(len(kinds), 1), len(names))
+        self.grid = rows, columns = self.places.shape
+        names = with_chosen(names, rows if len(kinds) > 1 else rows * columns, self.overlay_class)
+        many = len(names) < len(self.class_names)
+        self.show_heading(*([f"{len(names):,} of {len(self.class_names):,} classes"] if many else []))
         self.cells = [(kind, name) for name in names for kind in kinds]
         while len(self.panels) < 2 + len(self.cells):
             self.panels.append(self.new_axes())
@@ -145,9 +158,10 @@ class Viewer:
         photo = self.content.photo
         if not isinstance(photo, Exception):
             photo = resize_photo(photo, *self.pixels(self.places.photo))
-        self.draw_picture(self.panels[0], self.places.photo, ["photo"], self.places.large_letters, photo)
+        self.draw_picture(self.panels[0], self.places.photo, Title("photo"), SIZES[0], photo)
+        points = points_for(titles.values(), self.places.maps[0].width)
         for number, (kind, name) in enumerate(self.cells):
-            self.draw_map(self.panels[2 + number], self.places.maps[number], kind, name, titles[kind, name])
+            self.draw_map(self.panels[2 + number], self.places.maps[number], (kind, name), titles[kind, name], points)
         for axes in [*self.panels[2 + len(self.cells) :], *self.bars[len(kinds) :]]:
             axes.set_visible(False)
         for axes, kind, box in zip(self.bars, kinds, self.places.bars, strict=False):
@@ -159,27 +173,31 @@ class Viewer:
         maps = self.content.maps
         return {(kind, name): self.title_of(kind, name) for name in class_names_in(maps) for kind in maps}
 
-    def lay_out(self, titles, rows, room):
-        """Find the places of everything in a Box; returns how many classes fit."""
-        height, width = self.content.shape
-        widest, large = (
-            [title._replace(number=same_width(title.number)) for title in some]
-            for some in (titles.values(), (Title("photo"), self.overlay_title()))
-        )
-        kinds = max(len(self.content.maps), 1)
-        self.places = arrange(room, width / height, rows, kinds, widest, large)
-        self.grid = self.places.grid
-        return min(self.grid[0] if kinds > 1 else self.grid[0] * self.grid[1], max(rows, 1))
+    @property
+    def aspect(self):
+        """The photo's width over its height."""
+        return self.content.shape[1] / self.content.shape[0]
+
+    @property
+    def heading_lines(self):
+        """How many there may be: the same for all photos, so that nothing moves from one to the next."""
+        return 2 if self.figure.get_size_inches()[0] * PER_INCH >= WIDE else 3
+
+    def room(self):
+        """The Box of the figure without heading and controls."""
+        width, height = self.figure.get_size_inches() * PER_INCH
+        top = 6 + self.heading_lines * line_height(HEADING_POINTS) + 4
+        return Box(EDGE, top, width - 2 * EDGE, max(height - top - self.footer - EDGE, 1))
 
     def show_heading(self, *remarks):
-        """Write the heading; returns the Box of what is left of the figure."""
+        """Write the heading; what has no room in its lines is left out of the last one's middle."""
         width, height = self.figure.get_size_inches() * PER_INCH
-        room = width - 2 * EDGE
+        room, most = width - 2 * EDGE, self.heading_lines
         lines = wrapped([*self.heading_parts(), *remarks], HEADING_POINTS, room, SPACE)
+        if len(lines) > most:
+            lines[most - 1 :] = [shortened(SPACE.join(lines[most - 1 :]), HEADING_POINTS, room)]
         self.heading.set_text("\n".join(lines))
         self.heading.set_position((EDGE / width, 1 - 6 / height))
-        top = 6 + max(len(lines), 1) * line_height(HEADING_POINTS) + 4
-        return Box(EDGE, top, room, max(height - top - self.footer - EDGE, 1))
 
     def heading_parts(self):
         """The photo's name, its place in the run, the class predicted, the truth, and notes."""
@@ -199,20 +217,25 @@ class Viewer:
         if axes.get_position().bounds != bounds:
             axes.set_position(bounds)
 
-    def pixels(self, box):
-        """(height, width) of a box in dots of the figure: pictures are drawn at that size, once."""
+    def pixels(self, cell):
+        """(height, width) of the photo's shape in a cell, in dots of the figure: pictures are drawn at that size."""
+        return self.dots(cell.picture(self.aspect))
+
+    def dots(self, box):
+        """(height, width) of a box in dots of the figure."""
         return tuple(max(1, round(side * self.figure.dpi / PER_INCH)) for side in (box.height, box.width))
 
-    def draw_picture(self, axes, box, lines, letters, picture):
-        """Show an array in the photo's shape, or the reason why there is none.
+    def draw_picture(self, axes, cell, title, points, picture):
+        """Show an array in the photo's shape at the upper edge of a cell, or the reason why there is none.
 
         Args:
             axes: Axes.
-            box: Box.
-            lines: list of str, the title.
-            letters: of the title, see Arrangement.
+            cell: Box.
+            title: Title.
+            points: of its letters.
             picture: uint8 (h, w, 3), or an error.
         """
+        box = cell.picture(self.aspect)
         self.place(axes, box)
         axes.set_visible(True)
         height, width = self.content.shape
@@ -221,10 +244,10 @@ class Viewer:
             axes.add_image(Picture(axes, interpolation="nearest")).mouseover = False
             axes.add_artist(Label(ha="center", va="bottom", transform=axes.transAxes))
             axes.add_artist(Label(x=0.5, y=0.5, ha="center", va="center", fontsize=8, transform=axes.transAxes))
-        image, (title, text) = axes.images[0], axes.texts
-        title.set(text="\n".join(lines), x=0.5, y=1 + 3 / box.height, fontsize=letters[0])
+        image, (above, text) = axes.images[0], axes.texts
+        above.set(text="\n".join(title.lines(points, cell.width)), x=0.5, y=1 + 3 / box.height, fontsize=points)
         image.set_visible(not error)
-        text.set_text("\n".join(wrapped(str(picture).split(), 8, box.width)) if error else "")
+        text.set_text("\n".join(wrapped(str(picture).split(), 8, cell.width)) if error else "")
         if not error:
             image.set_data(picture)
             if tuple(image.get_extent()) != (0, width, height, 0):
@@ -234,13 +257,14 @@ class Viewer:
             axes.set_ylim(height, 0)
         axes.format_coord = self.value_at(picture if axes is self.panels[0] else None)
 
-    def draw_map(self, axes, box, kind, name, title):
+    def draw_map(self, axes, cell, which, title, points):
+        """Show the map of a (kind, class name), see `draw_picture`."""
+        kind, name = which
         values = self.content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
         picture = values
         if isinstance(values, np.ndarray):
-            picture = picture_of(values, self.content.scales[kind], *self.pixels(box), self.style)
-        points = self.places.letters[0]
-        self.draw_picture(axes, box, title.lines(points, self.places.pitch), self.places.letters, picture)
+            picture = picture_of(values, self.content.scales[kind], *self.pixels(cell), self.style)
+        self.draw_picture(axes, cell, title, points, picture)
         axes.format_coord = self.value_at(values, kind, name)
 
     def value_at(self, values, kind=None, name=None):
@@ -275,7 +299,7 @@ class Viewer:
         """Draw a colour bar with its numbers below it, and what they are in the first of the labels that fits."""
         self.place(axes, box)
         axes.set_visible(True)
-        height, width = self.pixels(box)
+        height, width = self.dots(box)
         values = np.linspace(scale.lowest, scale.limit, width, dtype=np.float32)
         picture = picture_of_values(np.tile(values, (height, 1)))
         if not axes.images:
@@ -297,8 +321,7 @@ class Viewer:
                 fontsize=points,
                 ha="left" if value == ends[0] else "right" if value == ends[1] else "center",
             )
-        room = max(box.width, self.places.pitch if axes is not self.overlay_bar else self.places.large_pitch)
-        points, label = label_in(labels, room)
+        points, label = label_in(labels, box.width)
         text.set(text=label, x=0.5, y=-(3 + TICKS) / BAR_HEIGHT, fontsize=points, ha="center")
         axes.format_coord = lambda x, y: f"{x:.4g}"
 
@@ -317,15 +340,14 @@ class Viewer:
         values = MapError("no maps: was the run stopped here?")
         if kind:
             values = content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
-        box, letters = self.places.overlay, self.places.large_letters
+        cell, title = self.places.overlay, self.overlay_title()
         picture, whole = values, content.over_photo.get(kind)
         if isinstance(values, np.ndarray) and isinstance(content.photo, np.ndarray):
-            photo = resize_photo(content.photo, *self.pixels(box))
+            photo = resize_photo(content.photo, *self.pixels(cell))
             picture = superposition_of(photo, overlaid(kind, values), whole, self.style)
         elif isinstance(values, np.ndarray):
             picture = content.photo
-        lines = self.overlay_title().lines(letters[0], self.places.large_pitch)
-        self.draw_picture(self.panels[1], box, lines, letters, picture)
+        self.draw_picture(self.panels[1], cell, title, points_for([title], cell.width), picture)
         self.panels[1].format_coord = self.value_at(values, kind, name)
         self.overlay_bar.set_visible(bool(kind))
         if kind:
@@ -357,11 +379,6 @@ class Viewer:
                         scalex=False,
                         scaley=False,
                     )
-
-
-def same_width(number):
-    """A title's number with its digits alike, so that photos of one shape are laid out once."""
-    return "".join("0" if letter.isdigit() else letter for letter in number)
 
 
 def with_chosen(names, count, chosen):

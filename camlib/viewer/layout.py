@@ -1,22 +1,20 @@
-"""Where the pictures of a photo's maps stand in a figure of any size, and texts that fit into the room they have.
+"""Where the pictures of a photo's maps stand in a figure: one grid for each size, whatever the photo's shape.
 
 Lengths are in pixels of a figure of 100 dots per inch, whatever its own; points of letters are Matplotlib's.
 """
 
-import functools
-import math
 from typing import NamedTuple
 
-from camlib.plots.text import length, line_height, shortened, wrapped
+from camlib.plots.text import length, line_height, shortened
 
 EDGE, GAP = 10, 12  # around the figure, and between pictures
 BAR_HEIGHT, TICKS = 9, 15  # height of a colour bar and of a line of numbers below it
+BAR_ROOM = 5 + BAR_HEIGHT + 3 + 2 * TICKS  # bar, its numbers, and their unit
 SIZES = (9, 8, 7)  # points of a title's letters, the larger the better
-HEADING_POINTS = 10  # points
-NARROWEST = 60  # pixels of a column, for its title and its numbers
-SMALLEST_MAP = 56  # pixels of its longer side; of more classes than have that much room, some are shown
-
-SHORTER = {"backpropagation:": "backprop.:", "counterfactual": "counterf."}  # where the whole word does not fit
+HEADING_POINTS = 10
+TITLE_ROOM = 2 * line_height(SIZES[0]) + 3  # a title has two lines at most
+LARGE_SHARE = 0.4  # of the figure's longer side, for photo and overlay
+SMALLEST_MAP = 56  # pixels of a cell's shorter side; of more classes than have that much room, some are shown
 
 
 class Title(NamedTuple):
@@ -27,38 +25,22 @@ class Title(NamedTuple):
     number: str = ""
     remark: str = ""
 
-    @property
-    def whole(self):
-        return f"{self.kind}: {self.name}{self.number}{self.remark}" if self.name else self.kind
-
     def lines(self, points, room):
-        """The title in lines that fit; of a name that does not, the middle is left out."""
-        if not self.name or length(self.whole, points) <= room:
-            return [shortened(self.whole, points, room)]
-        words = [word if length(word, points) <= room else SHORTER.get(word, word) for word in f"{self.kind}:".split()]
-        lines = wrapped(words, points, room)
-        if length(self.name + self.number + self.remark, points) <= room:
-            return [*lines, self.name + self.number + self.remark]
-        lines.append(shortened(self.name, points, room, self.number))
-        return [*lines, self.remark.strip()] if self.remark else lines
+        """The title in one line or two that fit; of what does not, the middle is left out."""
+        whole = f"{self.kind}: {self.name}{self.number}{self.remark}" if self.name else self.kind
+        if not self.name or length(whole, points) <= room:
+            return [shortened(whole, points, room)]
+        names = (shortened(self.name, points, room, end) for end in (self.number + self.remark, self.number, ""))
+        name = next((one for one in names if length(one, points) <= room), "…")
+        return [shortened(f"{self.kind}:", points, room), name]
 
 
-def letters_for(titles, room):
-    """(points, lines, whether nothing is left out) of all titles, letters as large and lines as few as may be."""
-    for most in (1, 2):
-        for points in SIZES:
-            lines = [title.lines(points, room) for title in titles]
-            if max(map(len, lines), default=1) <= most and not left_out(lines):
-                return points, most, True
-    lines = [title.lines(SIZES[-1], room) for title in titles]
-    return SIZES[-1], max(map(len, lines)), not left_out(lines)
-
-
-def left_out(lines):
-    return any("…" in line for of_title in lines for line in of_title)
-
-
-# ---------------------------------------------------------------- boxes
+def points_for(titles, room):
+    """The points of letters, as large as may be, in which nothing of the titles is left out."""
+    fitting = (
+        points for points in SIZES if not any("…" in line for title in titles for line in title.lines(points, room))
+    )
+    return next(fitting, SIZES[-1])
 
 
 class Box(NamedTuple):
@@ -69,19 +51,20 @@ class Box(NamedTuple):
     width: float
     height: float
 
+    def picture(self, aspect):
+        """The largest Box in it whose width is `aspect` times its height: at its upper edge, in the middle."""
+        width = min(self.width, self.height * aspect)
+        return Box(self.left + (self.width - width) / 2, self.top, width, width / aspect)
 
-class Arrangement(NamedTuple):
+
+class Grid(NamedTuple):
     """Where everything stands.
 
     Attributes:
         photo, overlay, overlay_bar: Box.
-        maps: list of Box, row by row, as many columns as the grid has.
+        maps: list of Box, row by row.
         bars: list of Box, one for each kind.
-        grid: (rows, columns) of the maps.
-        letters: (points, lines, whether nothing is left out) of the maps' titles.
-        pitch: width that a map's title may take.
-        large_letters: the same of the titles of photo and overlay.
-        large_pitch: width that these may take.
+        shape: (rows, columns) of the maps.
     """
 
     photo: Box
@@ -89,161 +72,60 @@ class Arrangement(NamedTuple):
     overlay_bar: Box
     maps: list
     bars: list
-    grid: tuple
-    letters: tuple
-    pitch: float
-    large_letters: tuple
-    large_pitch: float
+    shape: tuple
 
 
-class Pane(NamedTuple):
-    """Pictures of one size in rows and columns, with titles above and colour bars below.
-
-    Attributes:
-        rows, columns: int.
-        width, height: of a picture.
-        pitch: width of a column.
-        letters: as in Arrangement.
-    """
-
-    rows: int
-    columns: int
-    width: float
-    height: float
-    pitch: float
-    letters: tuple
-
-    @property
-    def row(self):
-        """Height of a row with its title."""
-        return title_height(self.letters) + self.height
-
-    @property
-    def size(self):
-        """(width, height) with everything."""
-        return self.columns * (self.pitch + GAP) - GAP, self.rows * (self.row + GAP) - GAP + BAR_ROOM
-
-    def boxes(self, left, top):
-        """The pictures' places, row by row."""
-        return [
-            Box(
-                left + column * (self.pitch + GAP) + (self.pitch - self.width) / 2,
-                top + row * (self.row + GAP) + title_height(self.letters),
-                self.width,
-                self.height,
-            )
-            for row in range(self.rows)
-            for column in range(self.columns)
-        ]
+def cells_in(room, rows, columns):
+    """Cells of one size, row by row, with room for titles above, and bars below the last row: two lists of Box."""
+    width = max((room.width + GAP) / columns - GAP, 8)
+    height = max((room.height - BAR_ROOM + GAP) / rows - GAP - TITLE_ROOM, 8)
+    cells = [
+        Box(
+            room.left + column * (width + GAP),
+            room.top + row * (height + GAP + TITLE_ROOM) + TITLE_ROOM,
+            width,
+            height,
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return cells, [Box(cell.left, cell.top + height + 5, width, BAR_HEIGHT) for cell in cells[-columns:]]
 
 
-BAR_ROOM = 5 + BAR_HEIGHT + 3 + 2 * TICKS  # bar, its numbers, and their unit
-
-
-def title_height(letters):
-    points, lines, _ = letters
-    return lines * line_height(points) + 3
-
-
-@functools.lru_cache(maxsize=4096)
-def pane_in(width, height, rows, columns, aspect, titles):
-    """The Pane of rows x columns that fits, or None.
-
-    Args:
-        width, height: of the room.
-        rows, columns: int.
-        aspect: float, a picture's width over its height.
-        titles: tuple of Title.
-    """
-    pitch = (width + GAP) / columns - GAP
-    if pitch < NARROWEST:
-        return None
-    letters = letters_for(titles, pitch)
-    tallest = (height - BAR_ROOM + GAP) / rows - GAP - title_height(letters)
-    of_height = min(tallest, pitch / aspect)
-    if of_height < 8 or of_height * aspect < 8:
-        return None
-    needed = max((length(line, letters[0]) for title in titles for line in title.lines(letters[0], pitch)), default=0)
-    return Pane(rows, columns, of_height * aspect, of_height, max(of_height * aspect, min(pitch, needed)), letters)
-
-
-def arrange(room, aspect, rows, kinds, titles, large_titles):
-    """Find the places that give photo, overlay and maps the most room.
+def grid_in(room, kinds, classes):
+    """The places of photo, overlay and maps, which depend on nothing else.
 
     Args:
         room: Box of the figure without its heading and its controls.
-        aspect: float, a picture's width over its height.
-        rows: int, classes.
-        kinds: int, of map: with several each has a column, with one the maps stand in any grid.
-        titles: list of Title of the maps, all classes of all kinds.
-        large_titles: the titles of photo and overlay.
+        kinds: int, of map: with several each has a column, with one the maps stand in the squarest cells.
+        classes: int.
 
     Returns:
-        Arrangement; where there is no room for all classes its grid has fewer rows (with one kind: fewer places).
+        Grid; where there is no room for all classes it has fewer rows (with one kind: fewer places).
     """
-    titles, large_titles = tuple(titles), tuple(large_titles)
-    for shown in range(max(rows, 1), 0, -1):
-        grids = [(shown, kinds)] if kinds > 1 else [(-(-shown // columns), columns) for columns in range(1, shown + 1)]
-        best = max(candidates(room, aspect, sorted(set(grids)), titles, large_titles), key=worth, default=None)
-        if best and (shown == 1 or max(best[1].width, best[1].height) >= SMALLEST_MAP):
-            return placed(room, kinds, *best)
-    side = max(min(room.width, room.height) / 4, 8)  # no figure is too small to draw something
-    pane = Pane(1, kinds, side, side, side, (SIZES[-1], 1, True))
-    return placed(room, kinds, Pane(1, 2, side, side, side, (SIZES[-1], 1, True)), pane, True)
-
-
-def candidates(room, aspect, grids, titles, large_titles):
-    """Yield (Pane of photo and overlay, Pane of maps, beside each other or else below)."""
-    for share in range(15, 80, 5):
-        for beside in (True, False):
-            along = room.width if beside else room.height
-            first = round(along * share / 100)
-            second = along - first - 2 * GAP
-            sizes = (
-                [(first, room.height), (second, room.height)] if beside else [(room.width, first), (room.width, second)]
-            )
-            for pair in ((2, 1), (1, 2)):
-                large = pane_in(*sizes[0], *pair, aspect, large_titles)
-                for grid in grids if large else ():
-                    small = pane_in(*sizes[1], *grid, aspect, titles)
-                    if small and small.width <= large.width:
-                        yield large, small, beside
-
-
-def worth(candidate):
-    """The areas of a large and a small picture, multiplied: neither grows at the other's cost alone.
-
-    Half of that where a title does not fit.
-    """
-    large, small, _ = candidate
-    whole = large.letters[2] + small.letters[2]
-    return math.log(large.width * large.height) + math.log(small.width * small.height) + math.log(2) * whole
-
-
-def placed(room, kinds, large, small, beside):
-    """The Arrangement of two panes in the middle of their room."""
-    (width, height), small_width = large.size, small.size[0]
-    if beside:
-        spare = max(room.width - width - small_width, 0)
-        between = min(max(spare / 3, 2 * GAP), 4 * GAP)
-        left = room.left + max((spare - between) / 2, 0)
-        starts = (left, room.top), (left + width + between, room.top)
+    left, top, width, height = room
+    if width >= height:
+        first = width * LARGE_SHARE
+        large, bars = cells_in(Box(left, top, first, height), 2, 1)
+        rest = Box(left + first + 2 * GAP, top, width - first - 2 * GAP, height)
     else:
-        left = room.left + max((room.width - width) / 2, 0), room.left + max((room.width - small_width) / 2, 0)
-        starts = (left[0], room.top), (left[1], room.top + height + GAP)
-    photo, overlay = large.boxes(*starts[0])
-    maps = small.boxes(*starts[1])
-    last = maps[-small.columns :]
-    bars = [bar_below(box, box, small.pitch) for box in last] if kinds > 1 else [bar_below(last[0], last[-1])]
-    return Arrangement(photo, overlay, bar_below(overlay, overlay, large.pitch), maps, bars,
-                       (small.rows, small.columns), small.letters, small.pitch, large.letters, large.pitch)  # fmt: skip
+        first = height * LARGE_SHARE
+        large, bars = cells_in(Box(left, top, width, first), 1, 2)
+        rest = Box(left, top + first + GAP, width, height - first - GAP)
+    for shown in range(max(classes, 1), 0, -1):
+        shapes = [(shown, kinds)] if kinds > 1 else [(-(-shown // some), some) for some in range(1, shown + 1)]
+        maps, map_bars, shape = max(((*cells_in(rest, *shape), shape) for shape in shapes), key=shorter_side)
+        if shorter_side((maps,)) >= SMALLEST_MAP:
+            break
+    if kinds == 1:  # one bar for the whole row
+        one, other = map_bars[0], map_bars[-1]
+        map_bars = [one._replace(width=other.left + other.width - one.left)]
+    return Grid(*large, bars[-1], maps, map_bars, shape)
 
 
-def bar_below(first, last, pitch=0):
-    """The Box of a colour bar below pictures from the first to the last of a row; no narrower than its numbers."""
-    width = last.left + last.width - first.left
-    wide = max(width, min(pitch, 120))
-    return Box(first.left + (width - wide) / 2, last.top + last.height + 5, wide, BAR_HEIGHT)
+def shorter_side(candidate):
+    """Of a cell, the first entry's."""
+    return min(candidate[0][0][2:])
 
 
 def ticks_in(ticks, room):
@@ -259,8 +141,5 @@ def ticks_in(ticks, room):
 
 def label_in(labels, room):
     """(points, text) of the first label that fits; none, where the title above has to do."""
-    for label in labels:
-        for points in (8, 7):
-            if length(label, points) <= room:
-                return points, label
-    return 7, ""
+    fitting = ((points, label) for label in labels for points in (8, 7) if length(label, points) <= room)
+    return next(fitting, (7, ""))

@@ -330,6 +330,28 @@ def boxes_of(viewer):
     return [*boxes, ("heading", *viewer.heading.get_window_extent(renderer).extents)]
 
 
+@pytest.mark.parametrize("size", [(1050, 700), (2000, 1200), (600, 900)])
+def test_panels_stay_where_they_are_from_photo_to_photo(tmp_path, size):
+    """Of a portrait, a landscape and a square photo: titles, bars, and each picture at its cell's upper edge."""
+    run = make_run(tmp_path / "run", ["a.jpg", "b.jpg", "a long name of a photo.jpg"], classes=["dog", "cat", "bird"])
+    for name, shape in (("a", (200, 400)), ("b", (400, 200)), ("a long name of a photo", (300, 300))):
+        Image.new("RGB", shape).save(run / name / "photo.jpg")
+    controls, press = controls_of(run, size=(size[0] / 100, size[1] / 100))
+    viewer, seen = controls.viewer, []
+    for _ in range(3):
+        places = [axes.get_position() for axes in viewer.panels]
+        bars = [bar.get_position().bounds for bar in (*viewer.bars, viewer.overlay_bar)]
+        middles = [((place.x0 + place.x1) / 2, place.y1) for place in places]
+        seen.append(np.round([*np.ravel(middles), *np.ravel(bars)], 9))
+        shape = viewer.content.shape
+        for place in places:
+            width, height = place.width * size[0], place.height * size[1]
+            assert width / height == pytest.approx(shape[1] / shape[0])
+        press("right")
+    np.testing.assert_array_equal(seen[1], seen[0])
+    np.testing.assert_array_equal(seen[2], seen[0])
+
+
 @pytest.mark.parametrize("shape", [(300, 400), (400, 150), (120, 600)], ids=["usual", "portrait", "panorama"])
 @pytest.mark.parametrize("kinds", [1, 3])
 def test_nothing_overlaps_or_is_cut_off(tmp_path, kinds, shape):
