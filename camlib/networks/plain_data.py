@@ -57,7 +57,6 @@ def transcribe(source, target, largest):
     index["is_archive"] = source.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE
     try:
         if not index["is_archive"]:
-            refuse_archive_behind(source)
             transcribe_hdf5(source, target, min(largest, largest_of(file_size(source))), index)
         else:
             transcribe_archive(source, target, largest, index)
@@ -77,39 +76,6 @@ def file_size(file):
     return file.seek(0, os.SEEK_END)
 
 
-# ---------------------------------------------------------------- two formats in one file
-
-
-def refuse_archive_behind(source):
-    """Raise Unreadable where an HDF5 file ends as an archive does: other readers would take it for that."""
-    size = file_size(source)
-    source.seek(max(0, size - (1 << 16) - 22))
-    end = source.read()
-    start = end.rfind(b"PK\x05\x06")
-    if start >= 0 and len(end) - start - 22 == int.from_bytes(end[start + 20 : start + 22], "little"):
-        raise Unreadable("is HDF5 and an archive at once; expected one of them")
-
-
-def refuse_hdf5_inside(source, archive):
-    """Raise Unreadable where an archive is HDF5 too, behind a block of 512, 1024, 2048 ... bytes.
-
-    Weights that are stored as they are may begin at such a place.
-    """
-    own = {data_start(source, one) for one in archive.infolist() if one.compress_type == zipfile.ZIP_STORED}
-    start, size = 512, file_size(source)
-    while start < size:
-        source.seek(start)
-        if source.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE and start not in own:
-            raise Unreadable("is an archive and HDF5 at once; expected one of them")
-        start *= 2
-
-
-def data_start(source, member):
-    """Where the bytes of an archive's member begin: behind its header, its name and what else is said of it."""
-    source.seek(member.header_offset + 26)
-    return member.header_offset + 30 + sum(int.from_bytes(source.read(2), "little") for _ in range(2))
-
-
 # ---------------------------------------------------------------- .keras
 
 
@@ -120,7 +86,6 @@ def transcribe_archive(source, target, largest, index):
         names = [one.filename for one in archive.infolist()]
         if len(names) > MOST_ENTRIES or len(set(names)) < len(names):
             raise Unreadable(f"is an archive of {len(names):,} members, some of one name; expected a .keras file")
-        refuse_hdf5_inside(source, archive)
         index["config"] = unpacked(archive, "config.json", LONGEST_DESCRIPTION).decode()
         if "metadata.json" in names:
             about = json.loads(unpacked(archive, "metadata.json", 1 << 16))

@@ -141,32 +141,7 @@ def vocabularies(place):
     }
 
 
-# ---------------------------------------------------------------- two formats in one file
-
-
-def zip_behind_hdf5(path):
-    """An HDF5 file with a .keras file appended."""
-    write_h5(path, stack())
-    inside = io.BytesIO()
-    write_keras(inside, stack())
-    path.write_bytes(path.read_bytes() + inside.getvalue())
-    with zipfile.ZipFile(path) as archive:  # a reader of archives takes it for one
-        assert "config.json" in archive.namelist()
-    return path
-
-
-def hdf5_behind_zip(path):
-    """A .keras file whose content a reader of HDF5 takes for HDF5: a zip in its user block."""
-    inside, behind = io.BytesIO(), io.BytesIO()
-    write_keras(inside, stack())
-    with h5py.File(behind, "w") as file:
-        file.attrs["model_config"] = json.dumps(stack())
-    start = 512
-    while start < len(inside.getvalue()):
-        start *= 2
-    path.write_bytes(inside.getvalue().ljust(start, b"\0") + behind.getvalue())
-    assert h5py.is_hdf5(path)
-    return path
+# ---------------------------------------------------------------- HDF5 behind something else
 
 
 def hdf5_in_user_block(path):
