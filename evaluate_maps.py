@@ -4,7 +4,7 @@
     python evaluate_maps.py --annotations my_set --maps cam grad-cam grad-cam@block4_conv3
     python evaluate_maps.py --annotations my_set --maps my_network.h5:cam --only localisation
     python evaluate_maps.py my_photos/val --only network      # class folders, without annotations
-    python evaluate_maps.py --annotations my_set --maps outputs/cam maps.h5         # maps that were saved
+    python evaluate_maps.py --annotations my_set --maps outputs/cam outputs/mine    # maps that were saved
 
 Writes tables (CSV and Markdown), figures and one HTML page to the output folder. Every score stands beside what maps
 that know no network reach, and has a 95 % interval by resampling photos. The same command again does only what is
@@ -59,7 +59,7 @@ def parse_arguments(arguments=None):
         nargs="+",
         default=list(DEFAULT_MAPS),
         metavar="[FILE:]METHOD[@LAYER]|PLACE",
-        help="PLACE: saved maps, a folder or a store (.h5), of which localisation and the network's "
+        help="PLACE: saved maps, a folder or a store, of which localisation and the network's "
         "answers are scored; FILE: .h5, .keras, or a name of keras.applications; "
         f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}",
     )

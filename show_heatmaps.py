@@ -7,7 +7,7 @@
     python show_heatmaps.py outputs/cam --sheet sheet.png                   # twelve photos, their maps, one picture
     python show_heatmaps.py outputs/cam/val/cat/cat_001/heatmap_for_cat.npy     # one map alone
 
-A store, outputs/mine.h5, or a folder of stores is shown like outputs/cam.
+A store, as --store writes it, is shown like outputs/cam.
 
 Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within two seconds, whatever the number of
 photos. Arrow keys or the slider go through the photos, up and down through the classes, `h` lists the keys.
@@ -40,7 +40,7 @@ def parse_arguments(arguments=None):
         nargs="?",
         default=DEFAULT_PLACE,
         metavar="FOLDER_OR_FILE",
-        help="saved maps: a folder, a store of maps (.h5), a folder of stores, or one .npy",
+        help="saved maps: a run's folder, of files or a store, or one .npy",
     )
     instead = parser.add_argument_group("instead of a window")
     instead.add_argument("--save", type=Path, metavar="FILE", help="write the figure of one photo: png, jpg, pdf, svg")

@@ -160,7 +160,7 @@ class Table:
         title: str.
         scores: tuple of Score.
         rows: dict of map's name -> list of cells.
-        section: str, of docs/evaluation.md.
+        section: str, of docs/results.md.
     """
 
     title: str
@@ -320,7 +320,7 @@ def explanations_of(tables):
     """One line about each metric, as `write_page` takes them."""
     found = {table.title: (table.section, [(score.title, score.meaning) for score in table.scores]) for table in tables}
     found["The networks"] = "The networks", NETWORK
-    return {title: (f"docs/evaluation.md, section {section}", about) for title, (section, about) in found.items()}
+    return {title: (f"docs/results.md, section {section}", about) for title, (section, about) in found.items()}
 
 
 def markdown_of(heading, grids, sentences):

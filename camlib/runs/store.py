@@ -1,7 +1,7 @@
 """The parts of a store: the maps of some photos in one HDF5 file.
 
 A store is a folder with a run's list, `predictions.csv`, and parts such as `maps-0000256.h5`, named by the number of
-their first photo. The list says for each photo in which part, and in which row of it, its maps are. docs/many_photos.md
+their first photo. The list says for each photo in which part, and in which row of it, its maps are. docs/usage.md
 has what stands where, for who reads a part with h5py alone. Imports neither Keras nor TensorFlow.
 """
 

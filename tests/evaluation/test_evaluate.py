@@ -207,9 +207,9 @@ def test_report_explains_its_metrics_before_the_photos(run):
         "ECE",
     }
     assert all(len(text.split()) > 3 for _, text in terms)
-    sections = set(re.findall("docs/evaluation.md, section (.*?)</p>", page))
+    sections = set(re.findall("docs/results.md, section (.*?)</p>", page))
     assert sections == {"Localisation", "Sharpness", "Faithfulness", "Sanity", "The networks"}
-    documented = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    documented = (ROOT / "docs" / "results.md").read_text("utf-8")
     assert all(f"\n### {section}\n" in documented for section in sections)
     assert page.index("<nav") < page.index("<table>") < page.index('<div id="photos">')
 

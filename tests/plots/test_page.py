@@ -183,7 +183,7 @@ def judged_page(tmp_path):
     ]
     path = tmp_path / "judged.html"
     grids = [("Scores", ["map", "pointing ↑"], [["cam", "0.5"]]), ("Others", ["map"], [["cam"]])]
-    explanations = {"Scores": ("docs/evaluation.md, section X", [("pointing ↑", "how often <it> points")])}
+    explanations = {"Scores": ("docs/results.md, section X", [("pointing ↑", "how often <it> points")])}
     write_page(path, "Judged", entries, report=Report(grids, explanations=explanations))
     return path
 
@@ -336,7 +336,7 @@ def test_contents_and_tables_come_before_the_photos(judged_page, browser):
     tops = [part.rect["y"] for part in parts]
     assert tops == sorted(tops)
     assert parts[2].text.split("\n") == ["pointing ↑", "how often <it> points"]
-    assert "docs/evaluation.md, section X" in browser.find_element("css selector", "p.docs").text
+    assert "docs/results.md, section X" in browser.find_element("css selector", "p.docs").text
     assert len(browser.find_elements("css selector", "dl")) == 1  # none where nothing is known
     links[2].click()
     assert browser.current_url.endswith("#part3") and browser.find_element("id", "part3").text == "Photos"
