@@ -12,6 +12,7 @@ the second measure is the correlation of lightness between picture and photo ove
 
 import io
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -68,6 +69,7 @@ def kept_lightness(picture, photo):
 
 
 # ---------------------------------------------------------------- the styles compared
+# functions of a photo uint8 (H, W, 3) and a map float (H, W) of -1..1
 
 
 def translucent(photo, values):
@@ -77,26 +79,18 @@ def translucent(photo, values):
     return np.rint(photo * (1 - weight) + above * weight).astype(np.uint8)
 
 
-def half_opaque(name):
+def half_opaque(photo, values, name):
     """The usual overlay: a colour map over the photo in colour, at half opacity everywhere."""
-
-    def draw(photo, values):
-        return np.rint(0.5 * photo + 0.5 * colours(values, False, Style(name))).astype(np.uint8)
-
-    return draw
-
-
-def rising(name):
-    """A colour map over the grey photo, its opacity rising with the value."""
-
-    return lambda photo, values: superposition(photo, values, False, Style(name, opacity=1.0))
+    return np.rint(0.5 * photo + 0.5 * colours(values, False, Style(name))).astype(np.uint8)
 
 
 STYLES = {
     "translucent red and blue over the photo in colour": translucent,
-    "inferno over the grey photo, opacity rising": rising("inferno"),
-    "jet over the photo in colour, half opaque": half_opaque("jet"),
-    "turbo over the photo in colour, half opaque": half_opaque("turbo"),
+    "inferno over the grey photo, opacity rising": lambda photo, values: superposition(
+        photo, values, False, Style("inferno", opacity=1.0)
+    ),
+    "jet over the photo in colour, half opaque": partial(half_opaque, name="jet"),
+    "turbo over the photo in colour, half opaque": partial(half_opaque, name="turbo"),
 }
 
 
@@ -136,22 +130,17 @@ def main(arguments=None):
     with Progress("photos", len(photos)) as progress:
         for saved in photos:
             for style, picture, photo, values in pictures_of(saved):
-                numbers = colour_difference(picture, values), kept_lightness(picture, photo)
-                found.setdefault(style, {})[saved.name] = numbers
+                found.setdefault(style, []).append((colour_difference(picture, values), kept_lightness(picture, photo)))
             progress.advance()
     if not found:
         raise UserError(f"no photo of {settings.place} has a map of the class predicted; expected --classes predicted")
     rows = []
-    for style, of_photos in found.items():
-        columns = zip(*of_photos.values(), strict=True)
-        differences, kept = ([number for number in column if number is not None] for column in columns)
-        least = f"{np.percentile(differences, 10):.1f}"
-        rows.append([style, str(len(differences)), f"{np.median(differences):.1f}", least, f"{np.median(kept):.2f}"])
-    print_table(
-        "difference in colour between evidence and the rest (CIE76)",
-        ["superposition", "photos", "median", "tenth percentile", "lightness kept"],
-        rows,
-    )
+    for style, pairs in found.items():
+        differences, kept = ([one for one in column if one is not None] for column in zip(*pairs, strict=True))
+        median, least = np.percentile(differences, [50, 10])
+        rows.append([style, str(len(differences)), f"{median:.1f}", f"{least:.1f}", f"{np.median(kept):.2f}"])
+    header = ["superposition", "photos", "median", "tenth percentile", "lightness kept"]
+    print_table("difference in colour between evidence and the rest (CIE76)", header, rows)
     return 0
 
 

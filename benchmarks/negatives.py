@@ -35,19 +35,16 @@ PASSING = 95  # percent of the positives
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "--networks",
-        type=Path,
-        nargs="+",
-        default=[GAP_NETWORK, VGG_NETWORK],
-        metavar="FILE",
-        help="networks of this project; default: the two shipped",
+    networks, drawn = (
+        "networks of this project; default: the two shipped",
+        "backgrounds drawn where no photos are given",
     )
     parser.add_argument(
-        "--negatives", type=Path, metavar="DIR", help="photos with none of the classes; default: drawn backgrounds"
+        "--networks", type=Path, nargs="+", default=[GAP_NETWORK, VGG_NETWORK], metavar="FILE", help=networks
     )
+    parser.add_argument("--negatives", type=Path, metavar="DIR", help="photos with none of the classes")
     parser.add_argument("--positives", type=Path, metavar="DIR", help="photos of the classes; default: data/demo/val")
-    parser.add_argument("--count", type=whole_number(2, 100_000), default=400, metavar="N", help="of backgrounds drawn")
+    parser.add_argument("--count", type=whole_number(2, 100_000), default=400, metavar="N", help=drawn)
     return parser.parse_args(arguments)
 
 
@@ -66,53 +63,44 @@ def separation(positives, negatives):
     return float(auroc), float((np.asarray(negatives) >= threshold).mean())
 
 
-def photos_of(folder):
-    """A function of an InputSpec: a folder's photos as a network's inputs, uint8 (N, height, width, channels)."""
-    photos = find_photos([folder])
-
-    def inputs(input_spec):
-        images = []
-        for photo, image in in_parallel(lambda photo: read_network_input(photo.path, input_spec), photos):
-            if isinstance(image, PhotoError):
-                raise UserError(f"{photo.path} cannot be read ({image}); expected photos alone")
-            images.append(image)
-        return np.stack(images)
-
-    return inputs
+def pictures_of(folder, input_spec):
+    """A folder's photos as a network's inputs, uint8 (N, height, width, channels)."""
+    images = []
+    for photo, image in in_parallel(lambda photo: read_network_input(photo.path, input_spec), find_photos([folder])):
+        if isinstance(image, PhotoError):
+            raise UserError(f"{photo.path} cannot be read ({image}); expected photos alone")
+        images.append(image)
+    return np.stack(images)
 
 
-def backgrounds(count):
-    """As `photos_of`, of scenes without animals."""
-    scenes = [draw_background(np.random.default_rng([SEED, index]), SIDE) for index in range(count)]
-    return lambda input_spec: np.stack([network_input(scene, input_spec) for scene in scenes])
+def backgrounds(count, input_spec):
+    """As `pictures_of`, of scenes without animals."""
+    scenes = (draw_background(np.random.default_rng([SEED, index]), SIDE) for index in range(count))
+    return np.stack([network_input(scene, input_spec) for scene in scenes])
 
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    networks = {path.stem: load_known_network(path) for path in settings.networks}
-    negatives = photos_of(settings.negatives) if settings.negatives else backgrounds(settings.count)
-    positives = photos_of(settings.positives or demo_folder() / "val")
     named, told = [], []
-    for name, (network, input_spec) in networks.items():
-        of_negatives, of_positives = (
-            network.predict(input_spec.prepare(inputs(input_spec)), batch_size=BATCH, verbose=0)  # (N, C)
-            for inputs in (negatives, positives)
+    for path in settings.networks:
+        network, input_spec = load_known_network(path)
+        drawn = None if settings.negatives else backgrounds(settings.count, input_spec)
+        pictures = pictures_of(settings.negatives, input_spec) if drawn is None else drawn
+        negatives, positives = (
+            network.predict(input_spec.prepare(some), batch_size=BATCH, verbose=0)  # (N, C)
+            for some in (pictures, pictures_of(settings.positives or demo_folder() / "val", input_spec))
         )
-        shares = np.bincount(of_negatives.argmax(axis=1), minlength=len(input_spec.class_names)) / len(of_negatives)
-        surest, known = of_negatives.max(axis=1), of_positives.max(axis=1)
-        named.append([name, *(f"{one} {share:.3f}" for one, share in zip(input_spec.class_names, shares, strict=True))])
-        told.append(
-            [
-                name,
-                f"{np.median(surest):.3f}",
-                f"{np.median(known):.3f}",
-                *(f"{(surest >= limit).mean():.3f}" for limit in SURE),
-                *(f"{number:.3f}" for number in separation(known, surest)),
-            ]
+        shares = np.bincount(negatives.argmax(axis=1), minlength=len(input_spec.class_names)) / len(negatives)
+        named.append(
+            [path.stem, *(f"{one} {share:.3f}" for one, share in zip(input_spec.class_names, shares, strict=True))]
         )
-    count, other = counted(len(of_negatives), "negative"), counted(len(of_positives), "positive")
+        surest, known = negatives.max(axis=1), positives.max(axis=1)
+        sure = [(surest >= limit).mean() for limit in SURE]
+        numbers = [np.median(surest), np.median(known), *sure, *separation(known, surest)]
+        told.append([path.stem, *(f"{number:.3f}" for number in numbers)])
     columns = max(map(len, named))
     named = [row + [""] * (columns - len(row)) for row in named]
+    count, other = counted(len(negatives), "negative"), counted(len(positives), "positive")
     print_table(f"what {count} are taken for", ["network", *[""] * (columns - 1)], named)
     header = ["network", "median, negatives", "positives", *(f"≥ {limit}" for limit in SURE), "AUROC", "FPR95"]
     print_table(f"largest probability of {count} and {other}", header, told)
