@@ -1,14 +1,14 @@
 """Measure what the files of a photo cost beside the network: reading the photo, colours, JPEG, .npy, or a store.
 
-    python benchmarks/files_speed.py my_photos --photos 300 --repeats 5     # about a minute
-    python benchmarks/files_speed.py my_photos --maps outputs/cam           # with the maps of a network
+    python make_cam_maps.py my_photos --output outputs/mine --no-pictures
+    python benchmarks/files_speed.py my_photos --maps outputs/mine --photos 300 --repeats 5     # about a minute
 
-make_cam_maps.py's own way of reading and writing, with a network of no cost: four maps of 96x96 for each photo. Taking
-turns it makes all files, the arrays alone, stores, and reads only, and prints for each the median over the repeats:
-milliseconds a photo; those that the processor worked, all cores together, which other programs lengthen less; photos a
-second; kilobytes and files a photo; and the largest peak of memory so far. Maps of waves are smoother than a network's:
-their size in a store says little, see --maps. The files go to the system's temporary folder, for a while:
-TMPDIR=/dev/shm leaves the disk out. `taskset -c 0` before the command tells what one core does.
+make_cam_maps.py's own way of reading and writing, with a network of no cost: the maps of a run of four classes, again
+and again. Taking turns it makes all files, the arrays alone, stores, and reads only, and prints for each the median
+over the repeats: milliseconds a photo; those that the processor worked, all cores together, which other programs
+lengthen less; photos a second; kilobytes and files a photo; and the largest peak of memory so far. The files go to the
+system's temporary folder, for a while: TMPDIR=/dev/shm leaves the disk out. `taskset -c 0` before the command tells
+what one core does.
 """
 
 import contextlib
@@ -49,15 +49,6 @@ WORK = {
 }
 
 
-def smooth_maps():
-    """Signed maps of a batch, float32 (N, C, 96, 96), as smooth as a network's."""
-    generator = np.random.default_rng(0)
-    y, x = np.mgrid[:96, :96] / 96
-    shape = (BATCH_SIZE, len(CLASSES), 1, 1)
-    phase, wave, height = (generator.uniform(low, high, shape) for low, high in ((0, 6), (3, 12), (0.5, 3)))
-    return (height * np.sin(wave * x + phase) * np.cos(wave * y)).astype(np.float32)
-
-
 def maps_of_run(place):
     """The maps of a run's first photos, float32 (N, C, h, w), those of as many photos as a batch has."""
     saved = find_saved(place)[:BATCH_SIZE]
@@ -65,7 +56,7 @@ def maps_of_run(place):
     return np.resize(np.array(maps), (BATCH_SIZE, *np.shape(maps)[1:]))
 
 
-class MadeUpMaps:
+class KnownMaps:
     """An explainer whose maps cost nothing."""
 
     input_spec = INPUT_SPEC
@@ -110,7 +101,7 @@ def parse_arguments(arguments=None):
     number = whole_number(1, 10**6)
     parser.add_argument("--photos", type=number, default=300, metavar="N", help="the same again where there are fewer")
     parser.add_argument("--repeats", type=number, default=5, metavar="N", help="turns of each piece of work")
-    parser.add_argument("--maps", type=Path, metavar="DIR", help="a run of four classes, whose maps are written")
+    parser.add_argument("--maps", type=Path, required=True, metavar="DIR", help="a run, whose maps are written")
     return parser.parse_args(arguments)
 
 
@@ -118,7 +109,7 @@ def main(arguments=None):
     settings = parse_arguments(arguments)
     found = itertools.islice(itertools.cycle(find_photos(settings.places)), settings.photos)
     photos = [Photo(photo.path, f"{number}.jpg", f"{number}") for number, photo in enumerate(found)]
-    explainer = MadeUpMaps(maps_of_run(settings.maps) if settings.maps else smooth_maps())
+    explainer = KnownMaps(maps_of_run(settings.maps))
     # everything is removed at the end: ext4 takes long to find room for a file after many were removed
     with tempfile.TemporaryDirectory() as parent:
         take_turns([partial(measure, work, explainer, photos[:BATCH_SIZE], parent) for work in WORK], 1)  # warms up

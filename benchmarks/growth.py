@@ -1,4 +1,4 @@
-"""Time and memory of make_cam_maps.py against the number of photos, their size and the number of classes: a plot.
+"""Time and memory of make_cam_maps.py against the number of photos, their size and the number of classes.
 
     python benchmarks/growth.py                                # about a quarter of an hour on two cores
     python benchmarks/growth.py --photos 100 1000              # along this axis alone
@@ -7,26 +7,21 @@
 Each point is the script in a process of its own, arrays alone (--no-pictures), of JPEG photos of 500x375 that this
 makes, in batches of 8: from its start to its end, and its peak memory. The network is the pooling-free one with random
 weights. Where they are not what grows, photos are seen at 96x96, many photos at 32x32, and classes are four. Writes
-growth.csv, from which the same command goes on, and growth.png; prints the table, and what ten million photos need.
+growth.csv, from which the same command goes on; prints the table, and what ten million photos need.
 """
 
-import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-import cv2
-import numpy as np
-from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import timing
-from camlib.console import ROOT, ArgumentParser, UserError, counted, run_script, whole_number
-from camlib.files import write_whole
+from camlib.console import ArgumentParser, UserError, counted, run_script, whole_number
 
-HEIGHT, WIDTH, DIFFERENT = 375, 500, 100  # of the photos, and how many of them are not the same file again
+HEIGHT, WIDTH = 375, 500  # of the photos
 USUAL = {"photos": 100, "size": 96, "classes": 4}  # where something else grows
 SIZE_OF_MANY, PHOTOS_OF_CLASSES = 32, 20  # but for these
 BATCH = 8  # photos at once: 32 of 512x512 would take 10 GB
@@ -61,20 +56,8 @@ class Point(NamedTuple):
 # ---------------------------------------------------------------- measuring
 
 
-def write_photos(folder, count):
-    """`count` JPEG files of smooth noise with grain, of which DIFFERENT are files and the others links to them."""
-    generator = np.random.default_rng(0)
-    folder.mkdir()
-    for number in range(min(count, DIFFERENT)):
-        coarse = generator.integers(0, 256, (12, 16, 3), np.uint8)
-        grain = generator.integers(0, 24, (HEIGHT, WIDTH, 3), np.uint8)
-        cv2.imwrite(str(folder / f"{number:07d}.jpg"), cv2.add(cv2.resize(coarse, (WIDTH, HEIGHT)), grain))
-    for number in range(DIFFERENT, count):
-        os.link(folder / f"{number % DIFFERENT:07d}.jpg", folder / f"{number:07d}.jpg")
-
-
 def write_network(path, classes):
-    """A network of so many classes, in a process of its own: a script's peak counts what its parent held."""
+    """A network of so many classes, with random weights."""
     import camlib.backend  # noqa: F401
 
     # isort: split
@@ -86,20 +69,28 @@ def write_network(path, classes):
     save_network(modern_network(classes), path, InputSpec(names, 96, 96, 3))
 
 
+def make_maps(words):
+    """Run the script: the most bytes that its process has held at once."""
+    from make_cam_maps import main
+
+    main(words)
+    return timing.peak_memory()
+
+
 def measure(axis, value):
     """The Point of a value of an axis."""
     special = {"photos": {"size": SIZE_OF_MANY}, "classes": {"photos": PHOTOS_OF_CLASSES}}.get(axis, {})
     point = USUAL | special | {axis: value}
     with tempfile.TemporaryDirectory() as folder:
         photos, network, output = (Path(folder, name) for name in ("photos", "network.h5", "maps"))
-        write_photos(photos, point["photos"])
-        worker = timing.Worker()
-        worker.call(write_network, network, point["classes"])
-        worker.close()
+        timing.write_photos(photos, point["photos"], HEIGHT, WIDTH)
+        timing.in_new_process(write_network, network, point["classes"])
         words = [photos, "--model", network, "--output", output, "--size", point["size"], "--batch-size", BATCH]
-        seconds, peak = timing.run_and_watch([sys.executable, ROOT / "make_cam_maps.py", *words, "--no-pictures"])
-        written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file()) / 1e6
-    return Point(axis, *point.values(), seconds, peak, written, timing.cores(), timing.machine())
+        seconds, _, peak = timing.seconds_of(
+            partial(timing.in_new_process, make_maps, [*map(str, words), "--no-pictures"])
+        )
+        written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    return Point(axis, *point.values(), seconds, peak / 1e6, written / 1e6, timing.cores(), timing.machine())
 
 
 # ---------------------------------------------------------------- what it means
@@ -137,26 +128,6 @@ def paragraph(points):
     )
 
 
-def draw(path, points):
-    """Time, on a log scale, and memory against what grows: a panel of each for each axis, on common scales; PNG."""
-    axes = [axis for axis in AXES if any(point.axis == axis for point in points)]
-    figure = Figure(figsize=(3.2 * len(axes) + 0.6, 5), layout="constrained")
-    columns = figure.subplots(2, len(axes), squeeze=False, sharex="col", sharey="row").T
-    for (above, below), axis in zip(columns, axes, strict=True):
-        found = sorted((getattr(point, axis), point.seconds, point.peak_mb) for point in points if point.axis == axis)
-        values, seconds, peaks = zip(*found, strict=True)
-        above.loglog(values, seconds, "o-")
-        below.semilogx(values, peaks, "o-")
-        below.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
-        below.xaxis.minorticks_off()
-        below.set_xlabel({"photos": "photos", "size": "height and width, pixels"}.get(axis, "classes"))
-        for panel in (above, below):
-            panel.grid(which="both", linewidth=0.3)
-    columns[0][0].set_ylabel("seconds")
-    columns[0][1].set(ylabel="peak MB", ylim=(0, 1.1 * max(point.peak_mb for point in points)))
-    write_whole(path, lambda file: figure.savefig(file, dpi=110, format="png"))
-
-
 def text_of(points):
     """Table and paragraph in Markdown."""
     rows = [
@@ -165,8 +136,8 @@ def text_of(points):
         for point in points
     ]  # fmt: skip
     table = timing.markdown_table(["what grows", "photos", "size", "classes", "seconds", "peak MB", "written MB"], rows)
-    links = "![The same, drawn](growth.png)\n\nAll numbers: [growth.csv](growth.csv)"
-    return "\n\n".join(filter(None, [points[0].measured_on, table, paragraph(points), links]))
+    parts = [points[0].measured_on, table, paragraph(points), "All numbers: [growth.csv](growth.csv)"]
+    return "\n\n".join(filter(None, parts))
 
 
 # ---------------------------------------------------------------- the script
@@ -178,7 +149,7 @@ def parse_arguments(arguments=None):
         told = f"values of this axis; default: {' '.join(map(str, values))}, or none where another is given"
         parser.add_argument(f"--{axis}", type=whole_number(1, MANY), nargs="+", metavar="N", help=told)
     parser.add_argument("--again", action="store_true", help="measure anew what is measured already")
-    parser.add_argument("--output", type=Path, default=timing.OUTPUT, metavar="DIR", help="folder of growth.csv, .png")
+    parser.add_argument("--output", type=Path, default=timing.OUTPUT, metavar="DIR", help="folder of growth.csv")
     parser.add_argument("--docs", nargs="+", type=Path, default=[], metavar="PAGE", help="put the text there as well")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing; make them of growth.csv")
     return parser.parse_args(arguments)
@@ -188,7 +159,7 @@ def main(arguments=None):
     settings = parse_arguments(arguments)
     settings.output.mkdir(parents=True, exist_ok=True)
     path, where = settings.output / "growth.csv", timing.machine()
-    points, picture = timing.read_rows(path, Point), path.with_suffix(".png")
+    points = timing.read_rows(path, Point)
     asked = {axis: getattr(settings, axis) for axis in AXES if getattr(settings, axis)} or AXES
     for axis, value in [(axis, value) for axis, values in asked.items() for value in values]:
         known = [point for point in points if (point.axis, getattr(point, axis)) == (axis, value)]
@@ -200,10 +171,9 @@ def main(arguments=None):
         print(f"{axis} {value:,} done", flush=True)
     if not points:
         raise UserError(f"{path} holds nothing measured; expected the same command without --tables-only first")
-    draw(picture, points)
     text = text_of(points)
-    timing.fill(settings.docs, {"growth": text}, path, picture)
-    print(f"{text}\n\nwrote {path} and growth.png")
+    timing.fill(settings.docs, {"growth": text}, path)
+    print(f"{text}\n\nwrote {path}")
 
 
 if __name__ == "__main__":

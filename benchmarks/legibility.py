@@ -72,23 +72,18 @@ def kept_lightness(picture, photo):
 # functions of a photo uint8 (H, W, 3) and a map float (H, W) of -1..1
 
 
-def translucent(photo, values):
-    """The style before: a diverging scale over the photo in colour, opacity up to 0.7 rising with the magnitude."""
-    weight = 0.7 * np.abs(np.clip(values, -1, 1))[..., None]
-    above = colours(np.sign(values) * 0.8, True, Style("RdBu_r"))
-    return np.rint(photo * (1 - weight) + above * weight).astype(np.uint8)
-
-
 def half_opaque(photo, values, name):
     """The usual overlay: a colour map over the photo in colour, at half opacity everywhere."""
     return np.rint(0.5 * photo + 0.5 * colours(values, False, Style(name))).astype(np.uint8)
 
 
+def rising(photo, values):
+    """Inferno over the grey photo, its opacity rising with the value."""
+    return superposition(photo, values, False, Style("inferno", opacity=1.0))
+
+
 STYLES = {
-    "translucent red and blue over the photo in colour": translucent,
-    "inferno over the grey photo, opacity rising": lambda photo, values: superposition(
-        photo, values, False, Style("inferno", opacity=1.0)
-    ),
+    "inferno over the grey photo, opacity rising": rising,
     "jet over the photo in colour, half opaque": partial(half_opaque, name="jet"),
     "turbo over the photo in colour, half opaque": partial(half_opaque, name="turbo"),
 }

@@ -28,6 +28,7 @@ from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_known_netw
 from camlib.photos import PhotoError, find_photos, in_parallel, network_input, read_network_input
 
 SEED, SIDE = 7, 128  # of the backgrounds; no picture of the demo set has this seed
+SHIPPED = [GAP_NETWORK, VGG_NETWORK]
 BATCH = 32
 SURE = (0.5, 0.9)
 PASSING = 95  # percent of the positives
@@ -39,9 +40,7 @@ def parse_arguments(arguments=None):
         "networks of this project; default: the two shipped",
         "backgrounds drawn where no photos are given",
     )
-    parser.add_argument(
-        "--networks", type=Path, nargs="+", default=[GAP_NETWORK, VGG_NETWORK], metavar="FILE", help=networks
-    )
+    parser.add_argument("--networks", type=Path, nargs="+", default=SHIPPED, metavar="FILE", help=networks)
     parser.add_argument("--negatives", type=Path, metavar="DIR", help="photos with none of the classes")
     parser.add_argument("--positives", type=Path, metavar="DIR", help="photos of the classes; default: data/demo/val")
     parser.add_argument("--count", type=whole_number(2, 100_000), default=400, metavar="N", help=drawn)
@@ -91,17 +90,14 @@ def main(arguments=None):
             for some in (pictures, pictures_of(settings.positives or demo_folder() / "val", input_spec))
         )
         shares = np.bincount(negatives.argmax(axis=1), minlength=len(input_spec.class_names)) / len(negatives)
-        named.append(
-            [path.stem, *(f"{one} {share:.3f}" for one, share in zip(input_spec.class_names, shares, strict=True))]
-        )
+        words = (f"{one} {share:.3f}" for one, share in zip(input_spec.class_names, shares, strict=True))
+        named.append([path.stem, "  ".join(words)])
         surest, known = negatives.max(axis=1), positives.max(axis=1)
         sure = [(surest >= limit).mean() for limit in SURE]
         numbers = [np.median(surest), np.median(known), *sure, *separation(known, surest)]
         told.append([path.stem, *(f"{number:.3f}" for number in numbers)])
-    columns = max(map(len, named))
-    named = [row + [""] * (columns - len(row)) for row in named]
     count, other = counted(len(negatives), "negative"), counted(len(positives), "positive")
-    print_table(f"what {count} are taken for", ["network", *[""] * (columns - 1)], named)
+    print_table(f"what {count} are taken for", ["network", "share of each class"], named)
     header = ["network", "median, negatives", "positives", *(f"≥ {limit}" for limit in SURE), "AUROC", "FPR95"]
     print_table(f"largest probability of {count} and {other}", header, told)
 

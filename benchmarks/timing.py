@@ -12,18 +12,20 @@ import platform
 import re
 import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
-from camlib.console import ROOT, UserError, counted, first_line
+import cv2
+import numpy as np
+
+from camlib.console import UserError, counted, first_line
 from camlib.files import open_csv, write_csv, write_whole
 
 OUTPUT = Path("outputs/speed")
+DIFFERENT = 100  # photos that are made; more are the same files again
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")  # the programs' own process starts none
 PACKAGES = ("tensorflow", "keras", "jax", "torch", "tf-keras-vis", "tf-explain", "xplique", "grad-cam", "captum")
 
@@ -59,7 +61,7 @@ def ratios(ours, others):
 # ---------------------------------------------------------------- processes
 
 
-class Worker:
+class Worker(ProcessPoolExecutor):
     """A new process that calls functions, one after the other; what it prints is not shown.
 
     Args:
@@ -69,8 +71,7 @@ class Worker:
     def __init__(self, backend=BACKEND):
         environment = {"KERAS_BACKEND": backend, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-        spawn = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(1, spawn, initializer=begin_quietly, initargs=(environment,))
+        super().__init__(1, multiprocessing.get_context("spawn"), begin_quietly, (environment,))
 
     def call(self, function, *arguments):
         """What the function of a module returns there.
@@ -79,10 +80,13 @@ class Worker:
             UserError: of what it raises, in words that need none of its libraries here.
             concurrent.futures.process.BrokenProcessPool: the process was killed.
         """
-        return self.pool.submit(in_words, function, *arguments).result()
+        return self.submit(in_words, function, *arguments).result()
 
-    def close(self):
-        self.pool.shutdown()
+
+def in_new_process(function, *arguments):
+    """What the function of a module returns in a process that does nothing else."""
+    with Worker() as worker:
+        return worker.call(function, *arguments)
 
 
 def begin_quietly(environment):
@@ -112,36 +116,7 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def run_and_watch(command):
-    """Run a command: (seconds from its start to its end, peak memory in MB).
-
-    Raises:
-        UserError: it fails.
-    """
-    with tempfile.TemporaryFile() as said:
-        began = time.perf_counter()
-        process = subprocess.Popen([str(word) for word in command], stdout=said, stderr=subprocess.STDOUT, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds, process.returncode = time.perf_counter() - began, os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            last = said.read().decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise UserError(f"{command[1]} ended with exit code {process.returncode}: {''.join(last)[:200]}")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
 # ---------------------------------------------------------------- the machine
-
-
-def processor():
-    """{"model name": ..., "flags": ...} of the processor, as far as Linux tells them."""
-    known = Path("/proc/cpuinfo")
-    return dict(re.findall(r"^(model name|flags)\s*: (.*)$", known.read_text() if known.exists() else "", re.MULTILINE))
-
-
-def fast_bfloat16():
-    """Whether the processor computes in bfloat16, with AVX512-BF16 or AMX; known on Linux only."""
-    return bool({"avx512_bf16", "amx_bf16"} & set(processor().get("flags", "").split()))
 
 
 def cores():
@@ -151,7 +126,8 @@ def cores():
 
 def hardware():
     """The machine in words: processor, what it is fast at, cores, memory."""
-    known = processor()
+    told = Path("/proc/cpuinfo")
+    known = dict(re.findall(r"^(model name|flags)\s*: (.*)$", told.read_text() if told.exists() else "", re.MULTILINE))
     flags = known.get("flags", "").split()
     fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
@@ -177,6 +153,18 @@ def machine():
 
 
 # ---------------------------------------------------------------- files and pages
+
+
+def write_photos(folder, count, height, width):
+    """`count` JPEG files of smooth noise with grain, of which DIFFERENT are files and the others links to them."""
+    generator = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(min(count, DIFFERENT)):
+        coarse = generator.integers(0, 256, (12, 16, 3), np.uint8)
+        grain = generator.integers(0, 24, (height, width, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{number:07d}.jpg"), cv2.add(cv2.resize(coarse, (width, height)), grain))
+    for number in range(DIFFERENT, count):
+        os.link(folder / f"{number % DIFFERENT:07d}.jpg", folder / f"{number:07d}.jpg")
 
 
 def write_rows(path, rows, derived=()):
@@ -212,13 +200,13 @@ def markdown_table(header, rows):
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def fill(pages, texts, *files):
+def fill(pages, texts, file=None):
     """Put texts between the marks `<!-- speed: NAME -->` and `<!-- end of NAME -->` of pages, as far as they have them.
 
     Args:
         pages: list of Path.
         texts: dict of name -> str.
-        files: Paths of what the texts link to, which is copied beside each page.
+        file: Path of what the texts link to, which is copied beside each page, or None.
 
     Raises:
         UserError: a page has none of these marks.
@@ -233,10 +221,7 @@ def fill(pages, texts, *files):
             begin, end = f"<!-- speed: {name} -->", f"<!-- end of {name} -->"
             filled = f"{begin}\n{texts[name]}\n{end}"
             text = re.sub(f"{begin}.*?{end}", lambda _, filled=filled: filled, text, flags=re.DOTALL)
-        write_whole(page, lambda file, text=text: file.write(text.encode()))
-        for file in files:
-            if (
-                any(f"({file.name})" in texts[name] for name in known)
-                and file.resolve().parent != page.resolve().parent
-            ):
-                shutil.copy(file, page.parent)
+        write_whole(page, lambda out, text=text: out.write(text.encode()))
+        linked = file and any(f"({file.name})" in texts[name] for name in known)
+        if linked and file.resolve().parent != page.resolve().parent:
+            shutil.copy(file, page.parent)

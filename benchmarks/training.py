@@ -2,7 +2,7 @@
 
     python benchmarks/training.py                                                     # a few minutes on two cores
     KERAS_BACKEND=jax python benchmarks/training.py --batches 32 256 1024 --docs docs/speed.md        # a GPU
-    python benchmarks/training.py --recipes modern --photos 2000 50000 --small-network                # memory
+    python benchmarks/training.py --recipes original --photos 2000 50000                              # memory
     python benchmarks/training.py --recipes original --batches 4 --steps 3            # does it run?
 
 Each row is train_cam_4class.py in a process of its own, on photos that this makes and the script decodes, two epochs of
@@ -21,9 +21,6 @@ import time
 from pathlib import Path
 from unittest import mock
 
-import cv2
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import timing
@@ -36,39 +33,21 @@ COLUMNS = ("recipe", "numbers", "batch", "photos", "photos/s in training", "phot
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    least = whole_number(4, 10**6)  # which a mosaic takes
+    least, steps = whole_number(4, 10**6), whole_number(3, 10**6)  # a mosaic takes 4
     recipes, dtypes = ("modern", "original", "vgg16"), ("float32", "bfloat16", "float16")
     parser.add_argument("--recipes", nargs="+", choices=recipes, default=["modern", "vgg16"])
     parser.add_argument("--batches", nargs="+", type=least, default=[32], metavar="N", help="photos of a step")
-    parser.add_argument(
-        "--steps", type=whole_number(3, 10**6), default=30, metavar="N", help="of each of the two epochs"
-    )
+    parser.add_argument("--steps", type=steps, default=30, metavar="N", help="of each of the two epochs")
     parser.add_argument("--photos", nargs="+", type=least, metavar="N", help="to train on; default: those of all steps")
     parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=["auto"], help="default: what training chooses")
-    parser.add_argument("--small-network", action="store_true", help="the modern recipe's with two convolutions")
-    parser.add_argument(
-        "--output", type=Path, default=timing.OUTPUT, metavar="DIR", help="folder of training_speed.csv"
-    )
+    parser.add_argument("--output", type=Path, default=timing.OUTPUT, metavar="DIR", help="of training_speed.csv")
     parser.add_argument("--docs", nargs="+", type=Path, default=[], metavar="PAGE", help="put the table there as well")
     return parser.parse_args(arguments)
 
 
-def write_photos(folder, count):
-    """Class folders of `count` JPEG files to train on and some of each to validate; smooth noise, each its own."""
-    generator = np.random.default_rng(0)
-    for part, of_each in (("train", count // len(CLASSES)), ("val", VALIDATED)):
-        for name in CLASSES:
-            place = folder / part / name
-            place.mkdir(parents=True)
-            for number in range(of_each):
-                coarse = generator.integers(0, 256, (8, 8, 3), np.uint8)
-                cv2.imwrite(str(place / f"{number:06d}.jpg"), cv2.resize(coarse, (SIDE, SIDE)))
-
-
-def train(words, steps, small):
+def train(words, steps):
     """Train in this process: (device, numbers, [photos a second, of the batches alone, peak MB] as text)."""
     from camlib.backend import device_name
-    from camlib.networks import architectures
     from camlib.training.batches import Batches
     from camlib.training.state import TrainingProgress
     from train_cam_4class import main
@@ -83,10 +62,8 @@ def train(words, steps, small):
         ends.append(time.perf_counter())
         usual(progress, batch, logs)
 
-    convolutions = ((8, 1), (8, 1)) if small else architectures.MODERN_CONVOLUTIONS
     with (
         contextlib.redirect_stdout(said),
-        mock.patch.object(architectures, "MODERN_CONVOLUTIONS", convolutions),
         mock.patch.object(Batches, "__len__", length),
         mock.patch.object(TrainingProgress, "on_train_batch_end", ended),
     ):
@@ -108,15 +85,13 @@ def main(arguments=None):
     lines, choices = [], (settings.recipes, settings.batches, settings.dtypes)
     for count in settings.photos or [max(400, max(settings.batches) * settings.steps)]:
         with tempfile.TemporaryDirectory() as folder:
-            write_photos(Path(folder, "photos"), count)
+            for name, part in itertools.product(CLASSES, ("train", "val")):
+                of_class = count // len(CLASSES) if part == "train" else VALIDATED
+                timing.write_photos(Path(folder, "photos", part, name), of_class, SIDE, SIDE)
             for number, (recipe, batch, dtype) in enumerate(itertools.product(*choices)):
                 words = ["--data", Path(folder, "photos"), "--output", Path(folder, str(number), "net.h5")]
                 words += ["--recipe", recipe, "--epochs", 2, "--batch-size", batch, "--dtype", dtype]
-                worker = timing.Worker()
-                device, numbers, told = worker.call(
-                    train, list(map(str, words)), settings.steps, settings.small_network
-                )
-                worker.close()
+                device, numbers, told = timing.in_new_process(train, list(map(str, words)), settings.steps)
                 lines.append([recipe, numbers, str(batch), f"{count:,}", *told])
                 print(", ".join(lines[-1]), flush=True)
     where, path = f"{device} ({timing.machine()})", settings.output / "training_speed.csv"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import BrokenExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,8 +50,7 @@ def test_turns_change_direction():
 
 
 def test_a_process_says_in_words_what_fails_there_or_that_it_was_killed(capfd):
-    worker = timing.Worker("jax")
-    try:
+    with timing.Worker("jax") as worker:
         assert worker.call(os.getenv, "KERAS_BACKEND") == "jax" and worker.call(os.getpid) != os.getpid()
         worker.call(print, "not shown")
         assert 1e6 < worker.call(timing.peak_memory) < 1e9  # its own, not this process's
@@ -58,16 +58,7 @@ def test_a_process_says_in_words_what_fails_there_or_that_it_was_killed(capfd):
             worker.call(os.stat, "nowhere")
         with pytest.raises(BrokenExecutor):
             worker.call(os.kill, worker.call(os.getpid), 9)
-    finally:
-        worker.close()
     assert capfd.readouterr().out == ""
-
-
-def test_a_command_that_fails_is_one_line():
-    seconds, peak = timing.run_and_watch([sys.executable, "-c", "numbers = bytearray(10**8)"])
-    assert 0 < seconds < 60 and 100 < peak < 1000
-    with pytest.raises(UserError, match="^-c ended with exit code 3: its last words$"):
-        timing.run_and_watch([sys.executable, "-c", "import sys; print('its last words'); sys.exit(3)"])
 
 
 def test_correlation_is_the_least_over_photos_and_knows_sizes():
@@ -85,16 +76,9 @@ def test_correlation_is_the_least_over_photos_and_knows_sizes():
     assert speed.correlation({"map": np.zeros((1, 1, 2, 2))}, large) is None
 
 
-class Stub:
-    """A lane without a process."""
-
-    def __init__(self, dtype="float32"):
-        self.dtype, self.refuses = dtype, ""
-
-
 def test_another_networks_times_are_refused():
     """What gives other logits is not the same network, and is not timed beside it."""
-    lanes = [Stub(), Stub(), Stub()]
+    lanes = [SimpleNamespace(dtype="float32", refuses="") for _ in range(3)]
     speed.check_logits(lanes, [[[1.0, 2.0]], [[1.00015, 2.0]], [[1.0003, 2.0]]])
     assert [lane.refuses for lane in lanes] == ["", "", "its network's logits differ by 1.5e-04 of the largest"]
 
@@ -126,7 +110,7 @@ def test_rows_survive_their_file_and_newer_ones_replace_older(tmp_path):
     refused = Row("xplique", "grad-cam", "bfloat16", 8, 224, refuses='TypeError: a "b", c', hardware="a machine")
     rows = speed.merged([], [refused, row(agreement=0.5), row("ours-jax", batch=1)])
     path = tmp_path / "speed.csv"
-    speed.write_rows(path, rows)
+    timing.write_rows(path, rows, ["photo_ms", "ratio"])
     found = timing.read_rows(path, Row)
     assert [one.key for one in found] == [one.key for one in rows] and found[-1] == refused
     np.testing.assert_allclose(found[0].seconds, rows[0].seconds, rtol=1e-5)
@@ -150,34 +134,6 @@ def test_the_published_numbers_are_read():
     assert len(timing.read_rows(ROOT / "docs" / "growth.csv", growth.Point)) > 10
 
 
-def test_limits_compare_what_was_measured_in_the_same_rounds():
-    ones = np.ones(5)
-    rows = [
-        row(seconds=1.08 * ones, forward=ones),
-        row("xplique", seconds=1.07 * ones, forward=ones),
-        row("xplique", batch=1, seconds=ones, forward=ones, measured="at another time"),
-        row(batch=1, seconds=1.2 * ones, forward=ones),
-        row(dtype="bfloat16", seconds=0.54 * ones, forward=ones),
-        row("captum", case="all-three", seconds=9 * ones, forward=ones),
-    ]
-    title = f"ours, TensorFlow, {CASES['grad-cam'].title}, batch"
-    assert speed.limits_of(rows) == [
-        (f"{title} 8, of a plain forward pass: 1.08, limit 1.10: within", True),
-        (f"{title} 8, of Xplique's time: 1.01, limit 1.00: above", False),
-        (f"{title} 1, of a plain forward pass: 1.20, limit 1.10: above", False),
-        (f"{title} 8, bfloat16 of float32: 0.50, limit 0.60: within", True),
-    ]
-
-
-def test_check_ends_with_one_where_a_limit_is_not_kept(tmp_path, capsys):
-    machine = {"hardware": timing.hardware()}
-    for ratio, code in ((1.0, 0), (1.5, 1)):
-        speed.write_rows(tmp_path / "speed.csv", [row(seconds=[ratio] * 5, forward=[1] * 5, **machine)])
-        arguments = ["--output", str(tmp_path), "--tables-only"]
-        assert speed.main([*arguments, "--check"]) == code and speed.main(arguments) == 0
-    assert "1.50, limit 1.10: above" in capsys.readouterr().out
-
-
 def test_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path, end_of):
     page = tmp_path / "page.md"
     page.write_text(
@@ -192,8 +148,8 @@ def test_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path, end_of
         row("ours-jax", "cam", 8, seconds=[0.02], forward=[0.02]),
         row(seconds=[5], forward=[4], hardware="another"),
     ]
-    speed.write_rows(tmp_path / "run" / "speed.csv", speed.merged([], rows))
-    assert speed.main(["--output", str(tmp_path / "run"), "--tables-only", "--docs", str(page)]) == 0
+    timing.write_rows(tmp_path / "run" / "speed.csv", speed.merged([], rows))
+    speed.main(["--output", str(tmp_path / "run"), "--tables-only", "--docs", str(page)])
     text = page.read_text()
     assert text.startswith("before\n<!-- speed: table -->\na machine; x 1; batch 8\n\n") and "old" not in text
     assert text.endswith("kept\n<!-- end of growth -->\nafter\n") and "\n\nanother; x 1; batch 8\n\n" in text
@@ -229,7 +185,7 @@ def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, cap
     pytest.importorskip("jax")
     arguments = ["--quick", "--cases", "all-three", "--tools", "ours-tensorflow", "ours-jax", "--dtypes", "float32",
                  "--output", str(tmp_path)]  # fmt: skip
-    assert speed.main(arguments) == 0
+    speed.main(arguments)
     told = capsys.readouterr().out
     rows = timing.read_rows(tmp_path / "speed_quick.csv", Row)
     assert [(one.tool, one.batch, one.size, one.refuses) for one in rows] == [
@@ -242,7 +198,8 @@ def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, cap
         assert 100 < one.peak_mb < 20_000 and "keras 3" in one.versions and one.hardware == timing.hardware()
         assert f"{one} a photo" in told and f"| {one} |" in told
     assert rows[0].agreement is None and rows[1].agreement > 0.999
-    assert speed.main(arguments) == 0 and " a photo\n" not in capsys.readouterr().out
+    speed.main(arguments)
+    assert " a photo\n" not in capsys.readouterr().out
 
 
 def test_jax_is_timed_without_tensorflow(tmp_path, tmp_path_factory):
@@ -254,12 +211,11 @@ def test_jax_is_timed_without_tensorflow(tmp_path, tmp_path_factory):
     check = [sys.executable, "-c", "import tensorflow"]
     assert b"ModuleNotFoundError" in subprocess.run(check, env=environment, capture_output=True).stderr
     words = [sys.executable, "benchmarks/speed.py", "--quick", "--cases", "cam", "--output", str(tmp_path)]
-    words += ["--tools", "ours-tensorflow", "ours-jax", "--dtypes", "float32", "bfloat16"]
+    words += ["--tools", "ours-tensorflow", "ours-jax", "--dtypes", "bfloat16"]
     result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
     rows = timing.read_rows(tmp_path / "speed_quick.csv", Row)
-    expected = [("ours-jax", "cam", dtype, "") for dtype in ("float32", "bfloat16")]
-    assert [(one.tool, one.case, one.dtype, one.refuses) for one in rows] == expected
+    assert [(one.tool, one.case, one.dtype, one.refuses) for one in rows] == [("ours-jax", "cam", "bfloat16", "")]
     assert "ours, TensorFlow is not installed" in result.stdout
 
 
@@ -312,13 +268,12 @@ def test_ten_million_photos_cost_what_the_slope_says(tmp_path):
     timing.write_rows(tmp_path / "growth.csv", points)
     growth.main(["--tables-only", "--output", str(tmp_path), "--docs", str(page)])
     assert "| photos | 24,000 | 32x32 | 4 | 55.0 | 824 | 480.0 |" in page.read_text() and said in page.read_text()
-    with Image.open(page.parent / "growth.png") as plot:
-        assert plot.format == "PNG" and plot.size[0] > 500
+    assert (page.parent / "growth.csv").read_bytes() == (tmp_path / "growth.csv").read_bytes()
 
 
 def test_photos_that_grow_are_decoded_one_by_one(tmp_path):
-    growth.write_photos(tmp_path / "photos", growth.DIFFERENT + 2)
+    timing.write_photos(tmp_path / "photos", timing.DIFFERENT + 2, 375, 500)
     paths = sorted((tmp_path / "photos").iterdir())
-    assert len(paths) == growth.DIFFERENT + 2 and os.path.samefile(paths[0], paths[growth.DIFFERENT])
+    assert len(paths) == timing.DIFFERENT + 2 and os.path.samefile(paths[0], paths[timing.DIFFERENT])
     with Image.open(paths[-1]) as one:
         assert one.size == (500, 375)
