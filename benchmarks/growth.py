@@ -73,7 +73,8 @@ def make_maps(words):
     """Run the script: the most bytes that its process has held at once."""
     from make_cam_maps import main
 
-    main(words)
+    if main(words):
+        raise UserError("photos that were just made could not be read; expected all of them")
     return timing.peak_memory()
 
 
@@ -86,9 +87,8 @@ def measure(axis, value):
         timing.write_photos(photos, point["photos"], HEIGHT, WIDTH)
         timing.in_new_process(write_network, network, point["classes"])
         words = [photos, "--model", network, "--output", output, "--size", point["size"], "--batch-size", BATCH]
-        seconds, _, peak = timing.seconds_of(
-            partial(timing.in_new_process, make_maps, [*map(str, words), "--no-pictures"])
-        )
+        run = partial(timing.in_new_process, make_maps, [*map(str, words), "--no-pictures"])
+        seconds, _, peak = timing.seconds_of(run)
         written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     return Point(axis, *point.values(), seconds, peak / 1e6, written / 1e6, timing.cores(), timing.machine())
 
@@ -130,11 +130,8 @@ def paragraph(points):
 
 def text_of(points):
     """Table and paragraph in Markdown."""
-    rows = [
-        [point.axis, f"{point.photos:,}", f"{point.size}x{point.size}", f"{point.classes:,}", f"{point.seconds:.1f}",
-         f"{point.peak_mb:,.0f}", f"{point.output_mb:,.1f}"]
-        for point in points
-    ]  # fmt: skip
+    told = "{0}|{1:,}|{2}x{2}|{3:,}|{4:.1f}|{5:,.0f}|{6:,.1f}"  # of a Point's fields
+    rows = [told.format(*point).split("|") for point in points]
     table = timing.markdown_table(["what grows", "photos", "size", "classes", "seconds", "peak MB", "written MB"], rows)
     parts = [points[0].measured_on, table, paragraph(points), "All numbers: [growth.csv](growth.csv)"]
     return "\n\n".join(filter(None, parts))

@@ -113,7 +113,7 @@ def pictures_of(saved):
         yield name, as_jpeg(draw(photo, large / max(scale.limit, 1e-30))), photo, large
 
 
-def parse_arguments(arguments):
+def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("place", type=Path, metavar="FOLDER", help="a run of make_cam_maps.py or gradcam_vgg16.py")
     return parser.parse_args(arguments)

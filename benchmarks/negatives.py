@@ -3,11 +3,11 @@
     python benchmarks/negatives.py                                    # the demo set's backgrounds; about ten seconds
     python benchmarks/negatives.py --negatives my_furniture --positives photos/val
 
-A softmax over four classes has to name one of them. The first table has the share of the negatives that each class is
-named for, and how sure the network is (the largest probability). The second asks whether that probability tells
-negatives from positives (Hendrycks and Gimpel 2017): AUROC, the chance that a positive has more of it than a negative,
-and FPR95, the share of the negatives that pass a threshold which 95 % of the positives pass. Negatives by default are
-the scenes that the demo set is drawn on, without animals; positives its `val`.
+A softmax over four classes has to name one of them. The table has the share of the negatives that each class is named
+for, how sure the network is (the largest probability), and whether that probability tells negatives from positives
+(Hendrycks and Gimpel 2017): AUROC, the chance that a positive has more of it than a negative, and FPR95, the share of
+the negatives that pass a threshold which 95 % of the positives pass. Negatives by default are the scenes that the demo
+set is drawn on, without animals; positives its `val`.
 """
 
 import sys
@@ -30,16 +30,12 @@ from camlib.photos import PhotoError, find_photos, in_parallel, network_input, r
 SEED, SIDE = 7, 128  # of the backgrounds; no picture of the demo set has this seed
 SHIPPED = [GAP_NETWORK, VGG_NETWORK]
 BATCH = 32
-SURE = (0.5, 0.9)
 PASSING = 95  # percent of the positives
 
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    networks, drawn = (
-        "networks of this project; default: the two shipped",
-        "backgrounds drawn where no photos are given",
-    )
+    networks, drawn = "networks of this project; default: the two shipped", "backgrounds drawn in their place"
     parser.add_argument("--networks", type=Path, nargs="+", default=SHIPPED, metavar="FILE", help=networks)
     parser.add_argument("--negatives", type=Path, metavar="DIR", help="photos with none of the classes")
     parser.add_argument("--positives", type=Path, metavar="DIR", help="photos of the classes; default: data/demo/val")
@@ -80,25 +76,22 @@ def backgrounds(count, input_spec):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    named, told = [], []
+    told = []
     for path in settings.networks:
         network, input_spec = load_known_network(path)
-        drawn = None if settings.negatives else backgrounds(settings.count, input_spec)
-        pictures = pictures_of(settings.negatives, input_spec) if drawn is None else drawn
-        negatives, positives = (
-            network.predict(input_spec.prepare(some), batch_size=BATCH, verbose=0)  # (N, C)
-            for some in (pictures, pictures_of(settings.positives or demo_folder() / "val", input_spec))
-        )
-        shares = np.bincount(negatives.argmax(axis=1), minlength=len(input_spec.class_names)) / len(negatives)
-        words = (f"{one} {share:.3f}" for one, share in zip(input_spec.class_names, shares, strict=True))
-        named.append([path.stem, "  ".join(words)])
+        drawn = settings.negatives is None
+        pictures = backgrounds(settings.count, input_spec) if drawn else pictures_of(settings.negatives, input_spec)
+        both = pictures, pictures_of(settings.positives or demo_folder() / "val", input_spec)
+        negatives, positives = (network.predict(input_spec.prepare(one), BATCH, verbose=0) for one in both)  # (N, C)
+        names = input_spec.class_names
+        shares = np.bincount(negatives.argmax(axis=1), minlength=len(names)) / len(negatives)
+        named = "  ".join(f"{one} {share:.3f}" for one, share in zip(names, shares, strict=True))
         surest, known = negatives.max(axis=1), positives.max(axis=1)
-        sure = [(surest >= limit).mean() for limit in SURE]
-        numbers = [np.median(surest), np.median(known), *sure, *separation(known, surest)]
-        told.append([path.stem, *(f"{number:.3f}" for number in numbers)])
+        sure = (surest >= 0.5).mean(), (surest >= 0.9).mean()
+        numbers = np.median(surest), np.median(known), *sure, *separation(known, surest)
+        told.append([path.stem, named, *(f"{number:.3f}" for number in numbers)])
     count, other = counted(len(negatives), "negative"), counted(len(positives), "positive")
-    print_table(f"what {count} are taken for", ["network", "share of each class"], named)
-    header = ["network", "median, negatives", "positives", *(f"≥ {limit}" for limit in SURE), "AUROC", "FPR95"]
+    header = ["network", "taken for", "median, negatives", "positives", "≥ 0.5", "≥ 0.9", "AUROC", "FPR95"]
     print_table(f"largest probability of {count} and {other}", header, told)
 
 

@@ -22,7 +22,7 @@ import oracle
 from keras import layers, ops
 from small_networks import IMAGES, SHAPE, convolutions, functional, head, nested, sequential, steps, with_weights
 
-from benchmarks.speed_peers import PEERS, Case
+from benchmarks import speed_peers
 from benchmarks.timing import markdown_table
 from camlib.attribution.gradcam import compiled_map
 from camlib.attribution.inspection import inspect_network
@@ -96,7 +96,8 @@ def maps_of(tool, network, layer, kind):
         return ours(network)[kind]
     if (TOOLS[tool], kind) == ("xplique", "map"):
         return xplique_cams(network, layer)
-    return PEERS[TOOLS[tool]](network, layer, SCALE * IMAGES, Case("", kind, 4))()[kind]
+    case = speed_peers.Case("", kind, 4)
+    return speed_peers.TOOLS[TOOLS[tool]].maker(network, layer, SCALE * IMAGES, case)()[kind]
 
 
 # ---------------------------------------------------------------- the table

@@ -141,13 +141,13 @@ def merged(rows, newer):
 
 # ---------------------------------------------------------------- a tool's process
 
-STATE = {}  # of it: functions without arguments that make the maps and run a forward pass, and which goes first
+STATE = {}  # of it: functions without arguments that make the maps and run a forward pass
 
 
 def begin(tool, case, dtype, images):
     """Build the network: (device, logits of the first photo)."""
     make, logits = speed_peers.start(tool, CASES[case], dtype, images)
-    STATE.update(make=make, forward=lambda: logits(images), order=["make", "forward"] if make else ["forward"])
+    STATE.update(make=make, forward=lambda: logits(images))
     if TOOLS[tool].backend == "torch":
         return "CPU", logits(images[:1])
 
@@ -158,17 +158,17 @@ def begin(tool, case, dtype, images):
 
 def first_call():
     """(seconds of the first call, which compiles, the maps it made)."""
-    seconds, _, maps = seconds_of(STATE["make"] or STATE["forward"])
-    if STATE["make"]:
-        STATE["forward"]()
-    return seconds, maps if STATE["make"] else {}
+    seconds, _, maps = seconds_of(STATE["make"])
+    STATE["forward"]()
+    return seconds, maps
 
 
 def turn():
     """(seconds of the maps, seconds of a plain forward pass); each goes first in every other turn."""
-    STATE["order"] = STATE["order"][::-1]
-    times = {name: seconds_of(STATE[name])[0] for name in STATE["order"]}
-    return times.get("make", times["forward"]), times["forward"]
+    times = {name: seconds_of(function)[0] for name, function in STATE.items()}
+    first = next(iter(STATE))
+    STATE[first] = STATE.pop(first)  # to the end
+    return times["make"], times["forward"]
 
 
 class Lane(Worker):
@@ -359,9 +359,7 @@ def main(arguments=None):
         raise UserError("neither tensorflow nor jax is installed; expected pip install -r requirements.txt")
     rows = timing.read_rows(path, Row) if settings.tables_only else measure_all(settings, path)
     if not rows:
-        raise UserError(
-            f"{path} holds nothing measured; expected python benchmarks/speed.py without --tables-only first"
-        )
+        raise UserError(f"{path} holds nothing measured; expected the same command without --tables-only first")
     machines = dict.fromkeys((row.hardware, row.device) for row in rows)
     of_machines = [[row for row in rows if (row.hardware, row.device) == one] for one in machines]
     tables = "\n\n".join(map(table, of_machines))

@@ -6,7 +6,9 @@ imports what it needs and nothing more: ours on JAX does without TensorFlow, and
 """
 
 import importlib.util
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -50,49 +52,10 @@ CASES = {
     **{name: Case(f"{name}, one class", "map", method=name, batches=(8,)) for name in FAMILY},
     **{name: Case(f"{name}, one class (96x96)", "map", method=name, size=96, batches=(1,)) for name in CHANGING},
 }
-BOTH = ("grad-cam", "grad-cam-4", "guided", "all-three")
-
-
-class Tool(NamedTuple):
-    """A tool.
-
-    Attributes:
-        title: str, for the table.
-        backend: str, what it runs on.
-        package, module: str, its distribution's name and what is imported of it.
-        cases: tuple of str, what it makes.
-    """
-
-    title: str
-    backend: str
-    package: str
-    module: str
-    cases: tuple
-
-
-OURS = ("ours-tensorflow", "ours-jax")
-TOOLS = {
-    "ours-tensorflow": Tool("ours, TensorFlow", "tensorflow", "keras", "keras", tuple(CASES)),
-    "ours-jax": Tool("ours, JAX", "jax", "keras", "keras", tuple(CASES)),
-    "tf-keras-vis": Tool(
-        "tf-keras-vis", "tensorflow", "tf-keras-vis", "tf_keras_vis", (*BOTH, "grad-cam++", "layer-cam", "score-cam")
-    ),
-    "tf-explain": Tool("tf-explain", "tensorflow", "tf-explain", "tf_explain", BOTH[:2]),
-    "xplique": Tool("Xplique", "tensorflow", "xplique", "xplique", (*BOTH, "grad-cam++")),
-    "pytorch-grad-cam": Tool("pytorch-grad-cam", "torch", "grad-cam", "pytorch_grad_cam", (*BOTH, *FAMILY, *CHANGING)),
-    "captum": Tool("Captum", "torch", "captum", "captum", ("forward", *BOTH)),
-}
-
-
-def installed(tool):
-    """Whether a tool and its framework are installed; nothing is imported."""
-    found = TOOLS[tool].module, TOOLS[tool].backend
-    return all(importlib.util.find_spec(name) for name in found)
-
 
 # ---------------------------------------------------------------- networks: the same weights in every framework
 
-CLASSES = 4
+CLASSES, HEAD = 4, ("hidden", "class")  # the layers behind the pooled features
 
 
 def keras_network(case):
@@ -109,16 +72,12 @@ def keras_network(case):
 
 
 def vgg16_weights():
-    """{layer: (kernel, bias)} of VGG-16 in its order, float32, axes as in Keras."""
+    """{layer: (kernel, bias)} of VGG-16, float32, axes as in Keras."""
     import h5py
 
     with h5py.File(ROOT / "models" / "vgg16_4class.h5") as file:
         parts = {name: group[name] for name, group in file["model_weights"].items() if name in group}
-        found = {name: tuple(np.float32(part[key]) for key in ("kernel", "bias")) for name, part in parts.items()}
-    return {
-        name: found[name]
-        for name in sorted(found, key=lambda name: (not name.startswith("block"), name != "hidden", name))
-    }
+        return {name: [np.float32(part[key]) for key in ("kernel", "bias")] for name, part in parts.items()}
 
 
 def torch_network(dtype):
@@ -133,16 +92,14 @@ def torch_network(dtype):
         return layer
 
     weights, steps = vgg16_weights(), []
-    names = [name for name in weights if name.startswith("block")]
+    names = sorted(name for name in weights if name.startswith("block"))
     for name, following in zip(names, [*names[1:], ""], strict=True):
         kernel, bias = weights[name]  # (3, 3, in, out)
         convolution = nn.Conv2d(*kernel.shape[2:], 3, padding=1)
         last = nn.ReLU()
         steps += [loaded(convolution, kernel.transpose(3, 2, 0, 1), bias), last]
         steps += [] if name[:6] == following[:6] else [nn.MaxPool2d(2)]
-    hidden, classes = (
-        loaded(nn.Linear(*kernel.shape), kernel.T, bias) for kernel, bias in (weights["hidden"], weights["class"])
-    )
+    hidden, classes = (loaded(nn.Linear(*kernel.shape), kernel.T, bias) for kernel, bias in map(weights.get, HEAD))
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), hidden, nn.ReLU(), classes]
     return nn.Sequential(*steps, *head).eval().to(getattr(torch, dtype)), last
 
@@ -160,7 +117,7 @@ def start(tool, case, dtype, images):
         images: float32 (N, H, W, 3) of 0..1, NumPy's or the device's.
 
     Returns:
-        (make, logits): a function without arguments that makes the maps, None for the forward pass, and one that gives
+        (make, logits): a function without arguments that makes the maps, of the forward pass none, and one that gives
         the logits float32 (n, C) of n images, which is a plain forward pass.
     """
     if TOOLS[tool].backend == "torch":
@@ -182,20 +139,19 @@ def start(tool, case, dtype, images):
 
         layer = [one.name for one in network.layers if isinstance(one, layers.Conv2D)][-1]
         set_dtype(network, dtype)
-
-        def outputs(some):
-            return network(some, training=False)
-
-        forward = compiled(outputs, network)
+        forward = compiled(partial(network, training=False), network)
 
         def logits(some):
             return ops.convert_to_numpy(ops.cast(forward(ops.convert_to_tensor(some)), "float32"))
 
     if case.maps == "forward":
-        return None, logits
-    if tool in OURS:
-        return ours(network, input_spec, images, case), logits
-    return PEERS[tool](network, layer, images, case), logits
+
+        def make():
+            logits(images)
+            return {}
+
+        return make, logits
+    return TOOLS[tool].maker(network, input_spec if tool in OURS else layer, images, case), logits
 
 
 def ours(network, input_spec, images, case):
@@ -347,10 +303,42 @@ def captum(network, layer, images, case):
     return together(case, map_of, guided_of)
 
 
-PEERS = {
-    "tf-keras-vis": tf_keras_vis,
-    "tf-explain": tf_explain,
-    "xplique": xplique,
-    "pytorch-grad-cam": pytorch_grad_cam,
-    "captum": captum,
+# ---------------------------------------------------------------- the tools
+
+
+class Tool(NamedTuple):
+    """A tool.
+
+    Attributes:
+        title: str, for the table.
+        backend: str, what it runs on.
+        package, module: str, its distribution's name and what is imported of it.
+        maker: function, see this file's docstring; ours takes an InputSpec in place of a layer.
+        cases: tuple of str, what it makes.
+    """
+
+    title: str
+    backend: str
+    package: str
+    module: str
+    maker: Callable
+    cases: tuple
+
+
+BOTH = ("grad-cam", "grad-cam-4", "guided", "all-three")
+OF_VIS, OF_TORCH = (*BOTH, "grad-cam++", "layer-cam", "score-cam"), (*BOTH, *FAMILY, *CHANGING)
+OURS = ("ours-tensorflow", "ours-jax")
+TOOLS = {
+    "ours-tensorflow": Tool("ours, TensorFlow", "tensorflow", "keras", "keras", ours, tuple(CASES)),
+    "ours-jax": Tool("ours, JAX", "jax", "keras", "keras", ours, tuple(CASES)),
+    "tf-keras-vis": Tool("tf-keras-vis", "tensorflow", "tf-keras-vis", "tf_keras_vis", tf_keras_vis, OF_VIS),
+    "tf-explain": Tool("tf-explain", "tensorflow", "tf-explain", "tf_explain", tf_explain, BOTH[:2]),
+    "xplique": Tool("Xplique", "tensorflow", "xplique", "xplique", xplique, (*BOTH, "grad-cam++")),
+    "pytorch-grad-cam": Tool("pytorch-grad-cam", "torch", "grad-cam", "pytorch_grad_cam", pytorch_grad_cam, OF_TORCH),
+    "captum": Tool("Captum", "torch", "captum", "captum", captum, ("forward", *BOTH)),
 }
+
+
+def installed(tool):
+    """Whether a tool and its framework are installed; nothing is imported."""
+    return all(importlib.util.find_spec(name) for name in (TOOLS[tool].module, TOOLS[tool].backend))
