@@ -128,7 +128,7 @@ def test_captum_on_the_same_weights():
 
 @pytest.mark.parametrize(
     ("case", "tools"),
-    [("all-three", ["tf-keras-vis", "xplique", "captum"]), ("grad-cam", ["tf-explain"])],
+    [("all-three", ["tf-keras-vis", "xplique", "captum"]), ("grad-cam-4", ["tf-explain"])],
 )
 def test_ways_of_the_speed_benchmark(case, tools, tmp_path):
     """Each tool that benchmarks/speed.py times makes our maps there, of a network with our logits."""
