@@ -12,6 +12,7 @@ the second measure is the correlation of lightness between picture and photo ove
 
 import io
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -68,35 +69,23 @@ def kept_lightness(picture, photo):
 
 
 # ---------------------------------------------------------------- the styles compared
+# functions of a photo uint8 (H, W, 3) and a map float (H, W) of -1..1
 
 
-def translucent(photo, values):
-    """The style before: a diverging scale over the photo in colour, opacity up to 0.7 rising with the magnitude."""
-    weight = 0.7 * np.abs(np.clip(values, -1, 1))[..., None]
-    above = colours(np.sign(values) * 0.8, True, Style("RdBu_r"))
-    return np.rint(photo * (1 - weight) + above * weight).astype(np.uint8)
-
-
-def half_opaque(name):
+def half_opaque(photo, values, name):
     """The usual overlay: a colour map over the photo in colour, at half opacity everywhere."""
-
-    def draw(photo, values):
-        return np.rint(0.5 * photo + 0.5 * colours(values, False, Style(name))).astype(np.uint8)
-
-    return draw
+    return np.rint(0.5 * photo + 0.5 * colours(values, False, Style(name))).astype(np.uint8)
 
 
-def rising(name):
-    """A colour map over the grey photo, its opacity rising with the value."""
-
-    return lambda photo, values: superposition(photo, values, False, Style(name, opacity=1.0))
+def rising(photo, values):
+    """Inferno over the grey photo, its opacity rising with the value."""
+    return superposition(photo, values, False, Style("inferno", opacity=1.0))
 
 
 STYLES = {
-    "translucent red and blue over the photo in colour": translucent,
-    "inferno over the grey photo, opacity rising": rising("inferno"),
-    "jet over the photo in colour, half opaque": half_opaque("jet"),
-    "turbo over the photo in colour, half opaque": half_opaque("turbo"),
+    "inferno over the grey photo, opacity rising": rising,
+    "jet over the photo in colour, half opaque": partial(half_opaque, name="jet"),
+    "turbo over the photo in colour, half opaque": partial(half_opaque, name="turbo"),
 }
 
 
@@ -124,7 +113,7 @@ def pictures_of(saved):
         yield name, as_jpeg(draw(photo, large / max(scale.limit, 1e-30))), photo, large
 
 
-def parse_arguments(arguments):
+def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("place", type=Path, metavar="FOLDER", help="a run of make_cam_maps.py or gradcam_vgg16.py")
     return parser.parse_args(arguments)
@@ -136,22 +125,17 @@ def main(arguments=None):
     with Progress("photos", len(photos)) as progress:
         for saved in photos:
             for style, picture, photo, values in pictures_of(saved):
-                numbers = colour_difference(picture, values), kept_lightness(picture, photo)
-                found.setdefault(style, {})[saved.name] = numbers
+                found.setdefault(style, []).append((colour_difference(picture, values), kept_lightness(picture, photo)))
             progress.advance()
     if not found:
         raise UserError(f"no photo of {settings.place} has a map of the class predicted; expected --classes predicted")
     rows = []
-    for style, of_photos in found.items():
-        columns = zip(*of_photos.values(), strict=True)
-        differences, kept = ([number for number in column if number is not None] for column in columns)
-        least = f"{np.percentile(differences, 10):.1f}"
-        rows.append([style, str(len(differences)), f"{np.median(differences):.1f}", least, f"{np.median(kept):.2f}"])
-    print_table(
-        "difference in colour between evidence and the rest (CIE76)",
-        ["superposition", "photos", "median", "tenth percentile", "lightness kept"],
-        rows,
-    )
+    for style, pairs in found.items():
+        differences, kept = ([one for one in column if one is not None] for column in zip(*pairs, strict=True))
+        median, least = np.percentile(differences, [50, 10])
+        rows.append([style, str(len(differences)), f"{median:.1f}", f"{least:.1f}", f"{np.median(kept):.2f}"])
+    header = ["superposition", "photos", "median", "tenth percentile", "lightness kept"]
+    print_table("difference in colour between evidence and the rest (CIE76)", header, rows)
     return 0
 
 

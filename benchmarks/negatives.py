@@ -3,11 +3,11 @@
     python benchmarks/negatives.py                                    # the demo set's backgrounds; about ten seconds
     python benchmarks/negatives.py --negatives my_furniture --positives photos/val
 
-A softmax over four classes has to name one of them. The first table has the share of the negatives that each class is
-named for, and how sure the network is (the largest probability). The second asks whether that probability tells
-negatives from positives (Hendrycks and Gimpel 2017): AUROC, the chance that a positive has more of it than a negative,
-and FPR95, the share of the negatives that pass a threshold which 95 % of the positives pass. Negatives by default are
-the scenes that the demo set is drawn on, without animals; positives its `val`.
+A softmax over four classes has to name one of them. The table has the share of the negatives that each class is named
+for, how sure the network is (the largest probability), and whether that probability tells negatives from positives
+(Hendrycks and Gimpel 2017): AUROC, the chance that a positive has more of it than a negative, and FPR95, the share of
+the negatives that pass a threshold which 95 % of the positives pass. Negatives by default are the scenes that the demo
+set is drawn on, without animals; positives its `val`.
 """
 
 import sys
@@ -28,26 +28,18 @@ from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_known_netw
 from camlib.photos import PhotoError, find_photos, in_parallel, network_input, read_network_input
 
 SEED, SIDE = 7, 128  # of the backgrounds; no picture of the demo set has this seed
+SHIPPED = [GAP_NETWORK, VGG_NETWORK]
 BATCH = 32
-SURE = (0.5, 0.9)
 PASSING = 95  # percent of the positives
 
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "--networks",
-        type=Path,
-        nargs="+",
-        default=[GAP_NETWORK, VGG_NETWORK],
-        metavar="FILE",
-        help="networks of this project; default: the two shipped",
-    )
-    parser.add_argument(
-        "--negatives", type=Path, metavar="DIR", help="photos with none of the classes; default: drawn backgrounds"
-    )
+    networks, drawn = "networks of this project; default: the two shipped", "backgrounds drawn in their place"
+    parser.add_argument("--networks", type=Path, nargs="+", default=SHIPPED, metavar="FILE", help=networks)
+    parser.add_argument("--negatives", type=Path, metavar="DIR", help="photos with none of the classes")
     parser.add_argument("--positives", type=Path, metavar="DIR", help="photos of the classes; default: data/demo/val")
-    parser.add_argument("--count", type=whole_number(2, 100_000), default=400, metavar="N", help="of backgrounds drawn")
+    parser.add_argument("--count", type=whole_number(2, 100_000), default=400, metavar="N", help=drawn)
     return parser.parse_args(arguments)
 
 
@@ -66,55 +58,40 @@ def separation(positives, negatives):
     return float(auroc), float((np.asarray(negatives) >= threshold).mean())
 
 
-def photos_of(folder):
-    """A function of an InputSpec: a folder's photos as a network's inputs, uint8 (N, height, width, channels)."""
-    photos = find_photos([folder])
-
-    def inputs(input_spec):
-        images = []
-        for photo, image in in_parallel(lambda photo: read_network_input(photo.path, input_spec), photos):
-            if isinstance(image, PhotoError):
-                raise UserError(f"{photo.path} cannot be read ({image}); expected photos alone")
-            images.append(image)
-        return np.stack(images)
-
-    return inputs
+def pictures_of(folder, input_spec):
+    """A folder's photos as a network's inputs, uint8 (N, height, width, channels)."""
+    images = []
+    for photo, image in in_parallel(lambda photo: read_network_input(photo.path, input_spec), find_photos([folder])):
+        if isinstance(image, PhotoError):
+            raise UserError(f"{photo.path} cannot be read ({image}); expected photos alone")
+        images.append(image)
+    return np.stack(images)
 
 
-def backgrounds(count):
-    """As `photos_of`, of scenes without animals."""
-    scenes = [draw_background(np.random.default_rng([SEED, index]), SIDE) for index in range(count)]
-    return lambda input_spec: np.stack([network_input(scene, input_spec) for scene in scenes])
+def backgrounds(count, input_spec):
+    """As `pictures_of`, of scenes without animals."""
+    scenes = (draw_background(np.random.default_rng([SEED, index]), SIDE) for index in range(count))
+    return np.stack([network_input(scene, input_spec) for scene in scenes])
 
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    networks = {path.stem: load_known_network(path) for path in settings.networks}
-    negatives = photos_of(settings.negatives) if settings.negatives else backgrounds(settings.count)
-    positives = photos_of(settings.positives or demo_folder() / "val")
-    named, told = [], []
-    for name, (network, input_spec) in networks.items():
-        of_negatives, of_positives = (
-            network.predict(input_spec.prepare(inputs(input_spec)), batch_size=BATCH, verbose=0)  # (N, C)
-            for inputs in (negatives, positives)
-        )
-        shares = np.bincount(of_negatives.argmax(axis=1), minlength=len(input_spec.class_names)) / len(of_negatives)
-        surest, known = of_negatives.max(axis=1), of_positives.max(axis=1)
-        named.append([name, *(f"{one} {share:.3f}" for one, share in zip(input_spec.class_names, shares, strict=True))])
-        told.append(
-            [
-                name,
-                f"{np.median(surest):.3f}",
-                f"{np.median(known):.3f}",
-                *(f"{(surest >= limit).mean():.3f}" for limit in SURE),
-                *(f"{number:.3f}" for number in separation(known, surest)),
-            ]
-        )
-    count, other = counted(len(of_negatives), "negative"), counted(len(of_positives), "positive")
-    columns = max(map(len, named))
-    named = [row + [""] * (columns - len(row)) for row in named]
-    print_table(f"what {count} are taken for", ["network", *[""] * (columns - 1)], named)
-    header = ["network", "median, negatives", "positives", *(f"≥ {limit}" for limit in SURE), "AUROC", "FPR95"]
+    told = []
+    for path in settings.networks:
+        network, input_spec = load_known_network(path)
+        drawn = settings.negatives is None
+        pictures = backgrounds(settings.count, input_spec) if drawn else pictures_of(settings.negatives, input_spec)
+        both = pictures, pictures_of(settings.positives or demo_folder() / "val", input_spec)
+        negatives, positives = (network.predict(input_spec.prepare(one), BATCH, verbose=0) for one in both)  # (N, C)
+        names = input_spec.class_names
+        shares = np.bincount(negatives.argmax(axis=1), minlength=len(names)) / len(negatives)
+        named = "  ".join(f"{one} {share:.3f}" for one, share in zip(names, shares, strict=True))
+        surest, known = negatives.max(axis=1), positives.max(axis=1)
+        sure = (surest >= 0.5).mean(), (surest >= 0.9).mean()
+        numbers = np.median(surest), np.median(known), *sure, *separation(known, surest)
+        told.append([path.stem, named, *(f"{number:.3f}" for number in numbers)])
+    count, other = counted(len(negatives), "negative"), counted(len(positives), "positive")
+    header = ["network", "taken for", "median, negatives", "positives", "≥ 0.5", "≥ 0.9", "AUROC", "FPR95"]
     print_table(f"largest probability of {count} and {other}", header, told)
 
 

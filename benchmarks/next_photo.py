@@ -6,10 +6,8 @@ Prints for each kind that is laid over the photo the median and the largest of 1
 of the processor's time, which other programs lengthen less.
 """
 
-import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import matplotlib
@@ -17,46 +15,48 @@ from matplotlib.backend_bases import KeyEvent
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import seconds_of
+from camlib.console import ArgumentParser, run_script
 from camlib.runs.maps import find_saved
 from camlib.viewer.window import Controls, freed_keys
 
 PHOTOS, PAUSE = 15, 0.3  # steps to the next photo, and seconds between them, as of somebody who looks
 
 
-def step(figure, key):
-    """Press a key and wait until what it changes is drawn: (seconds, seconds of the processor)."""
-    began, began_processor = time.perf_counter(), time.process_time()
-    figure.canvas.callbacks.process("key_press_event", KeyEvent("key_press_event", figure.canvas, key))
-    figure.canvas.flush_events()
-    return time.perf_counter() - began, time.process_time() - began_processor
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
     parser.add_argument("place", type=Path, metavar="FOLDER", help="saved maps of 16 photos or more")
     parser.add_argument("--size", default="1050x700", metavar="WxH", help="pixels of the figure")
-    settings = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def press(figure, key):
+    """Press a key and wait until what it changes is drawn."""
+    figure.canvas.callbacks.process("key_press_event", KeyEvent("key_press_event", figure.canvas, key))
+    figure.canvas.flush_events()
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
     matplotlib.rcParams.update(freed_keys())
     import matplotlib.pyplot as plt  # opens the toolkit, with the keys as they are now
 
-    width, height = map(int, settings.size.split("x"))
-    figure = plt.figure(figsize=(width / 100, height / 100))
+    figure = plt.figure(figsize=[int(side) / 100 for side in settings.size.split("x")])
     controls = Controls(figure, find_saved(settings.place))
     plt.show(block=False)
     plt.pause(1)
     for kind in controls.viewer.content.maps:
-        step(figure, "home")
+        press(figure, "home")
         waits = []
         for _ in range(PHOTOS):
             plt.pause(PAUSE)
-            waits.append(step(figure, "right"))
-        seconds, processor = zip(*waits, strict=True)
-        print(
-            f"{matplotlib.get_backend()} {settings.size} {kind}: median {1000 * statistics.median(seconds):.0f} ms, "
-            f"largest {1000 * max(seconds):.0f}, processor {1000 * statistics.median(processor):.0f}"
-        )
-        step(figure, "m")
+            waits.append(seconds_of(lambda: press(figure, "right")))
+        seconds, busy, _ = ([1000 * one for one in column if one is not None] for column in zip(*waits, strict=True))
+        told = f"median {statistics.median(seconds):.0f} ms, largest {max(seconds):.0f}"
+        toolkit = matplotlib.get_backend()
+        print(f"{toolkit} {settings.size} {kind}: {told}, processor {statistics.median(busy):.0f}")
+        press(figure, "m")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,7 +19,7 @@ import evaluate_maps  # isort: skip
 
 import numpy as np
 
-from camlib.console import ArgumentParser, UserError, counted, run_script
+from camlib.console import ArgumentParser, UserError, counted, run_script, whole_number
 from camlib.demo.scenes import demo_folder
 from camlib.evaluation import metrics
 from camlib.evaluation.annotations import Item, find_items, spread
@@ -35,6 +35,7 @@ from camlib.plots.figures import draw_side_by_side
 
 OURS = "cam_4class cam"
 MAPS = ("cam", "grad-cam", "guided-backprop", "guided-grad-cam")
+EVEN = "centred Gaussian", "Sobel edges"  # maps that know no network
 FRAME = 1 / 8  # of each side, for what lies at the photo's frame
 PICTURED = 6  # photos of a set
 # (score, 1 where more is better or else -1, what CAM then is, what it is otherwise)
@@ -102,14 +103,6 @@ def comparison(maps, truth):
 # ---------------------------------------------------------------- what a network looks at
 
 
-def frame_of(height, width):
-    """Where a photo's frame is: bool (H, W)."""
-    inside = np.zeros((height, width), bool)
-    y, x = round(height * FRAME), round(width * FRAME)
-    inside[y : height - y, x : width - x] = True
-    return ~inside
-
-
 def looks(values, picture):
     """What a map follows: its share at the frame for the frame's area, and its likeness to brightness and to edges.
 
@@ -121,54 +114,44 @@ def looks(values, picture):
         list of three numbers: 1 for an even map's frame; rank correlations of either sign, since a map that follows
         the dark follows brightness too.
     """
-    large, frame = resize_map(values, *picture.shape[:2]), frame_of(*picture.shape[:2])
-    brightness = picture.mean(axis=2, dtype=np.float32)
-    edges = metrics.baseline_maps(picture)["Sobel edges"]
-    return [
-        metrics.energy(large, frame) / float(frame.mean()),
-        abs(metrics.rank_correlation(large, brightness)),
-        abs(metrics.rank_correlation(large, edges)),
-    ]
+    height, width = picture.shape[:2]
+    large, frame = resize_map(values, height, width), np.ones((height, width), bool)
+    y, x = round(height * FRAME), round(width * FRAME)
+    frame[y : height - y, x : width - x] = False
+    followed = picture.mean(axis=2, dtype=np.float32), metrics.baseline_maps(picture)["Sobel edges"]
+    likeness = [abs(metrics.rank_correlation(large, one)) for one in followed]
+    return [metrics.energy(large, frame) / float(frame.mean()), *likeness]
+
+
+def maps_of(scored, items, batch_size):
+    """Yield (items, pictures, {map's name: float (N, h, w) of the items' own classes}) of a ScoredNetwork."""
+    for chosen, pictures, pixels in batches(scored, items, batch_size, {}):
+        labels = fill_up(scored.labels_of(chosen), len(pixels))
+        _, maps = scored.fast_maps(scored.input_spec.prepare(pixels), labels[None])
+        yield chosen, pictures, {name: values[0, : len(chosen)] for name, values in maps.items()}
 
 
 def attention(all_scored, items, batch_size):
-    """Rows of text: for each map, what it follows.
-
-    Args:
-        all_scored: list of ScoredNetwork.
-        items: list of Item.
-    """
+    """Rows of text: for each map of a list of ScoredNetwork, what it follows."""
     rows = []
     for scored in all_scored:
         found, photos = {}, []
-        for chosen, pictures, pixels in batches(scored, items, batch_size, {}):
-            labels = fill_up(scored.labels_of(chosen), len(pixels))
-            _, maps = scored.fast_maps(scored.input_spec.prepare(pixels), labels[None])
+        for chosen, pictures, maps in maps_of(scored, items, batch_size):
             photos += [item.name for item in chosen]
             for name, values in maps.items():
-                found.setdefault(name, []).extend(map(looks, values[0], pictures))
+                found.setdefault(name, []).extend(map(looks, values, pictures))
         for name, values in found.items():
             columns = np.array(values, np.float64).T
             rows.append([name, *(cell_text(bootstrap(column, photos)) for column in columns), f"{len(photos):,}"])
     return rows
 
 
-# ---------------------------------------------------------------- Grad-CAM and CAM
-
-
 def proportionality(items, batch_size):
-    """Largest difference of H W times Grad-CAM from the positive part of CAM, in units of CAM's largest value.
-
-    Args:
-        items: list of Item, whose own classes are explained.
-    """
+    """Largest difference of H W times Grad-CAM from the positive part of CAM, in units of CAM's largest value."""
     kinds = [parse_map(f"{GAP_NETWORK}:{method}") for method in ("cam", "grad-cam")]
-    scored = ScoredNetwork(GAP_NETWORK, kinds, steps=20)
     largest = 0.0
-    for chosen, _, pixels in batches(scored, items, batch_size, {}):
-        labels = fill_up(scored.labels_of(chosen), len(pixels))
-        _, maps = scored.fast_maps(scored.input_spec.prepare(pixels), labels[None])
-        cams, grad_cams = (maps[kind.name][0, : len(chosen)] for kind in kinds)
+    for _, _, maps in maps_of(ScoredNetwork(GAP_NETWORK, kinds, steps=20), items, batch_size):
+        cams, grad_cams = (maps[kind.name] for kind in kinds)
         error = np.abs(grad_cams * cams[0].size - np.maximum(cams, 0)).max(axis=(1, 2))
         largest = max(largest, float((error / np.abs(cams).max(axis=(1, 2))).max()))
     return largest
@@ -179,15 +162,13 @@ def proportionality(items, batch_size):
 
 def parse_arguments(arguments):
     parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "--annotations", type=Path, nargs="+", metavar="FILE_OR_FOLDER", help="annotated sets; default: the demo set"
-    )
+    annotations = "annotated sets, see data/README.md; default: the demo set"
+    parser.add_argument("--annotations", type=Path, nargs="+", metavar="PLACE", default=[], help=annotations)
     parser.add_argument("--original", type=Path, metavar="FILE.h5", help="the class project's weights")
     parser.add_argument("--output", type=Path, default=Path("outputs/claims"), metavar="DIR")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos per forward pass")
+    parser.add_argument("--batch-size", type=whole_number(1, 10**6), default=8, metavar="N", help="photos at once")
     settings = parser.parse_args(arguments)
-    parser.require(settings, batch_size=1)
-    if len({path.stem for path in settings.annotations or ()}) < len(settings.annotations or ()):
+    if len({path.stem for path in settings.annotations}) < len(settings.annotations):
         parser.error("--annotations names two sets alike; expected different names, as results go by them")
     return settings
 
@@ -196,25 +177,21 @@ def compare(annotations, settings):
     """Evaluate one set: its tables as text, (title, header, rows), the path of its picture, and its items."""
     name, output = annotations.stem, settings.output / annotations.stem
     maps = [*MAPS, *([f"{settings.original}:cam"] if settings.original else [])]
-    is_demo = annotations.resolve() == demo_folder().resolve()
-    arguments = [
-        *(map(str, (annotations / "val", annotations / "both")) if is_demo else ()), "--annotations", str(annotations),
-        "--maps", *maps, "--only", "localisation", "network", "--output", str(output),
-        "--batch-size", str(settings.batch_size),
-    ]  # fmt: skip
+    places = [annotations / "val", annotations / "both"] if annotations.resolve() == demo_folder().resolve() else []
+    words = [*places, "--annotations", annotations, "--maps", *maps, "--only", "localisation", "network"]
+    words += ["--output", output, "--batch-size", settings.batch_size]
+    arguments = list(map(str, words))
     if evaluate_maps.main(arguments):
         raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")
     chosen = evaluate_maps.parse_arguments(arguments)
     all_scored = evaluate_maps.load_scored(chosen)
     items = evaluate_maps.known_items(find_items(chosen.places, chosen.annotations), all_scored)
-    results = Results(output / evaluate_maps.RESULTS_FILE)
+    results, grids = Results(output / evaluate_maps.RESULTS_FILE), []
     found = {map_name: of for scored in all_scored for map_name, of in merged(scored.name, results).items()}
-    grids = []
+    found |= {name: of for name, of in merged(NO_NETWORK, results).items() if name in EVEN}
     for truth in ("masks", "boxes"):
         if any(about["truth"] == truth for _, about in found[OURS].values()):
-            even = merged(NO_NETWORK, results)
-            with_baselines = found | {one: even[one] for one in ("centred Gaussian", "Sobel edges")}
-            grids.append((f"{name}, against {truth}", *comparison(with_baselines, truth)))
+            grids.append((f"{name}, against {truth}", *comparison(found, truth)))
     header = ["map", "at the frame, 1 if even", "likeness to brightness", "likeness to edges", "items"]
     grids.append((f"{name}: what the maps follow", header, attention(all_scored, items, settings.batch_size)))
     return grids, draw_side_by_side(output / "side_by_side.png", pictures_of(all_scored, results)), items
@@ -225,33 +202,25 @@ def pictures_of(all_scored, results):
     records = results.of(all_scored[0].name, "maps")
     items = spread([Item(Path(one["photo"]), one["photo"], one["class"], None) for one in records], PICTURED)
     pictures = {item.key: {} for item in items}
-    for scored in all_scored:
-        for record in results.of(scored.name, "maps"):
-            if record["item"] in pictures:
-                pictures[record["item"]] |= {
-                    name: (record["picture"], scores["picture"]) for name, scores in record["maps"].items()
-                }
+    for record in [record for scored in all_scored for record in results.of(scored.name, "maps")]:
+        of_item = {name: (record["picture"], scores["picture"]) for name, scores in record["maps"].items()}
+        pictures.setdefault(record["item"], {}).update(of_item)
     return [(item.class_name, pictures[item.key]) for item in items]
 
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    grids, paths, items = [], [], []
+    grids, paths, items = [], [settings.output / "claims.md"], []
     for annotations in settings.annotations or [demo_folder()]:
         tables, picture, of_set = compare(annotations, settings)
-        grids += tables
-        items += of_set
-        paths.append(picture)
-    error = proportionality(items, settings.batch_size)
+        grids, items, paths = [*grids, *tables], [*items, *of_set], [*paths, picture]
     sentence = (
-        f"Grad-CAM of the pooling-free network is the positive part of its CAM over H W, to {error:.1e} of CAM's "
-        f"largest value ({counted(len(items), 'object')})."
+        "Grad-CAM of the pooling-free network is the positive part of its CAM over H W, to "
+        f"{proportionality(items, settings.batch_size):.1e} of CAM's largest value ({counted(len(items), 'object')})."
     )
     text = markdown_of("The original's claims about maps", grids, [sentence])
-    path = settings.output / "claims.md"
-    write_whole(path, lambda file: file.write(text.encode()))
-    print(text)
-    print(f"wrote {path} and {', '.join(map(str, paths))}")
+    write_whole(paths[0], lambda file: file.write(text.encode()))
+    print(f"{text}\nwrote {', '.join(map(str, paths))}")
     return 0
 
 

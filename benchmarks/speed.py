@@ -3,203 +3,197 @@
     pip install -r requirements-parity.txt
     python benchmarks/speed.py --minutes 9                     # again and again, until nothing is left
     python benchmarks/speed.py --cases cam grad-cam --batches 8 --tools ours-tensorflow xplique --again
-    python benchmarks/speed.py --quick                         # does it run? a small network, half a minute
-    python benchmarks/speed.py --tools ours-jax                # a GPU under JAX, without TensorFlow
+    python benchmarks/speed.py --quick                         # does it run? small photos, a minute or two
+    python benchmarks/speed.py --tools ours-jax --batches 8 64 256 1024 4096         # a GPU under JAX, no TensorFlow
 
-VGG-16 at 224x224 with the shipped weights, and the pooling-free network for CAM, float32, and bfloat16 where the
-processor has it. Each tool runs in a process of its own, its networks compiled and its first call made before any is
-timed; then they take turns for at least five rounds, so that other programs slow all of them alike, and each round of a
-tool times a plain forward pass in its own framework too. A peer's way is the one of its documentation, with enlarging
-and scaling of maps left out where it has a switch for that. Writes speed.csv, which the same command goes on from,
-speed.md and speed.png, and with --docs the tables into pages; ends with what lies within the limits, and with --check,
-if anything lies above, with exit code 1.
+VGG-16 at 224x224 with the shipped weights, and the pooling-free network for CAM. Each tool runs in a process of its
+own, its networks compiled and its first call made before any is timed; then they take turns for five rounds, so that
+other programs slow all of them alike, and each round of a tool times a plain forward pass in its own framework too. A
+peer's way is the one of its documentation, with enlarging and scaling of maps left out where it has a switch for that.
+A batch that memory does not hold is refused, as is whatever else a tool does not do. Writes speed.csv, which the same
+command goes on from; prints the table of batch 8, beside the limits that were set for ours, which --docs puts into
+pages.
 """
 
 import contextlib
-import json
-import os
-import platform
-import subprocess
+import math
 import sys
-import tempfile
+import textwrap
 import time
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime
-from importlib import metadata
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.speed_cases import CASES, FAMILY, OURS, TOOLS, Setup, installed
-from benchmarks.speed_table import Row, draw, fill, in_ms, limits_of, merged, read_rows, sections, write_rows
-from camlib.console import ROOT, ArgumentParser, UserError, counted, run_script
-from camlib.files import write_whole
+from benchmarks import speed_peers, timing
+from benchmarks.speed_peers import CASES, OURS, TOOLS, installed
+from benchmarks.timing import Worker, ratios, seconds_of, spread, take_turns
+from camlib.console import ArgumentParser, UserError, counted, run_script, whole_number
 
-OUTPUT = Path("outputs/speed")
-QUICK_SIZE, QUICK_ROUNDS = 32, 2
-AGREED = 1e-4  # how far logits may lie apart that stand for the same weights, of the largest; of bfloat16 5 in 100
-PACKAGES = ("tensorflow", "keras", "jax", "torch", *(tool.package for tool in TOOLS.values() if tool.package))
+ROUNDS, QUICK_ROUNDS, QUICK_SIZE = 5, 2, 64
+AGREED = {"float32": 1e-4, "bfloat16": 0.05}  # how far logits of the same weights may lie apart, of the largest
+SHOWN, SHOWN_BATCH = ("forward", "cam", "grad-cam", "grad-cam-4", "guided", "all-three"), 8  # in the table
 
 # ---------------------------------------------------------------- options
 
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    what = parser.add_argument_group("what is timed")
-    what.add_argument(
-        "--cases",
-        nargs="+",
-        default=list(CASES),
-        choices=[*CASES, "family"],
-        metavar="CASE",
-        help=f"{', '.join(CASES)}; family: {', '.join(FAMILY)}; default: all",
-    )
-    what.add_argument(
-        "--tools",
-        nargs="+",
-        default=list(TOOLS),
-        choices=TOOLS,
-        metavar="TOOL",
-        help=f"{', '.join(TOOLS)}; default: all that are installed",
-    )
-    what.add_argument(
-        "--batches",
-        nargs="+",
-        type=int,
-        metavar="N",
-        help="photos at once; default: 1, 8 and 32, of a method of the family 8, of score-cam 1",
-    )
-    what.add_argument(
-        "--dtypes",
-        nargs="+",
-        choices=("float32", "bfloat16"),
-        metavar="float32|bfloat16",
-        help="default: float32, and bfloat16 where the processor has it",
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument("--rounds", type=int, default=5, metavar="N", help="of which each tool takes its turn")
-    how.add_argument(
-        "--minutes", type=float, metavar="M", help="begin nothing new after that; the same command goes on"
-    )
-    how.add_argument("--again", action="store_true", help="measure anew what is measured already")
-    how.add_argument("--quick", action="store_true", help="a small network, batch 1, two rounds; no limits apply")
-    out = parser.add_argument_group("output")
-    out.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of speed.csv, .md and .png")
-    out.add_argument("--docs", nargs="+", type=Path, default=[], metavar="PAGE", help="put the tables there as well")
-    out.add_argument("--tables-only", action="store_true", help="measure nothing; make them of speed.csv")
-    out.add_argument("--check", action="store_true", help="end with 1 if anything lies above its limit")
-    settings = parser.parse_args(arguments)
-    parser.require(settings, rounds=1)
-    if settings.batches and min(settings.batches) < 1:
-        parser.error(f"--batches {min(settings.batches)}: expected 1 or more")
-    settings.cases = [case for name in settings.cases for case in (FAMILY if name == "family" else [name])]
-    return settings
+    cases, tools, dtypes = ", ".join(CASES), ", ".join(TOOLS), ", ".join(AGREED)
+    several = {"nargs": "+", "metavar": "NAME"}
+    parser.add_argument("--cases", default=list(CASES), choices=CASES, help=f"{cases}; default: all", **several)
+    parser.add_argument("--tools", default=list(TOOLS), choices=TOOLS, help=f"{tools}; default: installed", **several)
+    parser.add_argument("--dtypes", default=["float32"], choices=AGREED, help=dtypes, **several)
+    number = whole_number(1, 10**6)
+    parser.add_argument("--batches", nargs="+", type=number, metavar="N", help="photos at once; default: the case's")
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="begin nothing new after that")
+    parser.add_argument("--again", action="store_true", help="measure anew what is measured already")
+    parser.add_argument("--quick", action="store_true", help="photos of 64x64, one at once, two rounds")
+    parser.add_argument("--output", type=Path, default=timing.OUTPUT, metavar="DIR", help="folder of speed.csv")
+    parser.add_argument("--docs", nargs="+", type=Path, default=[], metavar="PAGE", help="put the tables there as well")
+    parser.add_argument("--tables-only", action="store_true", help="measure nothing; make them of speed.csv")
+    return parser.parse_args(arguments)
 
 
-# ---------------------------------------------------------------- the machine
+# ---------------------------------------------------------------- rows
 
 
-def processor():
-    """(name of the processor, its flags), as far as Linux tells them."""
-    cpu = Path("/proc/cpuinfo")
-    text = cpu.read_text() if cpu.exists() else ""
-    found = dict(line.split("\t: ", 1) for line in text.splitlines()[::-1] if "\t: " in line.replace("\t\t", "\t"))
-    found = {name.strip(): value for name, value in found.items()}
-    return found.get("model name") or platform.processor() or platform.machine(), found.get("flags", "").split()
+def numbers(text):
+    return tuple(map(float, text.split()))
 
 
-def cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def number(text):
+    return float(text) if text else None
 
 
-def hardware():
-    """The machine in words: processor, what it is fast at, cores, memory."""
-    name, flags = processor()
-    fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
-    extra = f" ({', '.join(fast)})" if fast else ""
-    return f"{name}{extra}, {counted(cores(), 'core')}, {memory:.0f} GiB"
+class Row(NamedTuple):
+    """What was measured of one tool.
+
+    Attributes:
+        tool, case, dtype: keys of TOOLS and CASES, and "float32" or "bfloat16".
+        batch, size: int, photos at once, their height and width.
+        seconds, forward_seconds: tuples of float, each round's time of the tool, and of a plain forward pass of the
+            same network in the same framework right beside it. Empty where the tool refuses.
+        refuses: str, why it makes nothing, or "".
+        first_call_s: float, of the first call, which compiles; None where it refuses.
+        peak_mb: float, the most memory of the process, or of a GPU for it.
+        agreement: float, the least correlation of a map with ours over photos and classes; None of ours itself.
+        measured: str, when its rounds began; rows with the same were measured in turns.
+        device, hardware, versions: str.
+    """
+
+    tool: str
+    case: str
+    dtype: str
+    batch: int
+    size: int
+    seconds: numbers = ()
+    forward_seconds: numbers = ()
+    refuses: str = ""
+    first_call_s: number = None
+    peak_mb: number = None
+    agreement: number = None
+    measured: str = ""
+    device: str = "CPU"
+    hardware: str = ""
+    versions: str = ""
+
+    @property
+    def key(self):
+        """What tells it from other rows."""
+        return self.tool, self.case, self.dtype, self.batch, self.size, self.device, self.hardware
+
+    @property
+    def photo_ms(self):
+        """(median, least, largest) milliseconds a photo over the rounds; nothing where the tool refuses."""
+        return spread([1000 * seconds / self.batch for seconds in self.seconds]) if self.seconds else ()
+
+    @property
+    def ratio(self):
+        """(median, least, largest) time beside the plain forward pass of the same round."""
+        return ratios(self.seconds, self.forward_seconds) if self.seconds else ()
+
+    def __str__(self):
+        """ "260 ms (1.05; 1.01-1.10)": a photo's time, and how it lies to the forward pass, median and spread."""
+        if self.refuses:
+            return "refuses"
+        digits = "{:,.0f}" if self.photo_ms[0] >= 100 else "{:.3g}"
+        beside = "" if self.case == "forward" else " ({:.2f}; {:.2f}-{:.2f})".format(*self.ratio)
+        return f"{digits.format(self.photo_ms[0])} ms{beside}"
 
 
-def fast_bfloat16():
-    """Whether the processor computes in bfloat16, with AVX512-BF16 or AMX; known on Linux only."""
-    return bool({"avx512_bf16", "amx_bf16"} & set(processor()[1]))
+def merged(rows, newer):
+    """The rows, each replaced by a newer one of the same key, in the order of cases, batches, dtypes and tools."""
+    found, cases, tools = {row.key: row for row in (*rows, *newer)}, list(CASES), list(TOOLS)
+
+    def place(row):
+        kind = cases.index(row.case), row.dtype != "float32", row.batch, tools.index(row.tool)
+        return row.hardware, row.device, *kind
+
+    return sorted(found.values(), key=place)
 
 
-def versions(tools):
-    """What is installed of the packages that tools run on, for example "keras 3.15.1, jax 0.10.2"."""
-    wanted = {TOOLS[tool].package for tool in tools} | {TOOLS[tool].backend for tool in tools} | {"keras"}
-    found = []
-    for package in PACKAGES:
-        if package in wanted:
+# ---------------------------------------------------------------- a tool's process
+
+STATE = {}  # of it: functions without arguments that make the maps and run a forward pass
+
+
+def begin(tool, case, dtype, images):
+    """Build the network: (device, logits of the first photo)."""
+    make, logits = speed_peers.start(tool, CASES[case], dtype, images)
+    STATE.update(make=make, forward=lambda: logits(images))
+    if TOOLS[tool].backend == "torch":
+        return "CPU", logits(images[:1])
+
+    from camlib.backend import device_name
+
+    return device_name(), logits(images[:1])
+
+
+def first_call():
+    """(seconds of the first call, which compiles, the maps it made)."""
+    seconds, _, maps = seconds_of(STATE["make"])
+    STATE["forward"]()
+    return seconds, maps
+
+
+def turn():
+    """(seconds of the maps, seconds of a plain forward pass); each goes first in every other turn."""
+    times = {name: seconds_of(function)[0] for name, function in STATE.items()}
+    first = next(iter(STATE))
+    STATE[first] = STATE.pop(first)  # to the end
+    return times["make"], times["forward"]
+
+
+class Lane(Worker):
+    """A tool at one case, in its process; where that refuses something, it is asked for nothing more."""
+
+    def __init__(self, tool, dtype):
+        super().__init__(TOOLS[tool].backend)
+        self.tool, self.dtype, self.refuses = tool, dtype, ""
+
+    def ask(self, function, *arguments):
+        """What a function returns in the process; None where it refuses."""
+        if not self.refuses:
             try:
-                found.append(f"{package} {metadata.version(package)}")
-            except metadata.PackageNotFoundError:
-                continue
-    return ", ".join([f"Python {platform.python_version()}", *found])
+                return self.call(function, *arguments)
+            except (UserError, BrokenProcessPool) as error:
+                self.refuses = str(error)
+        return None
 
 
-# ---------------------------------------------------------------- processes
-
-
-class Lane:
-    """A tool's process: it makes one case of one batch in one dtype, whenever it is told to."""
-
-    def __init__(self, setup):
-        self.setup, self.refuses, self.answer = setup, "", {}
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-        if TOOLS[setup.tool].backend != "torch":
-            environment["KERAS_BACKEND"] = TOOLS[setup.tool].backend
-        words = [sys.executable, str(ROOT / "benchmarks" / "speed_lane.py"), json.dumps(setup._asdict())]
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  until `close`
-        self.process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-        )
-
-    def read(self):
-        """Its next answer; one that refuses stays so."""
-        if not self.refuses:
-            line = self.process.stdout.readline()
-            self.answer = json.loads(line) if line else {"refuses": self.last_words()}
-            self.refuses = self.answer.get("refuses", "")
-        return self.answer
-
-    def last_words(self):
-        """How a process ended that gives no answer: killed for its memory, say."""
-        code = self.process.wait()
-        self.errors.seek(0)
-        said = self.errors.read().decode("utf-8", "replace").strip().splitlines()
-        return f"ended with exit code {code}{f': {said[-1][:120]}' if said else ''}"
-
-    def ask(self, word):
-        """Tell it a word, and read its answer."""
-        if not self.refuses:
-            with contextlib.suppress(BrokenPipeError):  # it has ended, which `read` says
-                self.process.stdin.write(f"{word}\n")
-                self.process.stdin.flush()
-        return self.read()
-
-    def close(self):
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-        self.errors.close()
+# ---------------------------------------------------------------- measuring
 
 
 def photos(batch, size):
     """Smooth photos that are all different, as networks of pixels of 0..1 take them: float32 (N, size, size, 3)."""
-    generator = np.random.default_rng(0)
-    coarse = generator.random((batch, 8, 8, 3), np.float32)
+    coarse = np.random.default_rng(0).random((batch, 8, 8, 3), np.float32)
     return np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in coarse])
 
 
@@ -212,46 +206,26 @@ def correlation(maps, reference):
     """
     found = []
     for kind in maps.keys() & reference.keys():
-        shape = maps[kind].shape[2:]
-        for one, other in zip(
-            maps[kind].reshape(-1, *shape), reference[kind].reshape(-1, *reference[kind].shape[2:]), strict=True
-        ):
+        pairs = (values[kind].reshape(-1, *values[kind].shape[2:]) for values in (maps, reference))
+        for one, other in zip(*pairs, strict=True):
             if other.shape != one.shape:
-                other = cv2.resize(other, shape[1::-1], interpolation=cv2.INTER_LINEAR)
+                other = cv2.resize(other, one.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             if np.ptp(one) > 0 and np.ptp(other) > 0:
                 found.append(np.corrcoef(one.ravel().astype(np.float64), other.ravel().astype(np.float64))[0, 1])
     return float(min(found)) if found else None
 
 
-# ---------------------------------------------------------------- measuring
-
-
-def take_turns(lanes, rounds):
-    """[(seconds, forward_seconds) of each lane], which take turns; the order turns round from one to the next."""
-    taken = [([], []) for _ in lanes]
-    for number in range(rounds):
-        for place in range(len(lanes))[:: 1 if number % 2 == 0 else -1]:
-            answer = lanes[place].ask("time")
-            if not lanes[place].refuses:
-                taken[place][0].append(answer["seconds"])
-                taken[place][1].append(answer["forward"])
-    return [tuple(map(tuple, times)) for times in taken]
-
-
-def check_logits(lanes):
-    """Let every lane refuse whose network does not give the first one's logits.
-
-    It would time another network.
-    """
-    reference = next((lane.answer["logits"] for lane in lanes if not lane.refuses), None)
-    for lane in lanes:
+def check_logits(lanes, logits):
+    """Let every lane refuse whose network does not give the first one's logits: it would time another network."""
+    reference = next((one for one, lane in zip(logits, lanes, strict=True) if not lane.refuses), None)
+    for lane, found in zip(lanes, logits, strict=True):
         if not lane.refuses:
-            gap = np.abs(np.subtract(lane.answer["logits"], reference)).max() / np.abs(reference).max()
-            if not gap <= (AGREED if lane.setup.dtype == "float32" else 0.05):
+            gap = np.abs(np.subtract(found, reference)).max() / np.abs(reference).max()
+            if not gap <= AGREED[lane.dtype]:
                 lane.refuses = f"its network's logits differ by {gap:.1e} of the largest"
 
 
-def measure(case, batch, size, pairs, rounds, quick, machine):
+def measure(case, batch, size, pairs, rounds):
     """Time tools at one case in turns.
 
     Args:
@@ -259,134 +233,139 @@ def measure(case, batch, size, pairs, rounds, quick, machine):
         batch, size: int.
         pairs: list of (tool, dtype); the first that does not refuse is what the others' maps are compared with.
         rounds: int.
-        quick: bool.
-        machine: dict of what a Row says of it.
 
     Returns:
         list of Row, one for each pair.
     """
-    began = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-    with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder, "images.npy")
-        np.save(images, photos(batch, size))
-        lanes = [
-            Lane(Setup(tool, case, dtype, str(images), str(Path(folder, f"{number}.npz")), quick))
-            for number, (tool, dtype) in enumerate(pairs)
-        ]
-        try:
-            for lane in lanes:
-                lane.read()
-            known = [lane.answer["device"] for lane in lanes if not lane.refuses]
-            on = [lane.answer.get("device", *known[:1] or ["CPU"]) for lane in lanes]
-            check_logits(lanes)
-            firsts = [lane.ask("first").get("first") for lane in lanes]
-            times = take_turns(lanes, rounds)
-            maps = [dict(np.load(lane.setup.maps)) if Path(lane.setup.maps).exists() else {} for lane in lanes]
-        finally:
-            for lane in lanes:
-                lane.close()
-    rows, reference = [], next((found for found, lane in zip(maps, lanes, strict=True) if not lane.refuses), {})
-    for lane, device, first, (seconds, forward), found in zip(lanes, on, firsts, times, maps, strict=True):
-        key = (lane.setup.tool, case, lane.setup.dtype, batch, size)
-        about = {"measured": began, "device": device, **machine, "versions": versions([lane.setup.tool])}
+    began, images = f"{datetime.now():%Y-%m-%d %H:%M:%S}", photos(batch, size)
+    with contextlib.ExitStack() as held:
+        lanes = [held.enter_context(Lane(*pair)) for pair in pairs]
+        begun = [lane.ask(begin, lane.tool, case, lane.dtype, images) or ("CPU", None) for lane in lanes]
+        check_logits(lanes, [logits for _, logits in begun])
+        firsts = [lane.ask(first_call) for lane in lanes]
+        turns = take_turns([partial(lane.ask, turn) for lane in lanes], rounds)
+        peaks = [lane.ask(timing.peak_memory) for lane in lanes]
+    rows, reference = [], None
+    for lane, (device, _), first, times, peak in zip(lanes, begun, firsts, turns, peaks, strict=True):
+        key = lane.tool, case, lane.dtype, batch, size
+        about = [began, device, timing.hardware(), versions_of(lane.tool)]
         if lane.refuses:
-            rows.append(Row(*key, refuses=lane.refuses, **about))
+            rows.append(Row(*key, (), (), lane.refuses, None, None, None, *about))
             continue
-        agreement = None if found is reference else correlation(found, reference)
-        rows.append(Row(*key, seconds, forward, "", first, lane.answer["peak"] / 1e6, agreement, **about))
+        agreement, reference = (correlation(first[1], reference), reference) if reference else (None, first[1])
+        rows.append(Row(*key, *zip(*times, strict=True), "", first[0], peak / 1e6, agreement, *about))
     return rows
 
 
-def measured_already(rows, machine):
+def versions_of(tool):
+    return timing.versions(TOOLS[tool].package, TOOLS[tool].backend)
+
+
+def measured_already(rows):
     """{(tool, case, dtype, batch, size)} of rows of this machine and of the versions that are installed."""
-    known = {tool: versions([tool]) for tool in TOOLS}
-    return {
-        (row.tool, row.case, row.dtype, row.batch, row.size)
-        for row in rows
-        if row.hardware == machine["hardware"] and row.versions == known[row.tool]
-    }
+    known, here = {tool: versions_of(tool) for tool in TOOLS}, timing.hardware()
+    return {row.key[:5] for row in rows if row.hardware == here and row.versions == known[row.tool]}
 
 
-def groups_of(settings, rows, machine):
-    """What is left to be measured: list of (case, batch, size, [(tool, dtype)]), of which each takes turns.
+def groups_of(settings, done):
+    """What is to be measured: list of (case, batch, size, [(tool, dtype)]), each of which takes turns.
 
-    Where some of a group's tools are left, one of ours is timed with them, since it is what maps are compared with.
+    One of ours is among them, since it is what maps are compared with. A group without anything new is left out.
+
+    Args:
+        done: set of (tool, case, dtype, batch, size).
     """
     tools = [tool for tool in settings.tools if installed(tool)]
     if not any(tool in OURS for tool in tools):
-        tools = [*[tool for tool in OURS if installed(tool)][:1], *tools]
+        tools += [tool for tool in OURS if installed(tool)][:1]
     tools.sort(key=list(TOOLS).index)
-    dtypes = settings.dtypes or ["float32", *(["bfloat16"] if fast_bfloat16() else [])]
-    done = measured_already(rows, machine)
     groups = []
     for name in dict.fromkeys(settings.cases):
-        case = CASES[name]
-        size = QUICK_SIZE if settings.quick else case.size
-        for batch in [1] if settings.quick else settings.batches or case.batches:
-            pairs = [(tool, dtype) for dtype in dtypes for tool in tools if name in TOOLS[tool].cases]
-            asked = [pair for pair in pairs if pair[0] in settings.tools]
-            left = [pair for pair in asked if settings.again or (pair[0], name, pair[1], batch, size) not in done]
-            if left and left[0] != pairs[0]:
-                left = [pairs[0], *left]
-            if left:
-                groups.append((name, batch, size, left))
+        size = QUICK_SIZE if settings.quick else CASES[name].size
+        for batch in [1] if settings.quick else settings.batches or CASES[name].batches:
+            pairs = [(tool, dtype) for dtype in settings.dtypes for tool in tools if name in TOOLS[tool].cases]
+            keys = {(tool, name, dtype, batch, size) for tool, dtype in pairs if tool in settings.tools}
+            if keys - done:
+                groups.append((name, batch, size, pairs))
     return groups
 
 
-def measure_all(settings, path, machine):
+def measure_all(settings, path):
     """Measure what is left, and keep each group's rows as soon as they are there. Returns all rows."""
-    rows = read_rows(path)
-    groups, began = groups_of(settings, rows, machine), time.monotonic()
-    for number, (case, batch, size, pairs) in enumerate(groups):
-        if settings.minutes and time.monotonic() - began > 60 * settings.minutes:
+    rows, began = timing.read_rows(path, Row), time.monotonic()
+    done = set() if settings.again else measured_already(rows)
+    groups = groups_of(settings, done)
+    for number, group in enumerate(groups):
+        if time.monotonic() - began > 60 * settings.minutes:
             print(f"{counted(len(groups) - number, 'group')} left; the same command goes on from here")
             break
-        rounds = QUICK_ROUNDS if settings.quick else settings.rounds
-        started = time.monotonic()
-        found = measure(case, batch, size, pairs, rounds, settings.quick, machine)
-        if not settings.again:  # what was measured beside others stays beside them
-            done = measured_already(rows, machine)
-            found = [row for row in found if (row.tool, row.case, row.dtype, row.batch, row.size) not in done]
-        rows = merged(rows, found)
-        write_rows(path, rows)
+        found = measure(*group, QUICK_ROUNDS if settings.quick else ROUNDS)
+        rows = merged(rows, [row for row in found if row.key[:5] not in done])
+        timing.write_rows(path, rows, ["photo_ms", "ratio"])
         for row in found:
-            told = (
-                f"refuses: {row.refuses}" if row.refuses else f"{in_ms(row.photo_ms[0])} ms a photo, {row.ratio[0]:.2f}"
-            )
-            print(f"{CASES[case].title}, batch {batch}, {TOOLS[row.tool].title}, {row.dtype}: {told}", flush=True)
-        print(f"({time.monotonic() - started:.0f} s)", flush=True)
+            title = f"{CASES[row.case].title}, batch {row.batch}, {TOOLS[row.tool].title}, {row.dtype}"
+            print(f"{title}: {row.refuses or f'{row} a photo'}", flush=True)
     return rows
+
+
+# ---------------------------------------------------------------- what it means
+
+
+def shown_rows(rows):
+    """{case: {tool: Row}} for the table: float32, SHOWN_BATCH photos at once or, where that is missing, the most."""
+    whole = [row for row in rows if row.case in SHOWN and row.dtype == "float32"]
+    batches = {row.batch for row in whole}
+    batch = SHOWN_BATCH if SHOWN_BATCH in batches else max(batches, default=0)
+    return {case: {row.tool: row for row in whole if (row.case, row.batch) == (case, batch)} for case in SHOWN}
+
+
+def machine_of(row):
+    return row.hardware if row.device == "CPU" else f"{row.device} of {row.hardware}"
+
+
+def table(rows):
+    """Milliseconds a photo of one machine: a line for each kind of map and a column for each tool, in Markdown."""
+    shown = {case: found for case, found in shown_rows(rows).items() if found}
+    of_cases = [row for found in shown.values() for row in found.values()]
+    tools = [tool for tool in TOOLS if any(row.tool == tool for row in of_cases)]
+    lines = []
+    for case, found in shown.items():
+        cells = [str(found.get(tool, "")) for tool in tools]
+        lines.append([CASES[case].title, *cells, f"{CASES[case].most:.2f}" if CASES[case].most else ""])
+    versions = ", ".join(dict.fromkeys(part for row in of_cases for part in row.versions.split(", ")))
+    batch = ", ".join(dict.fromkeys(f"batch {row.batch}" for row in of_cases))
+    header = ["ms a photo (of a forward pass)", *(TOOLS[tool].title for tool in tools), "our limit"]
+    return f"{machine_of(rows[0])}; {versions}; {batch}\n\n{timing.markdown_table(header, lines)}"
+
+
+def summary(rows):
+    """The most telling numbers in five lines at most, for README: times beside a plain forward pass."""
+    parts, shown = [f"On {machine_of(rows[0])}, in plain forward passes of the same network"], shown_rows(rows)
+    for case in ("grad-cam", "all-three", "cam"):
+        found = [row for row in shown[case].values() if row.seconds]
+        told = ", ".join(f"{TOOLS[row.tool].title.replace(', ', ' on ')} {row.ratio[0]:.2f}" for row in found)
+        parts += [f"{CASES[case].title} {told}"] if found else []
+    return textwrap.fill(f"{'; '.join(parts)}.", 118)
 
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    machine = {"hardware": hardware()}
-    settings.output.mkdir(parents=True, exist_ok=True)
     path = settings.output / ("speed_quick.csv" if settings.quick else "speed.csv")
+    settings.output.mkdir(parents=True, exist_ok=True)
     for tool in settings.tools:
         if not installed(tool) and not settings.tables_only:
             print(f"{TOOLS[tool].title} is not installed and left out")
-    if not settings.tables_only and not any(installed(tool) for tool in OURS):
-        raise UserError(
-            "neither tensorflow nor jax is installed; expected one of them: pip install -r requirements.txt"
-        )
-    rows = read_rows(path) if settings.tables_only else measure_all(settings, path, machine)
+    if not settings.tables_only and not any(map(installed, OURS)):
+        raise UserError("neither tensorflow nor jax is installed; expected pip install -r requirements.txt")
+    rows = timing.read_rows(path, Row) if settings.tables_only else measure_all(settings, path)
     if not rows:
-        raise UserError(
-            f"{path} holds nothing measured; expected python benchmarks/speed.py without --tables-only first"
-        )
-    own = [row for row in rows if row.hardware == machine["hardware"]]
-    limits = [] if settings.quick else limits_of(own, fast_bfloat16())
-    texts = sections(rows, limits)
-    page = path.with_suffix(".md")
-    write_whole(page, lambda file: file.write(f"# Speed\n\n{texts['limits']}\n\n{texts['table']}\n".encode()))
-    draw(path.with_suffix(".png"), own or rows)
-    for place in settings.docs:
-        fill(place, texts, {"table": [path.with_suffix(".png"), path]})
-    for limit in limits:
-        print(limit)
-    print(f"wrote {path}, {page.name} and {path.with_suffix('.png').name}")
-    return int(settings.check and not all(limit.within for limit in limits))
+        raise UserError(f"{path} holds nothing measured; expected the same command without --tables-only first")
+    machines = dict.fromkeys((row.hardware, row.device) for row in rows)
+    of_machines = [[row for row in rows if (row.hardware, row.device) == one] for one in machines]
+    tables = "\n\n".join(map(table, of_machines))
+    texts = {"table": f"{tables}\n\nAll numbers: [{path.name}]({path.name})", "summary": summary(of_machines[0])}
+    timing.fill(settings.docs, texts, path)
+    print(f"{tables}\n\nwrote {path}")
 
 
 if __name__ == "__main__":

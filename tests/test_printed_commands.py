@@ -8,7 +8,6 @@ import re
 import shlex
 import sys
 
-import keras
 import pytest
 from conftest import ROOT
 
@@ -16,15 +15,10 @@ pytestmark = pytest.mark.any_backend
 COMMAND = re.compile(r"(?:python3?|\.venv\S*/bin/python) ((?:[\w.]+/)*\w+\.py)\b((?:[^`\n\\]|\\\n)*)")
 ENDS = re.compile(r"\s+(#|&|;|\||>|--depends)|[;)&\"']\s*(?=\W|$)|\s\s+(?=[a-z])")  # what follows is not the command's
 WITHOUT_OPTIONS = {  # of positional arguments alone, or called by another program
-    "files_speed.py",
-    "next_photo.py",
-    "perturbation_speed.py",
     "right_gradients.py",
-    "training_memory.py",
     "fuzzed_readers.py",
     "killed_store.py",
     "plain_data.py",
-    "speed_lane.py",
 }
 NEEDED = {"--engine ray": "ray", "s3://": "s3fs", "--address": "ray"}  # what a command needs beside requirements.txt
 SLURM = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "16", "SLURM_ARRAY_TASK_MIN": "1"}
@@ -64,8 +58,6 @@ def test_a_printed_command_is_understood(page, script, words, monkeypatch, capsy
     for part, package in NEEDED.items():
         if part in words:
             pytest.importorskip(package)
-    if path.name == "speed_chip.py" and keras.backend.backend() != "jax":
-        pytest.skip("for JAX alone")
     monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
     monkeypatch.setattr(sys, "argv", [str(path)])
     for name, value in SLURM.items():
