@@ -112,6 +112,7 @@ def test_training_does_not_depend_on_them(photo_folder, tmp_path):
     assert all(np.isfinite(values).all() for values in network.get_weights())
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_scripts_do_not_depend_on_keras_json(run_script, photo_folder, tmp_path, usual):
     """In a process of its own, as Keras reads keras.json where it is imported."""

@@ -17,6 +17,7 @@ def test_what_was_found_is_one_line(path, tmp_path):
         assert str(error) and "\n" not in str(error)
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 @pytest.mark.parametrize("name", READERS)
 def test_whole_files_go_through_the_readers(name, tmp_path):

@@ -181,6 +181,7 @@ def test_docs_have_one_table_with_the_numbers_of_the_csv_file():
 # ---------------------------------------------------------------- real runs
 
 
+@pytest.mark.thorough
 def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, capsys):
     pytest.importorskip("jax")
     arguments = ["--quick", "--cases", "all-three", "--tools", "ours-tensorflow", "ours-jax", "--dtypes", "float32",
@@ -202,6 +203,7 @@ def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, cap
     assert " a photo\n" not in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_jax_is_timed_without_tensorflow(tmp_path, tmp_path_factory):
     """Where importing tensorflow fails in every process, under JAX."""
     pytest.importorskip("jax")

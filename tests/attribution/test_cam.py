@@ -342,6 +342,7 @@ def test_second_run_does_only_the_rest(run_here, photo_folder, model_file, tmp_p
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_killed_run_leaves_whole_files_and_goes_on(run_here, photo_folder, model_file, tmp_path):
     photos = photo_folder({f"{number:03d}.jpg": (number, 90, 90) for number in range(120)})

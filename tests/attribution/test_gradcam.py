@@ -248,6 +248,7 @@ def test_bad_usage_is_one_line_and_exit_2(run_here, tmp_path, arguments, message
     assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
 
 
+@pytest.mark.thorough
 def test_imagenet_file_of_keras_applications(imagenet_file):
     """Keras's own weights file gives Keras's own VGG-16 and its preprocessing."""
     from camlib.networks.checkpoint import load_network

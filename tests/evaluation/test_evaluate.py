@@ -26,6 +26,7 @@ from camlib.photos import read_network_input, read_photo, resize_photo
 from camlib.plots.colours import resize_map
 from camlib.preprocessing import InputSpec
 
+pytestmark = pytest.mark.thorough
 CLASSES = ["dog", "cat", "horse", "bird"]
 
 

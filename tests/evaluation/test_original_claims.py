@@ -82,6 +82,7 @@ def test_what_a_map_follows():
     assert looks(1 - inner, picture)[0] == pytest.approx(32 * 40 / (32 * 40 - 24 * 30))  # all of it, over its area
 
 
+@pytest.mark.thorough
 def test_the_whole_script(run_here, tmp_path):
     generator, records = np.random.default_rng(1), []
     (tmp_path / "set").mkdir()

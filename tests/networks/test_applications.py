@@ -115,6 +115,7 @@ def mobilenet(tmp_path_factory):
     return path, reference
 
 
+@pytest.mark.thorough
 def test_a_file_of_keras_is_explained_as_it_is(mobilenet, photo_folder, tmp_path, capsys):
     path, reference = mobilenet
     photos = photo_folder({"a.png": (200, 100, 50)}, size=(224, 224))
@@ -134,6 +135,7 @@ def test_a_file_of_keras_is_explained_as_it_is(mobilenet, photo_folder, tmp_path
     assert (tmp_path / "g" / "a" / f"gradcam_for_{row['predicted']}.npy").exists()
 
 
+@pytest.mark.thorough
 def test_networks_scaled_differently_for_imagenet_are_built_so(tmp_path):
     """EfficientNet's weights of ImageNet want pixels divided once more, which Keras does for its own download alone."""
     reference = random_weights(keras.applications.EfficientNetB0(weights=None))
@@ -249,6 +251,7 @@ def offline(monkeypatch, tmp_path):
     return tmp_path / "keras"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("main", "arguments", "file"),
     [

@@ -398,6 +398,7 @@ def load_mutated(tmp_path, seeds):
     return counts
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_damaged_files_end_in_one_line(tmp_path):
     counts = load_mutated(tmp_path, range(20))

@@ -486,6 +486,7 @@ def test_operations_compute_what_tensorflows_functions_do(function):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not (SHARED / "cases" / "old_keras_files.py").exists(), reason="development data is not here")
 def test_every_file_of_the_shared_cases(tmp_path):
     place = SHARED / "cases" / "old_keras_files.py"

@@ -111,6 +111,7 @@ def accuracies(found):
     return np.mean(values.argmax(1) == labels), binary_accuracy(values, labels)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", [CAM, VGG16], ids=lambda path: path.name)
 def test_card_names_the_files_and_their_scores(path, demo):
     card = (ROOT / "models" / "README.md").read_text(encoding="utf-8")

@@ -156,7 +156,7 @@ def test_maps_of_grey_photos_are_shown(explain, tmp_path):
     output, _ = explain(network, "--classes", "all")
     guided = output / "wide" / "guided_backprop_for_class_0.npy"
     assert np.load(guided).shape == (24, 32, 1)
-    viewer = Viewer(Figure(), find_saved(output))
+    viewer = Viewer(Figure(figsize=(10.5, 7)), find_saved(output))  # with room for whole titles
     values = [np.load(guided.with_name(f"guided_backprop_for_class_{index}.npy")) for index in range(2)]
     index = int(np.argmax([np.abs(of_class).max() for of_class in values]))  # the other's gradients may be all zero
     title = f"guided backpropagation: class_{index}"
@@ -273,6 +273,7 @@ def memory():
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
 def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
     network = nested()

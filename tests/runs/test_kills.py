@@ -6,6 +6,7 @@ from kill_scripts import COMMANDS, survived, write_inputs
 pytestmark = pytest.mark.any_backend
 
 
+@pytest.mark.thorough
 def test_the_demo_set_is_drawn_whole_after_kills(tmp_path):
     (tmp_path / "in").mkdir()
     result = survived(COMMANDS["demo"], tmp_path / "in", 3, seed=1)

@@ -25,7 +25,7 @@ from camlib.preprocessing import InputSpec
 from camlib.runs import ray as engine
 from camlib.runs.folder_run import FolderRun
 
-pytestmark = pytest.mark.any_backend
+pytestmark = [pytest.mark.any_backend, pytest.mark.thorough]
 SCRIPTS = {"make_cam_maps": (make_cam_maps.main, "--model"), "gradcam_vgg16": (gradcam_vgg16.main, "--weights")}
 
 

@@ -344,6 +344,7 @@ def test_shards_that_begin_at_one_moment_in_a_new_folder_all_do(tmp_path):
         assert json.loads((tmp_path / str(attempt) / "run.json").read_text())["shards"]["count"] == count
 
 
+@pytest.mark.thorough
 def test_two_shards_at_once_as_a_user_starts_them(network_file, tmp_path):
     file, photos = network_file
     words = [sys.executable, ROOT / "make_cam_maps.py", photos, "--model", file, "--output", tmp_path / "out"]

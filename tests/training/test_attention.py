@@ -195,6 +195,7 @@ def test_the_loss_adds_up(thin, taught):
     assert shares.mean() > 0.2
 
 
+@pytest.mark.thorough
 def test_evidence_moves_to_where_it_belongs(thin):
     """Of one batch, half of each photo the animal's: some steps with the locator's loss, and as many without."""
     generator = np.random.default_rng(4)
@@ -244,6 +245,7 @@ def colour_photos(photo_folder):
     )
 
 
+@pytest.mark.thorough
 def test_stopped_and_resumed_with_a_locator_ends_with_the_same_weights(
     thin, colour_photos, tmp_path, end_of, stopped_after_an_epoch
 ):

@@ -282,6 +282,7 @@ def colour_photos(photo_folder):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sees", ["photos", "views"])
 def test_stopped_and_resumed_with_a_teacher_ends_with_the_same_weights(
     colour_photos, tmp_path, monkeypatch, capsys, end_of, stopped_after_an_epoch, sees

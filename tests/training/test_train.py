@@ -44,6 +44,7 @@ def colour_photos(photo_folder):
     )
 
 
+@pytest.mark.thorough
 def test_killed_and_resumed_training_ends_with_the_same_weights(run_here, colour_photos, tmp_path):
     def arguments(name):
         return ["--data", str(colour_photos), "--output", str(tmp_path / name / "net.h5"), "--epochs", "4"]
@@ -128,6 +129,7 @@ def test_original_recipe_and_its_files(run_here, colour_photos, tmp_path):
     assert any("what Keras called accuracy" in line for line in lines)
 
 
+@pytest.mark.thorough
 def test_half_precision_goes_through(run_here, colour_photos, tmp_path, monkeypatch):
     few = ((8, 1), (12, 2), (16, 4), (16, 4))  # all kinds of layers, since a CPU takes minutes for float16
     monkeypatch.setattr("camlib.networks.architectures.MODERN_CONVOLUTIONS", few)
@@ -142,6 +144,7 @@ def test_half_precision_goes_through(run_here, colour_photos, tmp_path, monkeypa
         assert "model_config" in file.attrs
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_training_on_jax_does_without_tensorflow(run_script, colour_photos, tmp_path):
     """As on a machine where it is not installed: importing it fails. The modern recipe has a teacher."""
@@ -266,6 +269,7 @@ def test_cells_of_a_mosaic_share_the_networks_weights():
     assert {id(weight) for weight in cells.weights} == {id(weight) for weight in network.weights}
 
 
+@pytest.mark.thorough
 def test_a_start_from_imagenets_file(run_here, colour_photos, tmp_path, imagenet_file):
     """At a learning rate of nearly nothing the convolutions stay Keras's own, and so does what a pixel becomes."""
     path, reference = imagenet_file
@@ -286,6 +290,7 @@ def test_a_start_from_imagenets_file(run_here, colour_photos, tmp_path, imagenet
         np.testing.assert_allclose(cosine, 1, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_start_from_the_same_classes_goes_on_where_they_ended(run_here, colour_photos, tmp_path):
     """At a learning rate of nearly nothing the network stays what it was; of other classes its end is made anew."""
     earlier = original_network(4, 1)
@@ -300,6 +305,7 @@ def test_a_start_from_the_same_classes_goes_on_where_they_ended(run_here, colour
         assert all(same[:10]) and same[10] == (names[0] == "dog")  # kernels and biases of five convolutions, Dense
 
 
+@pytest.mark.thorough
 def test_a_deeper_network_in_stages(run_here, colour_photos, tmp_path, monkeypatch):
     """--depth adds convolutions to those of --weights; a later stage is as deep as its start without being asked."""
     monkeypatch.setattr("camlib.networks.architectures.MODERN_CONVOLUTIONS", ((8, 1), (8, 1)))
@@ -364,6 +370,7 @@ def test_a_finished_network_of_unknown_settings_is_left_alone(tmp_path):
         settings_of_finished(tmp_path / "net_run.json", tmp_path / "net.h5")
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to a process")
 def test_ctrl_c_says_how_training_goes_on(colour_photos, tmp_path):
@@ -431,6 +438,7 @@ def test_the_last_good_weights_outlive_a_loss_that_is_no_number(tmp_path, capsys
     assert capsys.readouterr().out.startswith(said)
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_training_is_finished_before_its_report(colour_photos, tmp_path, capsys):
     """A figure that cannot be drawn, since a folder has its name, costs a warning."""
@@ -448,6 +456,7 @@ def test_training_is_finished_before_its_report(colour_photos, tmp_path, capsys)
     assert main([*arguments, "--resume"]) == 0 and "is finished" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send to a process")
 def test_a_scheduler_ends_training_after_a_step(colour_photos, tmp_path):
