@@ -75,6 +75,7 @@ def usual(tmp_path_factory):
     return path, everything(path)
 
 
+@pytest.mark.thorough
 def test_maps_do_not_depend_on_the_users_settings(usual, changed_settings):
     path, expected = usual
     for ours, theirs in zip(everything(path), expected, strict=True):
@@ -98,6 +99,7 @@ def test_the_users_settings_are_left_as_they_are(changed_settings):
     assert settings() == before
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_training_does_not_depend_on_them(photo_folder, tmp_path):
     photos = photo_folder({f"{name}/{number}.png": (80 * number, 90, 90) for name in "ab" for number in range(5)})
@@ -152,6 +154,7 @@ def test_a_backend_that_does_not_start_is_one_line(run_script, tmp_path, script,
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_importing_without_a_backend_is_an_import_error(run_script, tmp_path):
     """Of a program of the user's own, which may catch it."""

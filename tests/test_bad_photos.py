@@ -21,7 +21,7 @@ from camlib.networks.checkpoint import save_network
 from camlib.photos import find_photos
 from camlib.preprocessing import InputSpec
 
-pytestmark = pytest.mark.any_backend
+pytestmark = [pytest.mark.any_backend, pytest.mark.thorough]
 FEW, MANY = 200, 5_000
 
 # ---------------------------------------------------------------- the corpus

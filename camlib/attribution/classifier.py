@@ -171,7 +171,7 @@ class Classifier:
             if values is not None:
                 known &= np.isfinite(values).all(axis=tuple(axis for axis in range(values.ndim) if axis != 1))
         if known.any() and not self.structure.segments:
-            check_outputs(outputs[known], logits[known], self.structure.output_activation)
+            check_outputs(outputs[known], logits[known], self.structure.output_activation, self.dtype)
         return np.where(known[:, None], logits, np.nan)
 
     @property
@@ -453,16 +453,24 @@ def rescaled(structure, preprocess):
     return f", and its layer {structure.rescaling!r} rescales after that: 0..255 becomes {lowest:.4g}..{highest:.4g}"
 
 
-def check_outputs(outputs, logits, output_activation):
+def check_outputs(outputs, logits, output_activation, dtype="float32"):
     """Make sure that the logits found in the network are those behind its outputs, both finite numbers.
+
+    Args:
+        outputs, logits: float (N, C).
+        output_activation: "softmax", "sigmoid" or "linear".
+        dtype: str, what the network computes in: bfloat16 rounds logits by so much that probabilities feel it.
 
     Raises:
         UserError: they are not.
     """
     linear = output_activation == "linear"
     expected = logits if linear else probabilities_of(logits, output_activation)
+    rounding = 2e-2  # as half precision keeps it
+    if dtype == "bfloat16":
+        rounding += 2**-7 * np.ptp(logits, axis=1, keepdims=True)
     # of a single unit the logits are those of both sides
-    if not np.allclose(outputs, expected[:, -outputs.shape[1] :], atol=1e-4, rtol=2e-2):  # as half precision keeps it
+    if not np.allclose(outputs, expected[:, -outputs.shape[1] :], atol=1e-4, rtol=rounding):
         raise UserError(
             f"the network's outputs are not the {output_activation} of the logits found in it; please report this "
             "network"

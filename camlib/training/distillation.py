@@ -114,7 +114,7 @@ class Teacher:
             raise UserError(
                 f"the teacher {self.path} answers what is no number; expected --dtype float32, or another file"
             )
-        check_outputs(outputs, logits, self.output_activation)
+        check_outputs(outputs, logits, self.output_activation, self.dtype)
         return logits[:, self.order]
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from camlib.attribution.cam import cam_function, class_activation_maps, pooled_classifier
 from camlib.backend import usual_settings
 from camlib.console import UserError
+from camlib.demo.scenes import demo_folder
 from camlib.networks.architectures import modern_network, original_network
 from camlib.networks.checkpoint import VGG_NETWORK, load_network, save_network
 from camlib.photos import read_network_input
@@ -177,8 +178,9 @@ def test_a_layer_that_casts_its_input_hides_nothing():
     np.testing.assert_allclose(maps, expected, atol=0.02 * np.abs(expected).max())  # bfloat16 has 8 bits
 
 
+@pytest.mark.thorough
 def test_the_shipped_network_in_half_precision(tmp_path):
-    photos = [str(path) for path in sorted((ROOT / "data" / "demo" / "both").glob("*.jpg"))[:3]]
+    photos = [str(path) for path in sorted((demo_folder() / "both").glob("*.jpg"))[:3]]
     for dtype in ("float32", "bfloat16"):
         assert main([*photos, "--dtype", dtype, "--output", str(tmp_path / dtype)]) == 0
     full, half = (sorted((tmp_path / dtype).rglob("*.npy")) for dtype in ("float32", "bfloat16"))
@@ -318,7 +320,7 @@ def test_pictures_of_the_photos_own_size_in_other_colours(model_file, tmp_path):
 
 
 def test_colours_are_diverging_and_red_is_positive():
-    picture = colours(np.array([[-1.0, 0.0, 1.0]]), signed=True)
+    picture = colours(np.array([[-1.0, 0.0, 1.0]]), signed=True).astype(int)
     assert picture[0, 0, 2] > 2 * picture[0, 0, 0] and picture[0, 2, 0] > 2 * picture[0, 2, 2]  # blue, red
     assert picture[0, 1].max() < 16  # black
 

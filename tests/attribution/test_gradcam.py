@@ -341,6 +341,7 @@ def test_a_group_has_the_sum_of_its_classes_probabilities(of_imagenet, photo_fol
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["groups"] == ["dog", "bird"]
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_many_classes_say_how_long_they_take_before_they_are_begun(of_imagenet, photo_folder, tmp_path, capsys):
     photos = photo_folder({"a.png": (200, 100, 50), "b.png": (20, 100, 250)})

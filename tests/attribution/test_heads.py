@@ -224,6 +224,7 @@ def behind_norm1(network, class_token, tokens, x):
     return ops.matmul(x, dense.kernel) + dense.bias
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("class_token", [False, True])
 @pytest.mark.parametrize("method", ["grad-cam", "hires-cam", "layer-cam"])
 def test_tokens_become_maps(class_token, method):

@@ -58,6 +58,7 @@ def test_every_script_that_imports_keras_looks():
             assert "from camlib.backend import" in text, path
 
 
+@pytest.mark.thorough
 def test_what_is_gone_is_one_line(run_script, tmp_path):
     """A Keras in which a function has another name, as a release may bring; nothing else of it is changed."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -439,3 +439,14 @@ def test_other_outputs_are_refused(shape):
     network = keras.Model(image, layers.Reshape(shape)(layers.Conv2D(2, 3)(image)))
     with pytest.raises(UserError, match=r"returns .*; expected scores of shape \(N, classes\), or \(N, h"):
         inspect_network(network, SHAPE)
+
+
+def test_bfloat16_rounds_logits_before_the_softmax():
+    """Numbers of the shipped network and a drawing: the softmax of rounded logits is off by 4 %."""
+    outputs = np.array([[0.8769787, 0.06775755, 0.04215387, 0.01310977]], np.float32)
+    logits = np.array([[2.8699238, 0.2844471, -0.19126946, -1.3744695]], np.float32)
+    check_outputs(outputs, logits, "softmax", "bfloat16")
+    with pytest.raises(UserError, match="are not the softmax of the logits"):
+        check_outputs(outputs, logits, "softmax")
+    with pytest.raises(UserError, match="are not the softmax of the logits"):
+        check_outputs(outputs, logits / 1.1, "softmax", "bfloat16")

@@ -105,6 +105,7 @@ def test_vgg16_is_kerass_vgg16_up_to_its_last_pooling():
 # ---------------------------------------------------------------- files of strangers
 
 
+@pytest.mark.thorough
 def test_a_new_head_is_fit_for_features_of_any_size():
     """Features a thousand times larger, as ImageNet's are larger than ours, give the same first probabilities."""
     images, found = np.random.default_rng(1).random((8, 32, 32, 3), np.float32), []
@@ -149,6 +150,7 @@ def test_a_start_from_earlier_weights_changes_no_feature(build, deep):
         np.testing.assert_allclose(as_trained, truth, atol=1e-2 * truth.max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("build", "deep"), STARTS)
 def test_a_start_from_the_same_classes_keeps_what_is_said(build, deep):
     """The very answers of the earlier network, but for the grid that the pooling-free one is trained on."""

@@ -410,6 +410,7 @@ def test_without_a_repair_its_case_fails(written, monkeypatch, repair):
     assert not same
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["three_deep", "preprocessed", "archive_of_windows"])
 def test_maps_of_a_repaired_file_are_those_of_its_network(written, name):
     path, network = written(name)

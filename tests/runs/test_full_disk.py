@@ -90,6 +90,7 @@ def test_the_file_of_decoded_photos_on_a_full_disk(photo_folder, tmp_path):
     assert len(loaded["train"].images) == 40
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 def test_training_says_so_in_one_line_and_goes_on(photo_folder, tmp_path, end_of):
     names = [f"{name}/{number}.png" for name in ("dog", "cat") for number in range(4)]

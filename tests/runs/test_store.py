@@ -243,6 +243,7 @@ def test_a_store_of_the_old_form_is_refused_in_one_sentence(tmp_path, end_of):
     assert (tmp_path / "maps.h5").read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_saved_maps_are_scored_like_those_made_on_the_spot(network, photos, tmp_path, capsys):
     (photos / "cat" / "bad.jpg").unlink()
     main, option = MAPS_OF["gradcam_vgg16"]

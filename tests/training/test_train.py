@@ -232,6 +232,7 @@ def test_binary_accuracy_is_kerass_and_flatters():
     assert binary_accuracy(probabilities, labels) == pytest.approx(float(metric.result()), abs=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.any_backend
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 def test_ninety_percent_was_binary_accuracy():

@@ -262,6 +262,7 @@ def missing_libraries(toolkit):
     return sorted({line.split()[0] for line in told.splitlines() if "not found" in line})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("backend", "toolkit"), [("TkAgg", "tkinter"), ("QtAgg", "PySide6.QtWidgets"), ("QtAgg", "PyQt5.QtWidgets")]
 )
