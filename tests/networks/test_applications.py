@@ -26,7 +26,7 @@ from camlib.networks.applications import APPLICATIONS, OPEN_SIZE, application_of
 from camlib.networks.checkpoint import load_network
 from camlib.preprocessing import PREPROCESSING, InputSpec, imagenet_names
 
-pytestmark = pytest.mark.any_backend
+pytestmark = [pytest.mark.any_backend, pytest.mark.thorough]
 
 KERNELS = "weights_tf_dim_ordering_tf_kernels"
 # Keras's module -> name of the network -> the file that Keras downloads, as Keras's documentation and source have them
@@ -115,7 +115,6 @@ def mobilenet(tmp_path_factory):
     return path, reference
 
 
-@pytest.mark.thorough
 def test_a_file_of_keras_is_explained_as_it_is(mobilenet, photo_folder, tmp_path, capsys):
     path, reference = mobilenet
     photos = photo_folder({"a.png": (200, 100, 50)}, size=(224, 224))
@@ -135,7 +134,6 @@ def test_a_file_of_keras_is_explained_as_it_is(mobilenet, photo_folder, tmp_path
     assert (tmp_path / "g" / "a" / f"gradcam_for_{row['predicted']}.npy").exists()
 
 
-@pytest.mark.thorough
 def test_networks_scaled_differently_for_imagenet_are_built_so(tmp_path):
     """EfficientNet's weights of ImageNet want pixels divided once more, which Keras does for its own download alone."""
     reference = random_weights(keras.applications.EfficientNetB0(weights=None))
@@ -251,7 +249,6 @@ def offline(monkeypatch, tmp_path):
     return tmp_path / "keras"
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("main", "arguments", "file"),
     [

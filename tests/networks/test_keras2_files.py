@@ -25,6 +25,7 @@ from camlib.networks.checkpoint import load_network
 from camlib.networks.keras2_config import REPAIRS, network_inputs, up_to_date
 from camlib.networks.keras2_operations import COUNTERPARTS, operation_of_tensorflow
 
+pytestmark = pytest.mark.thorough
 SHAPE = (12, 12, 3)
 LONGEST = 300  # characters of a refusal
 LONG_NAME = f"{'long' * 40}.h5"
@@ -410,7 +411,6 @@ def test_without_a_repair_its_case_fails(written, monkeypatch, repair):
     assert not same
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["three_deep", "preprocessed", "archive_of_windows"])
 def test_maps_of_a_repaired_file_are_those_of_its_network(written, name):
     path, network = written(name)
@@ -487,7 +487,6 @@ def test_operations_compute_what_tensorflows_functions_do(function):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.thorough
 @pytest.mark.skipif(not (SHARED / "cases" / "old_keras_files.py").exists(), reason="development data is not here")
 def test_every_file_of_the_shared_cases(tmp_path):
     place = SHARED / "cases" / "old_keras_files.py"
