@@ -128,7 +128,7 @@ def test_captum_on_the_same_weights():
 
 @pytest.mark.parametrize(
     ("case", "tools"),
-    [("all-three", ["tf-keras-vis", "xplique", "captum"]), ("grad-cam-4", ["tf-explain"])],
+    [("all-three", ["tf-keras-vis", "xplique", "captum"]), ("grad-cam-4", ["tf-explain", "captum"])],
 )
 def test_ways_of_the_speed_benchmark(case, tools, tmp_path):
     """Each tool that benchmarks/speed.py times makes our maps there, of a network with our logits."""
@@ -137,4 +137,10 @@ def test_ways_of_the_speed_benchmark(case, tools, tmp_path):
     rows = {row.tool: row for row in timing.read_rows(tmp_path / "speed_quick.csv", speed.Row)}
     assert list(rows) == ["ours-tensorflow", *tools]
     for tool in tools:
-        assert rows[tool].refuses == "" and rows[tool].agreement > (0.98 if tool in ENLARGING else 0.9999)
+        least = 0.98 if tool in ENLARGING else 0.99999
+        if (case, tool) == (
+            "all-three",
+            "captum",
+        ):  # PyTorch rounds the input of some of VGG-16's ReLUs to another sign
+            least = 0.9999
+        assert rows[tool].refuses == "" and rows[tool].agreement > least

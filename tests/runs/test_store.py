@@ -453,6 +453,24 @@ def test_a_part_is_never_replaced_while_a_photo_of_it_counts(tmp_path, capsys):
     assert "5 of 6 photos are done already" in capsys.readouterr().out
 
 
+def test_parts_that_no_list_names_are_removed_by_whoever_makes_them(tmp_path):
+    """As a kill leaves them between a part and its rows; those of other shards' photos may be in the making."""
+    photos, store = noise_photos(tmp_path / "photos", 6), tmp_path / "store"
+    store.mkdir()
+    (store / "run.json").write_text("{}")
+    for name in ("maps-0000001.h5", ".maps-0000002.h5.partial", "maps-0000004.h5", "maps-0000000.h5", "mine.h5"):
+        (store / name).write_text("x")
+    numbers = {photo.name: number for number, photo in enumerate(photos)}
+    rows = [["000.png", "dog", "maps-0000000.h5", "0", "1.5"]]
+    StoreWriter(store, DRAWING).begin(photos[:3], numbers, rows)
+    assert sorted(path.name for path in store.iterdir()) == [
+        "maps-0000000.h5",
+        "maps-0000004.h5",
+        "mine.h5",
+        "run.json",
+    ]
+
+
 def test_of_two_rows_of_a_photo_that_counts_which_knows_the_file_as_it_is(photo_folder, tmp_path):
     photos = photo_folder({"a.png": (1, 2, 3)})
     store = tmp_path / "store"
