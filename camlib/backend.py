@@ -1,7 +1,6 @@
 """The only file that knows whether Keras runs on TensorFlow or JAX: gradients, compiled functions, devices."""
 
 import contextlib
-import functools
 import logging
 import os
 from pathlib import Path
@@ -60,11 +59,10 @@ try:
         elif BACKEND == "jax":
             import jax
             from jax.experimental import multihost_utils
+            from jax.interpreters.partial_eval import dce_jaxpr
         else:
             raise ImportError(f"the backend {BACKEND} has no gradients here")
-except (
-    Exception
-) as error:  # a backend that is not installed or unknown, a damaged keras.json: Keras raises various ones
+except Exception as error:  # Keras raises various ones: of an unknown backend, of a damaged keras.json
     raise CannotStart(reason_not_to_start(error)) from error
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Keras warns at each .h5 that it saves
@@ -75,9 +73,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Keras warns at each .h5 tha
 
 @contextlib.contextmanager
 def usual_settings():
-    """Keras's own defaults in this context, whatever keras.json or the user's code say; networks are built in it.
+    """Keras's own defaults in this context, whatever keras.json or the user's code say; networks are built and run so.
 
-    Keras reads them where a layer is made, and a file need not hold them.
+    Keras reads them where a layer is made, and a file need not hold them; some layers (Rescaling) ask at each call.
     """
     config = keras.config
     before = config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy()
@@ -89,21 +87,6 @@ def usual_settings():
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting(value)
-
-
-def with_channels_last(function):
-    """The function, run with channels last: some of Keras's layers (Rescaling) ask the user's settings at each call."""
-
-    @functools.wraps(function)
-    def run(*arguments):
-        before = keras.config.image_data_format()
-        keras.config.set_image_data_format("channels_last")
-        try:
-            return function(*arguments)
-        finally:
-            keras.config.set_image_data_format(before)
-
-    return run
 
 
 @contextlib.contextmanager
@@ -131,7 +114,7 @@ def compiled(function, network):
     The network's weights are read at each call. XLA is left to JAX, since on the CPU it is slower than TensorFlow's own
     kernels, except for networks with grouped convolutions, whose gradients those kernels lack.
     """
-    function = with_channels_last(function)
+    function = usual_settings()(function)
     if BACKEND == "tensorflow":
         convolutions = (layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.Conv2D))
         return tf.function(function, jit_compile=any(layer.groups > 1 for layer in convolutions) or None)
@@ -250,14 +233,14 @@ def inlined_functions():
 
 def traced(function, shape):
     """Trace a function of a float32 tensor of that shape, without running it."""
-    function = with_channels_last(function)
+    function = usual_settings()(function)
     if BACKEND == "tensorflow":
         return tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
     return jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, "float32")).jaxpr
 
 
 # What only shows or passes on another value, without memory of its own
-TENSORFLOW_VIEWS = {"Identity", "Reshape", "ReadVariableOp", "Placeholder", "Const", "Squeeze", "ExpandDims", "Shape"}
+TENSORFLOW_VIEWS = set("Identity IdentityN Reshape ReadVariableOp Placeholder Const Squeeze ExpandDims Shape".split())
 JAX_VIEWS = {"reshape", "squeeze", "expand_dims", "copy", "convert_element_type"}
 
 
@@ -301,18 +284,16 @@ TENSORFLOW_CUTS, JAX_CUTS = {"Maximum", "Minimum", "ClipByValue"}, {"max", "min"
 TENSORFLOW_CHOICES, JAX_CHOICES = {"SelectV2", "Select"}, {"select_n"}
 
 
-def activation_operations(function, shape, known):
-    """Trace a function without running it and find the activations that its result depends on.
+def activation_operations(program, known):
+    """The activations that the result of a traced program depends on.
 
     Args:
-        function: tensor -> tensor.
-        shape: of its argument, float32.
+        program: as `traced` makes it.
         known: str, name of the scopes whose operations are left out.
 
     Returns:
         list of (place, operation), each a str; the place is the backend's own name of it.
     """
-    program = traced(function, shape)
     found = tensorflow_operations(program) if BACKEND == "tensorflow" else jax_operations(program, known)
     return [(place, kind) for place, kind in found if known not in place]
 
@@ -323,12 +304,12 @@ def tensorflow_operations(graph):
         return value is not None and value.size > 0 and not value.any()
 
     def is_activation(operation):
-        inputs = list(operation.inputs)
+        asked = operation.inputs
         if operation.type in TENSORFLOW_CHOICES:  # where(x > 0, x, ...)
-            return any(map(is_zero, inputs[0].op.inputs))
-        return operation.type in TENSORFLOW_ACTIVATIONS or (
-            operation.type in TENSORFLOW_CUTS and any(map(is_zero, inputs))
-        )
+            asked = asked[0].op.inputs
+        elif operation.type not in TENSORFLOW_CUTS:
+            return operation.type in TENSORFLOW_ACTIVATIONS
+        return any(map(is_zero, asked))
 
     seen, left = {}, [tensor.op for tensor in graph.outputs]
     while left:  # from the result backwards
@@ -354,7 +335,7 @@ def mentions(program, scope):
 
 
 def jax_operations(program, known):
-    found, needed = [], set(map(id, program.outvars))
+    found = []
 
     def is_zero(value, makers):
         if hasattr(value, "val"):  # a literal
@@ -362,31 +343,30 @@ def jax_operations(program, known):
         maker = makers.get(id(value))
         return maker is not None and maker.primitive.name == "broadcast_in_dim" and is_zero(maker.invars[0], makers)
 
-    def visit(equation, place, makers):
-        inner = inner_programs(equation)
-        name = equation.primitive.name
-        if name == "custom_jvp_call":
-            name = inner[0].debug_info.func_name
-        maker = makers.get(id(equation.invars[0])) if equation.invars else None
-        cut = name in JAX_CUTS and any(is_zero(value, makers) for value in equation.invars)
-        choice = name in JAX_CHOICES and maker is not None and any(is_zero(value, makers) for value in maker.invars)
-        replayed = name in JAX_REPLAYED and any(mentions(program, known) for program in inner)
-        if name in JAX_ACTIVATIONS or cut or choice or replayed:
-            found.append((place, name))
-            return
-        for program in inner:
-            inside = makers_of(program)
-            for part in program.eqns:
-                visit(part, f"{place}/{part.source_info.name_stack}", inside)
+    def is_activation(equation, name, makers):
+        asked = equation.invars
+        if name in JAX_CHOICES:  # select(x > 0, ...)
+            maker = makers.get(id(asked[0]))
+            asked = maker.invars if maker else []
+        elif name not in JAX_CUTS:
+            return name in JAX_ACTIVATIONS
+        return any(is_zero(value, makers) for value in asked)
 
-    def makers_of(program):
-        return {id(value): equation for equation in program.eqns for value in equation.outvars}
+    def visit(program, outer):
+        makers = {id(value): equation for equation in program.eqns for value in equation.outvars}
+        for equation in program.eqns:
+            place, name = f"{outer}/{equation.source_info.name_stack}", equation.primitive.name
+            inner = inner_programs(equation)
+            if name == "custom_jvp_call":
+                name = inner[0].debug_info.func_name
+            replayed = name in JAX_REPLAYED and any(mentions(part, known) for part in inner)
+            if replayed or is_activation(equation, name, makers):
+                found.append((place.lstrip("/"), name))
+            else:
+                for part in inner:
+                    visit(part, place)
 
-    makers = makers_of(program)
-    for equation in reversed(program.eqns):  # from the result backwards
-        if needed & set(map(id, equation.outvars)):
-            needed |= set(map(id, equation.invars))
-            visit(equation, str(equation.source_info.name_stack), makers)
+    visit(dce_jaxpr(program, [True] * len(program.outvars))[0], "")
     return found
 
 
@@ -448,22 +428,14 @@ def leave_gpus():
         tf.config.set_visible_devices([], "GPU")
 
 
-@contextlib.contextmanager
 def all_devices():
-    """Build and fit a network in this context to share each batch among all GPUs of the machine, or of all hosts."""
+    """A context: a network built and fitted in it shares each batch among all GPUs of the machine, or of all hosts."""
     count = jax.device_count() if BACKEND == "jax" else len(tf.config.list_logical_devices("GPU"))
     if count <= 1:
-        yield
-    elif BACKEND == "tensorflow":
-        with tf.distribute.MirroredStrategy().scope():
-            yield
-    else:
-        before = keras.distribution.distribution()
-        keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-        try:
-            yield
-        finally:
-            keras.distribution.set_distribution(before)
+        return contextlib.nullcontext()
+    if BACKEND == "tensorflow":
+        return tf.distribute.MirroredStrategy().scope()
+    return keras.distribution.DataParallel(auto_shard_dataset=False).scope()
 
 
 def device_memory():

@@ -15,17 +15,11 @@ from camlib.console import UserError, counted, is_out_of_memory
 FORWARD = 1.1  # times the largest moment of a traced forward pass: what the shipped networks take, measured
 BACKWARD = 1.0  # times all its values, which a gradient keeps
 COPIES = 6  # of the weights in training: with their gradients, two moments, the best and those being saved
-SMALL_BATCH = 1e9  # bytes of the largest operation of a batch that is not worth tracing a network for once more
-# Of a container: its limit, its use, and among other numbers what of this the system gives back when needed, files
-# that were read before; in the second version of cgroups and in the first
+# Of a container, in the second version of cgroups and in the first: their folder, the files of its limit and its use,
+# and what memory.stat calls what the system gives back when needed, files that were read before
 CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-        "total_inactive_file",
-    ),
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
@@ -35,9 +29,9 @@ def available_memory():
     if of_accelerator is not None:
         return of_accelerator
     found = [psutil.virtual_memory().available]
-    for paths in CGROUPS:
+    for names in CGROUPS:
         with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
-            found.append(free_in_container(*paths))
+            found.append(free_in_container(*names))
     if sys.platform != "win32":
         import resource
 
@@ -47,42 +41,24 @@ def available_memory():
     return max(0, min(found))
 
 
-def free_in_container(limit, use, numbers, given_back):
+def free_in_container(folder, limit, use, given_back):
     """Bytes that a container may still take; the arguments as in CGROUPS."""
-    counts = dict(line.split() for line in Path(numbers).read_text().splitlines())
-    return int(Path(limit).read_text()) - int(Path(use).read_text()) + int(counts[given_back])
+    limit, use, stat = (Path(folder, name).read_text() for name in (limit, use, "memory.stat"))
+    counts = dict(line.split() for line in stat.splitlines())
+    return int(limit) - int(use) + int(counts[given_back])
 
 
-def photo_memory(function, shape, with_gradients):
-    """Bytes that one photo of a batch takes while a network runs.
-
-    Args:
-        function: of a tensor float32 (1, H, W, channels), traced here and not run.
-        shape: (H, W, channels).
-        with_gradients: bool, the gradient of its result is taken too.
-    """
-    largest, every = largest_and_all(function, (1, *shape))
-    return BACKWARD * every if with_gradients else FORWARD * largest
-
-
-def largest_and_all(function, shape):
-    """What a function of a float32 tensor of that shape takes: traced, not run.
-
-    Returns:
-        (largest, every): bytes of the operation with the largest inputs and results, and of the results of all.
-    """
-    sizes = sizes_in(traced(function, shape))
-    return max(before + made for before, made in sizes), sum(made for _, made in sizes)
+def photo_memory(program, batch_size=1):
+    """Bytes that each photo of a batch takes while a program, traced for so many, runs: (forward, with gradients)."""
+    sizes = sizes_in(program)
+    largest, every = max(map(sum, sizes), default=0), sum(made for _, made in sizes)
+    return FORWARD * largest / batch_size, BACKWARD * every / batch_size
 
 
 def check_batch(classifier, batch_size, with_gradients):
     """Refuse a batch with which a Classifier would run out of memory, see `check_memory`."""
-    spec, structure = classifier.input_spec, classifier.structure
-    if batch_size * structure.largest <= SMALL_BATCH:
-        return
-    shape = spec.height, spec.width, spec.channels
-    run = functools.partial(structure.signature.run, classifier.network)
-    check_memory(photo_memory(run, shape, with_gradients), batch_size, max(shape[:2]))
+    spec = classifier.input_spec
+    check_memory(classifier.structure.memory[with_gradients], batch_size, max(spec.height, spec.width))
 
 
 def check_training(network, shape, side, batch_size, devices, least):
@@ -96,7 +72,7 @@ def check_training(network, shape, side, batch_size, devices, least):
         devices: int, which share them.
         least: int, what `batch_size` is a multiple of.
     """
-    of_photo = photo_memory(functools.partial(network, training=True), shape, with_gradients=True)
+    _, of_photo = photo_memory(traced(functools.partial(network, training=True), (1, *shape)))
     weights = 4 * network.count_params() * COPIES
     check_memory(of_photo / devices, batch_size, side, least, weights)
 
@@ -142,27 +118,24 @@ def halving(run, axes):
     Returns:
         function like `run`.
     """
-    portion = None
+    portion = math.inf
 
     def run_in_portions(images, count, *others):
         nonlocal portion
-        size = min(portion or len(images), len(images))
-        while True:
-            try:
-                parts = [
-                    run(images[start : start + size], min(max(count - start, 1), size), *others)
-                    for start in range(0, len(images), size)
-                ]
-                break
-            except Exception as error:
-                if size == 1 or not is_out_of_memory(error):
-                    raise
-            size, before = size // 2, size  # here, where what the error held is free again
-            portion = size
-            print(f"out of memory with {before} photos at once: going on with {size}", flush=True)
-        if len(parts) == 1:
-            return parts[0]
-        joined = zip(axes, zip(*parts, strict=True), strict=True)
-        return tuple(None if part[0] is None else np.concatenate(part, axis) for axis, part in joined)
+        size = portion
+        if len(images) > size:
+            starts = range(0, len(images), size)
+            counts = [min(max(count - start, 1), size) for start in starts]  # of those that only fill up, one
+            parts = [run_in_portions(images[i : i + size], n, *others) for i, n in zip(starts, counts, strict=True)]
+            joined = zip(axes, zip(*parts, strict=True), strict=True)
+            return tuple(None if part[0] is None else np.concatenate(part, axis) for axis, part in joined)
+        try:
+            return run(images, count, *others)
+        except Exception as error:
+            if len(images) == 1 or not is_out_of_memory(error):
+                raise
+        portion = len(images) // 2  # here, where what the error held is free again
+        print(f"out of memory with {len(images)} photos at once: going on with {portion}", flush=True)
+        return run_in_portions(images, count, *others)
 
     return run_in_portions

@@ -25,6 +25,7 @@ PREPROCESSING = {
     "caffe": {"scale": 1.0, "offset": [-103.939, -116.779, -123.68], "bgr": True},
 }
 PREPROCESSING["vgg"] = PREPROCESSING["caffe"]
+SLASHES = set("/\\\0")  # which the name of a file cannot have
 ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
 
 
@@ -53,7 +54,7 @@ class InputSpec:
     def __post_init__(self):
         """Class names become parts of file names, and may come from a stranger's file."""
         for name in self.class_names:
-            if not isinstance(name, str) or not name or set(name) & set("/\\\0"):
+            if not isinstance(name, str) or not name or set(name) & SLASHES:
                 raise ValueError(f"class name {name!r}; expected text without slashes")
 
     @property
@@ -166,18 +167,17 @@ def standardising(mean, std, text):
         UserError: the numbers are no mean and no standard deviation of pixels of 0..1, nor of 0..255.
     """
     several = isinstance(mean, list) or isinstance(std, list)
-    means, stds = (value if isinstance(value, list) else [value] * (3 if several else 1) for value in (mean, std))
-    if min(stds) <= 0:
-        raise UserError(f"--preprocess {text} divides by {min(stds):g}; expected standard deviations above 0")
-    unit = 255 if max(means + stds) <= 1 else 1  # of pixels of 0..1 neither can be above 1
+    mean, std = np.broadcast_arrays(np.atleast_1d(mean), np.atleast_1d(std))
+    if std.min() <= 0:
+        raise UserError(f"--preprocess {text} divides by {std.min():g}; expected standard deviations above 0")
+    unit = 255 if max(mean.max(), std.max()) <= 1 else 1  # of pixels of 0..1 neither can be above 1
     least = 0 if unit == 255 else 1
-    if min(stds) < least or not all(value == 0 or least <= value <= 255 for value in means):
+    if std.min() < least or not ((mean == 0) | ((mean >= least) & (mean <= 255))).all():
         raise UserError(
             f"--preprocess {text} mixes numbers of several sizes; expected mean and standard deviation both of pixels "
             "of 0..1, as in PyTorch, or both of pixels of 0..255"
         )
-    scale = [1 / (unit * std) for std in stds]
-    offset = [0 - mean / std for mean, std in zip(means, stds, strict=True)]
+    scale, offset = (1 / (unit * std)).tolist(), (0 - mean / std).tolist()
     return (scale, offset) if several else (scale[0], offset[0])
 
 
@@ -207,18 +207,13 @@ def read_class_names(path):
     try:
         names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"--class-names {path} cannot be read ({error}); expected a text file, one class a line"
-        ) from error
+        expected = "a text file, one class a line"
+        raise UserError(f"--class-names {path} cannot be read ({error}); expected {expected}") from error
     repeated = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
-    slashes = [name for name in names if set(name) & set("/\\\0")]
-    if slashes:
-        raise UserError(
-            f"--class-names {path} names {slashes[0]!r}; expected names without slashes, since they become files"
-        )
-    if not names or repeated:
-        found = f"repeats {repeated[0]!r}" if names else "is empty"
-        raise UserError(f"--class-names {path} {found}; expected one class a line, each once")
+    slashes = [name for name in names if set(name) & SLASHES]
+    if slashes or repeated or not names:
+        found = f"names {slashes[0]!r}" if slashes else f"repeats {repeated[0]!r}" if repeated else "is empty"
+        raise UserError(f"--class-names {path} {found}; expected one class a line, each once, without slashes")
     return names
 
 

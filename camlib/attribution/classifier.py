@@ -8,11 +8,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from camlib.attribution.heads import signature_of
 from camlib.attribution.inspection import check_axes, inspect_network, some_of
-from camlib.backend import has_float64
+from camlib.backend import has_float64, usual_settings
 from camlib.console import UserError, did_you_mean
 from camlib.files import MOST_PIXELS
 from camlib.networks.checkpoint import load_network
@@ -391,18 +391,15 @@ def complete_input_spec(input_spec, source, options, names, structure, shape):
     Raises:
         UserError: nobody says what the network makes of a pixel, or the class names are not as many as its outputs.
     """
-    preprocess = options.preprocess
-    if preprocess:
-        preprocessing, origin = (
-            parse_preprocessing(preprocess),
-            f"--preprocess {preprocess}{rescaled(structure, preprocess)}",
-        )
+    if options.preprocess:
+        preprocessing = parse_preprocessing(options.preprocess)
+        origin = f"--preprocess {options.preprocess}{rescaled_again(structure, preprocessing)}"
     elif input_spec:
         preprocessing = {name: getattr(input_spec, name) for name in ("scale", "offset", "bgr")}
         origin = "as it was trained"
     elif structure.rescaling:
         check_rescaling(structure)
-        preprocessing, origin = PREPROCESSING["none"], f"since its layer {structure.rescaling!r} rescales"
+        preprocessing, origin = PREPROCESSING["none"], f"since its layer {next(iter(structure.rescaling))!r} rescales"
     else:
         raise UserError(
             f"nothing says what {source} makes of a pixel; expected --preprocess as the network was trained "
@@ -422,12 +419,14 @@ def complete_input_spec(input_spec, source, options, names, structure, shape):
     return InputSpec(names, *shape, **preprocessing, interpolation=interpolation), origin
 
 
+@usual_settings()  # some of Keras's layers ask at each call
 def pixel_range(structure, preprocessing):
     """(lowest, highest) of what the layers that rescale at a network's beginning make of pixels of 0..255."""
-    scale, offset = structure.pixels
-    ends = np.multiply.outer([0.0, 255.0], np.asarray(preprocessing["scale"])) + np.asarray(preprocessing["offset"])
-    found = np.reshape(ends, (2, -1)) * scale + offset  # (2, C)
-    return found.min(), found.max()
+    values = np.array([0.0, 255.0])[:, None, None, None] * preprocessing["scale"] + preprocessing["offset"]
+    for layer in structure.rescaling.values():
+        values = layer(values)
+    values = ops.convert_to_numpy(values).astype(np.float64)
+    return values.min(), values.max()
 
 
 def check_rescaling(structure):
@@ -439,18 +438,19 @@ def check_rescaling(structure):
     lowest, highest = pixel_range(structure, PREPROCESSING["none"])
     if max(-lowest, highest) > A_FEW_UNITS:
         raise UserError(
-            f"the network's layer {structure.rescaling!r} turns pixels of 0..255 into {lowest:.4g}..{highest:.4g}, as "
-            "if it was trained on others; expected --preprocess 0.00392157,0 if on 0..1, or --preprocess none if on "
-            "0..255"
+            f"the network's layer {next(iter(structure.rescaling))!r} turns pixels of 0..255 into {lowest:.4g}.."
+            f"{highest:.4g}, as if it was trained on others; expected --preprocess 0.00392157,0 if on 0..1, or "
+            "--preprocess none if on 0..255"
         )
 
 
-def rescaled(structure, preprocess):
+def rescaled_again(structure, preprocessing):
     """Words for what a network's own layers make of pixels that --preprocess has changed already."""
     if not structure.rescaling:
         return ""
-    lowest, highest = pixel_range(structure, parse_preprocessing(preprocess))
-    return f", and its layer {structure.rescaling!r} rescales after that: 0..255 becomes {lowest:.4g}..{highest:.4g}"
+    lowest, highest = pixel_range(structure, preprocessing)
+    first = next(iter(structure.rescaling))
+    return f", and its layer {first!r} rescales after that: 0..255 becomes {lowest:.4g}..{highest:.4g}"
 
 
 def check_outputs(outputs, logits, output_activation, dtype="float32"):

@@ -1,6 +1,7 @@
 """Grad-CAM (Selvaraju et al. 2017) and its family, compiled: one forward pass of a network, and many maps from it."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from keras import ops
 from camlib.attribution import METHODS, ExplainedBatch, Outputs, titles_of
 from camlib.attribution.classifier import PREDICTED, Classifier, check_guided, kept_precision
 from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
-from camlib.attribution.methods import AblatedRun, logits_through_masks, logits_without_features, weighed, why_zero
+from camlib.attribution.methods import ablated_run, logits_through_masks, logits_without_features, weighed
 from camlib.attribution.tracing import ForwardPass, tapped_run
 from camlib.backend import compiled
 from camlib.memory import halving
@@ -28,7 +29,6 @@ class Explanation(NamedTuple):
         chosen: int32 (R, N), the classes explained.
         features: float32 (N, h, w, K), the layer's output A.
         cams: float32 (R, N, h, w).
-        strengths: float32 (R, N), the largest magnitude of dY/dA; None for methods that take no gradients.
         guided: float32 (R, N, H, W, channels), guided gradients of the score with respect to the network's input.
         products: float32 like guided, guided Grad-CAM. Both None where they are not asked for.
     """
@@ -38,12 +38,15 @@ class Explanation(NamedTuple):
     chosen: object
     features: object
     cams: object
-    strengths: object
     guided: object
     products: object
 
 
-PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1, 1)  # which axis of each is that of the photos
+PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1)  # which axis of each is that of the photos
+WHY_ZERO = {  # kind of map -> why one may be zero everywhere
+    "gradcam": "its weighted features are nowhere positive, or its score does not depend on the layer",
+    "guided_backprop": "no positive gradient reaches the photo",
+}
 
 # ---------------------------------------------------------------- the equations
 
@@ -92,22 +95,18 @@ def gradient_maps(seen, u, maps, counterfactual=False):
         counterfactual: bool, map what speaks against the class.
 
     Returns:
-        (list of maps float32 (N, h, w), None for methods that take the scores of changed photos; list of float32 (N,),
-        the largest magnitude of each one's gradients, None for methods without).
+        list of maps float32 (N, h, w); None for methods that take the scores of changed photos.
     """
     sign = -1.0 if counterfactual else 1.0
     gradients = seen.gradients_at_features(u) if any(method.needs == "gradients" for _, method in maps) else {}
-    cams, strengths = [], []
+    cams = []
     for layer, method in maps:
-        features, strength = seen.features[layer], None  # A (N, h, w, K)
+        features = seen.features[layer]  # A (N, h, w, K)
         if method.needs == "gradients":
-            cam = method.function(features, sign * gradients[layer])  # (N, h, w)
-            strength = ops.max(ops.abs(gradients[layer]), axis=(1, 2, 3))  # (N,)
+            cams.append(method.function(features, sign * gradients[layer]))  # (N, h, w)
         else:
-            cam = method.function(features) if method.needs == "nothing" else None
-        cams.append(cam)
-        strengths.append(strength)
-    return cams, strengths
+            cams.append(method.function(features) if method.needs == "nothing" else None)
+    return cams
 
 
 def score_map(method, features, changed, logits, targets):
@@ -222,7 +221,7 @@ class GradCAM:
         found = Explanation(*self.run_batch(images, count, self.chosen if chosen is None else chosen))
         probabilities = self.classifier.with_groups(self.classifier.probabilities(found.logits), self.groups)
         maps = [maps_of_photo(found, index, self.classifier.class_names) for index in range(count)]
-        zero = [self.zero_maps(found, index, of_photo) for index, of_photo in enumerate(maps)]
+        zero = [zero_maps(of_photo) for of_photo in maps]
         return ExplainedBatch(found.logits, probabilities, maps, zero)
 
     @property
@@ -269,23 +268,6 @@ class GradCAM:
             found = found._replace(guided=found.guided[..., ::-1], products=found.products[..., ::-1])
         return found
 
-    def zero_maps(self, found, index, maps):
-        """Which of a photo's maps are zero everywhere, and why: dict of the map's name -> str.
-
-        Args:
-            found: Explanation of its batch, NumPy arrays.
-            index: int, of the photo in the batch.
-            maps: dict of kind -> dict of class name -> array, in the order of the classes explained.
-        """
-        zero = {}
-        for kind in ("gradcam", "guided_backprop"):
-            for row, (name, values) in enumerate(maps.get(kind, {}).items()):
-                if not values.any():
-                    strength = None if found.strengths is None else found.strengths[row, index]
-                    why = why_zero(METHODS[self.method], self.counterfactual, found.features[index], strength)[kind]
-                    zero[f"{kind}_for_{name}"] = why
-        return zero
-
 
 def explain(network, images, classes=None, method="grad-cam", layer=None, guided=True, **options):
     """Explain photos with a network, in one call; for many calls with one network make a `GradCAM` once.
@@ -315,7 +297,7 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, guided
 
 def as_arrays(found):
     """An Explanation of tensors as one of NumPy arrays."""
-    return Explanation(*(None if part is None else ops.convert_to_numpy(part) for part in found))
+    return keras.tree.map_structure(lambda part: part if part is None else ops.convert_to_numpy(part), found)
 
 
 def maps_of_photo(found, index, names):
@@ -332,6 +314,16 @@ def maps_of_photo(found, index, names):
         maps["guided_backprop"] = [values[index] for values in found.guided]
         maps["guided_gradcam"] = [values[index] for values in found.products]
     return {kind: dict(zip(chosen, of_kind, strict=True)) for kind, of_kind in maps.items()}
+
+
+def zero_maps(maps):
+    """Which of a photo's maps are zero everywhere, and why: dict of the map's name -> str.
+
+    Args:
+        maps: dict of kind -> dict of class name -> array.
+    """
+    of_kinds = ((kind, name, values) for kind in WHY_ZERO for name, values in maps.get(kind, {}).items())
+    return {f"{kind}_for_{name}": WHY_ZERO[kind] for kind, name, values in of_kinds if not values.any()}
 
 
 # ---------------------------------------------------------------- compiled
@@ -360,9 +352,9 @@ class CompiledMaps:
         self.run = tapped_run(network, structure, list(dict.fromkeys(layer for layer, _ in maps)))
         self.explain_at_once = compiled(self.from_one_pass, network)
         if any(method.needs == "masked scores" for _, method in self.maps):
-            self.logits_of = compiled(self.plain_logits, network)
+            self.logits_of = compiled(lambda images: self.run(images, lambda path, a: a)[0], network)
         ablated = [layer for layer, method in self.maps if method.needs == "ablated scores"]
-        self.logits_behind = {layer: compiled(AblatedRun(self.run, structure, layer), network) for layer in ablated}
+        self.logits_behind = {layer: compiled(ablated_run(self.run, structure, layer), network) for layer in ablated}
 
     def __call__(self, images, classes, count=None):
         """Explain classes of photos.
@@ -374,12 +366,17 @@ class CompiledMaps:
                 are zero.
 
         Returns:
-            Explanation of tensors without products; its `features` are a dict by layer, its `cams` and `strengths` are
-            lists in the order of the maps.
+            Explanation of tensors without products; its `features` are a dict by layer, its `cams` are a list in
+            the order of the maps.
         """
         count = len(images) if count is None else count
         parts = [self.explain_at_once(images, rows) for rows in portions(classes)]
-        found = concatenated(parts, len(classes))
+        found = parts[0]
+        if len(parts) > 1:
+            join = partial(joined, ops.concatenate, rows=len(classes))
+            of_classes = [(part.chosen, part.cams, part.guided) for part in parts]
+            chosen, cams, guided = keras.tree.map_structure(join, *of_classes)
+            found = found._replace(chosen=chosen, cams=cams, guided=guided)
         cams = list(found.cams)
         for number, (layer, method) in enumerate(self.maps):
             if method.needs in ("masked scores", "ablated scores"):
@@ -402,14 +399,9 @@ class CompiledMaps:
             chosen = ops.where(wanted == PREDICTED, predicted, wanted)  # (N,)
             _, u = score_of_targets(seen.logits, ops.take(self.targets, chosen, axis=0))  # (N, C)
             guided = guided_backpropagation(seen, u) if self.with_guided else None
-            cams, strengths = gradient_maps(seen, u, self.maps, self.counterfactual)
-            found.append((chosen, guided, *cams, *strengths))
-        chosen, guided, *maps = [None if part[0] is None else ops.stack(part) for part in zip(*found, strict=True)]
-        cams, strengths = maps[: len(maps) // 2], maps[len(maps) // 2 :]
-        return Explanation(seen.logits, seen.outputs, chosen, seen.features, cams, strengths, guided, None)
-
-    def plain_logits(self, images):
-        return self.run(images, lambda path, a: a)[0]
+            found.append((chosen, gradient_maps(seen, u, self.maps, self.counterfactual), guided))
+        chosen, cams, guided = keras.tree.map_structure(partial(joined, ops.stack), *found)
+        return Explanation(seen.logits, seen.outputs, chosen, seen.features, cams, guided, None)
 
     def changed_logits(self, method, layer, image, features):
         """The logits float32 (K, C) of a photo changed feature by feature, as a method needs them.
@@ -436,7 +428,7 @@ def compiled_map(network, structure, layer=None, method="grad-cam", **settings):
         settings: as for `CompiledMaps`.
 
     Returns:
-        function with the arguments of a CompiledMaps. Its Explanation has `features`, `cams` and `strengths` of the one
+        function with the arguments of a CompiledMaps. Its Explanation has `features` and `cams` of the one
         map, and in `products` its guided Grad-CAM.
     """
     layer = layer or structure.target
@@ -447,8 +439,7 @@ def compiled_map(network, structure, layer=None, method="grad-cam", **settings):
         cams, products = found.cams[0], None
         if found.guided is not None:
             products = ops.stack([guided_grad_cam(*pair) for pair in zip(found.guided, cams, strict=True)])
-        features = found.features[layer]
-        return found._replace(features=features, cams=cams, strengths=found.strengths[0], products=products)
+        return found._replace(features=found.features[layer], cams=cams, products=products)
 
     return explain_one
 
@@ -458,23 +449,10 @@ def portions(classes):
     rows = len(classes)
     if rows <= CLASSES_AT_ONCE:
         return [classes]
-    chosen = [
-        np.minimum(np.arange(start, start + CLASSES_AT_ONCE), rows - 1) for start in range(0, rows, CLASSES_AT_ONCE)
-    ]
-    return [ops.take(classes, indices, axis=0) for indices in chosen]
+    every = np.minimum(np.arange(-(-rows // CLASSES_AT_ONCE) * CLASSES_AT_ONCE), rows - 1)
+    return [ops.take(classes, indices, axis=0) for indices in every.reshape(-1, CLASSES_AT_ONCE)]
 
 
-def concatenated(parts, rows):
-    """The Explanations of `portions` as one of so many rows."""
-    if len(parts) == 1:
-        return parts[0]
-
-    def join(values):
-        return None if values[0] is None else ops.concatenate(values)[:rows]
-
-    cams, strengths = (
-        [join(values) for values in zip(*(getattr(part, name) for part in parts), strict=True)]
-        for name in ("cams", "strengths")
-    )
-    chosen, guided = join([part.chosen for part in parts]), join([part.guided for part in parts])
-    return parts[0]._replace(chosen=chosen, cams=cams, strengths=strengths, guided=guided)
+def joined(join, *parts, rows=None):
+    """The first rows of what `join` makes of a list of tensors; None of None."""
+    return None if parts[0] is None else join(parts)[:rows]

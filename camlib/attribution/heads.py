@@ -30,49 +30,42 @@ class Signature:
 
     def run(self, network, images):
         """The output asked for."""
-        outputs = network(self.feed(images), training=False)
-        named = heads_of(network, outputs)
-        if named is None:
-            return outputs
-        return named.get(self.head, outputs)
+        _, output = output_named(network, network(self.feed(images), training=False), self.head)
+        return output
 
 
 def heads_of(network, outputs):
-    """The outputs of a network that has several: dict of name -> tensor; None of one that has a single one."""
+    """A network's outputs by their names: dict; a single one has the name None."""
     if not isinstance(outputs, (dict, list, tuple)):
-        return None
-    flat = keras.tree.flatten(outputs)
-    if isinstance(outputs, dict):
-        names = list(outputs) if len(outputs) == len(flat) else range(len(flat))
-        return dict(zip(map(str, names), keras.tree.flatten([outputs[name] for name in outputs]), strict=True))
-    names = getattr(network, "output_names", None) or []
+        return {None: outputs}
+    named = isinstance(outputs, dict)
+    flat = keras.tree.flatten([*outputs.values()] if named else outputs)
+    names = [*map(str, outputs)] if named else getattr(network, "output_names", None) or []
     if len(set(names)) != len(flat):
         names = [f"output_{index}" for index in range(len(flat))]
     return dict(zip(names, flat, strict=True))
 
 
-def head_named(network, outputs, wanted):
-    """The name of the output that the user asked for by name or index.
+def output_named(network, outputs, wanted):
+    """(name, tensor) of the output that the user asked for by name or index.
 
     Raises:
         UserError: the network has several outputs and none was asked for, or there is no such output.
     """
     heads = heads_of(network, outputs)
-    if heads is None:
-        if wanted is not None:
-            raise UserError(f"--head {wanted}: the network {network.name!r} has one output only")
-        return None
-    known = ", ".join(f"{name} {tuple(output.shape)}" for name, output in heads.items())
     if wanted is None and len(heads) == 1:
-        return next(iter(heads))
+        return next(iter(heads.items()))
+    if None in heads:
+        raise UserError(f"--head {wanted}: the network {network.name!r} has one output only")
+    known = ", ".join(f"{name} {tuple(output.shape)}" for name, output in heads.items())
     if wanted is None:
         raise UserError(f"the network {network.name!r} has {len(heads)} outputs; expected --head with one of {known}")
-    if wanted in heads:
-        return wanted
-    if str(wanted).isdecimal() and int(wanted) < len(heads):
-        return list(heads)[int(wanted)]
-    near = did_you_mean(str(wanted), heads)
-    raise UserError(f"--head {wanted} is no output of the network {network.name!r}{near} expected one of {known}")
+    if wanted not in heads and str(wanted).isdecimal() and int(wanted) < len(heads):
+        wanted = list(heads)[int(wanted)]
+    if wanted not in heads:
+        near = did_you_mean(str(wanted), heads)
+        raise UserError(f"--head {wanted} is no output of the network {network.name!r}{near} expected one of {known}")
+    return wanted, heads[wanted]
 
 
 def region_at(region, network, outputs):
@@ -140,10 +133,8 @@ def feed_of(network, image_input, other_inputs):
 
     def feed(images):
         count = ops.shape(images)[0]
-        flat = [
-            images if name == image_input else ops.broadcast_to(values[name], (count, *values[name].shape[1:]))
-            for name in inputs
-        ]
+        repeated = {name: ops.broadcast_to(value, (count, *value.shape[1:])) for name, value in values.items()}
+        flat = [images if name == image_input else repeated[name] for name in inputs]
         return keras.tree.pack_sequence_as(network.input, flat)
 
     return feed
@@ -169,16 +160,17 @@ def read_other_inputs(path, shapes):
             values = {name: file[name] for name in shapes if name in file}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"--other-inputs {path} cannot be read ({first_line(error)}); expected a .npz file") from error
-    for name, shape in shapes.items():
+    for name, (_, *shape) in shapes.items():
         value = values.get(name)
-        if value is not None and value.ndim == len(shape) - 1:
+        if value is not None and value.ndim == len(shape):
             value = value[None]
-        if (
-            value is None
-            or len(value) != 1
-            or any(a not in (None, b) for a, b in zip(shape[1:], value.shape[1:], strict=True))
-        ):
+        if value is None or not fits(value.shape, (1, *shape)):
             found = "nothing" if value is None else f"shape {value.shape[1:]}"
             raise UserError(f"--other-inputs {path} has {found} for {name}; expected {wanted}")
         values[name] = value
     return values
+
+
+def fits(shape, wanted):
+    """Whether a shape is the one that is wanted, where None stands for any number."""
+    return len(shape) == len(wanted) and all(b in (None, a) for a, b in zip(shape, wanted, strict=True))

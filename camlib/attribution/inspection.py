@@ -8,17 +8,17 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-import keras
 import numpy as np
 from keras import layers, ops
 from keras.src.layers.preprocessing.data_layer import DataLayer
 
 from camlib.attribution.guided import KNOWN_ACTIVATION, guided_rule
-from camlib.attribution.heads import Signature, head_named, heads_of, region_at
-from camlib.attribution.tracing import ATTENTION, SOFTMAXES, passes_on, tapped_run, trace_calls
-from camlib.backend import activation_operations, compiled, differentiate, sizes_in, traced
+from camlib.attribution.heads import Signature, output_named, region_at
+from camlib.attribution.private_keras import SOFTMAXES
+from camlib.attribution.tracing import ATTENTION, ForwardPass, passes_on, tapped_run, trace_calls
+from camlib.backend import activation_operations, compiled, differentiate, traced
 from camlib.console import UserError, first_line
-from camlib.memory import check_memory
+from camlib.memory import check_memory, photo_memory
 
 POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
 POOLING_OPERATIONS = {"MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool"}
@@ -54,16 +54,15 @@ class Structure:
     """What a network is made of, as far as maps are concerned.
 
     Attributes:
-        spatial: dict of path -> (h, w, K), what has more than one pixel, in the order of the last calls.
-        tokens: dict of path -> (h, w, K), outputs (N, T, K) whose last h w tokens are the patches of a photo.
-        target: path of the default: the last of `spatial` that computes anything new, pooling aside (VGG-16's
+        sizes: dict of path -> (h, w, K), what can be mapped, in the order of the last calls.
+        tokens: set of the paths among them whose output is (N, T, K); its last h w tokens are the patches of a photo.
+        target: path of the default: the last that computes anything new, tokens and pooling aside (VGG-16's
             block5_conv3); of a vision transformer the normalisation before the last attention; of a segmentation the
             last of the coarsest.
         calls: dict of path -> int, how often each of them is called; more than once for a shared layer.
         in_doubt: set of the paths whose axes may not be the photo's, since something that moves values about, or code
             of the network's own, ran before.
-        rescaling: path of the Rescaling or Normalization layer that the network begins with, or None.
-        pixels: (scale (C,), offset (C,)), what this and those right behind it make of a pixel; (1, 0) without.
+        rescaling: dict of path -> layer, the Rescaling and Normalization layers that the network begins with.
         relus: list of (path, kind).
         others: list of (path, kind), activations through which guided backpropagation is not defined or not to be had;
             the network's last softmax or sigmoid is none of them.
@@ -71,24 +70,23 @@ class Structure:
         units: int, of the output.
         two_sided: bool, the one unit there is stands for two classes, see `both_sides`.
         segments: bool, there is a score for each pixel.
-        largest: float, bytes that the largest operation takes for each photo, of maps with guided backpropagation.
+        memory: (float, float), bytes that each photo of a batch takes, without gradients and with them.
         signature: Signature, with its head by name.
     """
 
-    spatial: dict
-    tokens: dict
+    sizes: dict
+    tokens: set
     target: str | None
     calls: dict
     in_doubt: set
-    rescaling: str | None
-    pixels: tuple
+    rescaling: dict
     relus: list
     others: list
     output_activation: str
     units: int
     two_sided: bool
     segments: bool
-    largest: float
+    memory: tuple
     signature: Signature = field(default_factory=Signature)
 
     @property
@@ -96,16 +94,10 @@ class Structure:
         return 2 if self.two_sided else self.units
 
     @property
-    def sizes(self):
-        """dict of path -> (h, w, K) of all that can be mapped."""
-        return self.spatial | self.tokens
-
-    @property
     def score(self):
         """What is explained, in words."""
-        logits = (
-            "its output" if self.output_activation == "linear" else f"the input of its last {self.output_activation}"
-        )
+        kind = self.output_activation
+        logits = "its output" if kind == "linear" else f"the input of its last {kind}"
         if not self.segments:
             return logits
         where = "the pixels that it gives to the class" if self.signature.region is None else "the region"
@@ -115,7 +107,7 @@ class Structure:
         """What a layer puts out as (N, h, w, K): tokens in the places of their patches, leading ones left out."""
         if path not in self.tokens:
             return values
-        height, width, _ = self.tokens[path]
+        height, width, _ = self.sizes[path]
         return ops.reshape(values[:, -height * width :], (-1, height, width, values.shape[-1]))
 
     def scores(self, trace, outputs):
@@ -132,9 +124,7 @@ class Structure:
         if self.signature.region is None:
             inside = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)  # (N, h, w, C)
         else:
-            inside = ops.cast(
-                ops.convert_to_tensor(self.signature.region[None, ..., None]), logits.dtype
-            )  # (1, h, w, 1)
+            inside = ops.cast(self.signature.region[None, ..., None], logits.dtype)  # (1, h, w, 1)
         return ops.sum(logits * ops.stop_gradient(inside), axis=(1, 2)), ops.mean(outputs, axis=(1, 2))
 
 
@@ -157,24 +147,56 @@ def inspect_network(network, shape, signature=None):
             memory.
     """
     signature = signature or Signature()
-    seen = []  # (Trace, all outputs) of each trace
+    trace, all_outputs, program, memory = trace_network(network, shape, signature)
+    check_memory(memory[0], 1, max(shape[:2]))
+    head, outputs = output_named(network, all_outputs, signature.head)
+    if not is_scores(outputs):
+        raise UserError(
+            f"the network {network.name!r} returns shape {tuple(outputs.shape)}; expected scores of shape (N, classes)"
+            ", or (N, h, w, classes) of a segmentation"
+        )
+    last = trace.output_activation(outputs)
+    if last is None:
+        refuse_hidden_logits(network, trace, outputs)
+    segments, kind = len(outputs.shape) == 4, last.kind if last else "linear"
+    region = region_at(signature.region, network, outputs) if signature.region is not None else None
+    sizes, tokens, in_doubt = outputs_to_map(network, trace)
+    return Structure(
+        sizes,
+        tokens,
+        target=target_of(trace, sizes, tokens, segments),
+        calls=Counter(call.path for call in trace.calls),
+        in_doubt=in_doubt,
+        rescaling=rescaling_of(trace),
+        relus=trace.relus,
+        others=activations_in_the_way(trace, last, program),
+        output_activation=kind,
+        units=outputs.shape[-1],
+        two_sided=kind == "sigmoid" and outputs.shape[-1] == 1,
+        segments=segments,
+        memory=memory,
+        signature=Signature(signature.feed, head, region),
+    )
 
-    def asked_of(outputs):
-        heads = heads_of(network, outputs)
-        return outputs if heads is None else heads[head_named(network, outputs, signature.head)]
+
+def trace_network(network, shape, signature):
+    """Trace a network and its guided gradients; the arguments as for `inspect_network`.
+
+    Returns:
+        (Trace, all outputs, the traced program, what of Structure is called memory).
+    """
+    seen = []  # (Trace, all outputs) of each trace
 
     def logits_of(images):
         with trace_calls() as trace:
             outputs = network(signature.feed(images), training=False)
         seen.append((trace, outputs))
         try:
-            output = asked_of(outputs)
-            if not is_scores(output):
-                return images
+            _, output = output_named(network, outputs, signature.head)
             last = trace.output_activation(output)
-        except UserError:  # told below, where nothing else can have gone wrong
+        except UserError:  # told by `inspect_network`, where nothing else can have gone wrong
             return images
-        return output if last is None else last.logits
+        return last.logits if last else output if is_scores(output) else images
 
     def take_guided_gradient(images):
         logits, _, _, _, pull_to_images = differentiate(lambda x, tap: (logits_of(x), ()), images)
@@ -185,81 +207,40 @@ def inspect_network(network, shape, signature=None):
 
     try:
         batch = (2, *shape)  # of one photo, loops over photos would be another program
-        operations = activation_operations(logits_of, batch, KNOWN_ACTIVATION)
-        program = traced(take_guided_gradient, batch)
+        program = traced(logits_of, batch)
+        traced(take_guided_gradient, batch)
     except Exception as error:  # whatever a network's own code, Keras or the backend raises
         size = "x".join(map(str, shape))
         raise UserError(
             f"the network {network.name!r} does not run on photos of {size} ({first_line(error)})"
         ) from error
-    largest = max(sum(sizes) for sizes in sizes_in(program)) / batch[0]
-    check_memory(largest, 1, max(shape[:2]))
-    trace, all_outputs = seen[-1]
-    head = head_named(network, all_outputs, signature.head)
-    outputs = asked_of(all_outputs)
-    if not is_scores(outputs):
-        raise UserError(
-            f"the network {network.name!r} returns {describe_outputs(outputs)}; expected scores of shape (N, classes), "
-            "or (N, h, w, classes) of a segmentation"
-        )
-    last = trace.output_activation(outputs)
-    refuse_hidden_logits(network, trace, outputs, last)
-    segments = len(outputs.shape) == 4
-    region = region_at(signature.region, network, outputs) if signature.region is not None else None
-    spatial, tokens, calls, in_doubt = spatial_outputs(network, trace)
-    rescaling, pixels = rescaling_of(trace, shape[-1])
-    kind = last.kind if last else "linear"
-    return Structure(
-        spatial,
-        tokens,
-        target_of(trace, spatial, tokens, segments),
-        calls,
-        in_doubt,
-        rescaling,
-        pixels,
-        relus=trace.relus,
-        others=activations_in_the_way(trace, last, operations),
-        output_activation=kind,
-        units=outputs.shape[-1],
-        two_sided=kind == "sigmoid" and outputs.shape[-1] == 1,
-        segments=segments,
-        largest=largest,
-        signature=Signature(signature.feed, head, region),
-    )
+    return *seen[-1], program, photo_memory(program, batch[0])
 
 
 def is_scores(outputs):
-    """Whether outputs are one tensor of scores of each photo, or of each of its pixels."""
-    return not isinstance(outputs, (dict, list, tuple)) and len(getattr(outputs, "shape", ())) in (2, 4)
+    """Whether an output holds scores of each photo, or of each of its pixels."""
+    return len(outputs.shape) in (2, 4)
 
 
-def activations_in_the_way(trace, last, operations):
+def activations_in_the_way(trace, last, program):
     """`Structure.others`."""
-    at_the_end = last.activations if last else []
-    others = [
-        (activation.path, activation.kind)
-        for activation in trace.activations
-        if not any(activation is one for one in at_the_end) and activation.kind not in SOFTMAXES
+    at_the_end = [id(activation) for activation in last.activations] if last else []
+    others = [one for one in trace.activations if id(one) not in at_the_end and one.kind not in SOFTMAXES]
+    unreachable = [relu for index, relu in enumerate(trace.relus) if index not in trace.guided]
+    return [
+        *((one.path, one.kind) for one in others),
+        *activation_operations(program, KNOWN_ACTIVATION),
+        *((path, f"{kind} whose gradient is out of reach") for path, kind in unreachable),
     ]
-    unreachable = [
-        (path, f"{kind} whose gradient is out of reach")
-        for index, (path, kind) in enumerate(trace.relus)
-        if index not in trace.guided
-    ]
-    return [*others, *operations, *unreachable]
 
 
-def refuse_hidden_logits(network, trace, outputs, last):
+def refuse_hidden_logits(network, trace, outputs):
     """Raise UserError where the outputs are made from a softmax or the like, but not by it alone."""
-    if last is not None:
-        return
     for activation in trace.activations:
         shape = activation.output.shape
-        over_classes = (
-            activation.kind in SOFTMAXES and len(shape) == len(outputs.shape) and shape[-1] == outputs.shape[-1]
-        )
-        behind = activation.kind in SQUEEZING and len(shape) == len(outputs.shape) and trace.behind_weights(activation)
-        if over_classes or behind:
+        over_classes = activation.kind in SOFTMAXES and shape[-1] == outputs.shape[-1]
+        behind = activation.kind in SQUEEZING and trace.behind_weights(activation)
+        if len(shape) == len(outputs.shape) and (over_classes or behind):
             raise UserError(
                 f"the network {network.name!r} makes its output from a {activation.kind} in "
                 f"{activation.path or 'its own code'}, so that its logits cannot be told; expected a network that ends "
@@ -296,13 +277,13 @@ def is_own_code(layer):
     return layer is not None and not type(layer).__module__.startswith("keras.")
 
 
-def spatial_outputs(network, trace):
-    """(spatial, tokens, calls, in_doubt) for Structure.
+def outputs_to_map(network, trace):
+    """(sizes, tokens, in_doubt) for Structure.
 
     Raises:
         UserError: a layer's output is (N, K, h, w).
     """
-    spatial, tokens, calls, in_doubt = {}, {}, Counter(), set()
+    sizes, tokens, in_doubt = {}, set(), set()
     grids, doubt = [], is_own_code(network)
     transforms = any(isinstance(call.layer, ATTENTION) for call in trace.calls)
     for path, layer, _, output in trace.calls:
@@ -315,20 +296,19 @@ def spatial_outputs(network, trace):
                 raise UserError(
                     f"layer {path!r} of the network {network.name!r} has its channels first; expected (N, h, w, K)"
                 )
-            spatial.pop(path, None)
-            spatial[path] = size
             if computes(layer):
                 grids.append(size[:2])
         elif len(size) == 2 and (grid := grid_of(size[0], grids, transforms)):
-            tokens.pop(path, None)
-            tokens[path] = (*grid, size[1])
+            size = (*grid, size[1])
+            tokens.add(path)
         else:
             continue
-        calls[path] += 1
+        sizes.pop(path, None)  # what is called again moves to the end
+        sizes[path] = size
         in_doubt.discard(path)
         if doubt or path in tokens:
             in_doubt.add(path)
-    return spatial, tokens, dict(calls), in_doubt
+    return sizes, tokens, in_doubt
 
 
 def grid_of(count, grids, transforms):
@@ -347,75 +327,51 @@ def grid_of(count, grids, transforms):
     return (sides[0], sides[0]) if transforms and sides else None
 
 
-def target_of(trace, spatial, tokens, segments):
+def target_of(trace, sizes, tokens, segments):
     """`Structure.target`."""
-    attention = [call for call in trace.calls if isinstance(call.layer, ATTENTION)]
-    if attention:
-        before = attention[-1].input
-        normalised = [call for call in trace.calls if call.output is before and call.path in tokens]
-        if normalised and isinstance(normalised[-1].layer, layers.LayerNormalization):
-            return normalised[-1].path
+    attention = [call.input for call in trace.calls if isinstance(call.layer, ATTENTION)]
+    normalised = [call for call in trace.calls if attention and call.output is attention[-1] and call.path in tokens]
+    if normalised and isinstance(normalised[-1].layer, layers.LayerNormalization):
+        return normalised[-1].path
     seen, found = set(), []
     for path, layer, _, output in trace.calls:
         # a nested network repeats its last layer
-        if path in spatial and id(output) not in seen and computes(layer):
+        if path in sizes and path not in tokens and id(output) not in seen and computes(layer):
             found.append(path)
         seen.add(id(output))
     if segments and found:  # what is behind the bottleneck has ever less to tell than the output itself
-        coarsest = min(spatial[path][0] * spatial[path][1] for path in found)
-        found = [path for path in found if spatial[path][0] * spatial[path][1] == coarsest]
+        pixels = {path: math.prod(sizes[path][:2]) for path in found}
+        found = [path for path in found if pixels[path] == min(pixels.values())]
     return found[-1] if found else None
 
 
 # ---------------------------------------------------------------- what a pixel becomes
 
 
-def rescaling_of(trace, channels):
-    """(path, (scale, offset)) of the layers that rescale pixels before anything else, augmentation aside.
+def rescaling_of(trace):
+    """`Structure.rescaling`: the layers that rescale pixels before anything else, augmentation aside.
 
-    What comes behind weights does not rescale pixels. The path is the first one's, None if there is none.
+    What comes behind weights does not rescale pixels.
     """
-    first, scale, offset = None, np.ones(channels), np.zeros(channels)
+    found = {}
     for path, layer, *_ in trace.calls:
-        if isinstance(layer, layers.Rescaling):
-            factor, shift = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
-        elif isinstance(layer, layers.Normalization):
-            mean, variance = (
-                np.asarray(ops.convert_to_numpy(values), np.float64).reshape(-1)
-                for values in (layer.mean, layer.variance)
-            )
-            deviation = np.maximum(np.sqrt(variance), keras.backend.epsilon())
-            factor, shift = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
-        elif isinstance(layer, DataLayer) or not getattr(layer, "weights", None) and not computes(layer):
-            continue
-        else:
+        if isinstance(layer, (layers.Rescaling, layers.Normalization)):
+            found[path] = layer
+        elif not isinstance(layer, DataLayer) and (computes(layer) or getattr(layer, "weights", None)):
             break
-        if factor.size not in (1, channels):  # a value of its own for each pixel: the mean tells the range
-            factor, shift = factor.mean(), shift.mean()
-        first = first or path
-        scale, offset = scale * factor, offset * factor + shift
-    return first, (scale, offset)
-
-
-def describe_outputs(outputs):
-    """The shapes of a network's outputs, for a message."""
-    shapes = ", ".join(str(tuple(output.shape)) for output in keras.tree.flatten(outputs))
-    kind = type(outputs).__name__
-    return f"a {kind} of shapes {shapes}" if isinstance(outputs, (dict, list, tuple)) else f"shape {shapes}"
+    return found
 
 
 # ---------------------------------------------------------------- are the axes of a layer the photo's?
 
+SOME = 8  # names of layers in a message
 LEAST_MOVE = 0.03  # shares of an axis: what moves less is not told from no move
 
 
-def some_of(names, most=150):
-    """The last names of layers, as many as fit into a message."""
+def some_of(names):
+    """The last names of layers, for a message."""
     names = list(names)
-    while len(", ".join(names)) > most and len(names) > 1:
-        names = names[2:] if names[0] == "..." else names[1:]
-        names.insert(0, "...")
-    return ", ".join(names)
+    return ", ".join(["..."] * (len(names) > SOME) + names[-SOME:])
 
 
 def check_axes(network, structure, layer, input_spec, asked):
@@ -481,11 +437,6 @@ def axes_moved(network, structure, layer, input_spec):
 def features_of(network, structure, layer, inputs):
     """What a layer puts out in its last run, as (N, h, w, K): a NumPy array."""
     run = tapped_run(network, structure, [layer])
-
-    def features(inputs):
-        kept = {}
-        run(inputs, lambda path, output: kept.setdefault(path, output))
-        return structure.as_picture(layer, kept[layer])
-
     # compiled, since what every layer puts out at once would fill the memory
-    return ops.convert_to_numpy(compiled(features, network)(ops.convert_to_tensor(inputs)))
+    features = compiled(lambda images: ForwardPass(run, structure, images).features[layer], network)
+    return ops.convert_to_numpy(features(ops.convert_to_tensor(inputs)))

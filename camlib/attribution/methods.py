@@ -162,8 +162,8 @@ def ablation_cam(features, scores, score):
 # ---------------------------------------------------------------- photos and features that are changed
 
 
-class AblatedRun:
-    """The logits of a network when a layer puts out given features, some of them set to zero.
+def ablated_run(run, structure, layer):
+    """The function of (images, features, kept) -> logits of a network whose layer puts out these features, some zero.
 
     Args:
         run: as `tapped_run` makes it.
@@ -171,18 +171,17 @@ class AblatedRun:
         layer: str, path of the layer.
     """
 
-    def __init__(self, run, structure, layer):
-        self.run, self.structure, self.layer = run, structure, layer
-
-    def __call__(self, images, features, kept):
+    def logits_of(images, features, kept):
         def without(path, a):
-            if path != self.layer:
+            if path != layer:
                 return a
-            if path in self.structure.tokens:  # whose class token is no part of the features
+            if path in structure.tokens:  # whose class token is no part of the features
                 return a * ops.cast(kept[:, 0], a.dtype)
             return ops.cast(features * kept, a.dtype)
 
-        return self.run(images, without)[0]
+        return run(images, without)[0]
+
+    return logits_of
 
 
 def logits_through_masks(logits_of, image, features):
@@ -227,28 +226,3 @@ def in_chunks(function, count):
     starts = range(0, count, CHANGED_AT_ONCE)
     chosen = [np.minimum(np.arange(start, start + CHANGED_AT_ONCE), count - 1) for start in starts]
     return widened(ops.concatenate([function(indices) for indices in chosen])[:count])
-
-
-# ---------------------------------------------------------------- maps without anything in them
-
-
-def why_zero(method, counterfactual, features, strength):
-    """Why a map of a method, and why guided gradients may be zero everywhere: dict of kind -> a sentence's end.
-
-    Args:
-        method: Method.
-        counterfactual: bool.
-        features: float32 (h, w, K).
-        strength: float, the largest magnitude of the score's gradients there, or None where none were taken.
-    """
-    if strength == 0:
-        cut = "its score's gradients are all zero there: it does not depend on the layer, or an activation is saturated"
-    elif not features.any():
-        cut = "the layer's features are zero there"
-    elif method.signed or method.needs == "nothing":
-        cut = "the class's score does not depend on the layer there"
-    else:
-        cut = "its weighted features are nowhere positive, and the ReLU cuts what is negative"
-        if method.needs == "gradients" and not counterfactual:
-            cut += "; --counterfactual shows that"
-    return {"gradcam": cut, "guided_backprop": "no positive gradient reaches the photo"}

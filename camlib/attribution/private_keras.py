@@ -6,6 +6,13 @@ import keras
 
 from camlib.backend import CannotStart
 
+# Keras's activations other than ReLUs
+OTHER_ACTIVATIONS = (
+    "celu elu gelu glu hard_shrink hard_sigmoid hard_silu hard_tanh log_sigmoid selu sigmoid silu soft_shrink softplus "
+    "softsign sparse_plus sparse_sigmoid squareplus tanh tanh_shrink threshold"
+).split()
+# No activations: they mix their inputs, and end networks or weigh attention
+SOFTMAXES = ("softmax", "log_softmax")
 # Module -> names in it, with dots for what is in what; a layer's instance is marked with ().
 PRIVATE = {
     "keras": (
@@ -16,11 +23,7 @@ PRIVATE = {
     "keras.src.activations.activations": ("ReLU.static_call",),
     "keras.src.backend": (
         "numpy.tanh",
-        *(f"nn.{name}" for name in (
-            "celu", "elu", "gelu", "glu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh", "log_sigmoid",
-            "log_softmax", "selu", "sigmoid", "silu", "soft_shrink", "softmax", "softplus", "softsign", "sparse_plus",
-            "sparse_sigmoid", "squareplus", "tanh", "tanh_shrink", "threshold",
-        )),
+        *(f"nn.{name}" for name in (*SOFTMAXES, *OTHER_ACTIVATIONS)),
     ),
     "keras.src.backend.common": ("global_state.get_global_attribute", "global_state.set_global_attribute"),
     "keras.src.backend.config": ("keras_home",),

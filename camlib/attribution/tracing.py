@@ -14,7 +14,7 @@ from keras.src import backend as keras_backend
 from keras.src.activations.activations import ReLU
 
 from camlib.attribution.guided import EXCHANGE_LOCK, KNOWN_ACTIVATION, rectify
-from camlib.attribution.private_keras import check_private_names
+from camlib.attribution.private_keras import OTHER_ACTIVATIONS, SOFTMAXES, check_private_names
 from camlib.backend import (
     activations_of_backend,
     differentiate,
@@ -28,13 +28,6 @@ from camlib.console import UserError
 
 check_private_names()
 
-# Keras's other activations
-OTHER_ACTIVATIONS = (
-    "celu elu gelu glu hard_shrink hard_sigmoid hard_silu hard_tanh log_sigmoid selu sigmoid silu soft_shrink softplus "
-    "softsign sparse_plus sparse_sigmoid squareplus tanh tanh_shrink threshold"
-).split()
-# No activations: they mix their inputs, and end networks or weigh attention
-SOFTMAXES = ("softmax", "log_softmax")
 # Layers whose inner outputs are no pictures although they have four dimensions
 ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention, layers.AdditiveAttention)
 FLOAT16_SCALE = 4096.0  # of gradients, which float16 holds down to 6e-8 only
@@ -77,12 +70,8 @@ class OutputActivation(NamedTuple):
     @property
     def logits(self):
         """What the activations were applied to, in the outputs' shape (N, ..., C)."""
-        parts = [
-            activation.input
-            if tuple(activation.input.shape[1:]) == shape
-            else ops.reshape(activation.input, (-1, *shape))
-            for activation, shape in zip(self.activations, self.shapes, strict=True)
-        ]
+        inputs = [activation.input for activation in self.activations]
+        parts = [ops.reshape(x, (-1, *shape)) for x, shape in zip(inputs, self.shapes, strict=True)]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
 
@@ -100,7 +89,8 @@ class Trace:
         activations: list of ActivationCall.
     """
 
-    def __init__(self):
+    def __init__(self, tap=None):
+        self.tap = tap
         self.calls, self.relus, self.guided, self.activations = [], [], set(), []
         self.running = []  # networks and layers, outermost first
         self.casts = {}  # id of a tensor that a layer cast its input to: (it, so that the id stays its own; the input)
@@ -116,38 +106,33 @@ class Trace:
             return [self.uncast(part) for part in tensor]
         return self.casts.get(id(tensor), (tensor, tensor))[1]
 
+    def passed_on(self, tensor):
+        """A tensor, and those that it was made from by reshaping and casting alone, the last first."""
+        while tensor is not None:
+            tensor = self.uncast(tensor)
+            yield tensor
+            before = [call.input for call in self.calls if call.output is tensor and passes_on(call.layer)]
+            tensor = next((one for one in before if one is not tensor), None)
+
+    def maker_of(self, tensor, kind):
+        """The LayerCall of a layer of that kind that made a tensor, or None. Reshaping and casting may lie between."""
+        calls = (call for one in self.passed_on(tensor) for call in self.calls if call.output is one)
+        return next((call for call in calls if isinstance(call.layer, kind)), None)
+
     def output_activation(self, outputs):
         """The OutputActivation that made `outputs`, or None. Reshaping, casting and joining may lie between.
 
         Raises:
             UserError: the outputs join heads that end in different ways.
         """
-        shape = tuple(outputs.shape[1:])
-        while True:
+        for tensor in self.passed_on(outputs):
             for activation in self.activations:
-                if activation.output is outputs and activation.kind in ("softmax", "sigmoid"):
-                    return OutputActivation(activation.kind, [activation], [shape])
-            made_by = [call for call in self.calls if call.output is outputs]
-            joining = next((call for call in made_by if joins(call)), None)
-            if joining:
-                return self.joined_activation(joining)
-            before = [call.input for call in made_by if passes_on(call.layer)]
-            if not before or before[-1] is outputs:
-                return None
-            outputs = before[-1]
-
-    def maker_of(self, tensor, kind):
-        """The LayerCall of a layer of that kind that made a tensor, or None. Reshaping and casting may lie between."""
-        while True:
-            tensor = self.uncast(tensor)
-            calls = [call for call in self.calls if call.output is tensor]
-            for call in calls:
-                if isinstance(call.layer, kind):
-                    return call
-            before = [call.input for call in calls if passes_on(call.layer)]
-            if not before or before[-1] is tensor:
-                return None
-            tensor = before[-1]
+                if activation.output is tensor and activation.kind in ("softmax", "sigmoid"):
+                    return OutputActivation(activation.kind, [activation], [tuple(outputs.shape[1:])])
+            for call in self.calls:
+                if call.output is tensor and joins(call):
+                    return self.joined_activation(call)
+        return None
 
     def joined_activation(self, call):
         """The OutputActivation of outputs that join several."""
@@ -165,17 +150,33 @@ class Trace:
 
     def behind_weights(self, activation):
         """Whether nothing that has weights of its own ran after an activation, so that the outputs are made from it."""
-        owners = [
-            (index, call.path)
-            for index, call in enumerate(self.calls)
-            if getattr(call.layer, "weights", None)
-            and not any(inner.weights for inner in call.layer._flatten_layers(include_self=False))
-        ]
-        if not owners:
-            return True
-        last, path = owners[-1]
-        inside = activation.path == path or activation.path.startswith(f"{path}/")
-        return activation.order > last or (activation.order == last and inside)
+        return not any(
+            has_own_weights(call.layer) and not f"{activation.path}/".startswith(f"{call.path}/")
+            for call in self.calls[activation.order :]
+        )
+
+    def ended(self, path, layer, before, output):
+        """Note a call of a layer, or of a ReLU; returns what to go on with in the place of its output."""
+        if not path or any(isinstance(outer, ATTENTION) for outer in self.running[:-1]):
+            return output
+        output = self.tap(path, output) if self.tap else output
+        self.calls.append(LayerCall(path, layer, self.uncast(before), output))
+        return output
+
+    def relu(self, x, negative_slope=0.0, max_value=None, threshold=0.0):
+        """Run and note a ReLU."""
+        kind = "ReLU" if isinstance(negative_slope, (int, float)) and negative_slope == 0 else "leaky ReLU"
+        path, index = self.path, len(self.relus)
+        self.relus.append((path, kind if max_value is None else f"{kind} up to {max_value:g}"))
+        y = rectify(x, negative_slope, max_value, threshold, lambda: self.guided.add(index))
+        return self.ended(f"{path}/relu".lstrip("/"), None, x, y)
+
+
+def has_own_weights(layer):
+    """Whether a layer has weights, and none that has any lies in it."""
+    if not getattr(layer, "weights", None):
+        return False
+    return not any(inner.weights for inner in layer._flatten_layers(include_self=False))
 
 
 def joins(call):
@@ -202,16 +203,14 @@ def trace_calls(tap=None):
     Yields:
         Trace.
     """
-    trace = Trace()
-    run_operation = keras.Operation.__call__
-    convert_input = keras.DTypePolicy.convert_input
+    trace = Trace(tap)
+    with EXCHANGE_LOCK, exchanged(stand_ins(trace)), inlined_functions():
+        yield trace
 
-    def ended(path, layer, before, output):
-        if not path or any(isinstance(outer, ATTENTION) for outer in trace.running[:-1]):
-            return output
-        output = tap(path, output) if tap else output
-        trace.calls.append(LayerCall(path, layer, trace.uncast(before), output))
-        return output
+
+def stand_ins(trace):
+    """What takes notes in the place of what Keras and the backend offer: dict of (owner, name) -> function."""
+    run_operation, convert_input = keras.Operation.__call__, keras.DTypePolicy.convert_input
 
     def convert(policy, x, *arguments):
         converted = convert_input(policy, x, *arguments)
@@ -233,16 +232,9 @@ def trace_calls(tap=None):
                 output = run_operation(layer, *arguments, **keywords)
             if trace.calls and trace.calls[-1].layer is None and trace.calls[-1].output is output:
                 trace.calls.pop()  # the ReLU at a layer's end goes by the layer's name
-            return ended(trace.path, layer, arguments[0] if arguments else None, output)
+            return trace.ended(trace.path, layer, arguments[0] if arguments else None, output)
         finally:
             trace.running.pop()
-
-    def relu(x, negative_slope=0.0, max_value=None, threshold=0.0):
-        kind = "ReLU" if isinstance(negative_slope, (int, float)) and negative_slope == 0 else "leaky ReLU"
-        index = len(trace.relus)
-        trace.relus.append((trace.path, kind if max_value is None else f"{kind} up to {max_value:g}"))
-        y = rectify(x, negative_slope, max_value, threshold, lambda: trace.guided.add(index))
-        return ended(f"{trace.path}/relu".lstrip("/"), None, x, y)
 
     def other(kind, function):
         def run(x, *arguments, **keywords):
@@ -254,19 +246,17 @@ def trace_calls(tap=None):
 
         return run
 
-    nn = keras_backend.nn
-    of_backend = relus_of_backend(relu) | activations_of_backend(other)
-    exchanges = of_backend | {(nn, name): other(name, getattr(nn, name)) for name in (*SOFTMAXES, *OTHER_ACTIVATIONS)}
-    exchanges |= {(keras_backend.numpy, "tanh"): other("tanh", keras_backend.numpy.tanh)}
-    originals = {(owner, name): vars(owner)[name] for owner, name in exchanges}
-    exchanges |= {
+    nn, numpy = keras_backend.nn, keras_backend.numpy
+    of_backend = relus_of_backend(trace.relu) | activations_of_backend(other)
+    activations = {(nn, name): other(name, getattr(nn, name)) for name in (*SOFTMAXES, *OTHER_ACTIVATIONS)}
+    activations |= of_backend | {(numpy, "tanh"): other("tanh", numpy.tanh)}
+    originals = {(owner, name): vars(owner)[name] for owner, name in activations}
+    return activations | {
         (keras.Operation, "__call__"): run_layer,
         (keras.DTypePolicy, "convert_input"): convert,
-        (ReLU, "static_call"): staticmethod(relu),
-        (keras.layers.PReLU, "call"): lambda layer, inputs: relu(inputs, negative_slope=layer.alpha),
+        (ReLU, "static_call"): staticmethod(trace.relu),
+        (keras.layers.PReLU, "call"): lambda layer, inputs: trace.relu(inputs, negative_slope=layer.alpha),
     }
-    with EXCHANGE_LOCK, exchanged(exchanges), inlined_functions():
-        yield trace
 
 
 # ---------------------------------------------------------------- one forward pass, and its gradients
@@ -282,10 +272,10 @@ def tapped_run(network, structure, layers):
         calls_left = {layer: structure.calls[layer] for layer in layers}
 
         def tap_last_call(path, output):
-            if path in calls_left:
-                calls_left[path] -= 1
-                return output if calls_left[path] else tap(path, output)
-            return output
+            if path not in calls_left:
+                return output
+            calls_left[path] -= 1
+            return output if calls_left[path] else tap(path, output)
 
         with trace_calls(tap_last_call) as trace:
             outputs = structure.signature.run(network, images)

@@ -208,12 +208,12 @@ def test_every_architecture_is_explained(name, capsys):
     classifier, pixels = random_classifier(name)
     structure, layer, height = classifier.structure, classifier.layer_to_map(), classifier.input_spec.height
     with_guided, guided = guided_or_why_not(structure)
-    map_size, cam = "x".join(map(str, structure.spatial[layer])), cam_applies(classifier.network)
+    map_size, cam = "x".join(map(str, structure.sizes[layer])), cam_applies(classifier.network)
     if height > MOST_SIDE:
         classifier, pixels = random_classifier(name, SMALLER)
         assert classifier.layer_to_map() == layer
     found = GradCAM(classifier, method="hires-cam", guided=with_guided, classes=[7, 207])(pixels)
-    h, w, _ = classifier.structure.spatial[layer]
+    h, w, _ = classifier.structure.sizes[layer]
     assert structure.output_activation == "softmax" and found.cams.shape == (2, 1, h, w)
     assert np.isfinite(found.cams).all() and found.cams.any()
     if with_guided:
