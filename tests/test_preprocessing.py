@@ -68,10 +68,6 @@ def test_mean_and_standard_deviation_are_those_of_pytorch(text):
     ours = InputSpec(["a"], 5, 6, 3, **parse_preprocessing(text)).prepare(photos)
     np.testing.assert_allclose(ours, (photos / 255 - np.array(mean)) / np.array(std), atol=1e-4)
     assert ours.dtype == np.float32
-    if text.startswith("mean=0.485"):
-        np.testing.assert_allclose(
-            ours, InputSpec(["a"], 5, 6, 3, **parse_preprocessing("torch")).prepare(photos), atol=1e-5
-        )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +92,7 @@ def test_preprocessing_that_makes_no_sense_is_one_line(text, message):
 
 def test_class_names_files(tmp_path):
     path = tmp_path / "names.txt"
-    for text, message in (("", "is empty"), ("a\nB\nb\n", "repeats 'b'")):
+    for text, message in (("", "is empty"), ("a\nB\nb\n", "repeats 'b'"), ("a\nb/c\n", "names 'b/c'")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_class_names(path)
@@ -117,26 +113,12 @@ def test_class_names_are_read_from_files_alone(tmp_path):
 def test_imagenet_names_and_groups():
     names = imagenet_names()
     assert len(names) == len({name.casefold() for name in names}) == 1000
-    assert (names[0], names[207], names[281], names[339], names[999]) == (
-        "tench",
-        "golden_retriever",
-        "tabby",
-        "sorrel",
-        "toilet_tissue",
-    )
-    assert {name: len(group) for name, group in IMAGENET_GROUPS.items()} == {
-        "dog": 118,
-        "cat": 5,
-        "horse": 1,
-        "bird": 59,
-    }
-    assert [names[index] for index in IMAGENET_GROUPS["cat"]] == [
-        "tabby",
-        "tiger_cat",
-        "Persian_cat",
-        "Siamese_cat",
-        "Egyptian_cat",
-    ]
+    chosen = {0: "tench", 207: "golden_retriever", 281: "tabby", 339: "sorrel", 999: "toilet_tissue"}
+    assert {index: names[index] for index in chosen} == chosen
+    counts = {"dog": 118, "cat": 5, "horse": 1, "bird": 59}
+    assert {name: len(group) for name, group in IMAGENET_GROUPS.items()} == counts
+    cats = ["tabby", "tiger_cat", "Persian_cat", "Siamese_cat", "Egyptian_cat"]
+    assert [names[index] for index in IMAGENET_GROUPS["cat"]] == cats
     dogs, birds = IMAGENET_GROUPS["dog"], IMAGENET_GROUPS["bird"]
     assert (names[dogs[0]], names[dogs[-1]]) == ("Chihuahua", "Mexican_hairless")
     assert (names[birds[0]], names[birds[-1]]) == ("cock", "albatross") and "tusker" not in [names[b] for b in birds]

@@ -3,15 +3,12 @@
 import csv
 import os
 import re
-import subprocess
-import sys
 from concurrent.futures import BrokenExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT
-from PIL import Image
+from conftest import ROOT
 
 from benchmarks import growth, speed, timing, training
 from benchmarks.speed import Row
@@ -42,13 +39,6 @@ def test_times_and_ratios_are_numpys():
     assert abs(one.ratio[0] - np.median(seconds) / np.median(forward)) > 0.01  # of the same rounds, not of the medians
 
 
-def test_turns_change_direction():
-    called = []
-    functions = [lambda number=number: called.append(number) or len(called) for number in range(3)]
-    assert timing.take_turns(functions, 2) == [[1, 6], [2, 5], [3, 4]]
-    assert called == [0, 1, 2, 2, 1, 0]
-
-
 def test_a_process_says_in_words_what_fails_there_or_that_it_was_killed(capfd):
     with timing.Worker("jax") as worker:
         assert worker.call(os.getenv, "KERAS_BACKEND") == "jax" and worker.call(os.getpid) != os.getpid()
@@ -65,11 +55,10 @@ def test_correlation_is_the_least_over_photos_and_knows_sizes():
     maps = {"map": GENERATOR.random((2, 3, 6, 6)), "guided": GENERATOR.random((2, 3, 8, 8, 3))}
     assert speed.correlation({kind: 3 * values + 2 for kind, values in maps.items()}, maps) == pytest.approx(1)
     other = {"map": maps["map"].copy()}
+    other["map"][0, 1] = 0  # a map that is the same everywhere says nothing
     other["map"][1, 2] = GENERATOR.random((6, 6))
     expected = np.corrcoef(other["map"][1, 2].ravel(), maps["map"][1, 2].ravel())[0, 1]
     assert speed.correlation(other, maps) == pytest.approx(expected)
-    other["map"][1, 2] = 0  # a map that is the same everywhere says nothing
-    assert speed.correlation(other, maps) == pytest.approx(1)
     y, x = np.mgrid[:12, :12] / 12
     large = {"map": (y + 2 * x)[None, None]}
     assert speed.correlation(large, {"map": large["map"][:, :, 1::4, 1::4]}) > 0.97
@@ -164,18 +153,15 @@ def test_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path, end_of
     assert code == 2 and "other.md has no line <!-- speed: table -->" in said and "; expected" in said
 
 
-def test_the_summary_for_readme_has_five_lines_at_most():
+def test_docs_have_one_table_with_the_numbers_of_the_csv_file():
+    """And README a summary of it, of five lines at most."""
+    text = (ROOT / "docs" / "speed.md").read_text("utf-8")
+    assert re.findall(r"<!-- speed: (\w+) -->\n(?:.+\n)+?(?s:.*?)<!-- end of (\w+) -->", text) == [("table", "table")]
+    assert "<!-- speed: summary -->\n" in (ROOT / "README.md").read_text("utf-8")
     rows = [row(tool, case) for case in CASES for tool in TOOLS if case in TOOLS[tool].cases]
     lines = speed.summary(speed.merged([], rows)).splitlines()
     assert 1 < len(lines) <= 5 and max(map(len, lines)) <= 120
     assert re.search(r"Grad-CAM, one class ours on TensorFlow \d+\.\d\d, ours on JAX \d+\.\d\d", " ".join(lines))
-
-
-def test_docs_have_one_table_with_the_numbers_of_the_csv_file():
-    text = (ROOT / "docs" / "speed.md").read_text("utf-8")
-    marks = re.findall(r"<!-- speed: (\w+) -->\n(?:.+\n)+?(?s:.*?)<!-- end of (\w+) -->", text)
-    assert marks == [("table", "table")]
-    assert "<!-- speed: summary -->\n" in (ROOT / "README.md").read_text("utf-8")
 
 
 # ---------------------------------------------------------------- real runs
@@ -201,24 +187,6 @@ def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, cap
     assert rows[0].agreement is None and rows[1].agreement > 0.999
     speed.main(arguments)
     assert " a photo\n" not in capsys.readouterr().out
-
-
-@pytest.mark.thorough
-def test_jax_is_timed_without_tensorflow(tmp_path, tmp_path_factory):
-    """Where importing tensorflow fails in every process, under JAX."""
-    pytest.importorskip("jax")
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['tensorflow'] = None\n")
-    environment = ENVIRONMENT | {"PYTHONPATH": str(folder), "KERAS_BACKEND": "jax"}
-    check = [sys.executable, "-c", "import tensorflow"]
-    assert b"ModuleNotFoundError" in subprocess.run(check, env=environment, capture_output=True).stderr
-    words = [sys.executable, "benchmarks/speed.py", "--quick", "--cases", "cam", "--output", str(tmp_path)]
-    words += ["--tools", "ours-tensorflow", "ours-jax", "--dtypes", "bfloat16"]
-    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
-    assert result.returncode == 0, result.stderr
-    rows = timing.read_rows(tmp_path / "speed_quick.csv", Row)
-    assert [(one.tool, one.case, one.dtype, one.refuses) for one in rows] == [("ours-jax", "cam", "bfloat16", "")]
-    assert "ours, TensorFlow is not installed" in result.stdout
 
 
 @pytest.mark.slow
@@ -271,11 +239,3 @@ def test_ten_million_photos_cost_what_the_slope_says(tmp_path):
     growth.main(["--tables-only", "--output", str(tmp_path), "--docs", str(page)])
     assert "| photos | 24,000 | 32x32 | 4 | 55.0 | 824 | 480.0 |" in page.read_text() and said in page.read_text()
     assert (page.parent / "growth.csv").read_bytes() == (tmp_path / "growth.csv").read_bytes()
-
-
-def test_photos_that_grow_are_decoded_one_by_one(tmp_path):
-    timing.write_photos(tmp_path / "photos", timing.DIFFERENT + 2, 375, 500)
-    paths = sorted((tmp_path / "photos").iterdir())
-    assert len(paths) == timing.DIFFERENT + 2 and os.path.samefile(paths[0], paths[timing.DIFFERENT])
-    with Image.open(paths[-1]) as one:
-        assert one.size == (500, 375)

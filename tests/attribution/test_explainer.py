@@ -1,5 +1,7 @@
 """The compiled explainer: many classes in portions, batches with filling, half precision."""
 
+import itertools
+
 import keras
 import numpy as np
 import oracle
@@ -8,7 +10,7 @@ from keras import layers, ops
 from small_networks import GENERATOR, IMAGES, SHAPE, explained, functional, steps, with_weights
 
 from camlib.attribution import gradcam
-from camlib.attribution.classifier import PREDICTED, Classifier, set_dtype
+from camlib.attribution.classifier import PREDICTED, Classifier, own_dtype, set_dtype
 from camlib.attribution.gradcam import CLASSES_AT_ONCE, GradCAM, compiled_map
 from camlib.attribution.inspection import inspect_network
 from camlib.backend import fast_half_precision, has_float64, usual_settings
@@ -21,13 +23,11 @@ from camlib.photos import find_photos, read_batches
 def test_many_classes_are_explained_in_portions():
     network = with_weights(functional())
     plan = inspect_network(network, SHAPE)
-    explain, images = compiled_map(network, plan), ops.convert_to_tensor(IMAGES)
     rows = np.arange(2 * CLASSES_AT_ONCE + 3) % 4
-    many = explain(images, ops.convert_to_tensor(np.repeat(rows[:, None].astype(np.int32), len(IMAGES), axis=1)))
-    few = explained(network, plan)
+    many, few = explained(network, plan, classes=rows), explained(network, plan)
     for name in ("cams", "guided", "products"):
-        np.testing.assert_allclose(ops.convert_to_numpy(getattr(many, name)), getattr(few, name)[rows], atol=1e-6)
-    assert ops.convert_to_numpy(many.chosen)[:, 0].tolist() == rows.tolist()
+        np.testing.assert_allclose(getattr(many, name), getattr(few, name)[rows], atol=1e-6)
+    assert many.chosen[:, 0].tolist() == rows.tolist()
 
 
 def test_grouped_convolutions_are_explained():
@@ -45,9 +45,7 @@ def test_grouped_convolutions_are_explained():
     whole.layers[2].set_weights([wide, bias + 0.1])
     grouped.layers[2].set_weights([kernel, bias + 0.1])
     whole.layers[-1].set_weights(grouped.layers[-1].get_weights())
-    ours, expected = (
-        explained(network, inspect_network(network, SHAPE), method="hires-cam") for network in (grouped, whole)
-    )
+    ours, expected = (explained(network, method="hires-cam") for network in (grouped, whole))
     for name in ("logits", "cams", "guided", "products"):
         values = getattr(expected, name)
         np.testing.assert_allclose(getattr(ours, name), values, atol=1e-5 * np.abs(values).max())
@@ -71,15 +69,12 @@ def test_small_gradients_survive_float16():
     x = layers.Conv2D(4, 3, activation="relu", name="conv", padding="same")(image)
     network = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
     network.layers[-1].set_weights([1e-3 * GENERATOR.normal(size=(4, 2)), np.zeros(2)])
-    images = GENERATOR.random((1, 100, 100, 3)).astype(np.float32)
-    classes = ops.convert_to_tensor(np.array([[0], [1]], np.int32))
-    found = {}
+    images, found = np.random.default_rng(0).random((1, 100, 100, 3)), []
     for dtype in ("float32", "float16"):
         set_dtype(network, dtype)
-        plan = inspect_network(network, (100, 100, 3))
-        found[dtype] = compiled_map(network, plan, method="hires-cam")(ops.convert_to_tensor(images), classes)
+        found.append(explained(network, None, images, range(2), method="hires-cam"))
     for name in ("guided", "cams"):
-        full, half = (ops.convert_to_numpy(getattr(found[dtype], name)) for dtype in found)
+        full, half = (getattr(one, name) for one in found)
         assert full.any()
         assert np.corrcoef(full.ravel(), half.ravel())[0, 1] > 0.999  # some ReLUs change sides
         assert np.abs(half).max() == pytest.approx(np.abs(full).max(), rel=0.05)
@@ -108,37 +103,42 @@ def float64_enlarged(cam, height, width):
 
 
 @pytest.mark.parametrize("kept_in", ["float64"], indirect=True)
-@pytest.mark.parametrize("kind", ["keras", "h5", "model"])
-def test_a_float64_network_is_explained_in_float64(kept_in, tmp_path, kind):
+def test_a_float64_network_is_explained_in_float64(kept_in):
     """Against float64 NumPy, to 1e-10 of the largest value: what single precision cannot."""
-    source = kept_in if kind == "model" else tmp_path / f"net.{kind}"
-    if kind != "model":
-        kept_in.save(source)
-    arguments = {"classes": list(range(4)), "preprocess": "0.01,-1"}
     if not has_float64():
         with pytest.raises(UserError, match="computed in float64, which Keras does on TensorFlow only"):
-            gradcam.explain(source, PIXELS, **arguments)
+            gradcam.explain(kept_in, PIXELS, [0], preprocess="0.01,-1")
         return
-    found = gradcam.explain(source, PIXELS, **arguments)
-    hires = gradcam.explain(source, PIXELS, method="hires-cam", guided=False, **arguments)
-    ablation = gradcam.explain(source, PIXELS, method="ablation-cam", guided=False, **arguments)
-    for photo, index in np.ndindex(2, 4):
+    arguments = {"classes": [0, 3], "preprocess": "0.01,-1"}
+    found = gradcam.explain(kept_in, PIXELS, **arguments)
+    ablation = gradcam.explain(kept_in, PIXELS, method="ablation-cam", guided=False, **arguments)
+    for photo, (row, index) in itertools.product(range(2), enumerate((0, 3))):
         network, image = steps(), PIXELS[photo] * SCALED[0] + SCALED[1]
         logits, cam, guided = oracle.maps(network, image, index, target=3)
         product = guided * float64_enlarged(cam, *SHAPE[:2])[..., None]
-        features, gradients = oracle.run(network, image)[4], oracle.gradients(network, np.eye(4)[index])[4]
+        features = oracle.run(network, image)[4]
         without = np.array([oracle.run(network[4:], features * (np.arange(5) != k))[-1][index] for k in range(5)])
         weights = (logits[index] - without) / np.abs(logits[index])
         for ours, expected in (
             (found.logits[photo], logits),
-            (found.cams[index, photo], cam),
-            (found.guided[index, photo], guided),
-            (found.products[index, photo], product),
-            (hires.cams[index, photo], (features * gradients).sum(-1)),
-            (ablation.cams[index, photo], np.maximum(features @ weights, 0)),
+            (found.cams[row, photo], cam),
+            (found.guided[row, photo], guided),
+            (found.products[row, photo], product),
+            (ablation.cams[row, photo], np.maximum(features @ weights, 0)),
         ):
             assert ours.dtype == np.float64
             np.testing.assert_allclose(ours, expected, atol=1e-10 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("kept_in", ["float64"], indirect=True)
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+def test_files_keep_float64(kept_in, tmp_path, kind):
+    kept_in.save(tmp_path / f"net.{kind}")
+    network, _ = load_network(tmp_path / f"net.{kind}")
+    assert own_dtype(network) == "float64"
+    for ours, expected in zip(network.get_weights(), kept_in.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parametrize("kept_in", ["float16"], indirect=True)
@@ -164,22 +164,16 @@ def test_mixed_precision_is_for_training(kept_in):
     assert keras.backend.standardize_dtype(kept_in(PIXELS / 255).dtype) == "float16"
 
 
-PARTS, DRAWINGS = ("features", "cams", "guided", "products"), 8
+PARTS, DRAWINGS = ("features", "cams", "guided", "products"), 5
 
 
 @pytest.fixture(scope="module")
 def drawings():
-    """Of drawings: the network's input, and what the shipped network has of them in float32, dict of name -> array."""
+    """Of drawings: the network's input, and the Explanation by the shipped network in float32."""
     network, input_spec = load_network(VGG_NETWORK)
     _, images, _ = next(read_batches(find_photos([demo_folder() / "both"])[:DRAWINGS], input_spec, DRAWINGS))
-    images = ops.convert_to_tensor(input_spec.prepare(images))
-    return images, parts_of(network, images)
-
-
-def parts_of(network, images):
-    classes = ops.convert_to_tensor(np.full((1, DRAWINGS), PREDICTED, np.int32))
-    found = compiled_map(network, inspect_network(network, tuple(images.shape[1:])))(images, classes)
-    return {name: ops.convert_to_numpy(getattr(found, name)) for name in PARTS}
+    images = input_spec.prepare(images)
+    return images, explained(network, None, images, [PREDICTED])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -202,9 +196,9 @@ def test_half_precision_maps_are_float32_and_close(drawings, dtype):
     network, _ = load_network(VGG_NETWORK)
     set_dtype(network, dtype)
     assert {str(weight.dtype) for weight in network.weights} == {"float32"}
-    half = parts_of(network, images)
+    half = explained(network, None, images, [PREDICTED])
     for name in PARTS:
-        one, other = full[name], half[name]
+        one, other = getattr(full, name), getattr(half, name)
         assert other.dtype == np.float32 and (other != one).any()
         pairs = zip(one.reshape(DRAWINGS, -1), other.reshape(DRAWINGS, -1), strict=True)
         # where the processor has no half precision, TensorFlow adds float16 up in float16

@@ -1,25 +1,27 @@
 """Grad-CAM and guided backpropagation against hand-computed values, float64 NumPy, and the CAM identity."""
 
-import csv
 import json
 import re
 
+import cv2
 import keras
 import numpy as np
+import oracle
 import pytest
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, read_csv
 from keras import layers, ops
 from PIL import Image
+from small_networks import explained
 
 from camlib.attribution.cam import cam_function
 from camlib.attribution.classifier import PREDICTED, chosen_classes
-from camlib.attribution.gradcam import compiled_map, explain
+from camlib.attribution.gradcam import explain
 from camlib.attribution.guided import guided_grad_cam, guided_rule, rectify
 from camlib.attribution.inspection import inspect_network
 from camlib.backend import differentiate
 from camlib.console import UserError
 from camlib.networks.architectures import modern_network, vgg16_network
-from camlib.networks.checkpoint import save_network
+from camlib.networks.checkpoint import load_network, save_network
 from camlib.photos import read_photo
 from camlib.preprocessing import InputSpec
 from camlib.runs.maps import find_saved
@@ -43,26 +45,22 @@ def random_network(build, seed=0):
     return network
 
 
-def explained(network, images, classes, **settings):
-    """Explanation of a network, as NumPy arrays; classes is a list of R."""
-    images = np.asarray(images, np.float32)
-    rows = np.repeat(np.array(classes, np.int32)[:, None], len(images), axis=1)
-    found = compiled_map(network, inspect_network(network, images.shape[1:]), **settings)(
-        ops.convert_to_tensor(images), ops.convert_to_tensor(rows)
-    )
-    return found._replace(
-        **{name: ops.convert_to_numpy(part) for name, part in found._asdict().items() if part is not None}
-    )
+def small_network():
+    """A photo of 64x64, two convolutions with names, and the four classes."""
+    image = keras.Input((64, 64, 3))
+    x = layers.Conv2D(6, 3, strides=4, padding="same", activation="relu", name="first")(image)
+    x = layers.Conv2D(8, 3, strides=4, padding="same", activation="relu", name="second")(x)
+    return keras.Model(image, layers.Dense(4, activation="softmax", name="class")(layers.GlobalAveragePooling2D()(x)))
 
 
 def test_grad_cam_of_the_gap_network_is_its_cam_over_its_area():
     """Before its ReLU, sum_k alpha_k A_k = M_c / (H W); the counterfactual has the other sign: both show it whole."""
     network = random_network(lambda: modern_network(4))
-    images = np.random.default_rng(1).random((2, 24, 20, 3), np.float32)
+    images = np.random.default_rng(1).random((2, 12, 10, 3), np.float32)
     maps, _, _ = numpy(cam_function(network)(images))
     assert (maps < 0).any()
-    found, against = (explained(network, images, range(4), counterfactual=negate) for negate in (False, True))
-    expected = maps.transpose(1, 0, 2, 3) / (24 * 20)
+    found, against = (explained(network, None, images, counterfactual=negate) for negate in (False, True))
+    expected = maps.transpose(1, 0, 2, 3) / (12 * 10)
     np.testing.assert_allclose(found.cams - against.cams, expected, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(found.cams * against.cams, 0)
 
@@ -123,7 +121,7 @@ def test_guided_backpropagation_by_hand():
     With the pixel 2 at 3.5 the second filter of `first` is off, relu(-0.5): guided and true gradient are both 1.
     """
     images = np.array([2.0, 4.0, 3.5, 4.0]).reshape(2, 1, 2, 1)
-    found = explained(two_convolutions(), images, [0], layer="second")
+    found = explained(two_convolutions(), None, images, [0], layer="second")
     np.testing.assert_allclose(found.logits[:, 0], [3 - 4, 3.5 - 4])  # logits, although the network ends in softmax
     np.testing.assert_array_equal(found.guided[0, :, 0, :, 0], [[0, 0], [1, 0]])
     # Grad-CAM with true gradients (1, 2) and (-1, 3): alpha = (0, 2.5); A = (3, 0), (4, 0): the map is zero
@@ -131,65 +129,39 @@ def test_guided_backpropagation_by_hand():
     np.testing.assert_array_equal(found.products, np.zeros_like(found.products))
 
 
-def numpy_guided_backpropagation(network, image, index):
-    """Guided backpropagation of a VGG of 3x3 'same' convolutions, written out in float64 NumPy."""
-
-    def convolve(x, kernel):
-        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
-        return sum(
-            padded[dy : dy + x.shape[0], dx : dx + x.shape[1]] @ kernel[dy, dx] for dy in range(3) for dx in range(3)
-        )
-
-    x, steps = image.astype(np.float64), []
+def steps_of(network):
+    """A VGG of 3x3 'same' convolutions as steps of the oracle; each ReLU is a step of its own."""
     for layer in network.layers:
-        weights = [weight.astype(np.float64) for weight in layer.get_weights()]
         if isinstance(layer, layers.Conv2D):
-            before = convolve(x, weights[0]) + weights[1]
-            flipped = weights[0][::-1, ::-1].transpose(0, 1, 3, 2)  # the transposed convolution
-            steps.append(lambda u, before=before, flipped=flipped: convolve(u * (before > 0) * (u > 0), flipped))
-            x = np.maximum(before, 0)
-        elif isinstance(layer, layers.MaxPooling2D):
-            blocks = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1)
-            first = blocks == blocks.max((1, 3), keepdims=True)
-            steps.append(lambda u, first=first, shape=x.shape: (first * u[:, None, :, None]).reshape(shape))
-            x = blocks.max((1, 3))
-        elif isinstance(layer, layers.GlobalAveragePooling2D):
-            steps.append(lambda u, shape=x.shape: np.broadcast_to(u / (shape[0] * shape[1]), shape))
-            x = x.mean((0, 1))
+            yield oracle.Convolution(*layer.get_weights(), padding=1)
         elif isinstance(layer, layers.Dense):
-            before = x @ weights[0] + weights[1]
-            relu = layer.activation is keras.activations.relu
-            steps.append(
-                lambda u, before=before, kernel=weights[0], relu=relu: (
-                    kernel @ (u * (before > 0) * (u > 0) if relu else u)
-                )
-            )
-            x = np.maximum(before, 0) if relu else before
-    gradient = np.eye(len(x))[index]
-    for step in reversed(steps):
-        gradient = step(gradient)
-    return gradient
+            yield oracle.Dense(*layer.get_weights())
+        elif isinstance(layer, layers.MaxPooling2D):
+            yield oracle.MaxPooling()
+        elif isinstance(layer, layers.GlobalAveragePooling2D):
+            yield oracle.Mean()
+        if getattr(layer, "activation", None) is keras.activations.relu:
+            yield oracle.Rectifier()
 
 
 def test_vgg16_against_float64_numpy():
     network = random_network(lambda: vgg16_network(4))
-    images = np.random.default_rng(3).random((2, 32, 64, 3), np.float32)
+    images = np.random.default_rng(3).random((1, 32, 64, 3), np.float32)
     plan = inspect_network(network, (32, 64, 3))
     assert plan.target == "block5_conv3" and len(plan.relus) == 14 and plan.output_activation == "softmax"
-    classes = ops.convert_to_tensor(np.array([[1, 2], [PREDICTED, PREDICTED]], np.int32))
-    found = compiled_map(network, plan)(ops.convert_to_tensor(images), classes)
-    logits, _, chosen, _, cams, _, guided, products = numpy(found)
-    np.testing.assert_array_equal(chosen, [[1, 2], logits.argmax(1)])
-    assert cams.shape == (2, 2, 2, 4) and guided.shape == products.shape == (2, 2, 32, 64, 3)
-    for r, n in np.ndindex(2, 2):
-        expected = numpy_guided_backpropagation(network, images[n], chosen[r, n])
-        assert np.abs(expected).max() > 0
-        np.testing.assert_allclose(guided[r, n], expected, atol=1e-5 * np.abs(expected).max())
+    found = explained(network, plan, images, [1, PREDICTED])
+    np.testing.assert_array_equal(found.chosen, [[1], found.logits.argmax(1)])
+    assert found.products.shape == (2, 1, 32, 64, 3)
+    steps = list(steps_of(network))
+    last_pooling = max(index for index, step in enumerate(steps) if isinstance(step, oracle.MaxPooling))
+    for row in range(2):
+        _, cam, guided = oracle.maps(steps, images[0], found.chosen[row, 0], last_pooling - 1)
+        assert np.abs(guided).max() > 0
+        np.testing.assert_allclose(found.cams[row, 0], cam, atol=1e-5 * max(cam.max(), 1e-3))
+        np.testing.assert_allclose(found.guided[row, 0], guided, atol=1e-5 * np.abs(guided).max())
 
 
 def test_product_uses_half_pixel_bilinear_enlargement():
-    import cv2
-
     generator = np.random.default_rng(0)
     guided, cam = generator.normal(size=(1, 28, 42, 3)).astype(np.float32), generator.random((1, 7, 9), np.float32)
     expected = guided[0] * cv2.resize(cam[0], (42, 28), interpolation=cv2.INTER_LINEAR)[..., None]
@@ -204,17 +176,14 @@ def test_class_choices():
         chosen_classes(["4"], CLASSES)
 
 
-def test_files_of_a_run(run_script, run_here, photo_folder, tmp_path):
-    model = tmp_path / "vgg.h5"
-    save_network(random_network(lambda: vgg16_network(4)), model, InputSpec(CLASSES, 64, 64, 3), half=True)
-    assert model.stat().st_size < 32e6
+def test_files_of_a_run(run_here, photo_folder, tmp_path):
+    model = tmp_path / "net.h5"
+    save_network(random_network(small_network), model, InputSpec(CLASSES, 64, 64, 3))
     photos = photo_folder({"wide.jpg": (200, 100, 50), "b/tall.png": (50, 100, 200)}, size=(80, 40))
     arguments = (photos, "--weights", model, "--classes", "cat", "bird", "--output", tmp_path / "g")
-    result = run_script("gradcam_vgg16.py", *arguments)
+    result = run_here("gradcam_vgg16.py", *arguments)
     assert result.returncode == 0, result.stderr
-    with open(tmp_path / "g" / "predictions.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert sorted(row["path"] for row in rows) == ["b/tall.png", "wide.jpg"]
+    assert sorted(row["path"] for row in read_csv(tmp_path / "g" / "predictions.csv")) == ["b/tall.png", "wide.jpg"]
     for folder in ("wide", "b/tall"):
         for name in ("cat", "bird"):
             cam, guided, product = (
@@ -223,8 +192,8 @@ def test_files_of_a_run(run_script, run_here, photo_folder, tmp_path):
             )
             assert cam.shape == (4, 4) and guided.shape == product.shape == (64, 64, 3)
             assert cam.min() >= 0 and guided.min() < 0 and cam.dtype == guided.dtype == np.float32
-            enlarged = ops.image.resize(cam[..., None], (64, 64), interpolation="bilinear")
-            np.testing.assert_allclose(product, guided * ops.convert_to_numpy(enlarged), atol=1e-6)
+            enlarged = cv2.resize(cam, (64, 64), interpolation=cv2.INTER_LINEAR)[..., None]
+            np.testing.assert_allclose(product, guided * enlarged, atol=1e-6)
             with Image.open(tmp_path / "g" / folder / f"gradcam_for_{name}.jpg") as picture:
                 assert picture.size == (80, 40)
             with Image.open(tmp_path / "g" / folder / f"panel_for_{name}.jpg") as picture:
@@ -239,20 +208,16 @@ def test_files_of_a_run(run_script, run_here, photo_folder, tmp_path):
     [
         (["--layer", "block9"], "--layer block9 is not a layer with a spatial output; expected one of"),
         (["--classes", "cow"], "--classes cow is not a class"),
-        (["--weights", "nowhere.h5"], "nowhere.h5 does not exist"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_2(run_here, tmp_path, arguments, message):
-    result = run_here("gradcam_vgg16.py", *arguments, "--output", tmp_path / "g")
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
+def test_bad_usage_is_one_line_and_exit_2(end_of, of_imagenet, tmp_path, arguments, message):
+    code, said = end_of(main, ["--weights", of_imagenet, "--preprocess", "tf", *arguments, "--output", tmp_path / "g"])
+    assert code == 2 and said.startswith("error: ") and message in said and said.count("\n") == 1
 
 
 @pytest.mark.thorough
 def test_imagenet_file_of_keras_applications(imagenet_file):
     """Keras's own weights file gives Keras's own VGG-16 and its preprocessing."""
-    from camlib.networks.checkpoint import load_network
-
     path, reference = imagenet_file
     network, input_spec = load_network(path)
     photos = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
@@ -262,15 +227,18 @@ def test_imagenet_file_of_keras_applications(imagenet_file):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
-def test_gap_file_of_2019_goes_through_grad_cam_too(run_here, tmp_path):
+def test_file_of_2019_has_one_map_by_both_scripts(run_here, tmp_path):
+    """model_weight.h5 of TensorFlow 2.0: a map's mean plus the bias is the logit, Grad-CAM is ReLU(CAM) / (H W)."""
     model = SHARED / "seed" / "model_weight.h5"
     photo = sorted((SHARED / "photos4" / "val" / "dog").glob("*.jpg"))[0]
     arguments = (photo, "--weights", model, "--layer", "conv2d_4", "--classes", "all", "--output", tmp_path / "g")
-    result = run_here("gradcam_vgg16.py", *arguments)
+    result = run_here("gradcam_vgg16.py", *arguments, "--no-guided")
     assert result.returncode == 0, result.stderr
     assert run_here("make_cam_maps.py", photo, "--model", model, "--output", tmp_path / "m").returncode == 0
-    for name in CLASSES:
+    (row,), bias = read_csv(tmp_path / "m" / "predictions.csv"), load_network(model)[0].layers[-1].bias.numpy()
+    for index, name in enumerate(CLASSES):
         cam = np.load(tmp_path / "m" / photo.stem / f"heatmap_for_{name}.npy")
+        assert abs(cam.mean(dtype=np.float64) + bias[index] - float(row[f"logit_{name}"])) < 1e-4
         grad_cam_map = np.load(tmp_path / "g" / photo.stem / f"gradcam_for_{name}.npy")
         expected = np.maximum(cam, 0) / cam.size
         np.testing.assert_allclose(grad_cam_map, expected, atol=1e-5 * expected.max())
@@ -278,29 +246,29 @@ def test_gap_file_of_2019_goes_through_grad_cam_too(run_here, tmp_path):
 
 def test_explaining_in_one_call_equals_the_scripts_files(photo_folder, tmp_path):
     """Photos of two sizes, from a file and from the network itself, whose channels are blue, green, red."""
-    network = random_network(lambda: vgg16_network(4))
+    network = random_network(small_network)
     input_spec = InputSpec(CLASSES, 64, 64, 3, offset=[-0.1, -0.2, -0.3], bgr=True)
-    save_network(network, tmp_path / "vgg.h5", input_spec)
+    save_network(network, tmp_path / "net.h5", input_spec)
     photos = photo_folder({"a.png": (200, 100, 50)}, size=(80, 40)), photo_folder({"b.png": (9, 99, 9)}, size=(30, 70))
     images = [read_photo(photos[0] / "a.png"), read_photo(photos[0] / "b.png")]
-    found = explain(tmp_path / "vgg.h5", images, classes=["cat", 3], layer="block4_conv3", method="hires-cam")
-    assert found.cams.shape == (2, 2, 8, 8) and found.guided.shape == found.products.shape == (2, 2, 64, 64, 3)
-    arguments = ["--classes", "cat", "bird", "--layer", "block4_conv3", "--method", "hires-cam"]
-    arguments += ["--weights", str(tmp_path / "vgg.h5"), "--output", str(tmp_path / "g")]
+    found = explain(tmp_path / "net.h5", images, classes=["cat", 3], layer="first", method="hires-cam")
+    assert found.cams.shape == (2, 2, 16, 16) and found.guided.shape == found.products.shape == (2, 2, 64, 64, 3)
+    arguments = ["--classes", "cat", "bird", "--layer", "first", "--method", "hires-cam"]
+    arguments += ["--weights", str(tmp_path / "net.h5"), "--output", str(tmp_path / "g")]
     assert main([str(photos[0]), *arguments]) == 0
     for row, name in enumerate(("cat", "bird")):
         for photo, folder in enumerate("ab"):
             for kind, values in (("gradcam", found.cams), ("guided_backprop", found.guided)):
                 saved = np.load(tmp_path / "g" / folder / f"{kind}_for_{name}.npy")
                 np.testing.assert_allclose(values[row, photo], saved, atol=1e-5 * np.abs(saved).max())
-    fixed = keras.Model(image := keras.Input((64, 64, 3)), network(image))
-    predicted = explain(fixed, np.stack([images[0], images[0]]), preprocess="none", guided=False)
+    predicted = explain(network, np.stack([images[0], images[0]]), preprocess="none", guided=False)
     assert predicted.guided is None and predicted.chosen[0].tolist() == predicted.logits.argmax(axis=1).tolist()
 
 
 @pytest.mark.any_backend
 def test_explaining_in_one_call_asks_for_what_nobody_says():
-    network = vgg16_network(4)
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(image)))
     with pytest.raises(UserError, match="takes photos of any size"):
         explain(network, [np.zeros((64, 64, 3), np.uint8)])
     fixed = keras.Model(image := keras.Input((64, 64, 3)), network(image))
@@ -328,8 +296,7 @@ def test_a_group_has_the_sum_of_its_classes_probabilities(of_imagenet, photo_fol
     assert main([*arguments, "--classes", "dog", "tench", "bird", "--no-guided"]) == 0
     names = [line.split(" ", 1)[1] for line in (ROOT / "data" / "imagenet_classes.txt").read_text().splitlines()]
     birds = [*range(7, 25), *range(80, 101), *range(127, 147)]
-    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "out" / "predictions.csv")
     assert len(rows) == 2 and list(rows[0])[-2:] == ["probability_dog", "probability_bird"]
     for row in rows:
         alone = np.array([float(row[f"probability_{name}"]) for name in names])
@@ -360,15 +327,8 @@ def test_many_classes_say_how_long_they_take_before_they_are_begun(of_imagenet, 
 def test_with_nothing_written_there_is_no_next_command(of_imagenet, photo_folder, tmp_path, capsys):
     photos = photo_folder({"good.png": (1, 2, 3)})
     (photos / "good.png").write_bytes(b"no photo")
-    arguments = [
-        str(photos),
-        "--weights",
-        str(of_imagenet),
-        "--preprocess",
-        "tf",
-        "--output",
-        str(tmp_path / "my maps"),
-    ]
+    output = tmp_path / "my maps"
+    arguments = [str(photos), "--weights", str(of_imagenet), "--preprocess", "tf", "--output", str(output)]
     assert main([*arguments, "--no-guided"]) == 1
     said = capsys.readouterr().out
     assert "next:" not in said and "1 photo could not be read: see " in said
@@ -376,6 +336,6 @@ def test_with_nothing_written_there_is_no_next_command(of_imagenet, photo_folder
     assert main([*arguments, "--no-guided"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-2:] == [
-        f"wrote the maps of 1 photo to {tmp_path / 'my maps'}",
-        f"next: python show_heatmaps.py '{tmp_path / 'my maps'}'",
+        f"wrote the maps of 1 photo to {output}",
+        f"next: python show_heatmaps.py '{output}'",
     ]

@@ -30,7 +30,7 @@ def classifier():
 
 def test_the_default_is_the_last_blocks_first_normalisation(classifier):
     assert classifier.layer_to_map().endswith("/vit_encoder/transformer_block_3/ln_1")
-    assert classifier.structure.tokens[classifier.layer_to_map()] == (4, 6, 12)
+    assert classifier.structure.sizes[classifier.layer_to_map()] == (4, 6, 12)
 
 
 @pytest.mark.parametrize("method", ["grad-cam", "hires-cam", "layer-cam"])

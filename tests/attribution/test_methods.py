@@ -1,13 +1,13 @@
 """Each method of the CAM family against its paper's equation, written out in float64 NumPy loops."""
 
+import cv2
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from small_networks import explained
 
 from camlib.attribution import METHODS, titles_of
-from camlib.attribution.gradcam import compiled_map
-from camlib.attribution.inspection import inspect_network
 from camlib.attribution.methods import CHANGED_AT_ONCE, score_cam_masks
 
 N, H, W, K = 2, 3, 4, 5
@@ -82,35 +82,27 @@ def ablation_cam(a, g, scores, score):
     return relu(sum((score - scores[k]) / abs(score) * a[..., k] for k in range(K)))
 
 
-ORACLES = {
-    "grad-cam": grad_cam,
-    "grad-cam++": grad_cam_plus_plus,
-    "hires-cam": hires_cam,
-    "layer-cam": layer_cam,
-    "xgrad-cam": xgrad_cam,
-    "element-wise": element_wise,
-    "eigen-grad-cam": eigen_grad_cam,
-    "eigen-cam": eigen_cam,
-    "score-cam": score_cam,
-    "ablation-cam": ablation_cam,
-}
+EQUATIONS = [grad_cam, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam, element_wise]
+EQUATIONS += [eigen_grad_cam, eigen_cam, score_cam, ablation_cam]
+ORACLES = {equation.__name__: equation for equation in EQUATIONS}
 
 
 def tensor(x):
     return ops.convert_to_tensor(np.asarray(x, np.float32))
 
 
+def map_of(method, features, score):
+    """What a method makes of these features; gradients and scores are those above."""
+    arguments = {"gradients": (GRADIENTS,), "nothing": ()}.get(method.needs, (SCORES, score))
+    return ops.convert_to_numpy(method.function(tensor(features), *map(tensor, arguments)))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_equation(name):
     method = METHODS[name]
-    arguments = {
-        "gradients": (GRADIENTS,),
-        "nothing": (),
-        "masked scores": (SCORES, SCORE),
-        "ablated scores": (SCORES, SCORE),
-    }[method.needs]
-    found = ops.convert_to_numpy(method.function(tensor(FEATURES), *map(tensor, arguments)))
-    expected = np.stack([ORACLES[name](FEATURES[n], GRADIENTS[n], SCORES[n], SCORE[n]) for n in range(N)])
+    found = map_of(method, FEATURES, SCORE)
+    oracle = ORACLES[method.equation.split(".")[1]]
+    expected = np.stack([oracle(FEATURES[n], GRADIENTS[n], SCORES[n], SCORE[n]) for n in range(N)])
     assert found.dtype == np.float32 and np.abs(expected).max() > 0.01
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert (found < 0).any() <= method.signed
@@ -118,17 +110,11 @@ def test_equation(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_silent_features_give_zero_not_nan(name):
-    method = METHODS[name]
-    arguments = {"gradients": (tensor(GRADIENTS),), "nothing": ()}.get(
-        method.needs, (tensor(SCORES), tensor(SCORE * 0))
-    )
-    found = ops.convert_to_numpy(method.function(tensor(FEATURES * 0), *arguments))
+    found = map_of(METHODS[name], FEATURES * 0, SCORE * 0)
     np.testing.assert_array_equal(found, np.zeros((N, H, W)))
 
 
 def test_score_cam_masks_span_zero_to_one():
-    import cv2
-
     masks = ops.convert_to_numpy(score_cam_masks(tensor(FEATURES), 9, 7))
     for n, k in np.ndindex(N, K):
         enlarged = cv2.resize(FEATURES[n, ..., k], (7, 9), interpolation=cv2.INTER_LINEAR)
@@ -150,14 +136,7 @@ def small_network(features=CHANGED_AT_ONCE + 3):
 
 
 IMAGES = GENERATOR.normal(size=(2, 6, 5, 3)).astype(np.float32)
-CLASSES = np.array([[0, 0], [2, 2]], np.int32)
-
-
-def explained(network, **settings):
-    found = compiled_map(network, inspect_network(network, (6, 5, 3)), **settings)(
-        tensor(IMAGES), ops.convert_to_tensor(CLASSES)
-    )
-    return found._replace(**{name: ops.convert_to_numpy(part) for name, part in found._asdict().items()})
+CLASSES = [0, 2]
 
 
 def numpy_head(network, features):
@@ -172,12 +151,12 @@ def numpy_head(network, features):
 
 def test_ablation_cam_sets_one_feature_to_zero_at_a_time():
     network = small_network()
-    found = explained(network, method="ablation-cam")
+    found = explained(network, None, IMAGES, CLASSES, method="ablation-cam")
     for n in range(2):
         a = found.features[n].astype(np.float64)
         logits = numpy_head(network, a)
         without = np.stack([numpy_head(network, a * (np.arange(a.shape[-1]) != k)) for k in range(a.shape[-1])])
-        for row, c in enumerate(CLASSES[:, n]):
+        for row, c in enumerate(CLASSES):
             weights = (logits[c] - without[:, c]) / abs(logits[c])
             expected = relu(a @ weights)
             np.testing.assert_allclose(found.cams[row, n], expected, atol=1e-4 * expected.max())
@@ -185,7 +164,7 @@ def test_ablation_cam_sets_one_feature_to_zero_at_a_time():
 
 def test_score_cam_looks_through_one_feature_at_a_time():
     network = small_network()
-    found = explained(network, method="score-cam")
+    found = explained(network, None, IMAGES, CLASSES, method="score-cam")
     features_of = keras.Model(network.inputs[0], network.get_layer("conv").output)
     for n in range(2):
         a = found.features[n].astype(np.float64)
@@ -193,7 +172,7 @@ def test_score_cam_looks_through_one_feature_at_a_time():
         masks = (a - a.min((0, 1))) / np.where(spread == 0, 1, spread)
         masked = np.stack([IMAGES[n] * masks[..., k, None] for k in range(a.shape[-1])])
         logits = np.stack([numpy_head(network, ops.convert_to_numpy(f)) for f in features_of(tensor(masked))])
-        for row, c in enumerate(CLASSES[:, n]):
+        for row, c in enumerate(CLASSES):
             weights = np.exp(logits[:, c]) / np.exp(logits[:, c]).sum()
             expected = relu(a @ weights)
             np.testing.assert_allclose(found.cams[row, n], expected, atol=1e-4 * expected.max())
@@ -201,26 +180,28 @@ def test_score_cam_looks_through_one_feature_at_a_time():
 
 def test_counterfactual_negates_the_weights():
     network = small_network()
-    plain, against = explained(network, method="hires-cam"), explained(network, method="hires-cam", counterfactual=True)
+    plain, against = (
+        explained(network, None, IMAGES, CLASSES, method="hires-cam", with_guided=False, counterfactual=negated)
+        for negated in (False, True)
+    )
     np.testing.assert_allclose(against.cams, -plain.cams, atol=1e-6 * np.abs(plain.cams).max())
-    cams, counter = explained(network).cams, explained(network, counterfactual=True).cams
+    cams, counter = (
+        explained(network, None, IMAGES, CLASSES, counterfactual=negated).cams for negated in (False, True)
+    )
     assert (counter > 0).any() and not ((cams > 0) & (counter > 0)).any()
 
 
 def test_products_use_the_methods_map():
-    found = explained(small_network(), method="ablation-cam")
+    found = explained(small_network(), None, IMAGES, CLASSES, method="ablation-cam")
     enlarged = found.cams[..., None]  # the features have the input's size
     np.testing.assert_allclose(found.products, found.guided * enlarged, atol=1e-6 * np.abs(found.products).max())
 
 
 def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
     """Of classes 0 and 2 together: Y = log(exp l0 + exp l2), dY/dA = (p0 g0 + p2 g2) / (p0 + p2)."""
-    network = small_network()
-    plan = inspect_network(network, (6, 5, 3))
-    explain = compiled_map(network, plan, method="hires-cam", groups=[[0, 2]])
-    found = explain(tensor(IMAGES), ops.convert_to_tensor(np.array([[0, 0], [2, 2], [3, 3]], np.int32)))
-    first, second, both = ops.convert_to_numpy(found.cams)
-    powers = np.exp(ops.convert_to_numpy(found.logits).astype(np.float64))
+    found = explained(small_network(), None, IMAGES, [0, 2, 3], method="hires-cam", groups=[[0, 2]])
+    first, second, both = found.cams
+    powers = np.exp(found.logits.astype(np.float64))
     share = (powers[:, 0] / (powers[:, 0] + powers[:, 2]))[:, None, None]
     np.testing.assert_allclose(both, share * first + (1 - share) * second, atol=1e-5 * np.abs(both).max())
 

@@ -10,12 +10,14 @@ from camlib.backend import BACKEND
 
 
 class Convolution:
-    """'valid' convolution, stride 1: x (H, W, I), kernel (h, w, I, O)."""
+    """Stride 1, `padding` zeros around: x (H, W, I), kernel (h, w, I, O)."""
 
-    def __init__(self, kernel, bias):
+    def __init__(self, kernel, bias, padding=0):
         self.kernel, self.bias = np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
+        self.padding = padding
 
     def forward(self, x):
+        x = np.pad(x, (*[(self.padding, self.padding)] * 2, (0, 0)))
         self.shape = x.shape
         h, w = self.kernel.shape[:2]
         height, width = x.shape[0] - h + 1, x.shape[1] - w + 1
@@ -28,7 +30,20 @@ class Convolution:
         back = np.zeros(self.shape)
         for dy, dx in np.ndindex(*self.kernel.shape[:2]):
             back[dy : dy + u.shape[0], dx : dx + u.shape[1]] += u @ self.kernel[dy, dx].T
-        return back
+        height, width, _ = self.shape
+        return back[self.padding : height - self.padding, self.padding : width - self.padding]
+
+
+class MaxPooling:
+    """The largest of each 2x2 pixels, which are even in number."""
+
+    def forward(self, x):
+        blocks = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1)
+        self.largest, self.shape = blocks == blocks.max((1, 3), keepdims=True), x.shape
+        return blocks.max((1, 3))
+
+    def backward(self, u, guided):
+        return (self.largest * u[:, None, :, None]).reshape(self.shape)
 
 
 class Rectifier:

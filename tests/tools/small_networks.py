@@ -5,7 +5,8 @@ import numpy as np
 import oracle
 from keras import layers, ops
 
-from camlib.attribution.gradcam import compiled_map
+from camlib.attribution.gradcam import as_arrays, compiled_map
+from camlib.attribution.inspection import inspect_network
 from camlib.backend import BACKEND
 
 if BACKEND == "tensorflow":
@@ -160,16 +161,14 @@ class Subclassed(keras.Model):
         return ops.softmax(self.classes(ops.mean(x, axis=(1, 2))))
 
 
-def softmax_layer():
+def ended(*after, **dense):
+    """The two convolutions with something behind the Dense layer."""
     image = keras.Input(SHAPE)
     first, second = convolutions(("relu", "relu"))
-    return keras.Model(image, layers.Softmax()(head(second(first(image)))))
-
-
-def activation_layer(kind):
-    image = keras.Input(SHAPE)
-    first, second = convolutions(("relu", "relu"))
-    return keras.Model(image, layers.Activation(kind)(head(second(first(image)))))
+    x = head(second(first(image)), **dense)
+    for layer in after:
+        x = layer(x)
+    return keras.Model(image, x)
 
 
 NETWORKS = {
@@ -177,9 +176,9 @@ NETWORKS = {
     "Sequential": (sequential, "conv2", "linear"),
     "Sequential, softmax": (lambda: sequential(activation="softmax"), "conv2", "softmax"),
     "Sequential, sigmoid": (lambda: sequential(activation="sigmoid"), "conv2", "sigmoid"),
-    "Activation softmax": (lambda: activation_layer("softmax"), "conv2", "softmax"),
-    "Activation sigmoid": (lambda: activation_layer("sigmoid"), "conv2", "sigmoid"),
-    "Softmax layer": (softmax_layer, "conv2", "softmax"),
+    "Activation softmax": (lambda: ended(layers.Activation("softmax")), "conv2", "softmax"),
+    "Activation sigmoid": (lambda: ended(layers.Activation("sigmoid")), "conv2", "sigmoid"),
+    "Softmax layer": (lambda: ended(layers.Softmax()), "conv2", "softmax"),
     "nested": (nested, "trunk/conv2", "linear"),
     "nested three times": (lambda: nested(3), "level2/level1/trunk/conv2", "linear"),
     "shared ReLU": (shared_relu, "shared", "linear"),
@@ -190,13 +189,12 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def explained(network, plan, **settings):
-    """Explanation of all four classes of IMAGES, as NumPy arrays."""
-    classes = np.repeat(np.arange(4, dtype=np.int32)[:, None], len(IMAGES), axis=1)
-    found = compiled_map(network, plan, **settings)(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(classes))
-    return found._replace(
-        **{name: ops.convert_to_numpy(part) for name, part in found._asdict().items() if part is not None}
-    )
+def explained(network, plan=None, images=IMAGES, classes=range(4), **settings):
+    """Explanation of classes of images, as NumPy arrays; a class is an index, or one for each image."""
+    images = np.asarray(images, np.float32)
+    rows = np.array([np.broadcast_to(index, len(images)) for index in classes], np.int32)
+    explain = compiled_map(network, plan or inspect_network(network, images.shape[1:]), **settings)
+    return as_arrays(explain(ops.convert_to_tensor(images), ops.convert_to_tensor(rows)))
 
 
 def with_random_weights(network):
