@@ -49,8 +49,8 @@ def test_what_a_network_takes_is_counted_by_hand():
     features, kernels = 4 * 10 * 8 * 6 * 5, 4 * (3 * 3 * 3 * 5 + 240 * 2)
     assert 2 * features <= largest <= 2 * features + kernels  # before and after the ReLU
     assert 2 * features + 4 * 10 * 2 <= every <= 2 * features + 4 * 10 * 2 + kernels
-    for found in (inspect_network(network, (8, 6, 3)).memory, photo_memory(traced(network, (1, 8, 6, 3)))):
-        assert found == pytest.approx((forward, with_gradients), rel=0.5)  # with guided ReLUs; of one photo
+    assert photo_memory(traced(network, (1, 8, 6, 3)))[1] == pytest.approx(with_gradients, rel=0.3)
+    assert inspect_network(network, (8, 6, 3)).memory == pytest.approx((forward, with_gradients), rel=0.5)
 
 
 @pytest.mark.any_backend

@@ -1,9 +1,7 @@
 """The benchmarks of speed: arithmetic against NumPy, files, and real runs at small sizes. No time is tested."""
 
 import csv
-import os
 import re
-from concurrent.futures import BrokenExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +11,6 @@ from conftest import ROOT
 from benchmarks import growth, speed, timing, training
 from benchmarks.speed import Row
 from benchmarks.speed_peers import CASES, TOOLS
-from camlib.console import UserError
 
 pytestmark = pytest.mark.any_backend
 GENERATOR = np.random.default_rng(0)
@@ -39,18 +36,6 @@ def test_times_and_ratios_are_numpys():
     assert abs(one.ratio[0] - np.median(seconds) / np.median(forward)) > 0.01  # of the same rounds, not of the medians
 
 
-def test_a_process_says_in_words_what_fails_there_or_that_it_was_killed(capfd):
-    with timing.Worker("jax") as worker:
-        assert worker.call(os.getenv, "KERAS_BACKEND") == "jax" and worker.call(os.getpid) != os.getpid()
-        worker.call(print, "not shown")
-        assert 1e6 < worker.call(timing.peak_memory) < 1e9  # its own, not this process's
-        with pytest.raises(UserError, match=r"^FileNotFoundError: \[Errno 2\] No such file"):
-            worker.call(os.stat, "nowhere")
-        with pytest.raises(BrokenExecutor):
-            worker.call(os.kill, worker.call(os.getpid), 9)
-    assert capfd.readouterr().out == ""
-
-
 def test_correlation_is_the_least_over_photos_and_knows_sizes():
     maps = {"map": GENERATOR.random((2, 3, 6, 6)), "guided": GENERATOR.random((2, 3, 8, 8, 3))}
     assert speed.correlation({kind: 3 * values + 2 for kind, values in maps.items()}, maps) == pytest.approx(1)
@@ -72,26 +57,6 @@ def test_another_networks_times_are_refused():
     assert [lane.refuses for lane in lanes] == ["", "", "its network's logits differ by 1.5e-04 of the largest"]
 
 
-def settings_of(*words):
-    return speed.parse_arguments(["--cases", "grad-cam", "--batches", "8", "--dtypes", "float32", *words])
-
-
-def test_only_what_is_left_is_measured_beside_ours(monkeypatch):
-    monkeypatch.setattr(speed, "installed", lambda tool: True)
-    both = settings_of("--tools", "captum", "ours-tensorflow")
-    ours, theirs = ("ours-tensorflow", "float32"), ("captum", "float32")
-    group = [("grad-cam", 8, 224, [ours, theirs])]
-    assert speed.groups_of(both, set()) == speed.groups_of(settings_of("--tools", "captum"), set()) == group
-    assert speed.groups_of(settings_of("--tools", "captum", "--cases", "cam"), set()) == []  # it makes none
-    about = {"hardware": timing.hardware(), "versions": speed.versions_of("ours-tensorflow")}
-    rows = [row(**about)]
-    assert speed.groups_of(both, speed.measured_already(rows)) == group
-    rows += [row("captum", **about | {"versions": speed.versions_of("captum")})]
-    assert speed.groups_of(both, speed.measured_already(rows)) == []
-    for other in ({"hardware": "another"}, {"versions": "keras 2"}):
-        assert speed.groups_of(both, speed.measured_already([row(**about | other), rows[1]])) == group
-
-
 # ---------------------------------------------------------------- files and pages
 
 
@@ -110,12 +75,6 @@ def test_rows_survive_their_file_and_newer_ones_replace_older(tmp_path):
         records = list(csv.DictReader(file))
     assert list(map(float, records[0]["ratio"].split())) == pytest.approx(rows[0].ratio, rel=1e-3)
     assert records[-1]["ratio"] == "" and records[-1]["refuses"] == 'TypeError: a "b", c'
-
-
-def test_another_file_is_not_taken_for_a_table(tmp_path, end_of):
-    (tmp_path / "speed.csv").write_text("a,b\n1,2\n")
-    code, said = end_of(speed.main, ["--output", tmp_path, "--tables-only"])
-    assert code == 2 and said.startswith(f"error: {tmp_path / 'speed.csv'} has other columns; expected")
 
 
 def test_the_published_numbers_are_read():

@@ -138,10 +138,6 @@ class Classifier:
         check_axes(self.network, self.structure, chosen, self.input_spec, asked=layer is not None)
         return chosen
 
-    def chosen_classes(self, wanted):
-        """Class indices for names, indices or words as after --classes, see `chosen_classes`."""
-        return chosen_classes(wanted, self.input_spec.class_names, self.groups)
-
     def inputs(self, photos):
         """Bring photos to the network's size and channels.
 
@@ -314,17 +310,16 @@ def layers_of(network):
 
 def check_layer(structure, name):
     """Raise UserError, with the names to choose from, unless the layer exists and its output can be mapped."""
+    some = some_of(structure.sizes)
     if name is not None and name not in structure.sizes:
         near = did_you_mean(name, structure.sizes)
-        raise UserError(
-            f"--layer {name} is not a layer with a spatial output{near} expected one of {some_of(structure.sizes)}"
-        )
+        raise UserError(f"--layer {name} is not a layer with a spatial output{near} expected one of {some}")
+    if not structure.sizes:
+        raise UserError("the network has no layer with a spatial output, so it has nothing to map")
     if name is None and structure.target is None:
-        if not structure.sizes:
-            raise UserError("the network has no layer with a spatial output, so it has nothing to map")
         raise UserError(
             "no layer of the network computes features with a spatial output, so that none is the default; expected "
-            f"--layer with one of {some_of(structure.sizes)}"
+            f"--layer with one of {some}"
         )
 
 
@@ -343,9 +338,8 @@ def check_guided(structure, way_out):
 def announce_guided(structure):
     """Say where guided backpropagation changes the gradient."""
     kinds = Counter(kind for _, kind in structure.relus)
-    print(
-        f"guided backpropagation through {', '.join(f'{count} {kind}' for kind, count in kinds.items()) or 'no ReLU'}"
-    )
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    print(f"guided backpropagation through {said or 'no ReLU'}")
 
 
 def chosen_classes(wanted, class_names, groups=()):
@@ -359,22 +353,17 @@ def chosen_classes(wanted, class_names, groups=()):
     if wanted == ["all"]:
         return list(range(len(class_names)))
     known = [*class_names, *groups]
-    chosen = []
+    indices = {str(index): index for index in range(len(class_names))}
+    indices |= {name: index for index, name in enumerate(known)} | {"predicted": PREDICTED}
     for name in wanted:
-        if name == "predicted":
-            chosen.append(PREDICTED)
-        elif name in known:
-            chosen.append(known.index(name))
-        elif name.isdecimal() and int(name) < len(class_names):
-            chosen.append(int(name))
-        else:
+        if name not in indices:
             some = ", ".join([*groups, *class_names][:10]) + (", ..." if len(known) > 10 else "")
             near = did_you_mean(name, ["predicted", "all", *known])
             raise UserError(
                 f"--classes {name} is not a class{near} expected predicted, all, an index below {len(class_names)}, or "
                 f"one of {some}"
             )
-    return list(dict.fromkeys(chosen))
+    return list(dict.fromkeys(indices[name] for name in wanted))
 
 
 def complete_input_spec(input_spec, source, options, names, structure, shape):

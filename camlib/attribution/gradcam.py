@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from camlib.attribution import METHODS, ExplainedBatch, Outputs, titles_of
-from camlib.attribution.classifier import PREDICTED, Classifier, check_guided, kept_precision
+from camlib.attribution.classifier import PREDICTED, Classifier, check_guided, chosen_classes, kept_precision
 from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
 from camlib.attribution.methods import ablated_run, logits_through_masks, logits_without_features, weighed
 from camlib.attribution.tracing import ForwardPass, tapped_run
@@ -174,7 +174,7 @@ class GradCAM:
         self.classifier, self.input_spec = classifier, classifier.input_spec
         self.layer = classifier.layer_to_map(layer)
         self.method, self.guided, self.counterfactual = method, guided, counterfactual
-        self.chosen = classifier.chosen_classes([str(name) for name in classes])
+        self.chosen = chosen_classes(list(map(str, classes)), self.input_spec.class_names, classifier.groups)
         self.groups = classifier.groups_among(self.chosen)
         self.run = compiled_map(
             classifier.network,

@@ -363,8 +363,7 @@ def test_bad_photos_are_listed_and_the_rest_is_done(run_here, photo_folder, mode
     assert "3 photos could not be read" in result.stdout.splitlines()[-1]
     for path in ("cut.jpg", "text.jpg", "zero.jpg"):
         (photos / path).unlink()
-    again = run_here("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m")
-    assert again.returncode == 0 and "1 of 1 photo is done already" in again.stdout
+    assert run_here("make_cam_maps.py", photos, "--model", model_file, "--output", tmp_path / "m").returncode == 0
     assert not (tmp_path / "m" / "failed.csv").exists()
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from small_networks import ended
 
 from camlib.attribution.classifier import Classifier
 from camlib.attribution.gradcam import GradCAM, explain
@@ -186,13 +187,18 @@ def two_heads(first, second):
         (lambda: network_of(activation="tanh"), "from a tanh in class"),
         (lambda: network_of(activation="hard_sigmoid"), "from a hard_sigmoid in class"),
         (lambda: joined("sigmoid", scale=5.0), "from a sigmoid in unit"),
+        (lambda: ended(layers.Softmax(), layers.Rescaling(0.5)), "from a softmax in softmax"),
+        (lambda: ended(ops.log_softmax), "from a log_softmax in"),
+        (lambda: ended(lambda x: ops.clip(ops.softmax(x), 0.01, 0.99)), "from a softmax in"),
+        (lambda: ended(lambda x: (ops.softmax(x) + ops.softmax(2 * x)) / 2), "from a softmax in"),
         (lambda: two_heads("softmax", "softmax"), "joins 2 heads in 'joined' that end in softmax; expected"),
         (lambda: two_heads("softmax", "sigmoid"), "joins 2 heads in 'joined' that end in sigmoid and softmax"),
     ],
 )
 def test_heads_whose_logits_cannot_be_told_are_refused(network, message):
+    network = network()
     with pytest.raises(UserError, match=message):
-        inspect_network(network(), SHAPE)
+        inspect_network(network, network.input_shape[1:])
 
 
 def test_activations_before_the_last_weights_are_no_ending():

@@ -191,12 +191,6 @@ def test_counterfactual_negates_the_weights():
     assert (counter > 0).any() and not ((cams > 0) & (counter > 0)).any()
 
 
-def test_products_use_the_methods_map():
-    found = explained(small_network(), None, IMAGES, CLASSES, method="ablation-cam")
-    enlarged = found.cams[..., None]  # the features have the input's size
-    np.testing.assert_allclose(found.products, found.guided * enlarged, atol=1e-6 * np.abs(found.products).max())
-
-
 def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
     """Of classes 0 and 2 together: Y = log(exp l0 + exp l2), dY/dA = (p0 g0 + p2 g2) / (p0 + p2)."""
     found = explained(small_network(), None, IMAGES, [0, 2, 3], method="hires-cam", groups=[[0, 2]])
