@@ -279,6 +279,7 @@ def test_files_of_a_run(run, photos, model_file):
     assert not list(run.rglob("*.partial"))
 
 
+@pytest.mark.any_backend
 def test_superposition_of_dog_is_dogs(run, photos):
     """The original swapped the files of dog and cat. Each picture must be the one drawn from its own map."""
     maps = {name: np.load(run / "dog" / "a.png" / f"heatmap_for_{name}.npy") for name in CLASSES}
@@ -294,6 +295,7 @@ def test_superposition_of_dog_is_dogs(run, photos):
             assert (written == expected.getvalue()) == (other == name)
 
 
+@pytest.mark.any_backend
 def test_pictures_of_the_photos_own_size_in_other_colours(model_file, tmp_path):
     """The maps stay what they are; the photo is large enough to be decoded at reduced scale for the network."""
     (tmp_path / "photos").mkdir()

@@ -176,6 +176,7 @@ def drawings():
     return images, explained(network, None, images, [PREDICTED])
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_network_in_half_precision_can_be_cloned(dtype):
     """As other tools do with a network that they are given; the clone computes in the same precision."""

@@ -166,6 +166,7 @@ def test_product_uses_half_pixel_bilinear_enlargement():
     np.testing.assert_allclose(ops.convert_to_numpy(guided_grad_cam(guided, cam))[0], expected, atol=1e-5)
 
 
+@pytest.mark.any_backend
 def test_class_choices():
     assert chosen_classes(["predicted", "cat", "3", "1"], CLASSES) == [PREDICTED, 1, 3]
     assert chosen_classes(["all"], CLASSES) == [0, 1, 2, 3]
@@ -174,6 +175,7 @@ def test_class_choices():
         chosen_classes(["4"], CLASSES)
 
 
+@pytest.mark.any_backend
 def test_files_of_a_run(run_here, photo_folder, tmp_path):
     model = tmp_path / "net.h5"
     save_network(random_network(small_network), model, InputSpec(CLASSES, 64, 64, 3))
@@ -224,6 +226,7 @@ def test_imagenet_file_of_keras_applications(imagenet_file):
     assert len(input_spec.class_names) == 1000
 
 
+@pytest.mark.any_backend
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 def test_file_of_2019_has_one_map_by_both_scripts(run_here, tmp_path):
     """model_weight.h5 of TensorFlow 2.0: a map's mean plus the bias is the logit, Grad-CAM is ReLU(CAM) / (H W)."""

@@ -55,6 +55,7 @@ def test_a_head_is_explained_as_if_it_were_alone(two_outputs):
         )
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("head", "message"),
     [
@@ -91,6 +92,7 @@ def test_the_other_inputs_come_from_a_file(two_inputs, tmp_path):
     assert (found.cams > 0).any()
 
 
+@pytest.mark.any_backend
 def test_inputs_that_do_not_fit_are_told(two_inputs, two_outputs, tmp_path):
     np.savez(tmp_path / "wide.npz", age=np.zeros(3))
     np.savez(tmp_path / "none.npz", size=np.zeros(2))
@@ -163,6 +165,7 @@ def test_a_segmentation_is_explained_by_its_pixels(segmenting, with_region, tmp_
     np.testing.assert_allclose(found.outputs, shares, atol=1e-5)
 
 
+@pytest.mark.any_backend
 def test_regions_that_fit_nothing_are_told(segmenting, two_outputs):
     with pytest.raises(UserError, match="has no score for each pixel"):
         inspect_network(two_outputs[1], SHAPE, Signature(region=np.ones((4, 4), bool)))
@@ -170,6 +173,7 @@ def test_regions_that_fit_nothing_are_told(segmenting, two_outputs):
         inspect_network(segmenting, SHAPE, Signature(region=np.zeros((4, 4), bool)))
 
 
+@pytest.mark.any_backend
 def test_the_script_explains_a_segmentation_over_a_mask(segmenting, photo_folder, tmp_path, capsys):
     segmenting.save(tmp_path / "seg.keras")
     mask = np.zeros((48, 64), np.uint8)
@@ -248,6 +252,7 @@ def test_tokens_become_maps(class_token, method):
         np.testing.assert_allclose(found.cams[index], expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.any_backend
 def test_a_normalisation_in_another_precision_than_attention_is_found():
     network = transformer(True)
     for layer in network._flatten_layers():

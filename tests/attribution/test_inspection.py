@@ -38,6 +38,7 @@ def network_of(*behind, activation=None, classes=3, start=()):
 # ---------------------------------------------------------------- layers that only rearrange
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     "behind",
     [
@@ -113,6 +114,7 @@ def normalisation(mean, variance):
     return layers.Normalization(mean=mean, variance=variance, name="scale")
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     "start",
     [
@@ -129,6 +131,7 @@ def test_a_network_trained_on_another_range_is_not_taken_to_want_0_to_255(start)
     assert Classifier(network, None, "net", preprocess="0.00392157,0").input_spec.scale == 0.00392157
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     "start",
     [
@@ -142,6 +145,7 @@ def test_usual_ranges_are_taken_as_they_are(start):
     assert (classifier.input_spec.scale, classifier.input_spec.offset) == (1.0, 0.0)
 
 
+@pytest.mark.any_backend
 def test_rescaling_twice_is_said():
     origin = Classifier(network_of(), None, "net", preprocess="0.0039,0").origin
     assert origin == "--preprocess 0.0039,0, and its layer 'scale' rescales after that: 0..255 becomes 0..0.0039"
@@ -241,6 +245,7 @@ def test_a_photo_whose_numbers_are_not_finite_is_left_out():
 # ---------------------------------------------------------------- maps of zeros
 
 
+@pytest.mark.any_backend
 def test_a_map_of_zeros_has_its_true_reason(photo_folder, tmp_path, capsys):
     """A layer that the score does not depend on, although its features are positive."""
     keras.utils.set_random_seed(7)
