@@ -29,13 +29,8 @@ def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("sets", nargs="*", metavar="PYTHON:RESOLUTION", help="for example 3.11:lowest-direct")
     parser.add_argument("--tests", nargs="+", default=[], metavar="TEST", help="these alone; they enter no table")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("outputs/versions"),
-        metavar="DIR",
-        help="folder of environments and results; default: outputs/versions",
-    )
+    output = "folder of environments and results; default: outputs/versions"
+    parser.add_argument("--output", type=Path, default=Path("outputs/versions"), metavar="DIR", help=output)
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table of all results there")
     settings = parser.parse_args(arguments)
     for one in settings.sets:
@@ -79,12 +74,9 @@ def tried(python, resolution, output, tests):
     if not counts.get("passed"):
         raise UserError(f"no test ran with {python} and {resolution}: see the end of {log.name}")
     failing = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-    kinds = ("passed", "failed", "skipped", "error")
-    return {
-        "versions": {name: versions.get(name, "-") for name in SHOWN},
-        "day": date.today().isoformat(),
-        "failing": failing,
-    } | {kind: counts.get(kind, 0) for kind in kinds}
+    shown = {name: versions.get(name, "-") for name in SHOWN}
+    found = {kind: counts.get(kind, 0) for kind in ("passed", "failed", "skipped", "error")}
+    return found | {"versions": shown, "day": date.today().isoformat(), "failing": failing}
 
 
 def table(known):
