@@ -94,9 +94,7 @@ def test_layers_are_named_with_a_slash(explain):
     output, printed = explain(nested(), "--layer", "trunk/first", "--classes", "all")
     assert "grad-cam of layer trunk/first, 22x30x6" in printed
     assert np.load(output / "b" / "tall" / "gradcam_for_class_2.npy").shape == (22, 30)
-    with pytest.raises(
-        UserError, match="--layer first is not a layer .* one of scale, trunk/first, trunk/pool, trunk/second"
-    ):
+    with pytest.raises(UserError, match="--layer first is not a layer .* one of scale, trunk/first, trunk/pool, "):
         explain(nested(), "--layer", "first")
 
 
@@ -192,8 +190,7 @@ def test_bad_arguments(explain, capsys):
     with pytest.raises(UserError, match="--size 64: the network .* takes 24x32 only"):
         explain(nested(), "--size", "64")
     with pytest.raises(UserError, match=r"takes \(None, 24, 32, 2\); expected one input of photos"):
-        image = keras.Input((24, 32, 2))
-        explain(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(image))))
+        explain(convolutional((24, 32, 2)))
     with pytest.raises(UserError, match="no layer with a spatial output"):
         image = keras.Input(SHAPE)
         explain(keras.Model(image, layers.Dense(2)(layers.Flatten()(image))), "--preprocess", "none")

@@ -10,6 +10,8 @@ import h5py
 import keras
 import numpy as np
 
+from camlib.networks.keras2_config import parts_of
+
 NESTED = ("Functional", "Sequential")
 # The functions of TensorFlow behind operations of Keras 3, and what they call the arguments behind the first
 FUNCTIONS = {
@@ -96,13 +98,9 @@ def count_from_one(config, new):
         if layer["class_name"] in NESTED and layer["config"]["layers"][0]["class_name"] == "InputLayer"
     }
 
-    def visit(value):
-        if isinstance(value, list) and len(value) > 2 and isinstance(value[0], str) and value[0] in nested:
-            value[1] += 1
-        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            visit(part)
-
-    visit([layer.get("inbound_nodes") for layer in config["layers"]])
+    for part in parts_of([layer.get("inbound_nodes") for layer in config["layers"]]):
+        if isinstance(part, list) and len(part) > 2 and isinstance(part[0], str) and part[0] in nested:
+            part[1] += 1
 
 
 def old_operation(entry, graph_operations):
