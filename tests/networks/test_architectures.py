@@ -118,6 +118,7 @@ def test_vgg16_is_kerass_vgg16_up_to_its_last_pooling():
 # ---------------------------------------------------------------- started from earlier weights
 
 
+@pytest.mark.thorough
 def test_a_new_head_is_fit_for_features_of_any_size(narrow):
     """Features a thousand times larger, as ImageNet's are larger than ours, give the same first probabilities."""
     images, found = np.random.default_rng(1).random((8, 32, 32, 3), np.float32), []
@@ -156,6 +157,7 @@ def test_a_start_from_earlier_weights_changes_no_feature(narrow, build, deep):
         np.testing.assert_allclose(as_trained, truth, atol=1e-2 * truth.max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("build", "deep"), STARTS)
 def test_a_start_from_the_same_classes_keeps_what_is_said(narrow, build, deep):
     """The very answers of the earlier network, but for the grid that the pooling-free one is trained on."""
