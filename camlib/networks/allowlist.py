@@ -73,7 +73,6 @@ StackedRNNCells Subtract TimeDistributed UnitNormalization UpSampling1D UpSampli
 ZeroPadding1D ZeroPadding2D ZeroPadding3D
 """
 LAYERS = set(NAMES_OF_LAYERS.split())
-TRUST = "If you trust whoever made the file, use --trust-model"
 # Keras's other layers, and why a stranger's file may not name them
 REFUSED_LAYERS = dict.fromkeys("Lambda TFSMLayer TorchModuleWrapper JaxLayer FlaxLayer".split(), "may run code")
 REFUSED_LAYERS |= dict.fromkeys("StringLookup IntegerLookup TextVectorization".split(), "opens files of this computer")
@@ -134,7 +133,10 @@ def refuse_class(entry):
     if name == "Lambda" and not isinstance(entry["config"].get("function"), dict):
         raise Refused(f"{what} is code of another Python; expected Keras's own layers only. Or {BUILD_IT}")
     if own and name in REFUSED_LAYERS:
-        raise Refused(f"{what} {REFUSED_LAYERS[name]}; expected Keras's own layers only. {TRUST}")
+        raise Refused(
+            f"{what} {REFUSED_LAYERS[name]}; expected Keras's own layers only. If you trust whoever made the file, use "
+            "--trust-model"
+        )
     if not own or (module, name) not in ADMITTED:
         raise Refused(
             f"{what} is none of Keras's own; expected those only. Or load it in Python with that and call explain of "
@@ -164,8 +166,10 @@ PLACE = re.compile(r"[/\\\0]|^~|^\.\.$")
 def refuse_places(key, text):
     """Raise Refused for an argument that names a file or an address; none of the layers above has such a one."""
     if PLACE.search(text):
-        where = f"{text[:60]!r} as {str(key)[:30]}"
-        raise Refused(f"it names a file or an address, {where}; expected numbers and plain words. {TRUST}")
+        raise Refused(
+            f"it names a file or an address, {text[:60]!r} as {str(key)[:30]}; expected numbers and plain words. If "
+            "you trust whoever made the file, use --trust-model"
+        )
 
 
 # ---------------------------------------------------------------- how much
