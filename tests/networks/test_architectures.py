@@ -31,6 +31,7 @@ def tensor_at(network, name, images):
     return keras.ops.convert_to_numpy(inner(images)).astype(np.float64)
 
 
+@pytest.mark.any_backend
 def test_folded_vgg16_computes_the_same(narrow):
     network = with_random_weights(vgg16_network(4, for_training=True))
     plain = fold(network, vgg16_network(4))
@@ -42,6 +43,7 @@ def test_folded_vgg16_computes_the_same(narrow):
     np.testing.assert_allclose(plain.predict(images, verbose=0), network.predict(images, verbose=0), atol=1e-4)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("height", "width", "first", "depth"),
     [(24, 32, (3, 3), None), (25, 33, (0, 0), 4), (26, 32, (1, 3), 9)],
@@ -178,6 +180,7 @@ def test_a_start_from_the_same_classes_keeps_what_is_said(narrow, build, deep):
     assert not np.allclose(other.get_layer("class").get_weights()[0], kernel)
 
 
+@pytest.mark.any_backend
 def test_layers_that_the_start_lacks_can_learn():
     network = modern_network(4, for_training=True, depth=9)
     images = np.random.default_rng(1).random((8, 32, 32, 3), np.float32)

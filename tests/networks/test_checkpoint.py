@@ -57,6 +57,7 @@ def test_lambda_layer_is_refused_by_name_and_not_run(lambda_file):
     assert not marker.exists()
 
 
+@pytest.mark.any_backend
 def test_trusted_file_may_run_its_code(lambda_file):
     path, marker = lambda_file
     network, input_spec = load_network(path, trust=True)
@@ -82,6 +83,7 @@ def test_damaged_and_unknown_files(tmp_path):
         load_network(tmp_path / "cut.h5")
 
 
+@pytest.mark.any_backend
 @pytest.mark.skipif(not SHARED.exists(), reason="development data is not here")
 def test_originals_weights_alone_are_recognised(tmp_path):
     """A weights-only file in the layout of TensorFlow 2.0, cut from the original's, gives the same network."""

@@ -215,6 +215,7 @@ def brightness_network():
     return network
 
 
+@pytest.mark.any_backend
 def test_a_map_of_zeros_is_said_to_be_one(explain):
     """Red speaks against class 1 everywhere: its Grad-CAM is zero, and neither a NaN nor scaled noise."""
     output, printed = explain(brightness_network(), "--classes", "0", "1")
