@@ -15,9 +15,8 @@ from keras.src.backend.common import global_state
 from keras.src.ops import core, einops, image, linalg, nn, numpy
 from keras.src.ops import math as ops_math
 
-from camlib.console import UserError, shown_path
-from camlib.networks.keras2_config import NETWORKS, OF_APPLICATIONS
-from camlib.networks.keras2_operations import BUILD_IT
+from camlib.networks.keras2_config import NETWORKS, OF_APPLICATIONS, is_operation, tensors_in
+from camlib.networks.keras2_operations import BUILD_IT, Refused
 
 # ---------------------------------------------------------------- text into data
 
@@ -75,28 +74,10 @@ ZeroPadding1D ZeroPadding2D ZeroPadding3D
 """
 LAYERS = set(NAMES_OF_LAYERS.split())
 # Keras's other layers, and why a stranger's file may not name them
-REFUSED_LAYERS = {
-    "Lambda": "may run code",
-    "TFSMLayer": "may run code",
-    "TorchModuleWrapper": "may run code",
-    "JaxLayer": "may run code",
-    "FlaxLayer": "may run code",
-    "StringLookup": "opens files of this computer",
-    "IntegerLookup": "opens files of this computer",
-    "TextVectorization": "opens files of this computer",
-}
+REFUSED_LAYERS = dict.fromkeys("Lambda TFSMLayer TorchModuleWrapper JaxLayer FlaxLayer".split(), "may run code")
+REFUSED_LAYERS |= dict.fromkeys("StringLookup IntegerLookup TextVectorization".split(), "opens files of this computer")
 # Operations that call a function; those of linear algebra and the like only compute
-CALL_FUNCTIONS = {
-    "AssociativeScan",
-    "Cond",
-    "ForiLoop",
-    "JVP",
-    "Map",
-    "Scan",
-    "Switch",
-    "VectorizedMap",
-    "WhileLoop",
-}
+CALL_FUNCTIONS = set("AssociativeScan Cond ForiLoop JVP Map Scan Switch VectorizedMap WhileLoop".split())
 OPERATIONS = (numpy, nn, ops_math, image, linalg, einops, core)
 SMALL_PARTS = ("initializers", "regularizers", "constraints", "dtype_policies")  # rooms of Keras; data, all of them
 # What an entry of a configuration can be besides a layer: plain data
@@ -112,8 +93,8 @@ def admitted():
     named = {("keras.layers", name) for name in LAYERS}
     named |= {(module, kind) for kind, module in (NETWORKS | OF_APPLICATIONS).items()} | {("keras", "Functional")}
     for room in OPERATIONS:
-        own = inspect.getmembers(room, lambda kind: isinstance(kind, type) and issubclass(kind, keras.Operation))
-        named |= {(room.__name__, name) for name, kind in own if name not in CALL_FUNCTIONS | {"Operation"}}
+        own = {name for name, _ in inspect.getmembers(room, is_operation)} - CALL_FUNCTIONS - {"Operation"}
+        named |= {(room.__name__, name) for name in own}
     for room in SMALL_PARTS:
         for name, kind in inspect.getmembers(getattr(keras, room), inspect.isclass):
             named |= {(f"keras.{room}", name), ("keras", name), (kind.__module__, name)}
@@ -123,88 +104,71 @@ def admitted():
 ADMITTED = admitted()
 
 
-def refuse_unsafe(entry, path):
-    """Raise UserError for all in a configuration that is not known to do no harm (CVE-2025-9905).
+def refuse_unsafe(entry):
+    """Raise Refused for all in a configuration that is not known to do no harm (CVE-2025-9905).
 
     Args:
         entry: the configuration in the form of Keras 3, where Keras's own classes have its modules, or a part of it.
-        path: Path of the file, for the message.
     """
     if isinstance(entry, dict) and "class_name" in entry:
         if entry["class_name"] in DATA:
-            refuse_odd_data(entry, path)
+            refuse_odd_data(entry)
         else:
-            refuse_class(entry, path)
-            refuse_calls_without_tensors(entry, path)
+            refuse_class(entry)
+            refuse_calls_without_tensors(entry)
     values = entry.items() if isinstance(entry, dict) else enumerate(entry) if isinstance(entry, list) else ()
     for key, value in values:
         if isinstance(value, str) and key not in NAME_KEYS:
-            refuse_places(key, value, path)
+            refuse_places(key, value)
         elif key != "keras_history":
-            refuse_unsafe(value, path)
+            refuse_unsafe(value)
 
 
-def refuse_class(entry, path):
-    """Raise UserError unless an entry names a class of above, by Keras's own name for it."""
+def refuse_class(entry):
+    """Raise Refused unless an entry names a class of above, by Keras's own name for it."""
     name, module = str(entry["class_name"]), str(entry.get("module"))
     own = module.split(".")[0] == "keras" and ">" not in (entry.get("registered_name") or "")
-    where = f"{shown_path(path)} holds the layer or function {name[:30]!r} ({module[:30]})"
-    if is_lambda_of_keras_2(entry):
-        raise UserError(f"{where}, code of another Python; expected Keras's own layers only. Or {BUILD_IT}")
+    what = f"its layer or function {name[:30]!r} ({module[:30]})"
+    # the bytecode of another Python, which none but that one runs
+    if name == "Lambda" and not isinstance(entry["config"].get("function"), dict):
+        raise Refused(f"{what} is code of another Python; expected Keras's own layers only. Or {BUILD_IT}")
     if own and name in REFUSED_LAYERS:
-        raise UserError(
-            f"{where}, which {REFUSED_LAYERS[name]}; expected Keras's own layers only. If you trust whoever made the "
-            "file, use --trust-model"
+        raise Refused(
+            f"{what} {REFUSED_LAYERS[name]}; expected Keras's own layers only. If you trust whoever made the file, use "
+            "--trust-model"
         )
     if not own or (module, name) not in ADMITTED:
-        raise UserError(
-            f"{where}, which is none of Keras's own; expected those only. Or load it in Python with that and call "
-            "explain of camlib"
+        raise Refused(
+            f"{what} is none of Keras's own; expected those only. Or load it in Python with that and call explain of "
+            "camlib"
         )
 
 
-def is_lambda_of_keras_2(entry):
-    """Whether an entry holds the bytecode of another Python, which none but that one runs."""
-    return entry["class_name"] == "Lambda" and not isinstance(entry["config"].get("function"), dict)
-
-
-def refuse_odd_data(entry, path):
-    """Raise UserError for arrays in a configuration that are no numbers: text of a billion letters takes memory."""
+def refuse_odd_data(entry):
+    """Raise Refused for arrays in a configuration that are no numbers: text of a billion letters takes memory."""
     kind = entry["config"].get("dtype", "float32")
     if kind not in NUMBERS:
-        raise UserError(
-            f"{shown_path(path)} holds numbers of the kind {str(kind)[:40]!r}; expected float32 or the like"
-        )
+        raise Refused(f"it holds numbers of the kind {str(kind)[:40]!r}; expected float32 or the like")
 
 
-def refuse_calls_without_tensors(entry, path):
-    """Raise UserError for a layer that is called on constants alone: Keras would compute that, and at once."""
+def refuse_calls_without_tensors(entry):
+    """Raise Refused for a layer that is called on constants alone: Keras would compute that, and at once."""
     for node in entry.get("inbound_nodes") or ():
-        if not has_tensor(node):
-            raise UserError(
-                f"{shown_path(path)} calls its layer {str(entry.get('name'))[:40]!r} on no other's output; expected a "
-                "network's description"
-            )
-
-
-def has_tensor(value):
-    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-        return True
-    return isinstance(value, (dict, list)) and any(
-        map(has_tensor, value.values() if isinstance(value, dict) else value)
-    )
+        if not any(tensors_in(node)):
+            name = str(entry.get("name"))[:40]
+            raise Refused(f"its layer {name!r} is called on no other's output; expected a network's description")
 
 
 NAME_KEYS = {"name", "module", "class_name", "registered_name"}  # keys of what is no argument; others may hold no slash
 PLACE = re.compile(r"[/\\\0]|^~|^\.\.$")
 
 
-def refuse_places(key, text, path):
-    """Raise UserError for an argument that names a file or an address; none of the layers above has such a one."""
+def refuse_places(key, text):
+    """Raise Refused for an argument that names a file or an address; none of the layers above has such a one."""
     if PLACE.search(text):
-        raise UserError(
-            f"{shown_path(path)} names a file or an address, {text[:60]!r} as {str(key)[:30]}; expected numbers and "
-            "plain words. If you trust whoever made the file, use --trust-model"
+        raise Refused(
+            f"it names a file or an address, {text[:60]!r} as {str(key)[:30]}; expected numbers and plain words. If "
+            "you trust whoever made the file, use --trust-model"
         )
 
 
@@ -213,15 +177,16 @@ def refuse_places(key, text, path):
 MOST_CALLS = 4000  # of layers; keras.applications' largest has about 1,100
 FEW = 1 << 24  # numbers that may be given memory without as many in the file: 64 MB
 LARGEST_OUTPUT = 1 << 28  # numbers that a layer may put out for one photo: a gigabyte in float32
+DO_NOT_FIT = "its weights do not fit its network"
 UNINITIALIZED = "uninitialized_variables"  # Keras's list of variables that have no memory yet
 
 
-def refuse_many_calls(config, path):
-    """Raise UserError where building a network would take longer than a network does."""
+def refuse_many_calls(config):
+    """Raise Refused where building a network would take longer than a network does."""
     count = calls_in(config)
     if count > MOST_CALLS:
         times = f"{count:,} times" if count < 1e9 else "more than a billion times"
-        raise UserError(f"{shown_path(path)} calls layers {times}; expected {MOST_CALLS:,} at most")
+        raise Refused(f"it calls layers {times}; expected {MOST_CALLS:,} at most")
 
 
 def calls_in(value):
@@ -248,28 +213,24 @@ def without_memory():
         global_state.set_global_attribute(UNINITIALIZED, before or [])
 
 
-def give_memory(network, shapes, path):
+def give_memory(network, shapes):
     """Give the variables of a network their memory, where a file holds as many numbers and no layer puts out too many.
 
     Args:
         network: keras.Model, made `without_memory`.
         shapes: list of tuple of int, of the arrays of the file.
-        path: Path, for the message.
 
     Raises:
-        UserError: the file holds fewer, or a layer would put out more than LARGEST_OUTPUT.
+        Refused: the file holds fewer, or a layer would put out more than LARGEST_OUTPUT.
     """
     needed, held = (sum(map(math.prod, all_of)) for all_of in ([one.shape for one in network.weights], shapes))
     if needed > max(held, FEW):  # for fewer the weights themselves say what is missing
-        raise UserError(
-            f"{shown_path(path)}: its weights do not fit its network (which has {needed:,} numbers; the file holds "
-            f"{held:,})"
-        )
+        raise Refused(f"{DO_NOT_FIT} (which has {needed:,} numbers; the file holds {held:,})")
     for name, shape in outputs_of(network):
         if math.prod(shape) > LARGEST_OUTPUT:
-            raise UserError(
-                f"{shown_path(path)}: its layer {name[:40]!r} puts out {'x'.join(map(str, shape))} for each photo; "
-                f"expected {LARGEST_OUTPUT:,} numbers at most"
+            size = "x".join(map(str, shape))
+            raise Refused(
+                f"its layer {name[:40]!r} puts out {size} for each photo; expected {LARGEST_OUTPUT:,} numbers at most"
             )
     for variable in network.variables:
         variable._deferred_initialize()

@@ -5,7 +5,6 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import keras
@@ -17,7 +16,7 @@ from keras.src.saving import saving_lib
 from camlib.backend import usual_settings
 from camlib.console import ROOT, UserError, first_line, shown_path
 from camlib.files import file_sha256, read_text, write_whole
-from camlib.networks.allowlist import give_memory, parsed, refuse_many_calls, refuse_unsafe, without_memory
+from camlib.networks.allowlist import DO_NOT_FIT, give_memory, parsed, refuse_many_calls, refuse_unsafe, without_memory
 from camlib.networks.applications import (
     IMAGENET,
     application_named,
@@ -27,7 +26,7 @@ from camlib.networks.applications import (
 )
 from camlib.networks.architectures import original_network
 from camlib.networks.keras2_config import network_inputs, up_to_date
-from camlib.networks.keras2_operations import CannotRepair
+from camlib.networks.keras2_operations import Refused
 from camlib.networks.keras2_weights import load_weights
 from camlib.networks.reader import read_contents
 from camlib.preprocessing import ORIGINAL_CLASSES, InputSpec, checked_input_spec
@@ -40,18 +39,6 @@ ORIGINAL_INPUT_SPEC = InputSpec(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, in
 INPUT_SPEC_ATTRIBUTE = "meaning"  # as files that exist already call it
 
 # ---------------------------------------------------------------- loading, as data from a stranger
-
-
-class Description(NamedTuple):
-    """What a file says of its network.
-
-    Attributes:
-        config: dict, as its version of Keras wrote it.
-        keras: int or None, the first number of that version, None where the file does not say.
-    """
-
-    config: dict
-    keras: int | None
 
 
 @usual_settings()
@@ -83,45 +70,58 @@ def load_network(source, trust=False, architecture=None, largest=None):
     if not path.exists():
         raise unknown_network(path)
     contents = read_contents(path, largest)
-    description, input_spec = describe_contents(contents, path)
-    if description and architecture:
+    config, input_spec = describe_contents(contents, path)
+    if config and architecture:
         raise UserError(f"{shown_path(path)} describes its network itself; expected no --architecture")
-    if description is None:
-        refuse_without_weights(contents, path)
-    if description is None and not architecture and (name := application_of_file(path, contents.names)):
+    with named_refusals(path):
+        if contents.weights_refused:
+            raise Refused(f"{DO_NOT_FIT} ({first_line(contents.weights_refused)})")
+    if config is None and not architecture and (name := application_of_file(path, contents.names)):
         with contents.as_hdf5(path.name if path.name.endswith(".h5") else "network.h5") as weights:
             return load_application(name, path, weights)
-    shapes = sorted(shape for place, shape in contents.shapes.items() if "optimizer" not in place)
-    is_original = shapes == sorted(tuple(weight.shape) for weight in original_network(4).weights)
-    if architecture:
-        description = read_architecture(architecture)
-    elif description is None and not is_original:
+    if input_spec is None and holds_original(contents):
+        input_spec = ORIGINAL_INPUT_SPEC
+        config = config or json.loads(original_network(4).to_json())
+    config = read_architecture(architecture) if architecture else config
+    if config is None:
         raise UserError(
             f"{shown_path(path)} holds weights alone, of a network unknown here; expected the network too: "
             "--architecture FILE, which model.to_json() writes. Or in Python: build it, model.load_weights, "
             "model.save('x.keras')"
         )
-    input_spec = input_spec or (ORIGINAL_INPUT_SPEC if is_original else None)
     # a file that does not say which size it was trained with keeps the size that its network has
-    open_size = input_spec is not None
-    network = rebuilt(description, architecture or path, trust, open_size) if description else original_network(4)
-    refuse_without_weights(contents, path)
-    if description and not trust:
-        give_memory(network, list(contents.shapes.values()), path)
-    fill(network, path, contents)
-    if input_spec:
-        refuse_other_count(network, input_spec, path)
+    with named_refusals(architecture or path):
+        network = rebuilt(config, trust, open_size=input_spec is not None)
+    with named_refusals(path):
+        if not trust:
+            give_memory(network, list(contents.shapes.values()))
+        fill(network, contents)
+        if input_spec:
+            refuse_other_count(network, input_spec)
     return network, input_spec
 
 
-def refuse_other_count(network, input_spec, path):
-    """Raise UserError unless a file names one class for each score of its network."""
+def holds_original(contents):
+    """Whether the arrays of a file have the shapes of the original's network."""
+    shapes = sorted(shape for place, shape in contents.shapes.items() if "optimizer" not in place)
+    return shapes == sorted(tuple(weight.shape) for weight in original_network(4).weights)
+
+
+@contextlib.contextmanager
+def named_refusals(path):
+    """Put a file's name in front of what is refused in this context."""
+    try:
+        yield
+    except Refused as error:
+        raise UserError(f"{shown_path(path)}: {error}") from error
+
+
+def refuse_other_count(network, input_spec):
+    """Raise Refused unless a file names one class for each score of its network."""
     shape = getattr(network, "output_shape", None)  # a list or dict where there are several outputs, or none at all
     count = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else "several"
     if len(input_spec.class_names) != count:
-        raise UserError(
-            f"{shown_path(path)} names {len(input_spec.class_names)} classes for {count} outputs; expected one each"
-        )
+        raise Refused(f"it names {len(input_spec.class_names)} classes for {count} outputs; expected one each")
 
 
 def load_known_network(path):
@@ -146,15 +146,16 @@ def load_known_network(path):
 
 
 def describe_contents(contents, path):
-    """What a file says of its network: (Description or None, InputSpec or None).
+    """What a file says of its network: (its configuration with the version of Keras or None, InputSpec or None).
 
     Raises:
         UserError: it cannot be read.
     """
     try:
         config, input_spec = parsed(contents.config), parsed(contents.input_spec)
-        description = config and Description(config, first_number(contents.keras_version))
-        return description, input_spec and checked_input_spec(input_spec)
+        return config and config | {"keras_version": contents.keras_version}, input_spec and checked_input_spec(
+            input_spec
+        )
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{shown_path(path)}: its description of the network cannot be read ({first_line(error)}); expected a "
@@ -163,15 +164,14 @@ def describe_contents(contents, path):
 
 
 def read_architecture(path):
-    """The Description in what `model.to_json()` wrote.
+    """The configuration in what `model.to_json()` wrote, a dict.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        config = parsed(read_text(path))
-        return Description(config, first_number(config.get("keras_version")))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        return dict(parsed(read_text(path)))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"--architecture {shown_path(path)} cannot be read ({first_line(error)}); expected what model.to_json() "
             "wrote"
@@ -186,51 +186,42 @@ def identity_of(source, architecture=None):
     return {"model_sha256": identity, **architectures}
 
 
-def first_number(version):
-    """2 of "2.15.0", None of what is no version."""
-    start = str(version.decode() if isinstance(version, bytes) else version).split(".")[0]
-    return int(start) if start.isdecimal() else None
-
-
 # ---------------------------------------------------------------- rebuilding
 
 
-def rebuilt(description, path, trust, open_size):
+def rebuilt(config, trust, open_size):
     """The network that a file describes, without its weights, after checking that this runs none of the file's code.
 
     It has no memory for them either, until `give_memory`, unless the file is trusted.
 
     Args:
-        description: Description.
-        path: Path of what describes it, for messages.
+        config: dict, as its version of Keras wrote it.
         trust: bool, skip that check.
         open_size: bool, let the network take photos of any size where it can.
 
     Raises:
-        UserError: as `load_network`.
+        Refused: as `load_network` says.
     """
     try:
-        config = up_to_date(description.config)
+        of_keras_2 = str(config.get("keras_version")).startswith(("1.", "2."))
+        config = up_to_date(config)
         if not trust:
-            refuse_unsafe(config, path)
-            refuse_many_calls(config, path)
-        refuse_other_inputs(network_inputs(config), path)
+            refuse_unsafe(config)
+            refuse_many_calls(config)
+        refuse_other_inputs(network_inputs(config))
         config = open_input_size(config) if open_size else config
-    except CannotRepair as error:
-        raise UserError(f"{shown_path(path)}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-        reason = first_line(error)
-        raise UserError(f"{shown_path(path)}: its description of the network cannot be read ({reason})") from error
+        raise Refused(f"its description of the network cannot be read ({first_line(error)})") from error
     try:
         memory = contextlib.nullcontext() if trust else without_memory()
         with warnings.catch_warnings(action="ignore"), memory:  # about arguments, to whoever built the network
             network = keras.saving.deserialize_keras_object(config, safe_mode=not trust)
             network = functional(network) if isinstance(network, keras.Sequential) and not trust else network
     except Exception as error:  # Keras raises various classes
-        raise UserError(f"{shown_path(path)}: Keras cannot rebuild its network ({first_line(error)})") from error
+        raise Refused(f"Keras cannot rebuild its network ({first_line(error)})") from error
     if not isinstance(network, keras.Model):
-        raise UserError(f"{shown_path(path)} describes a {type(network).__name__}; expected a network")
-    if description.keras is not None and description.keras < 3:
+        raise Refused(f"it describes a {type(network).__name__}; expected a network")
+    if of_keras_2:
         restore_activations(network)
     return network
 
@@ -267,53 +258,41 @@ def open_input_size(config):
     return config
 
 
-def refuse_without_weights(contents, path):
-    """Raise UserError where a file's arrays were not read."""
-    if contents.weights_refused:
-        raise UserError(
-            f"{shown_path(path)}: its weights do not fit its network ({first_line(contents.weights_refused)})"
-        )
-
-
-def fill(network, path, contents):
+def fill(network, contents):
     """Give a network the weights of a file.
 
     Raises:
-        UserError: they do not fit.
+        Refused: they do not fit.
     """
     try:
         with warnings.catch_warnings(action="ignore"), contents.as_hdf5() as weights:
             load_weights(network, weights)  # warns about places in which no layer of photos keeps anything
     except Exception as error:  # Keras and h5py raise various classes for arrays that are missing or of another shape
-        raise UserError(f"{shown_path(path)}: its weights do not fit its network ({first_line(error)})") from error
+        raise Refused(f"{DO_NOT_FIT} ({first_line(error)})") from error
 
 
 # ---------------------------------------------------------------- refusing
 
 
-def refuse_other_inputs(inputs, path):
-    """Raise UserError unless a network takes photos; what else it takes, `camlib.attribution.heads` asks for.
+def refuse_other_inputs(inputs):
+    """Raise Refused unless a network takes photos; what else it takes, `camlib.attribution.heads` asks for.
 
     Args:
         inputs: dict of name -> shape, as `network_inputs` reads them from the configuration.
-        path: Path of the file, for the message.
     """
     expected = "expected one input of photos, (N, H, W, 1 or 3)"
     shapes = {name: tuple(shape) for name, shape in inputs.items() if shape}
+    if not shapes or any(len(shape) == 4 and shape[3] in (1, 3) for shape in shapes.values()):
+        return
     if len(shapes) > 1:
-        if any(len(shape) == 4 and shape[3] in (1, 3) for shape in shapes.values()):
-            return
         some = ", ".join(f"{name[:12]} {shape}" for name, shape in list(shapes.items())[:2])
-        raise UserError(
-            f"{shown_path(path)}: its network takes {len(shapes)} inputs ({some}), none of them photos; {expected}"
-        )
-    for shape in shapes.values():
-        if len(shape) != 4 or shape[3] not in (1, 3):
-            kind = {2: "numbers", 3: "sequences", 5: "volumes or films"}.get(len(shape), "images of other channels")
-            raise UserError(
-                f"{shown_path(path)}: its network takes {shape}; {expected}, not {kind}. In Python, cut out the part "
-                "that takes photos with keras.Model and call explain of camlib"
-            )
+        raise Refused(f"its network takes {len(shapes)} inputs ({some}), none of them photos; {expected}")
+    (shape,) = shapes.values()
+    kind = {2: "numbers", 3: "sequences", 5: "volumes or films"}.get(len(shape), "images of other channels")
+    raise Refused(
+        f"its network takes {shape}; {expected}, not {kind}. In Python, cut out the part that takes photos with "
+        "keras.Model and call explain of camlib"
+    )
 
 
 # ---------------------------------------------------------------- saving: in memory, then whole or not at all

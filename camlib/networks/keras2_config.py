@@ -6,15 +6,13 @@ REPAIRS lists them with the versions that wrote what they mend. What can have an
 refused by name, never left out.
 """
 
-import copy
 import inspect
-from typing import NamedTuple
 
 import keras
 from keras import layers
 from keras.src.ops import core, image, nn, numpy
 
-from camlib.networks.keras2_operations import CannotRepair, operation_of_tensorflow
+from camlib.networks.keras2_operations import Refused, operation_of_tensorflow
 
 
 def up_to_date(config):
@@ -24,9 +22,9 @@ def up_to_date(config):
         config: dict, as in a file; it is not changed.
 
     Raises:
-        CannotRepair: something in it has no counterpart in Keras 3; the message says what.
+        Refused: something in it has no counterpart in Keras 3; the message says what.
     """
-    return repaired(without_training_entries(copy.deepcopy(config)))
+    return repaired(without_training_entries(config))
 
 
 def repaired(value):
@@ -38,7 +36,7 @@ def repaired(value):
     value = {key: repaired(one) for key, one in value.items()}
     for repair in REPAIRS:
         if isinstance(value, dict) and is_entry(value):
-            value = repair.function(value)
+            value = repair(value)
     return value
 
 
@@ -87,17 +85,13 @@ RENAMED = {
 }
 OF_IDENTITY = {"name", "trainable", "dtype", "batch_input_shape"}
 RENAMED_ARGUMENTS = {"ThresholdedReLU": {"theta": "threshold"}, "LeakyReLU": {"alpha": "negative_slope"}}
-KERAS_1_CLASSES = {
-    "Convolution1D", "Convolution2D", "Convolution3D", "AtrousConvolution1D", "AtrousConvolution2D", "Deconvolution2D",
-    "SeparableConvolution2D", "Merge", "MaxoutDense", "Highway", "TimeDistributedDense", "SReLU", "ParametricSoftplus",
-}  # fmt: skip
 KERAS_1_ARGUMENTS = {"nb_filter", "nb_row", "border_mode", "dim_ordering", "subsample", "init", "output_dim"}
 
 
 def refuse_keras_1(entry):
     """Keras 1 named layers and arguments otherwise, and laid kernels out otherwise."""
-    if entry["class_name"] in KERAS_1_CLASSES or len(KERAS_1_ARGUMENTS & set(arguments_of(entry))) > 1:
-        raise CannotRepair(
+    if len(KERAS_1_ARGUMENTS & set(arguments_of(entry))) > 1:
+        raise Refused(
             f"its layer {entry_in_words(entry)} is of Keras 1; expected a file of Keras 2 or 3. Keras 2.2 "
             "(pip install keras==2.2.4) loads and saves it"
         )
@@ -118,10 +112,9 @@ def class_by_name(entry):
     has neither a dtype nor does it say whether it is trained.
     """
     arguments, module, kind = arguments_of(entry), entry.get("module"), entry["class_name"]
-    if (module or "keras").split(".")[0] not in KERAS_PACKAGES or ">" in (entry.get("registered_name") or ""):
-        return entry  # somebody's own, whatever its name
-    if (module or "").startswith("keras.src.ops"):
-        return entry
+    own = (module or "keras").split(".")[0] in KERAS_PACKAGES and ">" not in (entry.get("registered_name") or "")
+    if not own or (module or "").startswith("keras.src.ops"):
+        return entry  # somebody's, whatever its name, or an operation of Keras 3
     names = RENAMED_ARGUMENTS.get(kind, {})
     kind = RENAMED.get(kind, kind)
     room = next((room for room in (numpy, nn, image, core) if is_operation(vars(room).get(kind))), None)
@@ -162,44 +155,32 @@ def activation_by_name(entry):
 
 # ---------------------------------------------------------------- arguments
 
-ANY = object()
-# Arguments that Keras 3 has no more, and the values that make no difference to what a trained network computes
-LEFTOVERS = {
-    "groups": (1,),
-    "time_major": (False,),
-    "unroll": ANY,
-    "rng_type": ANY,
-    "value_range": ANY,
-    "noise_shape": ANY,
-    "fused": ANY,
-    "virtual_batch_size": (None,),
-    "adjustment": (None,),
-    "query_shape": ANY,
-    "key_shape": ANY,
-    "value_shape": ANY,
-    "softmax_robust_masking": (False,),
-    "dynamic": ANY,
-    "input_dtype": ANY,
-    "trainable": ANY,
-}
+# Arguments that Keras 3 has no more: they make no difference to what a trained network computes, or not with this value
+OF_NO_EFFECT = {
+    "unroll", "rng_type", "value_range", "noise_shape", "fused", "query_shape", "key_shape", "value_shape", "dynamic",
+    "input_dtype", "trainable",
+}  # fmt: skip
+NEUTRAL = {
+    "groups": 1, "time_major": False, "virtual_batch_size": None, "adjustment": None, "softmax_robust_masking": False,
+}  # fmt: skip
 
 
 def without_leftovers(entry):
     """Arguments that a layer takes no more are left out where their value makes no difference.
 
     Raises:
-        CannotRepair: it makes one.
+        Refused: it makes one.
     """
     if entry.get("module") != "keras.layers" or not hasattr(layers, entry["class_name"]):
         return entry
     parameters = inspect.signature(getattr(layers, entry["class_name"]).__init__).parameters
     of_all_layers = {"trainable"} if any(one.kind is one.VAR_KEYWORD for one in parameters.values()) else set()
-    for name in set(LEFTOVERS) & set(entry["config"]) - set(parameters) - of_all_layers:
+    for name in (OF_NO_EFFECT | set(NEUTRAL)) & set(entry["config"]) - set(parameters) - of_all_layers:
         value = entry["config"].pop(name)
-        if LEFTOVERS[name] is not ANY and value not in LEFTOVERS[name]:
-            raise CannotRepair(
+        if name in NEUTRAL and value != NEUTRAL[name]:
+            raise Refused(
                 f"its layer {entry_in_words(entry)} has {name}={str(value)[:40]}, which Keras 3 cannot compute; "
-                f"expected {LEFTOVERS[name][0]}"
+                f"expected {NEUTRAL[name]}"
             )
     return entry
 
@@ -251,13 +232,22 @@ def node_in_dict(node):
     return {"args": [tensors[0] if single else tensors], "kwargs": with_tensors(keywords)}
 
 
+def parts_of(value):
+    """A value and all lists, dicts and plain values in it, the outer ones first."""
+    yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from parts_of(part)
+
+
 def references_in(value):
     """The lists, in nodes of Keras 2 and where a network begins and ends, that name an output of a layer."""
-    if is_reference(value):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from references_in(part)
+    return filter(is_reference, parts_of(value))
+
+
+def tensors_in(value):
+    """The lists (name, number of the call, number of the output) of the tensors in nodes of Keras 3."""
+    tensors = (part for part in parts_of(value) if isinstance(part, dict) and part.get("class_name") == TENSOR)
+    return (tensor["config"]["keras_history"] for tensor in tensors)
 
 
 def with_tensors(value):
@@ -266,22 +256,11 @@ def with_tensors(value):
         name, node, index = value[:3]
         if name == CONSTANT:
             return index
-        return {
-            "class_name": TENSOR,
-            "config": {"shape": [None], "dtype": "float32", "keras_history": [name, node, index]},
-        }
+        config = {"shape": [None], "dtype": "float32", "keras_history": [name, node, index]}
+        return {"class_name": TENSOR, "config": config}
     if isinstance(value, dict):
         return {key: with_tensors(part) for key, part in value.items()}
     return [with_tensors(part) for part in value] if isinstance(value, list) else value
-
-
-def tensors_in(value):
-    """The lists (name, number of the call, number of the output) of the tensors in nodes of Keras 3."""
-    if isinstance(value, dict) and value.get("class_name") == TENSOR:
-        yield value["config"]["keras_history"]
-    elif isinstance(value, (list, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(part)
 
 
 def nodes_of(network):
@@ -337,15 +316,9 @@ def with_input_layer(entry):
         shape = shape or (inner[0] if len(inner) == 1 else None)
         if shape:
             name = f"{arguments_of(stack[0]).get('name', 'image')}_input"
-            stack.insert(
-                0,
-                {
-                    "module": "keras.layers",
-                    "class_name": "InputLayer",
-                    "registered_name": None,
-                    "config": {"batch_shape": shape, "name": name},
-                },
-            )
+            config = {"batch_shape": shape, "name": name}
+            image = {"module": "keras.layers", "class_name": "InputLayer", "registered_name": None, "config": config}
+            stack.insert(0, image)
     return entry
 
 
@@ -371,26 +344,20 @@ def network_inputs(entry):
 # ---------------------------------------------------------------- the table
 
 
-class Repair(NamedTuple):
-    """What is mended, and of which versions: of Keras, or where it says so of TensorFlow with its own."""
-
-    function: object
-    versions: str
-
-
+# What mends what the versions beside it wrote, of Keras, or of TensorFlow with its own
 REPAIRS = (
-    Repair(policy_by_name, "2.4 to 2.15"),
-    Repair(activation_by_name, "2.12 to 2.15, and 3"),
-    Repair(refuse_keras_1, "before 2.0"),
-    Repair(layers_in_dict, "before 2.2.3"),
-    Repair(nodes_in_dicts, "before 3.0"),
-    Repair(operation_of_tensorflow, "TensorFlow 2.1 to 2.15"),
-    Repair(class_by_name, "before 3.0, and .h5 of 3"),
-    Repair(input_shape_apart, "before 3.0"),
-    Repair(axis_as_number, "TensorFlow 1.13 to 2.15"),
-    Repair(without_leftovers, "before 3.0"),
-    Repair(names_without_slashes, "before 3.0"),
-    Repair(calls_from_zero, "before 3.0"),
-    Repair(single_ends, "before 3.0"),
-    Repair(with_input_layer, "before 3.0"),
+    policy_by_name,  # 2.4 to 2.15
+    activation_by_name,  # 2.12 to 2.15, and 3
+    refuse_keras_1,  # before 2.0
+    layers_in_dict,  # before 2.2.3
+    nodes_in_dicts,  # before 3.0
+    operation_of_tensorflow,  # TensorFlow 2.1 to 2.15
+    class_by_name,  # before 3.0, and .h5 of 3
+    input_shape_apart,  # before 3.0
+    axis_as_number,  # TensorFlow 1.13 to 2.15
+    without_leftovers,  # before 3.0
+    names_without_slashes,  # before 3.0
+    calls_from_zero,  # before 3.0
+    single_ends,  # before 3.0
+    with_input_layer,  # before 3.0
 )

@@ -4,11 +4,12 @@ In Keras 2 `tf.nn.relu(x)` or `x / 127.5` became a layer, TFOpLambda, that names
 looked up by that name but a line of the table below.
 """
 
+import re
 from typing import NamedTuple
 
 
-class CannotRepair(Exception):
-    """Something in a configuration has no counterpart in Keras 3; the message is part of a UserError's."""
+class Refused(Exception):
+    """Something in a file is unsafe or unknown; the message says what, behind the file's name."""
 
 
 BUILD_IT = "build it in Python and call explain of camlib"
@@ -36,48 +37,33 @@ class Counterpart(NamedTuple):
     only: dict = {}
 
 
-def of_two(class_name):
-    return Counterpart("numpy", class_name, ("x", "y"))
-
-
-def of_one(class_name, argument="x", module="numpy"):
-    return Counterpart(module, class_name, (argument,))
-
-
 def over_axes(class_name):
     return Counterpart("numpy", class_name, ("input_tensor",), {"axis": "axis", "keepdims": "keepdims"})
 
 
+# Functions of one tensor and of two, whose arguments are called x and y
+OF_ONE = {
+    "math.tanh": "Tanh", "math.negative": "Negative", "math.abs": "Absolute", "math.square": "Square",
+    "math.sqrt": "Sqrt", "math.exp": "Exp", "math.log": "Log",
+}  # fmt: skip
+OF_TWO = {
+    "math.add": "Add", "math.subtract": "Subtract", "math.multiply": "Multiply", "math.truediv": "TrueDivide",
+    "math.divide": "TrueDivide", "math.maximum": "Maximum", "math.minimum": "Minimum", "math.pow": "Power",
+}  # fmt: skip
+OF_FEATURES = {
+    "nn.relu": "Relu", "nn.relu6": "Relu6", "nn.elu": "Elu", "nn.selu": "Selu", "nn.softplus": "Softplus",
+}  # fmt: skip
 COUNTERPARTS = {
-    # activations
-    "nn.relu": of_one("Relu", "features", "nn"),
-    "nn.relu6": of_one("Relu6", "features", "nn"),
+    **{name: Counterpart("numpy", kind, ("x",)) for name, kind in OF_ONE.items()},
+    **{name: Counterpart("numpy", kind, ("x", "y")) for name, kind in OF_TWO.items()},
+    **{name: Counterpart("nn", kind, ("features",)) for name, kind in OF_FEATURES.items()},
+    "math.sigmoid": Counterpart("nn", "Sigmoid", ("x",)),
+    "math.rsqrt": Counterpart("math", "Rsqrt", ("x",)),
     "nn.leaky_relu": Counterpart("nn", "LeakyRelu", ("features",), {"alpha": "negative_slope"}),
-    "nn.elu": of_one("Elu", "features", "nn"),
-    "nn.selu": of_one("Selu", "features", "nn"),
     "nn.silu": Counterpart("nn", "Silu", ("features",), only={"beta": (1, 1.0)}),
     "nn.gelu": Counterpart("nn", "Gelu", ("features",), {"approximate": "approximate"}, {"approximate": False}),
-    "nn.softplus": of_one("Softplus", "features", "nn"),
     "nn.softmax": Counterpart("nn", "Softmax", ("logits",), {"axis": "axis"}),
     "nn.log_softmax": Counterpart("nn", "LogSoftmax", ("logits",), {"axis": "axis"}),
-    "math.sigmoid": of_one("Sigmoid", module="nn"),
-    "math.tanh": of_one("Tanh"),
-    # arithmetic
-    "math.add": of_two("Add"),
-    "math.subtract": of_two("Subtract"),
-    "math.multiply": of_two("Multiply"),
-    "math.truediv": of_two("TrueDivide"),
-    "math.divide": of_two("TrueDivide"),
-    "math.maximum": of_two("Maximum"),
-    "math.minimum": of_two("Minimum"),
-    "math.pow": of_two("Power"),
-    "math.negative": of_one("Negative"),
-    "math.abs": of_one("Absolute"),
-    "math.square": of_one("Square"),
-    "math.sqrt": of_one("Sqrt"),
-    "math.rsqrt": of_one("Rsqrt", module="math"),
-    "math.exp": of_one("Exp"),
-    "math.log": of_one("Log"),
     "nn.bias_add": Counterpart("numpy", "Add", ("value", "bias"), only={"data_format": (None, "NHWC", "N...C")}),
     "clip_by_value": Counterpart("numpy", "Clip", ("t",), {"clip_value_min": "x_min", "clip_value_max": "x_max"}),
     "linalg.matmul": Counterpart("numpy", "Matmul", ("a", "b")),
@@ -106,24 +92,25 @@ COUNTERPARTS = {
     ),
     "__operators__.getitem": Counterpart("numpy", "GetItem", ("input", "slice_spec")),
 }
-# The names of the same functions before they had those of above
+# Other names of the same functions; those that math has go also by tf.add, tf.nn.tanh and, as of x + y, operators
 ALIASES = {
-    "__operators__.add": "math.add", "add": "math.add", "subtract": "math.subtract", "multiply": "math.multiply",
-    "divide": "math.divide", "truediv": "math.truediv", "maximum": "math.maximum", "minimum": "math.minimum",
-    "pow": "math.pow", "negative": "math.negative", "abs": "math.abs", "square": "math.square", "sqrt": "math.sqrt",
-    "exp": "math.exp", "sigmoid": "math.sigmoid", "nn.sigmoid": "math.sigmoid", "tanh": "math.tanh",
-    "nn.tanh": "math.tanh", "nn.swish": "nn.silu", "reduce_mean": "math.reduce_mean", "reduce_sum": "math.reduce_sum",
-    "reduce_max": "math.reduce_max", "reduce_min": "math.reduce_min", "matmul": "linalg.matmul",
-    "compat.v1.transpose": "transpose", "compat.v1.pad": "pad", "image.resize_images": "image.resize",
+    "nn.swish": "nn.silu", "matmul": "linalg.matmul", "image.resize_images": "image.resize",
+    "compat.v1.transpose": "transpose", "compat.v1.pad": "pad",
 }  # fmt: skip
 # The operations of a TensorFlow graph, which Keras 2.1 to 2.3 of TensorFlow kept instead of the functions
-OF_GRAPH = {
-    "Add": "math.add", "AddV2": "math.add", "Sub": "math.subtract", "Mul": "math.multiply", "RealDiv": "math.truediv",
-    "Maximum": "math.maximum", "Minimum": "math.minimum", "Pow": "math.pow", "Neg": "math.negative",
-    "Abs": "math.abs", "Square": "math.square", "Sqrt": "math.sqrt", "Rsqrt": "math.rsqrt", "Exp": "math.exp",
-    "Log": "math.log", "Sigmoid": "math.sigmoid", "Tanh": "math.tanh", "Relu": "nn.relu", "Relu6": "nn.relu6",
-    "Elu": "nn.elu", "Selu": "nn.selu", "Softplus": "nn.softplus", "Softmax": "nn.softmax", "BiasAdd": "nn.bias_add",
+OF_GRAPH = {kind: name for name, kind in (OF_ONE | OF_TWO | OF_FEATURES).items()} | {
+    "AddV2": "math.add", "Sub": "math.subtract", "Mul": "math.multiply", "RealDiv": "math.truediv", "Pow": "math.pow",
+    "Neg": "math.negative", "Abs": "math.abs", "Rsqrt": "math.rsqrt", "Sigmoid": "math.sigmoid",
+    "BiasAdd": "nn.bias_add",
 }  # fmt: skip
+
+
+def counterpart_of(function):
+    """The Counterpart of a function of TensorFlow by one of its names, or None."""
+    function = ALIASES.get(function, function)
+    if function in COUNTERPARTS:
+        return COUNTERPARTS[function]
+    return COUNTERPARTS.get(f"math.{re.sub('^(nn|__operators__)[.]', '', str(function))}")
 
 
 def operation_of_tensorflow(entry):
@@ -133,22 +120,22 @@ def operation_of_tensorflow(entry):
         entry: dict, with nodes as Keras 3 writes them.
 
     Raises:
-        CannotRepair: no counterpart is known, of the function or of one of its arguments.
+        Refused: no counterpart is known, of the function or of one of its arguments.
     """
     if entry["class_name"] == "TensorFlowOpLayer":
         entry = with_constants(entry)
     if entry["class_name"] not in ("TFOpLambda", "SlicingOpLambda"):
         return entry
     function = entry["config"].get("function")
-    counterpart = COUNTERPARTS.get(ALIASES.get(function, function))
+    counterpart = counterpart_of(function)
     if counterpart is None:
-        raise CannotRepair(
+        raise Refused(
             f"its layer {name_of(entry)} calls TensorFlow's {str(function)[:40]}, for which no operation of Keras 3 is "
             f"known here; {BUILD_IT}"
         )
     nodes = [translated(node, counterpart, function) for node in entry["inbound_nodes"]]
     if any(options != nodes[0][1] for _, options in nodes):
-        raise CannotRepair(f"its layer {name_of(entry)} is called in two ways; {BUILD_IT}")
+        raise Refused(f"its layer {name_of(entry)} is called in two ways; {BUILD_IT}")
     return {
         "module": f"keras.src.ops.{counterpart.module}",
         "class_name": counterpart.class_name,
@@ -170,14 +157,14 @@ def translated(node, counterpart, function):
     others = counterpart.tensors[1:]
     tensors = [node["args"][0], *(rest.pop(name, None) for name in others)]
     if any(tensor is None for tensor in tensors):
-        raise CannotRepair(f"its call of TensorFlow's {function} lacks {' or '.join(others)}; {BUILD_IT}")
+        raise Refused(f"its call of TensorFlow's {function} lacks {' or '.join(others)}; {BUILD_IT}")
     options = dict(counterpart.defaults)
     for name, value in rest.items():
         allowed = counterpart.only.get(name, ())
         if name in counterpart.options and not has_entries(value):
             options |= {} if value is None else {counterpart.options[name]: value}
         elif not (value is None or value is False or value in allowed):
-            raise CannotRepair(f"its call of TensorFlow's {function} has {name}={str(value)[:60]}; {BUILD_IT}")
+            raise Refused(f"its call of TensorFlow's {function} has {name}={str(value)[:60]}; {BUILD_IT}")
     if counterpart.class_name == "GetItem":
         return [tensors[0], [slice_of(part) for part in as_list(tensors[1])]], options
     return [constant(tensor) for tensor in tensors], options
@@ -207,7 +194,7 @@ def slice_of(part):
         return {"class_name": "__ellipsis__", "config": {}}
     if isinstance(part, int) or part is None:
         return part
-    raise CannotRepair(f"its slice {str(part)[:60]} is none of plain numbers; {BUILD_IT}")
+    raise Refused(f"its slice {str(part)[:60]} is none of plain numbers; {BUILD_IT}")
 
 
 def with_constants(entry):
@@ -220,7 +207,7 @@ def with_constants(entry):
     kind = definition.get("op") if isinstance(definition, dict) else definition
     function = OF_GRAPH.get(kind) if isinstance(kind, str) else None
     if function is None:
-        raise CannotRepair(
+        raise Refused(
             f"its layer {name_of(entry)} is TensorFlow's operation {str(kind)[:40]}, for which none of Keras 3 is "
             f"known here; {BUILD_IT}"
         )

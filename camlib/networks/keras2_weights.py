@@ -1,16 +1,11 @@
 """Weights in HDF5, laid out by layers (.h5 of all versions) or by places in the network (.keras, .weights.h5)."""
 
-import contextlib
-import itertools
 import re
-import shutil
-import tempfile
-from pathlib import Path
 
 import h5py
 import numpy as np
+from keras.src.legacy.saving.legacy_h5_format import load_attributes_from_hdf5_group
 
-PLACES_ENDING = ".weights.h5"  # by which Keras tells one layout from the other
 PLACES_OF_2_13 = "_layer_checkpoint_dependencies"  # what Keras 2.12 to 2.14 called `layers`
 
 
@@ -19,18 +14,18 @@ def load_weights(network, path):
 
     Args:
         network: keras.Model.
-        path: Path of an HDF5 file; it is not changed.
+        path: Path of a copy that may be changed, in HDF5; its name ends in .weights.h5, which tells Keras of places.
 
     Raises:
         KeyError, OSError, ValueError: the file lacks some of them, or they are of another shape.
     """
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r+") as file:
         group = file.get("model_weights", file)
         if "layer_names" in group.attrs or "layer_names0" in group.attrs:
             load_by_layers(network, group)
             return
-    with weights_by_places(path) as place:
-        network.load_weights(place)
+        move_to_places(file)
+    network.load_weights(path)
 
 
 # ---------------------------------------------------------------- by layers
@@ -47,8 +42,8 @@ def load_by_layers(network, group):
         network: keras.Model.
         group: h5py.Group.
     """
-    saved = {name: names_in(group[name], "weight_names") for name in names_in(group, "layer_names")}
-    saved = {name: names for name, names in saved.items() if names}
+    names_in = load_attributes_from_hdf5_group  # a list of names, which is cut in parts where it is long
+    saved = {name: names for name in names_in(group, "layer_names") if (names := names_in(group[name], "weight_names"))}
     own = {layer.name: layer for layer in network.layers if layer.weights}
     if len(saved) != len(own):
         raise ValueError(f"weights of {len(saved)} layers were found; expected those of {len(own)}")
@@ -57,7 +52,7 @@ def load_by_layers(network, group):
     for (name, layer), in_order in zip(own.items(), saved, strict=True):
         source = plain[name] if by_name else in_order
         for variable, label in paired(layer, saved[source]):
-            array = weight_array(group[source], label)
+            array = np.asarray(group[source][label])
             if array.shape != tuple(variable.shape):
                 raise ValueError(f"layer {name!r} has {variable.name} {array.shape}; expected {tuple(variable.shape)}")
             variable.assign(array)
@@ -83,9 +78,8 @@ def paired(layer, labels):
     }
     own = [(owners.get(id(variable), layer.name), variable.name) for variable in variables]
     for depth in (None, 1):  # a label names the layer, or all of those that it is nested in
-        names = [label_parts(label, depth) for label in labels]
-        if len(set(names)) == len(names) and set(names) == set(own):
-            found = dict(zip(names, labels, strict=True))
+        found = {label_parts(label, depth): label for label in labels}
+        if len(found) == len(labels) and found.keys() == set(own):
             return [(variable, found[name]) for variable, name in zip(variables, own, strict=True)]
     return list(zip(variables, labels, strict=True))
 
@@ -96,41 +90,7 @@ def label_parts(label, depth):
     return "_".join(layers[-depth:] if depth else layers), variable
 
 
-def names_in(group, attribute):
-    """A list of names in a group's attributes, cut in parts where it is long."""
-    parts = [attribute]
-    if attribute not in group.attrs:
-        numbered_parts = (f"{attribute}{number}" for number in itertools.count())
-        parts = itertools.takewhile(lambda part: part in group.attrs, numbered_parts)
-    names = [name for part in parts for name in group.attrs[part]]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
-
-
-def weight_array(group, label):
-    """An array that lies in this file itself; HDF5 can name other files to read instead."""
-    dataset = group[label]
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise ValueError(f"{label} is no array of this file")
-    return np.asarray(dataset)
-
-
 # ---------------------------------------------------------------- by places
-
-
-@contextlib.contextmanager
-def weights_by_places(path):
-    """A file of weights whose name and places are those of Keras 3: the file itself, or a copy for a while."""
-    with h5py.File(path, "r") as file:
-        old = PLACES_OF_2_13 in file or any("\\" in name for name in file)
-    if path.name.endswith(PLACES_ENDING) and not old:
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / f"copy{PLACES_ENDING}"
-        shutil.copyfile(path, copy)
-        with h5py.File(copy, "r+") as file:
-            move_to_places(file)
-        yield copy
 
 
 def move_to_places(file):

@@ -8,6 +8,7 @@ imports NumPy and h5py alone. The file is read once, through one handle that is 
 whatever the file names.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -25,15 +26,9 @@ WEIGHTS_MEMBER = "model.weights.h5"
 LONGEST_DESCRIPTION = 32 << 20  # bytes of a network's description
 MOST_ENTRIES = 10_000  # groups and arrays of an HDF5 file, or members of an archive
 DEEPEST_GROUP = 64  # groups in groups
-MOST_ATTRIBUTES = 1000
 PACKED_TIGHTEST = 100  # times smaller than unpacked; weights are never packed as tight
 LARGEST_UNPACKED = 512 << 20  # bytes that may be packed tighter nevertheless, as zeros are
-KNOWN_FILTERS = {
-    h5py.h5z.FILTER_DEFLATE,
-    h5py.h5z.FILTER_SHUFFLE,
-    h5py.h5z.FILTER_FLETCHER32,
-    h5py.h5z.FILTER_LZF,
-}
+KNOWN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 OF_OPTIMIZERS = {"optimizer_weights", "optimizer"}  # groups that no network computes with
 LISTS_OF_NAMES = re.compile("(layer|weight)_names[0-9]*")
 IN_MEMORY = 64 << 20  # bytes of unpacked weights that need no file of their own
@@ -51,29 +46,28 @@ def transcribe(source, target, largest):
         target: binary file.
         largest: int, bytes of arrays at most.
     """
-    index = {"arrays": {}, "groups": {}, "names": [], "config": None, "meaning": None, "keras_version": None}
-    index |= {"refused": None, "weights_refused": None, "damaged": None}
+    texts, reasons = ("config", "meaning", "keras_version"), ("refused", "weights_refused", "damaged")
+    index = {"arrays": {}, "groups": {}, "names": []} | dict.fromkeys(texts + reasons)
     source.seek(0)  # where a handle from another process stands is not known
     index["is_archive"] = source.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE
-    try:
+    with reason_kept(index, "damaged"):
         if not index["is_archive"]:
-            transcribe_hdf5(source, target, min(largest, largest_of(file_size(source))), index)
+            transcribe_hdf5(source, target, min(largest, largest_of(source.seek(0, os.SEEK_END))), index)
         else:
             transcribe_archive(source, target, largest, index)
-    except Unreadable as error:
-        index["refused"] = str(error)
-    except Exception as error:  # zipfile and h5py raise various classes for what is damaged
-        index["damaged"] = reason(error)
     text = json.dumps(index).encode()
     target.write(text + len(text).to_bytes(8, "little"))
 
 
-def reason(error):
-    return str(error).strip() or type(error).__name__
-
-
-def file_size(file):
-    return file.seek(0, os.SEEK_END)
+@contextlib.contextmanager
+def reason_kept(index, key):
+    """Put into the index why what is read in this context cannot be read."""
+    try:
+        yield
+    except Unreadable as error:
+        index["refused" if key == "damaged" else key] = str(error)
+    except Exception as error:  # zipfile and h5py raise various classes for what is damaged
+        index[key] = str(error).strip() or type(error).__name__
 
 
 # ---------------------------------------------------------------- .keras
@@ -90,17 +84,14 @@ def transcribe_archive(source, target, largest, index):
         if "metadata.json" in names:
             about = json.loads(unpacked(archive, "metadata.json", 1 << 16))
             index["keras_version"] = str(about.get("keras_version"))[:100]
-        try:
+        with reason_kept(index, "weights_refused"), tempfile.SpooledTemporaryFile(IN_MEMORY) as weights:
             if any(name.startswith("assets/") for name in names):
                 raise Unreadable("they are files of layers of text; expected a network of photos")
             member = archive.getinfo(WEIGHTS_MEMBER)
-            with tempfile.SpooledTemporaryFile(IN_MEMORY) as weights:
-                unpack(archive, member, weights, min(largest, largest_of(member.compress_size)))
-                weights.seek(0)
-                with h5py.File(weights, "r") as file:
-                    transcribe_arrays(file, target, min(largest, largest_of(member.file_size)), index)
-        except Exception as error:  # Unreadable, and what zipfile and h5py raise for what is damaged
-            index["weights_refused"] = reason(error)
+            unpack(archive, member, weights, min(largest, largest_of(member.compress_size)))
+            weights.seek(0)
+            with h5py.File(weights, "r") as file:
+                transcribe_arrays(file, target, min(largest, largest_of(member.file_size)), index)
 
 
 def largest_of(size):
@@ -135,13 +126,11 @@ def transcribe_hdf5(source, target, largest, index):
     """An HDF5 file: its description if it has one, and all arrays; changes `index` in place."""
     source.seek(0)
     with h5py.File(source, "r") as file:
-        for name, key in (("model_config", "config"), ("meaning", "meaning"), ("keras_version", "keras_version")):
+        for name in ("model_config", "meaning", "keras_version"):
             if name in file.attrs:
-                index[key] = text_attribute(file, name)
-        try:
+                index[name.removeprefix("model_")] = text_attribute(file, name)
+        with reason_kept(index, "weights_refused"):
             transcribe_arrays(file, target, largest, index)
-        except Exception as error:  # Unreadable, and what h5py raises for what is damaged
-            index["weights_refused"] = reason(error)
 
 
 def transcribe_arrays(file, target, largest, index):
@@ -179,7 +168,7 @@ def members(file, groups):
     found, pending = {}, [("", file)]
     while pending:
         place, group = pending.pop()
-        groups[place] = {name: name_list(group, name) for name in attributes(group) if LISTS_OF_NAMES.fullmatch(name)}
+        groups[place] = {name: name_list(group, name) for name in group.attrs if LISTS_OF_NAMES.fullmatch(name)}
         if len(found) + len(groups) + len(group) > MOST_ENTRIES or place.count("/") > DEEPEST_GROUP:
             raise Unreadable(f"they lie in more than {MOST_ENTRIES:,} groups and arrays, or {DEEPEST_GROUP} deep")
         for name in group:
@@ -196,21 +185,13 @@ def members(file, groups):
     return found
 
 
-def attributes(group):
-    if len(group.attrs) > MOST_ATTRIBUTES:
-        raise Unreadable(f"a group has {len(group.attrs):,} attributes; expected {MOST_ATTRIBUTES:,} at most")
-    return list(group.attrs)
-
-
 def name_list(group, name):
     """A list of names among the attributes of a group."""
     if bytes_in(group.attrs.get_id(name)) > LONGEST_DESCRIPTION:
         raise Unreadable(f"{name} is too long")
     values = np.asarray(group.attrs[name])
-    if values.ndim > 1 or not (values.dtype.kind in "SUO" or values.size == 0):
-        raise Unreadable(f"{name} is no list of names")
     texts = [value.decode() if isinstance(value, bytes) else value for value in values.reshape(-1).tolist()]
-    if not all(isinstance(text, str) for text in texts):
+    if values.ndim > 1 or not all(isinstance(text, str) for text in texts):
         raise Unreadable(f"{name} is no list of names")
     return texts
 
@@ -255,13 +236,11 @@ def limit_itself(memory, seconds, largest):
         return
     for kind, limit in (("AS", memory), ("CPU", seconds), ("CORE", 0), ("FSIZE", largest)):
         number = getattr(resource, f"RLIMIT_{kind}")
-        _, hardest = resource.getrlimit(number)
-        limit = limit if hardest == resource.RLIM_INFINITY else min(limit, hardest)
-        more = 1 if kind == "CPU" and limit != hardest else 0  # else the system kills, and does not say why
-        try:
-            resource.setrlimit(number, (limit, limit + more))
-        except (OSError, ValueError):  # macOS knows RLIMIT_AS and does not keep it
-            continue
+        hardest = resource.getrlimit(number)[1]
+        if hardest == resource.RLIM_INFINITY or limit < hardest:
+            with contextlib.suppress(OSError, ValueError):  # macOS knows RLIMIT_AS and does not keep it
+                # one more, at which the system kills and does not say why
+                resource.setrlimit(number, (limit, limit + 1))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import importlib.util
 import io
 import json
 import os
+import re
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from camlib.console import ROOT, UserError, first_line, shown_path
-from camlib.files import LARGEST_MODEL
+from camlib.files import LARGEST_MODEL, refuse_no_file
 from camlib.networks import plain_data
 from camlib.networks.plain_data import HDF5_SIGNATURE, ZIP_SIGNATURE
 
@@ -29,6 +29,7 @@ SECONDS = 8  # of the processor that reading one may take, and one more for each
 BYTES_PER_SECOND = 50 << 20
 # Times as long by the clock, where the system ends what takes more of the processor: others may need it too
 CLOCK_PATIENCE = 8 if importlib.util.find_spec("resource") else 1
+TOO_LONG = -getattr(signal, "SIGXCPU", 24)  # how a process ends that the system ended for that
 # Threads take memory; HDF5 would look for plugins to unpack with, which are programs
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
 PROGRAM = (
@@ -92,59 +93,39 @@ def read_contents(path, largest=None):
         UserError: it is no model file, larger than that, or cannot be read within the limits above.
     """
     refuse_folder(path)
-    raise_it = f"; --largest-model {2 * (largest or LARGEST_MODEL):g} allows more" if largest else ""
-    largest = int((largest or LARGEST_MODEL) * 1e9)
+    most = int((largest or LARGEST_MODEL) * 1e9)
     try:
-        with open_model_file(path, largest) as file:
+        refuse_no_file(path)
+        with open(path, "rb") as file:
+            if (size := os.path.getsize(path)) > most:
+                raise_it = f"; --largest-model {2 * largest:g} allows more" if largest else ""
+                raise ValueError(f"it has {size / 1e9:.3g} GB; expected {most / 1e9:.3g} at most{raise_it}")
             check_kind(file.read(KIND_BYTES), path)
             file.seek(0)
-            return transcribed(file, path, largest)
+            return transcribed(file, path, size, most)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or f"{error}{raise_it}"
+        reason = getattr(error, "strerror", None) or error
         raise UserError(f"{shown_path(path)} cannot be read ({reason}); {MODEL_EXPECTED}") from error
 
 
-@contextlib.contextmanager
-def open_model_file(path, largest):
-    """An ordinary file of at most `largest` bytes; a pipe or device would never end.
-
-    Raises:
-        OSError, ValueError: it is none.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is a pipe or a device, no ordinary file")
-        if status.st_size > largest:
-            raise ValueError(f"it has {status.st_size / 1e9:.3g} GB; expected {largest / 1e9:.3g} at most")
-        yield file
-
-
-def transcribed(file, path, largest):
+def transcribed(file, path, size, largest):
     """The Contents of an open file: read in this process if its SHA-256 is known, else in one of its own."""
-    data, size, sha256 = as_file(b""), os.fstat(file.fileno()).st_size, None
-    if size <= SMALL_FILE:
-        content = file.read(SMALL_FILE)
-        sha256 = hashlib.sha256(content).hexdigest()
-        if sha256 in known_digests():
-            plain_data.transcribe(io.BytesIO(content), data, largest)
-            return contents_of(data, path)
-        file = as_file(content)  # what is read is what the SHA-256 is of
-    read_in_a_child(file, data, path, size, largest)
+    data = tempfile.TemporaryFile()  # noqa: SIM115
+    if size > SMALL_FILE:
+        read_in_a_child(file, data, path, size, largest)
+        return contents_of(data, path)
+    content = file.read(SMALL_FILE)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 in known_digests():
+        plain_data.transcribe(io.BytesIO(content), data, largest)
+        return contents_of(data, path)
+    with tempfile.TemporaryFile() as copy:  # what is read is what the SHA-256 is of
+        copy.write(content)
+        copy.flush()
+        read_in_a_child(copy, data, path, size, largest)
     contents = contents_of(data, path)
-    if sha256:
-        known_digests().add(sha256)
+    known_digests().add(sha256)
     return contents
-
-
-def as_file(content):
-    """Bytes as a file without a name, which a child can read; the caller keeps it open as long as it needs it."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115
-    file.write(content)
-    file.flush()
-    file.seek(0)
-    return file
 
 
 @functools.cache
@@ -160,14 +141,12 @@ def read_in_a_child(file, data, path, size, largest):
         UserError: it crashed, or took too much.
     """
     seconds = SECONDS + size // BYTES_PER_SECOND
-    memory = max(MEMORY, largest // 2)
-    limits = {"memory": memory, "seconds": seconds, "largest": largest}
-    command = [sys.executable, "-I", "-c", PROGRAM]
+    limits = {"memory": max(MEMORY, largest // 2), "seconds": seconds, "largest": largest}
     arguments = [plain_data.__file__, json.dumps(limits), json.dumps(sys.path)]
     expected = "expected a whole file of Keras"
     try:
         ended = subprocess.run(
-            command + arguments,
+            [sys.executable, "-I", "-c", PROGRAM, *arguments],
             stdin=file,
             stdout=data,
             stderr=subprocess.PIPE,
@@ -177,13 +156,15 @@ def read_in_a_child(file, data, path, size, largest):
     except OSError as error:
         reason = f"the process that reads it cannot be started: {error.strerror or error}"
         raise UserError(f"{shown_path(path)} cannot be read ({reason}); expected {sys.executable} to run") from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{shown_path(path)} cannot be read within {seconds} s; {expected}") from error
-    if ended.returncode == -getattr(signal, "SIGXCPU", 0):
+    except subprocess.TimeoutExpired:
+        code = TOO_LONG
+    else:
+        code = ended.returncode
+    if code == TOO_LONG:
         raise UserError(f"{shown_path(path)} cannot be read within {seconds} s; {expected}")
-    if ended.returncode < 0:
-        raise UserError(f"{shown_path(path)} crashes what reads it ({signal.strsignal(-ended.returncode)}); {expected}")
-    if ended.returncode:
+    if code < 0:
+        raise UserError(f"{shown_path(path)} crashes what reads it ({signal.strsignal(-code)}); {expected}")
+    if code:
         said = ended.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason"]
         raise UserError(f"{shown_path(path)} cannot be read ({said[0][:120]}); {expected}")
 
@@ -216,46 +197,31 @@ def contents_of(data, path):
 MODEL_EXPECTED = "expected a .keras or .h5 file"
 KIND_BYTES = 512  # bytes that tell
 
-OTHER_FOLDERS = (
-    (
-        "saved_model.pb",
-        "is a SavedModel, TensorFlow's program without Keras's layers; expected a .keras or .h5 file. "
-        "Load it with the Keras that made it and save it as .keras",
-    ),
-    (
-        "config.json",
-        "is an unpacked .keras file; expected the file. Pack it: cd into it, then python -m zipfile -c "
-        "../model.keras *",
-    ),
-)
-PICKLES = {bytes((0x80, protocol)) for protocol in range(2, 6)}
-# (how a file begins, what it is)
-FILE_BEGINNINGS = (
-    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself; git lfs pull brings that"),
-    (b"\x1f\x8b", f"is packed with gzip; {MODEL_EXPECTED}. Unpack it first"),
-    (b"<", f"is a web page, maybe a download that failed; {MODEL_EXPECTED}"),
-    (
-        b"{",
-        f"is JSON without weights: a history or an architecture; {MODEL_EXPECTED}. An architecture goes with the "
-        "weights: --architecture",
-    ),
-    (b"[", f"is JSON, without weights; {MODEL_EXPECTED}"),
+OTHER_FOLDERS = {  # what a folder holds -> what it is
+    "saved_model.pb": "is a SavedModel, TensorFlow's program, which the Keras that made it loads and saves as .keras",
+    "config.json": "is an unpacked .keras file, which python -m zipfile -c ../model.keras * packs, called in it",
+}
+FILE_BEGINNINGS = (  # how a file begins, a regular expression, and what it is
+    (rb"\Z", "is empty"),
+    (rb"\x80[\x02-\x05]", "is a pickle, of a history or of another library's model"),
+    (rb"....TFL3", "is a TensorFlow Lite file, which has no gradients"),
+    (rb"\x1f\x8b", "is packed with gzip, which gunzip undoes"),
+    (rb"\s*version https://git-lfs", "is a pointer of Git LFS, which git lfs pull turns into the file itself"),
+    (rb"\s*<", "is a web page, maybe a download that failed"),
+    (rb"\s*[\[{]", "is JSON without weights: a history, or an architecture, which goes with them as --architecture"),
 )
 OTHER_SUFFIXES = {
-    ".pb": f"is a program of TensorFlow; {MODEL_EXPECTED}. Load it with the Keras that made it and save it as .keras",
-    ".index": f"is a checkpoint of TensorFlow; {MODEL_EXPECTED}. Load it with its network in Python and save that as "
-    ".keras",
-    ".onnx": f"is an ONNX file; {MODEL_EXPECTED}",
+    ".pb": "is a program of TensorFlow, which the Keras that made it loads and saves as .keras",
+    ".index": "is a checkpoint of TensorFlow, which its network loads in Python and saves as .keras",
+    ".onnx": "is an ONNX file",
 }
 
 
 def refuse_folder(path):
-    """Raise UserError for a path that does not exist, or is a folder, which the message names."""
+    """Raise UserError for a path that is a folder, and say of which kind."""
     if path.is_dir():
-        what = next((what for name, what in OTHER_FOLDERS if (path / name).exists()), f"is a folder; {MODEL_EXPECTED}")
-        raise UserError(f"{shown_path(path)} {what}")
-    if not path.exists():
-        raise UserError(f"{shown_path(path)} does not exist; {MODEL_EXPECTED}, as train_cam_4class.py writes one")
+        what = next((what for name, what in OTHER_FOLDERS.items() if (path / name).exists()), "is a folder")
+        raise UserError(f"{shown_path(path)} {what}; {MODEL_EXPECTED}")
 
 
 def check_kind(start, path):
@@ -266,19 +232,6 @@ def check_kind(start, path):
         path: Path, for the message.
     """
     if not start.startswith((HDF5_SIGNATURE, ZIP_SIGNATURE)):
-        raise UserError(f"{shown_path(path)} {other_kind(start, path.suffix.lower())}")
-
-
-def other_kind(start, suffix):
-    """What a file is that is no network, in words."""
-    if not start:
-        return f"is empty; {MODEL_EXPECTED}"
-    if start[:2] in PICKLES:
-        return f"is a pickle, of a history or of another library's model; {MODEL_EXPECTED}"
-    if start[4:8] == b"TFL3":
-        return f"is a TensorFlow Lite file, which has no gradients; {MODEL_EXPECTED}"
-    what = next(
-        (what for beginning, what in FILE_BEGINNINGS if start.lstrip().startswith(beginning)),
-        OTHER_SUFFIXES.get(suffix),
-    )
-    return what or "is neither an HDF5 nor a .keras file; expected one, as train_cam_4class.py writes it"
+        known = (what for pattern, what in FILE_BEGINNINGS if re.match(pattern, start, re.DOTALL))
+        what = next(known, OTHER_SUFFIXES.get(path.suffix.lower(), "is neither an HDF5 nor a .keras file"))
+        raise UserError(f"{shown_path(path)} {what}; {MODEL_EXPECTED}")

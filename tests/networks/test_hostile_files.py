@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from keras import layers
 from camlib.attribution.classifier import Classifier
 from camlib.console import UserError
 from camlib.networks import plain_data, reader
-from camlib.networks.allowlist import ADMITTED, CALL_FUNCTIONS, LAYERS, OPERATIONS, REFUSED_LAYERS, calls_in, parsed
+from camlib.networks.allowlist import ADMITTED, CALL_FUNCTIONS, LAYERS, OPERATIONS, REFUSED_LAYERS, parsed
 from camlib.networks.checkpoint import GAP_NETWORK, load_network
 from camlib.networks.reader import read_contents
 from camlib.preprocessing import checked_input_spec
@@ -79,8 +80,9 @@ def test_the_network_that_the_attacks_are_made_of_loads(tmp_path, write):
     assert network.predict(PHOTOS, verbose=0).shape == (2, 2)
 
 
-@pytest.mark.parametrize("kind", ["h5", "keras"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("h5", "float16"), ("h5", "bfloat16"), ("keras", "bfloat16"), ("keras", "float64")]
+)
 def test_numbers_of_every_precision_are_read(tmp_path, kind, dtype):
     keras.utils.set_random_seed(1)
     image = keras.Input((8, 8, 3))
@@ -122,7 +124,7 @@ def test_layers_that_open_files_are_refused(tmp_path, how):
     canary = tmp_path / "canary"
     canary.write_text("a secret\n")
     path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(hostile.vocabularies(str(canary))[how]))
-    said = refused(path, "which opens files of this computer; expected Keras's own layers only.*--trust-model")
+    said = refused(path, "opens files of this computer; expected Keras's own layers only.*--trust-model")
     assert "secret" not in said
 
 
@@ -154,23 +156,22 @@ def test_every_operation_that_only_computes_may_be_named():
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize(
-    ("module", "kind"),
-    [
-        ("keras.utils", "get_file"),
-        ("keras.saving", "load_model"),
-        ("keras.src.ops.core", "Map"),
-        ("keras.utils", "FeatureSpace"),
-        ("keras.callbacks", "CSVLogger"),
-        ("keras.src.saving.saving_lib", "H5IOStore"),
-        ("keras.layers", "__typespec__"),
-        ("keras", "__lambda__"),
-        ("keras.src.legacy.layers", "Lambda2"),
-        ("keras.quantizers", "GPTQConfig"),
-    ],
-)
-def test_whatever_else_keras_has_is_refused(tmp_path, module, kind):
+    "name",
+    ["keras.utils.get_file", "keras.saving.load_model", "keras.src.ops.core.Map", "keras.utils.FeatureSpace",
+     "keras.callbacks.CSVLogger", "keras.src.saving.saving_lib.H5IOStore", "keras.layers.__typespec__",
+     "keras.__lambda__", "keras.src.legacy.layers.Lambda2", "keras.quantizers.GPTQConfig", "os.system",
+     "my_package.layers.Custom", "keras.layers.Unheard"],
+)  # fmt: skip
+def test_whatever_else_keras_has_is_refused(tmp_path, name):
+    module, _, kind = name.rpartition(".")
     path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(hostile.entry(kind, "odd", module)))
-    refused(path, f"holds the layer or function '{kind}'.*none of Keras's own")
+    refused(path, f"its layer or function '{kind}'.*none of Keras's own")
+
+
+@pytest.mark.any_backend
+def test_a_class_that_somebody_registered_is_refused(tmp_path):
+    layer = hostile.entry("ReLU", "own") | {"registered_name": "mine>ReLU"}
+    refused(hostile.write_h5(tmp_path / "net.h5", hostile.stack(layer)), "'ReLU' .*none of Keras's own")
 
 
 # ---------------------------------------------------------------- HDF5 behind something else
@@ -192,8 +193,8 @@ BIG_MESSAGES = {
     "10,000 layers": "calls layers 10,005 times",
     "2 ** 28 calls": "calls layers .* times; expected 4,000 at most",
     "text as numbers": "numbers of the kind 'U500",
-    "Full, without a tensor": "calls its layer 'op' on no other's output",
-    "Tile of a constant": "calls its layer 'op' on no other's output",
+    "Full, without a tensor": "its layer 'op' is called on no other's output",
+    "Tile of a constant": "its layer 'op' is called on no other's output",
     "Dense": "has 5,000,000,112 numbers",
     "Conv2D": "has 30,000,000,002 numbers",
 }
@@ -206,14 +207,15 @@ def test_big_networks_are_refused_before_they_take_memory(tmp_path, name):
     refused(path, BIG_MESSAGES.get(name, "weights do not fit its network|cannot rebuild its network"))
 
 
-@pytest.mark.parametrize("size", [3_000, 100_000])
-@pytest.mark.parametrize("kind", ["UpSampling2D", "ZeroPadding2D"])
-def test_networks_that_blow_up_photos_of_any_size_are_refused(tmp_path, kind, size):
+@pytest.mark.parametrize(
+    "layer",
+    [
+        hostile.entry("UpSampling2D", "up", size=[3000, 3000]),
+        hostile.entry("ZeroPadding2D", "pad", padding=[[0, 800_000], [0, 800_000]]),
+    ],
+)
+def test_networks_that_blow_up_photos_of_any_size_are_refused(tmp_path, layer):
     """The file says which size its open network is meant for; no shape of the network tells what that becomes."""
-    layer = {
-        "UpSampling2D": hostile.entry("UpSampling2D", "up", size=[size, size]),
-        "ZeroPadding2D": hostile.entry("ZeroPadding2D", "pad", padding=[[0, 8 * size], [0, 8 * size]]),
-    }[kind]
     path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(layer))
     network, input_spec = load_network(path)
     with little_memory(), pytest.raises(UserError, match="a batch of 1 photo of 8 pixels needs about .* are free"):
@@ -253,17 +255,6 @@ def test_arrays_that_lie_elsewhere_are_refused(tmp_path, how):
 
 
 @pytest.mark.any_backend
-def test_a_description_inside_the_weights_is_none(tmp_path):
-    """model_config in a .keras file's model.weights.h5 is not what the file is described by."""
-    path = hostile.write_keras(tmp_path / "net.keras", hostile.stack())
-    with io.BytesIO() as inside:
-        hostile.write_h5(inside, hostile.stack(hostile.dense()))
-        hostile.replace_member(path, "model.weights.h5", inside.getvalue())
-    index = index_of(path)
-    assert json.loads(index["config"]) == hostile.stack() and index["meaning"] is None
-
-
-@pytest.mark.any_backend
 def test_json_is_measured_before_it_is_read(tmp_path):
     refused(hostile.write_h5(tmp_path / "net.h5", None, text=hostile.deep_json()), "lists in lists, more than 100 deep")
     hostile.write_h5(tmp_path / "alone.h5", None, None, text="null")
@@ -276,12 +267,6 @@ def test_json_is_measured_before_it_is_read(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_calls_of_nested_networks_are_multiplied():
-    assert calls_in(hostile.stack()) == 5  # an input, three layers, and the network around them
-    assert calls_in(hostile.called_by_each_other(10)) > 2**9
-
-
-@pytest.mark.any_backend
 @pytest.mark.parametrize("name", hostile.MEANINGS)
 def test_meanings_that_make_no_sense_are_refused(name):
     with pytest.raises((TypeError, ValueError)):
@@ -289,9 +274,18 @@ def test_meanings_that_make_no_sense_are_refused(name):
 
 
 @pytest.mark.any_backend
-def test_a_meaning_that_makes_no_sense_is_one_line(tmp_path):
-    path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(), hostile.INPUT_SPEC | hostile.MEANINGS["height"])
-    refused(path, r"cannot be read \(height 1000000000; expected a whole number from 1 to 8192\)")
+@pytest.mark.parametrize(
+    ("meaning", "message"),
+    [
+        (hostile.INPUT_SPEC | {"height": 10**9}, r"cannot be read \(height 1000000000; expected a whole number from 1"),
+        (hostile.INPUT_SPEC | {"class_names": ["a"]}, "names 1 classes for 2 outputs"),
+        (hostile.INPUT_SPEC | {"class_names": ["a", "../b"]}, "text without slashes"),
+        ({"height": 3}, "description of the network cannot be read"),
+        ("{", "description of the network cannot be read"),
+    ],
+)
+def test_a_meaning_that_makes_no_sense_is_one_line(tmp_path, meaning, message):
+    refused(hostile.write_h5(tmp_path / "net.h5", hostile.stack(), meaning), message)
 
 
 @pytest.mark.any_backend
@@ -303,13 +297,19 @@ def test_classes_of_several_outputs_are_refused(tmp_path):
 
 # ---------------------------------------------------------------- the process that reads
 
+LIMITED = (
+    "import json, sys; sys.path += json.loads(sys.argv.pop())\nfrom camlib.networks.plain_data import limit_itself\n"
+    "limit_itself(**json.loads(sys.argv.pop()))"
+)
+
 
 @pytest.mark.any_backend
 def test_pipes_and_devices_are_not_waited_for(tmp_path):
     alone = hostile.write_h5(tmp_path / "alone.h5", None, None, text="null")
-    for place in (hostile.pipe(tmp_path / "pipe"), "/dev/zero"):
-        refused(place, "is a pipe or a device")
-        refused(alone, "a pipe or a device", architecture=tmp_path / place)
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/zero"):
+        refused(Path(place), "a pipe or a device")
+        refused(alone, "a pipe or a device", architecture=Path(place))
 
 
 @pytest.mark.any_backend
@@ -323,11 +323,7 @@ def test_files_that_crash_or_take_too_much_are_one_line(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(reader, "CLOCK_PATIENCE", 1)
         refused(path, "net.h5 cannot be read within 1 s")
-    limited = "import json, sys; sys.path += json.loads(sys.argv.pop()); limits = json.loads(sys.argv.pop())\n"
-    limited += (
-        "from camlib.networks.plain_data import limit_itself\nlimit_itself(*limits.values())\nwhile True:\n    pass"
-    )
-    monkeypatch.setattr(reader, "PROGRAM", limited)
+    monkeypatch.setattr(reader, "PROGRAM", f"{LIMITED}\nwhile True:\n    pass")
     refused(path, "net.h5 cannot be read within 1 s")
     monkeypatch.setattr(reader, "PROGRAM", "raise RuntimeError('odd')")
     refused(path, r"net.h5 cannot be read \(RuntimeError: odd\)")
@@ -339,15 +335,13 @@ def test_files_that_crash_or_take_too_much_are_one_line(tmp_path, monkeypatch):
 @pytest.mark.any_backend
 def test_the_reader_keeps_its_limits(tmp_path):
     """In the process that reads, memory beyond the limit is not to be had."""
-    path = tmp_path / "try.py"
-    path.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from camlib.networks.plain_data import limit_itself\n"
-        "limit_itself(1 << 30, 5, 1 << 20)\n"
-        "try:\n    bytearray(2 << 30)\nexcept MemoryError:\n    print('no memory')\n"
+    program = (
+        f"{LIMITED}\ntry:\n    bytearray(2 << 30)\nexcept MemoryError:\n    print('no memory')\n"
         "try:\n    open('large', 'wb').write(bytes(2 << 20))\nexcept OSError:\n    print('no file')\n"
     )
-    said = subprocess.run([sys.executable, path], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    limits = json.dumps({"memory": 1 << 30, "seconds": 5, "largest": 1 << 20})
+    command = [sys.executable, "-c", program, limits, json.dumps([str(ROOT)])]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert said.stdout == "no memory\nno file\n", said.stderr
 
 
@@ -377,36 +371,21 @@ def test_files_known_by_their_digest_need_no_process(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- damage at random places
 
 
-def load_mutated(tmp_path, seeds):
-    """Load files with some bytes changed: each ends in one line, or loads; dict of outcome -> count."""
-    counts = {"loaded": 0, "refused": 0}
-    files = [
-        hostile.write_h5(tmp_path / "a.h5", hostile.stack()),
-        hostile.write_keras(tmp_path / "b.keras", hostile.stack()),
-    ]
-    for path in files:
-        content = path.read_bytes()
-        for seed in seeds:
-            path.write_bytes(hostile.mutated(content, seed, 4 + seed % 9))
-            try:
-                network, _ = load_network(path)
-                assert isinstance(network, keras.Model)
-                counts["loaded"] += 1
-            except UserError as error:
-                assert len(str(error)) <= LONGEST and "\n" not in str(error)
-                counts["refused"] += 1
-    return counts
-
-
-@pytest.mark.thorough
 @pytest.mark.any_backend
-def test_damaged_files_end_in_one_line(tmp_path):
-    counts = load_mutated(tmp_path, range(20))
-    assert counts["refused"] > 10
-
-
-@pytest.mark.slow
-@pytest.mark.any_backend
-def test_many_damaged_files_end_in_one_line(tmp_path):
-    counts = load_mutated(tmp_path, range(1000, 1400))
-    assert counts["refused"] > 200 and counts["loaded"] > 10
+@pytest.mark.parametrize(
+    "seeds",
+    [pytest.param(range(8), marks=pytest.mark.thorough), pytest.param(range(1000, 1400), marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("write", [hostile.write_h5, hostile.write_keras])
+def test_files_damaged_at_random_places_end_in_one_line(tmp_path, write, seeds):
+    path, refusals = write(tmp_path / "net", hostile.stack()), 0
+    content = path.read_bytes()
+    for seed in seeds:
+        path.write_bytes(hostile.mutated(content, seed, 4 + seed % 9))
+        try:
+            network, _ = load_network(path)
+            assert isinstance(network, keras.Model)
+        except UserError as error:
+            assert len(str(error)) <= LONGEST and "\n" not in str(error)
+            refusals += 1
+    assert len(seeds) // 4 <= refusals <= len(seeds) - len(seeds) // 80  # of hundreds, some load nevertheless

@@ -6,6 +6,7 @@ import os
 import keras
 import numpy as np
 import pytest
+from conftest import read_csv
 from keras import layers, ops
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,7 +18,6 @@ from camlib.attribution.gradcam import compiled_map
 from camlib.attribution.inspection import inspect_network
 from camlib.backend import BACKEND
 from camlib.console import UserError
-from camlib.networks.checkpoint import load_network
 from camlib.plots.colours import picture_of, scale_of
 from camlib.plots.panels import MARGIN, PANEL_SIDE
 from camlib.runs.maps import find_saved
@@ -26,32 +26,33 @@ from camlib.viewer.figure import Viewer
 SHAPE = (24, 32, 3)
 
 
-def trunk(shape=SHAPE, activation="relu"):
-    image = keras.Input(shape)
+def trunk(activation="relu"):
+    image = keras.Input(SHAPE)
     x = layers.Conv2D(6, 3, activation=activation, name="first")(image)
     x = layers.MaxPooling2D(name="pool")(x)
     return keras.Model(image, layers.Conv2D(5, 3, activation=activation, name="second")(x), name="trunk")
 
 
-def nested(outputs=3, activation="softmax", rescale=True, **settings):
+def nested(outputs=3, activation="softmax", rescale=True, of_trunk="relu"):
     keras.utils.set_random_seed(1)
     image = x = keras.Input(SHAPE)
     x = layers.Rescaling(1 / 255, name="scale")(x) if rescale else x
-    x = layers.GlobalAveragePooling2D()(trunk(**settings)(x))
+    x = layers.GlobalAveragePooling2D()(trunk(of_trunk)(x))
     return keras.Model(image, layers.Dense(outputs, activation=activation, name="class")(x))
 
 
 def sequential():
     keras.utils.set_random_seed(2)
-    return keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            layers.Rescaling(1 / 255),
-            trunk(),
-            layers.Flatten(),
-            layers.Dense(2, activation="sigmoid"),
-        ]
-    )
+    image, scale = keras.Input(SHAPE), layers.Rescaling(1 / 255)
+    return keras.Sequential([image, scale, trunk(), layers.Flatten(), layers.Dense(2, activation="sigmoid")])
+
+
+def convolutional(shape=(24, 32, 1), rescale=1 / 255):
+    """One convolution of a grey photo, or of one of any shape."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input(shape)
+    x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(rescale)(image) if rescale else image)
+    return keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
 
 
 @pytest.fixture
@@ -70,8 +71,7 @@ def explain(photo_folder, tmp_path, capsys):
     return run
 
 
-@pytest.mark.parametrize("kind", ["keras", "h5"])
-@pytest.mark.parametrize("build", [nested, sequential])
+@pytest.mark.parametrize(("build", "kind"), [(nested, "keras"), (sequential, "h5")])
 def test_files_of_nested_networks(explain, build, kind):
     network = build()
     output, printed = explain(network, "--classes", "0", kind=kind)
@@ -80,8 +80,7 @@ def test_files_of_nested_networks(explain, build, kind):
     assert "guided backpropagation through 2 ReLU" in printed
     photo = np.asarray(Image.open(output.parent / "photos" / "wide.png")).astype(np.float32)
     images = ops.image.resize(photo[None], SHAPE[:2], antialias=True)
-    rows = (output / "predictions.csv").read_text().splitlines()
-    row = dict(zip(rows[0].split(","), next(row for row in rows if row.startswith("wide.png")).split(","), strict=True))
+    (row,) = (row for row in read_csv(output / "predictions.csv") if row["path"] == "wide.png")
     expected = ops.convert_to_numpy(network(images))[0]
     assert row["predicted"] == f"class_{expected.argmax()}"
     np.testing.assert_allclose(float(row["probability_class_0"]), expected[0], atol=0.02)  # another resizing
@@ -90,16 +89,16 @@ def test_files_of_nested_networks(explain, build, kind):
     assert settings["layer"] == "trunk/second" and settings["preprocessing"] == "24x32 RGB, pixel * 1 + 0"
 
 
+@pytest.mark.any_backend
 def test_layers_are_named_with_a_slash(explain):
     output, printed = explain(nested(), "--layer", "trunk/first", "--classes", "all")
     assert "grad-cam of layer trunk/first, 22x30x6" in printed
     assert np.load(output / "b" / "tall" / "gradcam_for_class_2.npy").shape == (22, 30)
-    with pytest.raises(
-        UserError, match="--layer first is not a layer .* one of scale, trunk/first, trunk/pool, trunk/second"
-    ):
+    with pytest.raises(UserError, match="--layer first is not a layer .* one of scale, trunk/first, trunk/pool, "):
         explain(nested(), "--layer", "first")
 
 
+@pytest.mark.any_backend
 def test_what_nobody_says_is_asked_for(explain, tmp_path):
     with pytest.raises(UserError, match="nothing says what .* makes of a pixel; expected --preprocess"):
         explain(nested(rescale=False))
@@ -126,10 +125,9 @@ def test_gradients_of_a_bgr_network_are_saved_as_rgb(explain):
     assert any(values[..., 2].any() for values in guided) and not any(values[..., :2].any() for values in guided)
 
 
+@pytest.mark.any_backend
 def test_networks_of_any_size_take_the_one_asked_for(explain):
-    image = x = keras.Input((None, None, 3))
-    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
-    network = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    network = convolutional((None, None, 3), rescale=None)
     with pytest.raises(UserError, match="takes photos of any size and its file names none; expected --size N or HxW"):
         explain(network, "--preprocess", "tf")
     arguments = ["--preprocess", "tf", "--size", "40x24", "--classes", "0"]
@@ -138,22 +136,19 @@ def test_networks_of_any_size_take_the_one_asked_for(explain):
     assert np.load(output / "wide" / "guided_backprop_for_class_0.npy").shape == (40, 24, 3)
 
 
+@pytest.mark.any_backend
 def test_mean_is_for_as_many_channels_as_there_are(explain):
-    image = keras.Input((24, 32, 1))
-    grey = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))))
+    grey = convolutional(rescale=None)
     with pytest.raises(UserError, match="--preprocess mean=0,0,0,std=1, is for RGB; the network takes 1 channel"):
         explain(grey, "--preprocess", "mean=0,0,0,std=1")
     _, printed = explain(grey, "--preprocess", "mean=0.5,std=0.25")
     assert "24x32 grey, pixel * 0.0156863 + -2" in printed
 
 
+@pytest.mark.any_backend
 def test_maps_of_grey_photos_are_shown(explain, tmp_path):
     """Their gradients, (H, W, 1), in a figure, on a page, and alone."""
-    keras.utils.set_random_seed(1)
-    image = keras.Input((24, 32, 1))
-    x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(image))
-    network = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    output, _ = explain(network, "--classes", "all")
+    output, _ = explain(convolutional(), "--classes", "all")
     guided = output / "wide" / "guided_backprop_for_class_0.npy"
     assert np.load(guided).shape == (24, 32, 1)
     viewer = Viewer(Figure(figsize=(10.5, 7)), find_saved(output))  # with room for whole titles
@@ -172,32 +167,22 @@ def test_maps_of_grey_photos_are_shown(explain, tmp_path):
 
 
 def test_other_activations(explain):
-    keras.utils.set_random_seed(0)
-    smooth = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            layers.Rescaling(1 / 255),
-            trunk(activation="gelu"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3),
-        ]
-    )
+    smooth = nested(activation=None, of_trunk="gelu")
     message = r"layer 'trunk/first' \(gelu\) and 1 more activations are no ReLU.*--no-guided.*--guided-anyway"
     with pytest.raises(UserError, match=message):
         explain(smooth)
     output, printed = explain(smooth, "--no-guided", "--method", "hires-cam", "--classes", "0", "1", "2")
-    assert "guided" not in printed and sorted(os.listdir(output / "wide")) == [
-        *(f"gradcam_for_class_{index}.{kind}" for index in range(3) for kind in ("jpg", "npy")),
-        *(f"panel_for_class_{index}.jpg" for index in range(3)),
-        "photo.jpg",
-        *(f"spp_for_class_{index}.jpg" for index in range(3)),
-    ]
+    names = {path.name for path in (output / "wide").iterdir()}
+    parts = ("gradcam_for_class_{}.jpg", "gradcam_for_class_{}.npy", "panel_for_class_{}.jpg", "spp_for_class_{}.jpg")
+    assert "guided" not in printed
+    assert names == {"photo.jpg"} | {part.format(index) for part in parts for index in range(3)}
     maps = [np.load(output / "wide" / f"gradcam_for_class_{index}.npy") for index in range(3)]
     assert min(values.min() for values in maps) < 0  # signed
     output, _ = explain(smooth, "--guided-anyway", "--overwrite", "--classes", "1")
     assert (output / "wide" / "guided_backprop_for_class_1.npy").exists()
 
 
+@pytest.mark.any_backend
 def test_bad_arguments(explain, capsys):
     with pytest.raises(SystemExit):
         explain(nested(), "--method", "eigen-cam", "--counterfactual")
@@ -205,15 +190,15 @@ def test_bad_arguments(explain, capsys):
     with pytest.raises(UserError, match="--size 64: the network .* takes 24x32 only"):
         explain(nested(), "--size", "64")
     with pytest.raises(UserError, match=r"takes \(None, 24, 32, 2\); expected one input of photos"):
-        image = keras.Input((24, 32, 2))
-        explain(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(image))))
+        explain(convolutional((24, 32, 2)))
     with pytest.raises(UserError, match="no layer with a spatial output"):
         image = keras.Input(SHAPE)
         explain(keras.Model(image, layers.Dense(2)(layers.Flatten()(image))), "--preprocess", "none")
 
 
+@pytest.mark.any_backend
 def test_a_thousand_classes_can_be_asked_for_dog(explain):
-    output, _ = explain(nested(1000), "--classes", "dog", "sorrel")
+    output, _ = explain(nested(1000), "--classes", "dog", "sorrel", "--no-guided")
     assert (output / "wide" / "gradcam_for_dog.npy").exists() and (output / "wide" / "gradcam_for_sorrel.npy").exists()
 
 
@@ -230,6 +215,7 @@ def brightness_network():
     return network
 
 
+@pytest.mark.any_backend
 def test_a_map_of_zeros_is_said_to_be_one(explain):
     """Red speaks against class 1 everywhere: its Grad-CAM is zero, and neither a NaN nor scaled noise."""
     output, printed = explain(brightness_network(), "--classes", "0", "1")
@@ -243,6 +229,7 @@ def test_a_map_of_zeros_is_said_to_be_one(explain):
     assert "2 maps are zero everywhere, the first guided_backprop_for_class_1 of wide.png: no positive grad" in printed
 
 
+@pytest.mark.any_backend
 def test_upright_red_photos_keep_their_place_colour_and_shape(explain, tmp_path):
     """A tall photo, stored lying with EXIF's rotation, pure red in its upper left corner and black elsewhere."""
     upright = np.zeros((96, 64, 3), np.uint8)
@@ -275,7 +262,7 @@ def memory():
 
 @pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
-def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
+def test_hundreds_of_calls_neither_grow_nor_trace_again(monkeypatch):
     network = nested()
     explain = compiled_map(network, inspect_network(network, SHAPE))
     traces, original = [], tracing.differentiate
@@ -290,37 +277,7 @@ def test_a_thousand_calls_neither_grow_nor_trace_again(monkeypatch):
     for _ in range(10):
         call()
     traced, before = len(traces), memory()
-    for _ in range(990):
+    for _ in range(490):
         call()
     assert traced == len(traces) <= (1 if BACKEND == "tensorflow" else 2)
-    assert memory() - before < 20
-
-
-def test_loaded_networks_compute_what_was_saved(tmp_path):
-    images = np.random.default_rng(0).random((2, *SHAPE), np.float32) * 255
-    for build in (nested, sequential):
-        network = build()
-        for kind in ("keras", "h5"):
-            network.save(tmp_path / f"a.{kind}")
-            loaded, input_spec = load_network(tmp_path / f"a.{kind}")
-            assert input_spec is None and loaded.input_shape == network.input_shape
-            np.testing.assert_allclose(
-                ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(network(images)), atol=1e-6
-            )
-
-
-def test_files_that_are_no_networks(tmp_path):
-    import zipfile
-
-    archive = tmp_path / "a.keras"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("x.txt", "no")
-    with pytest.raises(UserError, match="is an archive without a network"):
-        load_network(archive)
-    image = keras.Input(SHAPE)
-    network = keras.Model(image, layers.Dense(2)(layers.Flatten()(layers.Lambda(lambda x: x * 2)(image))))
-    network.save(archive)
-    with pytest.raises(UserError, match="holds the layer or function 'Lambda'.*--trust-model"):
-        load_network(archive)
-    loaded, _ = load_network(archive, trust=True)
-    assert loaded.output_shape == (None, 2)
+    assert memory() - before < 10

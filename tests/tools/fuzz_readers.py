@@ -51,13 +51,8 @@ def parse_arguments(arguments=None):
     known = readers()
     parser.add_argument("readers", nargs="*", metavar="READER", help=f"{', '.join(known)}; default: all")
     parser.add_argument("--minutes", type=float, default=30, metavar="M", help="for each reader; default: 30")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("outputs/fuzz"),
-        metavar="DIR",
-        help="folder of inputs, findings and counts; default: outputs/fuzz",
-    )
+    output = "folder of inputs, findings and counts; default: outputs/fuzz"
+    parser.add_argument("--output", type=Path, default=Path("outputs/fuzz"), metavar="DIR", help=output)
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table of all counts there")
     settings = parser.parse_args(arguments)
     parser.require(settings, minutes=0)
@@ -77,8 +72,7 @@ def fuzz(name, seconds, output):
         dict of executions, seconds, inputs (how many reach something that no other does), contained (crashes
         and hangs of a library that end in one line in the scripts), findings (names of files).
     """
-    corpus, findings = (output / name / part for part in ("corpus", "findings"))
-    contained = output / name / "contained"
+    corpus, findings, contained = (output / name / part for part in ("corpus", "findings", "contained"))
     for folder in (corpus, findings, contained):
         folder.mkdir(parents=True, exist_ok=True)
     count = findings / "executions"
@@ -87,23 +81,14 @@ def fuzz(name, seconds, output):
     while (left := begin + seconds - time.monotonic()) > 0 and without < GIVEN_UP:
         before = executions(count)
         seconds_each = MOST_SECONDS_OF_A_CHILD if name in READ_BY_A_CHILD else MOST_SECONDS
-        options = [
-            f"-max_total_time={left:.0f}",
-            f"-timeout={seconds_each}",
-            "-print_final_stats=1",
-            f"-rss_limit_mb={MOST_MEGABYTES + LIBRARIES}",
-            f"-artifact_prefix={findings}/",
-            "-report_slow_units=1000",
-        ]
+        limits = f"-max_total_time={left:.0f} -timeout={seconds_each} -rss_limit_mb={MOST_MEGABYTES + LIBRARIES}"
+        options = [*limits.split(), "-print_final_stats=1", f"-artifact_prefix={findings}/", "-report_slow_units=1000"]
         command = [sys.executable, PROGRAM, name, corpus, findings, *options]
         with open(output / name / "log.txt", "ab") as log:
             subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, env=ENVIRONMENT)
         without = without + 1 if executions(count) == before else 0
         if name in READ_BY_A_CHILD:
             set_aside(findings, contained)
-        for path in findings.glob("timeout-*"):
-            if is_soon(name, path):
-                path.unlink()
     done = executions(count)
     count.unlink(missing_ok=True)
     if not done:
@@ -120,13 +105,6 @@ def fuzz(name, seconds, output):
 
 def executions(count):
     return int.from_bytes(count.read_bytes(), "little") if count.exists() else 0
-
-
-def is_soon(name, path):
-    """Whether a reader ends soon with an input after all: libFuzzer counts the time that other programs take too."""
-    command = [sys.executable, PROGRAM, name, "--again", path]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=ENVIRONMENT)
-    return ended.returncode == 0 and float(ended.stdout.split()[-1]) < MOST_SECONDS
 
 
 def set_aside(findings, contained):
@@ -146,17 +124,10 @@ def set_aside(findings, contained):
 def table(known):
     """The lines of a table: what was run, and the counts."""
     header = ["reader", "minutes", "executions", "inputs kept", "crashes and hangs contained", "findings"]
-    cells = [
-        [
-            name,
-            round(one["seconds"] / 60),
-            f"{one['executions']:,}",
-            one["inputs"],
-            one["contained"],
-            len(one["findings"]),
-        ]
-        for name, one in known.items()
-    ]
+    cells = []
+    for name, one in known.items():
+        row = [name, round(one["seconds"] / 60), f"{one['executions']:,}", one["inputs"], one["contained"]]
+        cells.append([*row, len(one["findings"])])
     total = sum(counts["executions"] for counts in known.values())
     found = sum(len(counts["findings"]) for counts in known.values())
     days = sorted({counts["day"] for counts in known.values()})

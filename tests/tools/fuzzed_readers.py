@@ -1,7 +1,6 @@
 """Readers of files that may come from somebody else, as the fuzzer calls them, and small whole files to begin with.
 
     python tests/tools/fuzzed_readers.py READER CORPUS FINDINGS [options of libFuzzer]    # as fuzz_readers.py does
-    python tests/tools/fuzzed_readers.py READER --again FILE                              # seconds that a file takes
 
 A reader gets the bytes of a file and an empty folder. It may return, or raise what scripts make one line of (EXPECTED).
 As a program it needs Atheris, runs until libFuzzer's limits, and keeps an input for each line of camlib that anything
@@ -16,9 +15,9 @@ import shutil
 import struct
 import sys
 import tempfile
-import time
 import traceback
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -45,6 +44,7 @@ with watched:
     from camlib.files import csv_text
     from camlib.networks import plain_data
     from camlib.networks.checkpoint import describe_contents, rebuilt
+    from camlib.networks.keras2_operations import Refused
     from camlib.photos import PhotoError, read_photo
     from camlib.preprocessing import read_class_names
     from camlib.runs import shards
@@ -54,16 +54,16 @@ with watched:
     from camlib.viewer.album import read_content
 import hostile_files as hostile
 
-EXPECTED = UserError, PhotoError, MapError
+EXPECTED = UserError, Refused, PhotoError, MapError
 COUNTER = struct.Struct("<Q")  # executions, in a file that outlives a crash
 
 # ---------------------------------------------------------------- model files
 
 
-def written(write, name="file.h5"):
+def written(write):
     """The bytes of what `write(path)` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
+        path = Path(folder) / "file.h5"
         write(path)
         return path.read_bytes()
 
@@ -77,18 +77,14 @@ def seeds_of_hdf5():
             file["model_weights/conv"].create_dataset("conv/kernel", data=values, compression="gzip", shuffle=True)
 
     tricks = ("soft link", "external link", "external storage", "virtual", "plugin", "text")
-    return [
-        written(lambda path: hostile.write_h5(path, hostile.stack())),
-        written(packed),
-        *(written(lambda path, how=how: hostile.linked(path, how, Path("/nowhere"))) for how in tricks),
-    ]
+    writers = [partial(hostile.write_h5, config=hostile.stack()), packed]
+    writers += [partial(hostile.linked, how=how, place=Path("/nowhere")) for how in tricks]
+    return list(map(written, writers))
 
 
 def seeds_of_archives():
-    return [
-        written(lambda path, how=how: hostile.write_keras(path, hostile.stack(), compression=how))
-        for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    ]
+    kinds = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+    return [written(partial(hostile.write_keras, config=hostile.stack(), compression=kind)) for kind in kinds]
 
 
 def read_model(content, folder):
@@ -101,7 +97,7 @@ def seeds_of_descriptions():
     networks = [
         hostile.stack(),
         hostile.stack(norm, relu),
-        hostile.with_operation("Add", "conv", 1.0),
+        hostile.with_operation("Add", "image", 1.0),
         hostile.called_by_each_other(2),
         hostile.with_outputs([["class", 0, 0]]),
         hostile.stack(hostile.vocabularies("a")["StringLookup"]),
@@ -118,7 +114,7 @@ def read_description(content, folder):
     description, _ = describe_contents(contents_with(config=content.decode("utf-8", "replace")), Path("model.h5"))
     try:
         if description:
-            rebuilt(description, Path("model.h5"), False, True)
+            rebuilt(description, trust=False, open_size=True)
     finally:
         keras.backend.clear_session()  # else the names of layers are counted without end
 
@@ -168,20 +164,12 @@ VOC = b"""<annotation><filename>a.png</filename><size><width>32</width><height>2
 <name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"""
 
 
-def read_json_annotations(content, folder):
-    use_annotations(content, folder / "annotations.json")
-
-
-def read_voc_annotations(content, folder):
-    use_annotations(content, folder / "a.xml")
-
-
-def use_annotations(content, path):
-    path.write_bytes(content)
-    for annotation in read_annotations(path.parent):
+def read_boxes(content, folder, name):
+    (folder / name).write_bytes(content)
+    for annotation in read_annotations(folder):
         with contextlib.suppress(*EXPECTED):
             annotation.inside(12, 16)
-    items_sha256(find_items([], path))
+    items_sha256(find_items([], folder / name))
 
 
 def read_names(content, folder):
@@ -315,8 +303,8 @@ READERS = {
     "meaning": Reader(read_meaning, seeds_of_meanings, 1_000),
     "photo": Reader(read_a_photo, seeds_of_pictures, 8_000),
     "mask": Reader(read_mask, seeds_of_pictures, 8_000),
-    "annotations": Reader(read_json_annotations, lambda: [json.dumps(RECORDS).encode()], 2_000),
-    "voc": Reader(read_voc_annotations, lambda: [VOC], 2_000),
+    "annotations": Reader(partial(read_boxes, name="annotations.json"), lambda: [json.dumps(RECORDS).encode()], 2_000),
+    "voc": Reader(partial(read_boxes, name="a.xml"), lambda: [VOC], 2_000),
     "class-names": Reader(read_names, lambda: ["dog\ncat\nä b\n".encode()], 500),
     "map": Reader(read_a_map, seeds_of_maps, 1_000),
     "run": Reader(read_a_run, seeds_of_runs, 2_000),
@@ -372,17 +360,6 @@ def keep(content, path):
         path.write_bytes(content)
 
 
-def seconds_of(name, path):
-    """What a reader takes of the processor for a file."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(*EXPECTED):
-        start = time.process_time()
-        READERS[name].read(path.read_bytes(), Path(folder))
-    return time.process_time() - start
-
-
 if __name__ == "__main__":
     name, corpus, findings, *options = sys.argv[1:]
-    if corpus == "--again":
-        print(seconds_of(name, Path(findings)))
-    else:
-        fuzz(name, Path(corpus), Path(findings), options)
+    fuzz(name, Path(corpus), Path(findings), options)

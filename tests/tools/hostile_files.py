@@ -6,7 +6,6 @@ memory is described and not there.
 
 import io
 import json
-import os
 import struct
 import zipfile
 
@@ -39,36 +38,34 @@ def stack(*middle, first=None, last=None, shape=SHAPE):
     pooling = entry("GlobalAveragePooling2D", "pool")
     ends = first or convolution(), last or dense()
     parts = [entry("InputLayer", "image", batch_shape=shape), ends[0], *middle, pooling, ends[1]]
-    return {
-        "module": "keras",
-        "class_name": "Sequential",
-        "registered_name": None,
-        "config": {"name": "net", "layers": parts},
-    }
+    return entry("Sequential", "net", "keras", layers=parts)
 
 
 def tensor(name):
-    return {
-        "class_name": "__keras_tensor__",
-        "config": {"shape": SHAPE, "dtype": "float32", "keras_history": [name, 0, 0]},
-    }
+    config = {"shape": SHAPE, "dtype": "float32", "keras_history": [name, 0, 0]}
+    return {"class_name": "__keras_tensor__", "config": config}
+
+
+def numpy_array(dtype):
+    return {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": dtype}}
 
 
 def graph(parts, output, name="net"):
     """A functional network's configuration of (entry, names of the layers that it is called on, one list a call)."""
     layers = []
     for part, calls in parts:
-        nodes = [
-            {"args": [tensor(one) if isinstance(one, str) else one for one in call], "kwargs": {}} for call in calls
-        ]
+        arguments = [[tensor(one) if isinstance(one, str) else one for one in call] for call in calls]
+        nodes = [{"args": call, "kwargs": {}} for call in arguments]
         layers.append(part | {"name": part["config"]["name"], "inbound_nodes": nodes})
     ends = {"input_layers": [["image", 0, 0]], "output_layers": [[output, 0, 0]]}
-    return {
-        "module": "keras.src.models.functional",
-        "class_name": "Functional",
-        "registered_name": "Functional",
-        "config": {"name": name, "layers": layers} | ends,
-    }
+    return entry("Functional", name, "keras.src.models.functional", layers=layers, **ends)
+
+
+def classifier(*middle, convolved="image"):
+    """A functional network: what is given, a convolution of one of these layers, global average pooling, Dense."""
+    pooling = entry("GlobalAveragePooling2D", "pool")
+    ends = [(convolution(), [[convolved]]), (pooling, [["conv"]]), (dense(), [["pool"]])]
+    return graph([image(), *middle, *ends], "class")
 
 
 def image():
@@ -127,17 +124,14 @@ def write_keras(path, config, weights=None, compression=zipfile.ZIP_STORED, text
 
 def vocabularies(place):
     """Layers that read a vocabulary from a file of the user's, by name."""
-    numbers = entry("IntegerLookup", "words", vocabulary=place)
-    return {
-        "StringLookup": entry("StringLookup", "words", vocabulary=place),
-        "IntegerLookup": numbers,
-        "TextVectorization": entry("TextVectorization", "words", vocabulary=place),
-        "in a wrapper": entry("TimeDistributed", "wrapped", layer=entry("StringLookup", "words", vocabulary=place)),
-        "in a pipeline": entry("Pipeline", "pipe", layers=[entry("StringLookup", "words", vocabulary=place)]),
-        "by its module": entry(
-            "StringLookup", "words", "keras.src.layers.preprocessing.string_lookup", vocabulary=place
-        ),
-        "in an argument": entry("Rescaling", "scale", scale=entry("StringLookup", "words", vocabulary=place)),
+    kinds = ("StringLookup", "IntegerLookup", "TextVectorization")
+    found = {kind: entry(kind, "words", vocabulary=place) for kind in kinds}
+    words, module = found["StringLookup"], "keras.src.layers.preprocessing.string_lookup"
+    return found | {
+        "in a wrapper": entry("TimeDistributed", "wrapped", layer=words),
+        "in a pipeline": entry("Pipeline", "pipe", layers=[words]),
+        "by its module": words | {"module": module},
+        "in an argument": entry("Rescaling", "scale", scale=words),
     }
 
 
@@ -228,38 +222,18 @@ def called_by_each_other(depth=28):
         for node in inner["config"]["layers"][1]["inbound_nodes"][1:]:
             node["args"][0]["config"]["keras_history"] = [name, 0, 0]
     name = f"level{depth - 1}"
-    parts = [
-        image(),
-        (inner, [["image"]]),
-        (convolution(), [[name]]),
-        (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
-        (dense(), [["pool"]]),
-    ]
-    return graph(parts, "class")
+    return classifier((inner, [["image"]]), convolved=name)
 
 
 def with_operation(kind, *arguments, module="keras.src.ops.numpy", **settings):
     """A network with an operation that is called on what is given instead of a layer's output."""
     operation = entry(kind, "op", module) | {"config": {"name": "op"} | settings}
-    parts = [
-        image(),
-        (convolution(), [["image"]]),
-        (operation, [arguments]),
-        (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
-        (dense(), [["pool"]]),
-    ]
-    return graph(parts, "class")
+    return classifier((operation, [arguments]))
 
 
 def with_outputs(outputs):
     """A network of several outputs, each [layer, call, output]."""
-    parts = [
-        image(),
-        (convolution(), [["image"]]),
-        (entry("GlobalAveragePooling2D", "pool"), [["conv"]]),
-        (dense(), [["pool"]]),
-    ]
-    network = graph(parts, "class")
+    network = classifier()
     network["config"]["output_layers"] = outputs
     return network
 
@@ -281,12 +255,8 @@ BIG_NETWORKS = {
     "10,000 layers": lambda: stack(*(entry("ReLU", f"relu{number}") for number in range(10_000))),
     "2 ** 28 calls": called_by_each_other,
     "Full, without a tensor": lambda: with_operation("Full", 1.0, shape=[20_000, 20_000]),
-    "Tile of a constant": lambda: with_operation(
-        "Tile", {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": "float32"}}, repeats=[400_000_000]
-    ),
-    "text as numbers": lambda: with_operation(
-        "Add", "conv", {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": f"U{BIG // 2}"}}
-    ),
+    "Tile of a constant": lambda: with_operation("Tile", numpy_array("float32"), repeats=[400_000_000]),
+    "text as numbers": lambda: with_operation("Add", "image", numpy_array(f"U{BIG // 2}")),
 }
 
 
@@ -356,17 +326,3 @@ def mutated(content, seed, count=4):
         place = place if generator.random() < 0.7 else size - 1 - place
         changed[place] = int(generator.choice([0, 1, 0x7F, 0xFF, generator.integers(256)]))
     return bytes(changed)
-
-
-def pipe(path):
-    os.mkfifo(path)
-    return path
-
-
-def replace_member(path, name, content):
-    """Put other bytes in the place of a member of an archive."""
-    with zipfile.ZipFile(path) as archive:
-        members = {one: archive.read(one) for one in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, old in members.items():
-            archive.writestr(member, content if member == name else old)

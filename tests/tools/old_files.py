@@ -10,6 +10,8 @@ import h5py
 import keras
 import numpy as np
 
+from camlib.networks.keras2_config import parts_of
+
 NESTED = ("Functional", "Sequential")
 # The functions of TensorFlow behind operations of Keras 3, and what they call the arguments behind the first
 FUNCTIONS = {
@@ -20,6 +22,7 @@ FUNCTIONS = {
     "Reshape": ("reshape", []), "Resize": ("image.resize", []), "Silu": ("nn.silu", []),
 }  # fmt: skip
 OPTIONS = {"newshape": "shape", "interpolation": "method"}
+OF_KERAS_3 = {"data_format", "crop_to_aspect_ratio", "fill_mode", "fill_value", "pad_to_aspect_ratio"}
 GRAPH_OPERATIONS = {"Add": "AddV2", "Multiply": "Mul", "Relu": "Relu"}
 
 
@@ -95,13 +98,9 @@ def count_from_one(config, new):
         if layer["class_name"] in NESTED and layer["config"]["layers"][0]["class_name"] == "InputLayer"
     }
 
-    def visit(value):
-        if isinstance(value, list) and len(value) > 2 and isinstance(value[0], str) and value[0] in nested:
-            value[1] += 1
-        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            visit(part)
-
-    visit([layer.get("inbound_nodes") for layer in config["layers"]])
+    for part in parts_of([layer.get("inbound_nodes") for layer in config["layers"]]):
+        if isinstance(part, list) and len(part) > 2 and isinstance(part[0], str) and part[0] in nested:
+            part[1] += 1
 
 
 def old_operation(entry, graph_operations):
@@ -112,10 +111,7 @@ def old_operation(entry, graph_operations):
     for node in entry["inbound_nodes"]:
         keywords = {name: old_value(part) for name, part in zip(names, node["args"][1:], strict=True)}
         options = {OPTIONS.get(key, key): part for key, part in entry["config"].items() if key != "name"}
-        options.pop("data_format", None), options.pop("crop_to_aspect_ratio", None)
-        options = {
-            key: part for key, part in options.items() if key not in ("fill_mode", "fill_value", "pad_to_aspect_ratio")
-        }
+        options = {key: part for key, part in options.items() if key not in OF_KERAS_3}
         first = old_value(node["args"][0])
         keywords |= options | {"name": None}
         if isinstance(first[0], list):
@@ -146,7 +142,7 @@ def old_value(value):
 # ---------------------------------------------------------------- files
 
 
-def write_h5(path, network, config, version="2.9.0", order=list):
+def write_h5(path, network, config, version="2.9.0"):
     """An .h5 file of Keras 2.
 
     Args:
@@ -154,7 +150,6 @@ def write_h5(path, network, config, version="2.9.0", order=list):
         network: keras.Model, whose weights are written.
         config: dict, or None for weights alone.
         version: str, of Keras.
-        order: function of a layer's list of labels, which changes the order in which they are written.
     """
     with h5py.File(path, "w") as file:
         group = file
@@ -164,19 +159,19 @@ def write_h5(path, network, config, version="2.9.0", order=list):
         group.attrs["layer_names"] = [layer.name.encode() for layer in network.layers]
         for layer in network.layers:
             part, labels = group.create_group(layer.name), []
-            variables = layer.trainable_weights + layer.non_trainable_weights
-            owners = {id(one): inner.name for inner in layer._flatten_layers() for one in inner._trainable_variables}
-            owners |= {
-                id(one): inner.name for inner in layer._flatten_layers() for one in inner._non_trainable_variables
+            owners = {
+                id(variable): inner.name
+                for inner in layer._flatten_layers()
+                for variable in inner._trainable_variables + inner._non_trainable_variables
             }
-            for variable in variables:
+            for variable in layer.trainable_weights + layer.non_trainable_weights:
                 labels.append(f"{owners[id(variable)]}/{variable.name}:0")
                 part[labels[-1]] = keras.ops.convert_to_numpy(variable)
-            part.attrs["weight_names"] = [label.encode() for label in order(labels)]
+            part.attrs["weight_names"] = [label.encode() for label in labels]
 
 
-def write_archive(path, network, config, version="2.13.1", places=None, backslashes=False):
-    """A .keras file of Keras 2.13 to 2.15.
+def write_archive(path, network, config, version="2.13.1", places=None):
+    """A .keras file of Keras 2.13 to 2.15, written on Windows, where backslashes join the parts of a place.
 
     Args:
         path: Path.
@@ -185,15 +180,13 @@ def write_archive(path, network, config, version="2.13.1", places=None, backslas
         version: str, of Keras.
         places: str, what the place of a network's layers is called where it is not `layers`; there each layer with
             weights is counted twice.
-        backslashes: bool, join the parts of a place as on Windows.
     """
     weights = path.with_name("old.weights.h5")
     network.save_weights(weights, overwrite=True)
     with h5py.File(weights, "r+") as file:
         if places:
             rename_places(file, places)
-        if backslashes:
-            join_places(file)
+        join_places(file)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": version}))
         archive.writestr("config.json", json.dumps(config))

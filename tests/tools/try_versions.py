@@ -28,14 +28,8 @@ COUNTS = re.compile(r"([0-9]+) (passed|failed|skipped|error)")
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument("sets", nargs="*", metavar="PYTHON:RESOLUTION", help="for example 3.11:lowest-direct")
-    parser.add_argument("--tests", nargs="+", default=[], metavar="TEST", help="these alone; they enter no table")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("outputs/versions"),
-        metavar="DIR",
-        help="folder of environments and results; default: outputs/versions",
-    )
+    output = "folder of environments and results; default: outputs/versions"
+    parser.add_argument("--output", type=Path, default=Path("outputs/versions"), metavar="DIR", help=output)
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table of all results there")
     settings = parser.parse_args(arguments)
     for one in settings.sets:
@@ -56,7 +50,7 @@ def called(*command, **more):
         raise UserError(f"{' '.join(map(str, command[:3]))} failed ({error}); expected pip install uv") from error
 
 
-def tried(python, resolution, output, tests):
+def tried(python, resolution, output):
     """Make the environment, and run the tests in it.
 
     Returns:
@@ -71,7 +65,7 @@ def tried(python, resolution, output, tests):
            "requirements-dev.txt")  # fmt: skip
     frozen = called("uv", "pip", "freeze", "--quiet", "--python", interpreter, stdout=subprocess.PIPE).stdout
     versions = dict(line.split("==") for line in frozen.splitlines() if "==" in line)
-    command = [interpreter, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider", *tests]
+    command = [interpreter, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
     with open(output / f"{python}-{resolution}.log", "w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
     said = Path(log.name).read_text("utf-8", "replace")
@@ -79,12 +73,9 @@ def tried(python, resolution, output, tests):
     if not counts.get("passed"):
         raise UserError(f"no test ran with {python} and {resolution}: see the end of {log.name}")
     failing = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-    kinds = ("passed", "failed", "skipped", "error")
-    return {
-        "versions": {name: versions.get(name, "-") for name in SHOWN},
-        "day": date.today().isoformat(),
-        "failing": failing,
-    } | {kind: counts.get(kind, 0) for kind in kinds}
+    shown = {name: versions.get(name, "-") for name in SHOWN}
+    found = {kind: counts.get(kind, 0) for kind in ("passed", "failed", "skipped", "error")}
+    return found | {"versions": shown, "day": date.today().isoformat(), "failing": failing}
 
 
 def table(known):
@@ -102,12 +93,10 @@ def main(arguments=None):
     known_file, failed = settings.output / "results.json", False
     known = read_json(known_file) if known_file.exists() else {}
     for one in settings.sets:
-        result = tried(*one.split(":"), settings.output, settings.tests)
+        result = known[one] = tried(*one.split(":"), settings.output)
         failed |= bool(result["failed"] or result["error"])
         print(one, result, flush=True)
-        if not settings.tests:
-            known[one] = result
-            write_json(known_file, known)
+        write_json(known_file, known)
     if settings.docs:
         put(settings.docs, "versions", table(known))
     return 1 if failed else 0
