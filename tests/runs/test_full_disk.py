@@ -4,7 +4,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import full_after, weights_of
+from conftest import full_after
 from keras import layers
 
 from camlib.files import DamagedFile, read_arrays, write_arrays, write_csv, write_whole
@@ -157,19 +157,6 @@ def test_damaged_photos_and_labels_are_made_anew(file, photo_folder, tmp_path, c
         np.testing.assert_array_equal(again["train"].images, images)
         assert {path: path.read_bytes() for path in tmp_path.glob("net*")} == whole
     assert ("is damaged: its photos are decoded anew" in capsys.readouterr().out) == (file == "net_photos.npy")
-
-
-def test_networks_are_kerass_own_files(tmp_path, network):
-    network.save(tmp_path / "kerass.h5", include_optimizer=False)
-    save_network(network, tmp_path / "ours.h5", INPUT_SPEC)
-    kerass, ours = (weights_of(tmp_path / f"{name}.h5") for name in ("kerass", "ours"))
-    assert kerass.keys() == ours.keys()
-    for name in kerass:
-        np.testing.assert_array_equal(kerass[name], ours[name])
-    network.save_weights(tmp_path / "kerass.weights.h5")
-    save_network(network, tmp_path / "ours.weights.h5", INPUT_SPEC)
-    assert weights_of(tmp_path / "kerass.weights.h5").keys() == weights_of(tmp_path / "ours.weights.h5").keys()
-    keras.models.load_model(tmp_path / "ours.h5")
 
 
 def test_a_whole_file_that_may_not_get_its_name(tmp_path):

@@ -269,6 +269,25 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(form, moment, tmp_p
     assert not list(output.rglob(".*"))
 
 
+@pytest.mark.parametrize("form", ALONE)
+@pytest.mark.parametrize("step", ["write_csv", "remove_lists_of_shards"])
+def test_a_run_alone_that_is_stopped_as_it_takes_over_from_shards_loses_nothing(
+    form, step, photos, tmp_path, monkeypatch
+):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    make(photos, tmp_path / "out", "shard of files" if form == "files" else "shard of a store")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(f"camlib.runs.folder_run.{step}", stopped)
+        make(photos, tmp_path / "out", form)
+    assert assert_whole(tmp_path / "out", photos) == 6
+    assert [photo.name for photo in find_saved(tmp_path / "out")] == [photo.name for photo in photos]  # each once
+    make(photos, tmp_path / "out", form)
+    make(photos, tmp_path / "single", form)
+    assert contents(tmp_path / "out") == contents(tmp_path / "single")
+
+
 @pytest.mark.parametrize(("form", "size"), [("files", 4_000), ("store", 60_000)])
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(form, size, tmp_path, end_of):
     """Three photos fit, then the list, or the next part, has no room; no thread is left at work, and no half file."""

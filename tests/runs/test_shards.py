@@ -162,7 +162,6 @@ def test_unfinished_shards_can_be_looked_at_and_a_run_alone_does_the_rest(run_of
     output = tmp_path / "out"
     run_of(output, "--shard", "1/6"), run_of(output, "--shard", "4/6")
     assert [photo.name for photo in find_saved(output)] == ["b.png", "c.png", "a/x.png", "a/y, z.png"]
-    assert show_heatmaps.main([str(output), "--save", str(tmp_path / "one.png")]) == 0
     assert show_heatmaps.main([str(output), "--html", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "b.png" in page and "a/x.png" in page
@@ -171,24 +170,6 @@ def test_unfinished_shards_can_be_looked_at_and_a_run_alone_does_the_rest(run_of
     assert "4 of 11 photos are done already" in capsys.readouterr().out
     assert len(find_saved(output)) == 9 and list(names_in(output)) == ["predictions.csv"]
     assert len(names_in(output, "failed*.csv")["failed.csv"]) == 2
-
-
-def test_a_photo_that_fails_later_is_in_one_list_only(run_of, photos, tmp_path, capsys):
-    """A photo that could be read when its shard began, and no more when the shard was given again."""
-    output, photo = tmp_path / "out", photos / "b.png"
-    run_of(output, "--shard", "1/1")
-    data = photo.read_bytes()
-    photo.write_text("no photo")
-    os.utime(photo, (time.time() + 9,) * 2)
-    try:
-        assert run_of(output, "--shard", "1/1") == 1
-        assert names_in(output, "failed*")["failed-1-of-1.csv"] == [
-            str(photos / name) for name in ("b.png", "c0.jpg", "a/broken.jpg")
-        ]
-        assert "b.png" not in [photo.name for photo in find_saved(output)]
-    finally:
-        photo.write_bytes(data)
-    assert "8 of 11 photos are done already" in capsys.readouterr().out
 
 
 def test_a_shard_without_photos_says_so(run_of, tmp_path, capsys):
@@ -227,14 +208,6 @@ def test_a_run_that_is_not_in_shards_takes_none(run_of, tmp_path):
     make_run(tmp_path / "single", ["a.jpg"])
     with pytest.raises(UserError, match="single holds a run that is not in shards; expected another folder, or no"):
         run_of(tmp_path / "single", "--shard", "1/2")
-
-
-def test_a_single_run_replaces_shards_when_asked_to(run_of, tmp_path):
-    output = tmp_path / "out"
-    run_of(output, "--shard", "1/3")
-    run_of(output, "--overwrite")
-    assert list(names_in(output)) == ["predictions.csv"] and len(names_in(output)["predictions.csv"]) == 9
-    assert "shards" not in json.loads((output / "run.json").read_text())
 
 
 def test_a_damaged_record_is_said_in_one_line(run_of, tmp_path, monkeypatch):
@@ -328,27 +301,3 @@ def test_two_shards_at_once_as_a_user_starts_them(small_network, photos, tmp_pat
     lists = names_in(tmp_path / "out")
     assert sum(map(len, lists.values())) == 9 and len(set().union(*lists.values())) == 9
     assert len(find_saved(tmp_path / "out")) == 9
-
-
-# ---------------------------------------------------------------- a run alone that takes over
-
-
-@pytest.mark.parametrize("step", ["write_csv", "remove_lists_of_shards"])
-def test_a_run_alone_that_is_killed_as_it_takes_over_loses_nothing(run_of, step, tmp_path, monkeypatch):
-    output = tmp_path / "out"
-    assert run_of(output) == 1
-    single = contents(output)
-    shutil.rmtree(output)
-    for number in (1, 2):
-        run_of(output, "--shard", f"{number}/2")
-    names = [photo.name for photo in find_saved(output)]
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(f"camlib.runs.folder_run.{step}", killed)
-        run_of(output)
-    assert [photo.name for photo in find_saved(output)] == names  # each once, in order
-    run_of(output)
-    assert contents(output) == single

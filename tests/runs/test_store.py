@@ -193,7 +193,7 @@ def test_saved_maps_are_scored_like_those_made_on_the_spot(small_network, photos
         box | {"class": path.parent.name, "file": path.relative_to(photos).as_posix()} for path in photos.rglob("*.*")
     ]
     (photos / "annotations.json").write_text(json.dumps(records))
-    scores = {}
+    scores, outputs = {}, {}
     for name, maps in (
         ("small", [f"{small_network}:{method}" for method in ("grad-cam", "guided-backprop", "guided-grad-cam")]),
         ("files", [tmp_path / "files"]),
@@ -204,17 +204,20 @@ def test_saved_maps_are_scored_like_those_made_on_the_spot(small_network, photos
         words = ["--annotations", photos, "--maps", *maps, *more, "--output", output]
         assert evaluate_maps.main([str(word) for word in words]) == 0
         lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+        lines = [line for line in lines if line["network"] == name]
+        outputs[name] = {line["item"]: line["outputs"] for line in lines}
         scores[name] = {
             (line["item"], kind.partition(" ")[2]): [
                 values[score] for score in ("energy", "pointing", "border", "zero", "other_class")
             ]
             for line in lines
-            if line["network"] == name
             for kind, values in line["maps"].items()
         }
     assert "store: sanity ask the network, which saved maps are without: left out" in capsys.readouterr().out
     assert len(scores["small"]) == 12 and scores["store"] == scores["files"]
     assert scores["store"].keys() == scores["small"].keys()
+    for item, expected in outputs["small"].items():
+        assert outputs["store"][item] == outputs["files"][item] == pytest.approx(expected, abs=1e-5)
     for key, values in scores["small"].items():
         for found, expected in zip(scores["store"][key], values, strict=True):
             assert found == (expected if expected is None else pytest.approx(expected, rel=1e-3)), key
@@ -473,11 +476,11 @@ def test_a_damaged_map_is_left_out_and_the_others_are_shown(sound, tmp_path, cap
 
 
 def test_a_chunk_that_is_larger_than_its_maps_is_not_unpacked(changed):
-    """A chunk that says it is small, and is 200 MB when it is unpacked."""
+    """A chunk that says it is small, and is 50 MB when it is unpacked."""
 
     def bomb(file):
         maps = file["maps/heatmap"]
-        maps.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(200_000_000), 9)[: maps.chunks[1] * 12 * 15 * 4])
+        maps.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(50_000_000), 9)[: maps.chunks[1] * 12 * 15 * 4])
 
     store, _ = changed(bomb)
     first, second = find_saved(store)[:2]
