@@ -26,13 +26,10 @@ from camlib.console import ArgumentParser, Progress, command, counted, run_scrip
 from camlib.files import file_sha256, parse_place
 from camlib.options import (
     add_head_options,
-    add_machine_options,
-    add_map_run_options,
     add_network_options,
     add_pixel_option,
-    add_style_options,
-    check_machine_options,
-    check_store_options,
+    add_run_options,
+    check_run_options,
     network_options,
     style_of_run,
     style_settings,
@@ -81,13 +78,9 @@ def parse_arguments(arguments=None):
     )
     add_network_options(network)
     add_head_options(parser.add_argument_group("networks with several inputs or outputs"))
-    add_style_options(parser.add_argument_group("pictures"))
-    add_map_run_options(parser.add_argument_group("output"), OUTPUT, batch_size=8)
-    add_machine_options(parser.add_argument_group("several machines"))
+    add_run_options(parser, OUTPUT, batch_size=8)
     args = parser.parse_args(arguments)
-    parser.require(args, batch_size=1)
-    check_store_options(parser, args)
-    check_machine_options(parser, args)
+    check_run_options(parser, args)
     if args.counterfactual and METHODS[args.method].needs != "gradients":
         parser.error(f"--counterfactual negates gradients, which {args.method} does without; expected another --method")
     if args.architecture and args.weights in ("4class", "imagenet"):
@@ -135,7 +128,7 @@ def main(arguments=None):
     from camlib.networks.checkpoint import VGG_NETWORK
     from camlib.photos import find_photos
     from camlib.runs.ray import explain_on_ray
-    from camlib.runs.run import announce_cost, explain_photos, open_run
+    from camlib.runs.run import explain_photos, open_run
 
     on_ray = args.engine == "ray"
     if on_ray:
@@ -166,8 +159,6 @@ def main(arguments=None):
     with open_run(args, gradcam, run_settings(args, source, gradcam, places), photos, batch_size, style) as run:
         if not on_ray:
             print(f"{counted(len(photos), 'photo')} on {camlib.backend.device_name()}")
-            if len(gradcam.chosen) > CLASSES_AT_ONCE:
-                announce_cost(gradcam, run, len(run.left(photos)), batch_size, CLASSES_AT_ONCE)
         run.resume(photos)
         if on_ray:
             batches = explain_on_ray(load, run, batch_size, args.address, args.workers)

@@ -22,13 +22,10 @@ from pathlib import Path
 from camlib.console import ArgumentParser, Progress, command, counted, run_script
 from camlib.files import parse_place
 from camlib.options import (
-    add_machine_options,
-    add_map_run_options,
     add_network_options,
     add_pixel_option,
-    add_style_options,
-    check_machine_options,
-    check_store_options,
+    add_run_options,
+    check_run_options,
     network_options,
     style_of_run,
     style_settings,
@@ -57,13 +54,9 @@ def parse_arguments(arguments=None):
         "models/cam_4class.h5",
     )
     add_network_options(network)
-    add_style_options(parser.add_argument_group("pictures"))
-    add_map_run_options(parser.add_argument_group("output"), OUTPUT, batch_size=32)
-    add_machine_options(parser.add_argument_group("several machines"))
+    add_run_options(parser, OUTPUT, batch_size=32)
     args = parser.parse_args(arguments)
-    parser.require(args, batch_size=1)
-    check_store_options(parser, args)
-    check_machine_options(parser, args)
+    check_run_options(parser, args)
     return args
 
 

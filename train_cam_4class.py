@@ -101,13 +101,13 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     args = parse_arguments(arguments)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
-    from camlib.files import OnlyWriter
+    from camlib.files import only_writer
     from camlib.training.hosts import joined_hosts, together
 
     with camlib.backend.usual_settings(), joined_hosts(args) as share, contextlib.ExitStack() as held:
         with together(share):
             if share.host == 0:
-                held.enter_context(OnlyWriter(args.output.parent, args.output.name))
+                held.enter_context(only_writer(args.output.parent, args.output.name))
         return run(args, share)
 
 

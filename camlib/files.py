@@ -39,7 +39,7 @@ def parse_place(text):
     """Where photos are: the Path for what the user wrote, or for s3://bucket/photos and the like a UPath of fsspec.
 
     Raises:
-        UserError: what reads such a place is not installed.
+        UserError: what reads such a place is not installed, or it cannot be reached.
     """
     if "://" not in text:
         return Path(text)
@@ -49,13 +49,11 @@ def parse_place(text):
         place = UPath(text)
         place.exists()
         return place
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # of a store that cannot be reached, its library's own errors
         raise UserError(
             f"{text} cannot be read ({first_line(error)}); expected what pip install -r requirements-cluster.txt "
-            "installs, and fsspec's package for such places, as s3fs for s3://"
+            "installs, fsspec's package for such places, as s3fs for s3://, and a place that it reaches"
         ) from None
-    except Exception as error:  # a store that cannot be reached: its library's own errors
-        raise UserError(f"{text} cannot be reached ({first_line(error)}); expected a place that fsspec reads") from None
 
 
 def is_stored(place):
@@ -98,27 +96,23 @@ def read_json(path):
         OSError: it is not there, or may not be read.
         ValueError: it is no file, longer than MOST_JSON, no JSON, or nested deeper than Python reads.
     """
-    refuse_no_file(path)
-    if os.path.getsize(path) > MOST_JSON:
-        raise ValueError(f"longer than {MOST_JSON // 2**20} MB")
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return json.load(file)
+        return json.loads(read_text(path, MOST_JSON, errors="surrogateescape"))
     except RecursionError:
         raise ValueError("lists in lists without end") from None
 
 
-def read_text(path):
+def read_text(path, most=MOST_TEXT, errors="strict"):
     """The text of a file of somebody's, UTF-8.
 
     Raises:
         OSError: it is not there, or may not be read.
-        ValueError: it is no file, longer than MOST_TEXT, or no text.
+        ValueError: it is no file, longer than `most` bytes, or no text.
     """
     refuse_no_file(path)
-    if os.path.getsize(path) > MOST_TEXT:
-        raise ValueError(f"longer than {MOST_TEXT // 2**20} MB")
-    with open(path, encoding="utf-8-sig") as file:
+    if os.path.getsize(path) > most:
+        raise ValueError(f"longer than {most // 2**20} MB")
+    with open(path, encoding="utf-8-sig", errors=errors) as file:
         return file.read()
 
 
@@ -257,7 +251,7 @@ def read_arrays(path):
 # ---------------------------------------------------------------- one process at a time writes
 
 LOCK, HOLDER = ".lock", ".writer.json"  # hidden, and gone when the writer is done
-LOCK_ATTEMPTS = 5  # times that a lock is asked for once more
+SECONDS_OF_A_LOOK = 0.1  # whether there is a writer: it is waited for
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them says
 
 
@@ -265,126 +259,102 @@ class BeingWritten(UserError):
     """Another process has the right to write."""
 
 
-class OnlyWriter:
-    """The right to write to a folder, or to those files of it that share a name; one process has it at a time.
+@contextlib.contextmanager
+def only_writer(folder, name=""):
+    """Have the right to write to a folder, or to those files of it that share a name; one process has it at a time.
 
-    The system takes it from a process that has died, so that nothing has to be cleared by hand.
+    The system takes it from a process that has died, so that nothing has to be cleared by hand. A folder that nothing
+    was written to is left as it was.
 
     Args:
         folder: Path, made if missing.
-        name: str, of the files, where others may be written meanwhile: a store's, a network's or a shard's.
+        name: str, of the files, where others may be written meanwhile: a network's or a shard's.
 
     Raises:
         BeingWritten: another process has it; the message says which, where, and since when.
     """
-
-    def __init__(self, folder, name=""):
-        self.folder, self.is_new = folder, not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.holder = (folder / (f".{name}{hidden}" if name else hidden) for hidden in (LOCK, HOLDER))
-        try:
-            self.file = patiently_locked(self.path)
-        except BlockingIOError:
-            raise being_written(folder, name) from None
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        about = {"host": platform.node(), "process": os.getpid(), "started": started, "command": sys.argv}
-        try:
-            write_json(self.holder, about)
-        except BaseException:  # of a full disk, for example
-            self.close()
-            raise
-
-    def close(self):
-        """Let go of it, and leave no folder that nothing was written to.
-
-        The lock's file is removed while it is locked still, see `locked`.
-        """
-        self.holder.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
-            self.path.unlink()
-        os.close(self.file)
-        if self.is_new:
-            with contextlib.suppress(OSError):  # it is in use
-                self.folder.rmdir()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-
-def is_held(folder, name=""):
-    """Whether a process has the right to write, see OnlyWriter; not where a file system has no locks."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (f".{name}{LOCK}" if name else LOCK)
+    file = locked(path)
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
     try:
-        file = os.open(folder / (f".{name}{LOCK}" if name else LOCK), os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        lock(file, shared=True)
-    except OSError as error:
-        return error.errno not in WITHOUT_LOCKS
+        write_json(
+            holder_of(path),
+            {"host": platform.node(), "process": os.getpid(), "started": started, "command": sys.argv},
+        )
+        yield
     finally:
-        os.close(file)
-    return False
+        holder_of(path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            path.unlink()  # while it is locked still, see `locked`
+        file.close()
+        if is_new:
+            with contextlib.suppress(OSError):  # it is in use
+                folder.rmdir()
 
 
-def refuse_if_held(folder, pattern=""):
-    """Raise BeingWritten where a process has the right to write to those files of a folder that share such a name."""
-    for path in folder.glob(f".{pattern}{LOCK}" if pattern else LOCK):
-        name = path.name.removeprefix(".").removesuffix(LOCK) if pattern else ""
-        if is_held(folder, name):
-            raise being_written(folder, name)
+def refuse_if_held(folder, name=""):
+    """Raise BeingWritten where a process has the right to write to a folder, or to files of it of such a name.
+
+    Args:
+        folder: Path.
+        name: str, of the files; a * stands for anything.
+    """
+    for path in folder.glob(f".{name}{LOCK}" if name else LOCK):
+        with contextlib.suppress(OSError), open(path, "r+b") as file:  # its writer may just have ended
+            lock(file, path, shared=True)
 
 
-def being_written(folder, name):
-    """The BeingWritten that says who writes to a folder, or to those files of it that share a name."""
-    holder = folder / (f".{name}{HOLDER}" if name else HOLDER)
-    return BeingWritten(
-        f"{folder / name} is being written by {holder_in_words(holder)}; expected another place, or to wait until it "
-        "has ended"
-    )
+def lock(file, path, shared=False):
+    """Lock an open file, where the file system has locks.
 
-
-def lock(file, shared=False):
-    """Lock a file, by its descriptor; raises OSError where another process has it locked."""
-    if fcntl:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    else:
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-
-
-def patiently_locked(path):
-    """As `locked`; somebody who only looks whether there is a writer, see `is_held`, is waited for."""
-    for _ in range(LOCK_ATTEMPTS):
-        try:
-            return locked(path)
-        except BlockingIOError:
-            time.sleep(0.02)
-    return locked(path)
+    Raises:
+        BeingWritten: another process has it locked.
+    """
+    try:
+        if fcntl:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        else:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            what = path.parent / path.name.removesuffix(LOCK).removeprefix(".")
+            raise BeingWritten(
+                f"{what} is being written by {holder_in_words(holder_of(path))}; expected another place, or to wait "
+                "until it has ended"
+            ) from None
+        if not shared:
+            print(f"{path.parent} is on a file system without locks: a second run would not be noticed", flush=True)
 
 
 def locked(path):
-    """Lock a file, made if missing, for this process alone; returns its descriptor.
+    """Lock a file, made if missing, for this process alone, until it is closed; returns it, open.
+
+    Somebody who only looks whether there is a writer, see `refuse_if_held`, is waited for.
 
     Raises:
-        BlockingIOError: another process has it locked.
+        BeingWritten: another process has it locked.
         OSError: the file cannot be made.
     """
+    deadline = time.monotonic() + SECONDS_OF_A_LOOK
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            lock(file)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.stat(path)):
+        with contextlib.ExitStack() as unless_locked:
+            file = unless_locked.enter_context(open(path, "ab"))
+            try:
+                lock(file, path)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    unless_locked.pop_all()
                     return file
-            os.close(file)  # the process that had it removed it before it was ours
-        except OSError as error:
-            if error.errno in WITHOUT_LOCKS:
-                print(f"{path.parent} is on a file system without locks: a second run would not be noticed", flush=True)
-                return file
-            os.close(file)
-            raise BlockingIOError from error
+            except (BeingWritten, FileNotFoundError):  # the latter: who had it removed it before it was ours
+                if time.monotonic() > deadline:
+                    raise
+        time.sleep(0.02)
+
+
+def holder_of(path):
+    """The file beside a lock that says who has it."""
+    return path.with_name(path.name.removesuffix(LOCK) + HOLDER)
 
 
 def holder_in_words(holder):

@@ -96,36 +96,53 @@ def add_output_options(group, folder, what, batch_size):
     group.add_argument("--overwrite", action="store_true", help=f"replace {what} made with other settings")
 
 
-def add_map_run_options(group, folder, batch_size):
-    """Add the options that say where a run writes its maps, a folder of files or a store; see `add_output_options`."""
-    add_output_options(group, folder, "maps", batch_size)
-    group.add_argument(
+def add_run_options(parser, folder, batch_size):
+    """Add the options of a run that writes maps: what its pictures look like, where it writes, who does the work.
+
+    Args:
+        parser: ArgumentParser.
+        folder, batch_size: the defaults, see `add_output_options`.
+    """
+    add_style_options(parser.add_argument_group("pictures"))
+    output = parser.add_argument_group("output")
+    add_output_options(output, folder, "maps", batch_size)
+    output.add_argument(
         "--store",
         type=Path,
         metavar="DIR",
         help="put the maps of many photos into each file (HDF5) of this folder, without pictures, instead of into "
         "--output",
     )
-    group.add_argument(
+    output.add_argument(
         "--store-dtype",
         choices=STORE_TYPES,
         default=STORE_TYPES[0],
         help="what maps are kept in there; float16 takes less than half, and is off by up to 1/2048 of "
         "a map's largest value",
     )
+    add_machine_options(parser.add_argument_group("several machines"))
 
 
-def check_store_options(parser, args):
-    """End with an error where the options of a store do not fit one another."""
-    given = [name for name in ("output", "store_dtype") if getattr(args, name) != parser.get_default(name)]
-    if args.store is None and "store_dtype" in given:
+def check_run_options(parser, args):
+    """End with an error where options of `add_run_options` do not fit one another, or Ray is not installed."""
+    parser.require(args, batch_size=1)
+    given = {name for name in vars(args) if getattr(args, name) != parser.get_default(name)}
+    if not args.store and "store_dtype" in given:
         parser.error(f"--store-dtype {args.store_dtype} without --store; expected --store DIR with it")
-    if args.store is None:
-        return
-    if args.store.suffix.lower() == ".h5" or args.store.is_file():
+    if args.store and (args.store.suffix.lower() == ".h5" or args.store.is_file()):
         parser.error(f"--store {args.store}: expected a folder, new or of the same run; a store is no single file now")
-    if "output" in given:
+    if args.store and "output" in given:
         parser.error(f"--store {args.store} with --output {args.output}; expected one of the two")
+    if args.shard and args.overwrite:
+        parser.error("--overwrite with --shard would remove what other shards wrote; expected another folder")
+    if args.shard and args.engine == "ray":
+        parser.error("--shard with --engine ray, which deals the photos itself; expected one of the two")
+    for name in ("address", "workers"):
+        if name in given and args.engine != "ray":
+            parser.error(f"--{name} without --engine ray; expected both, or neither")
+    parser.require(args, workers=1)
+    if args.engine == "ray" and importlib.util.find_spec("ray") is None:
+        parser.error("Ray is not installed; expected what pip install -r requirements-cluster.txt installs")
 
 
 def add_machine_options(group):
@@ -144,22 +161,6 @@ def add_machine_options(group):
     )
     group.add_argument("--address", metavar="HOST:PORT", help="of a cluster of Ray; default: this machine")
     group.add_argument("--workers", type=int, metavar="N", help="how many; default: as many as there can be")
-
-
-def check_machine_options(parser, args):
-    """End with an error where the options of shards and engines do not fit one another, or Ray is not installed."""
-    if args.shard and args.overwrite:
-        parser.error("--overwrite with --shard would remove what other shards wrote; expected another folder")
-    if args.engine != "ray":
-        given = [name for name in ("address", "workers") if getattr(args, name) is not None]
-        if given:
-            parser.error(f"--{given[0]} without --engine ray; expected both, or neither")
-        return
-    if args.shard:
-        parser.error("--shard with --engine ray, which deals the photos itself; expected one of the two")
-    parser.require(args, workers=1)
-    if importlib.util.find_spec("ray") is None:
-        parser.error("Ray is not installed; expected what pip install -r requirements-cluster.txt installs")
 
 
 def add_style_options(group, writes=True):
@@ -214,17 +215,16 @@ def style_of_run(args):
     Raises:
         UserError: the user says how pictures look, too.
     """
-    without = "--no-pictures" if args.no_pictures else "--store" if args.store else None
-    if without is None:
+    if not args.no_pictures and not args.store:
         return style_of(args)
-    given = {
-        "--colours": args.colours != OWN_COLOURS,
-        "--photo-in-colour": args.photo_in_colour,
-        "--full-size": args.full_size and args.no_pictures,
-    }
-    if any(given.values()):
-        option = next(name for name in given if given[name])
-        raise UserError(f"{without} with {option}, which is about pictures; expected one of the two")
+    without = "--no-pictures" if args.no_pictures else "--store"
+    for option, given in (
+        ("--colours", args.colours != OWN_COLOURS),
+        ("--photo-in-colour", args.photo_in_colour),
+        ("--full-size", args.full_size and args.no_pictures),
+    ):
+        if given:
+            raise UserError(f"{without} with {option}, which is about pictures; expected one of the two")
     return None
 
 

@@ -1,5 +1,6 @@
 """What several test files use: tiny networks with hand-set weights, small photo folders, the scripts as processes."""
 
+import contextlib
 import csv
 import importlib
 import os
@@ -21,7 +22,7 @@ from camlib import console
 from camlib.attribution import Outputs
 from camlib.photos import Photo
 from camlib.plots.colours import Style
-from camlib.preprocessing import probabilities_of
+from camlib.preprocessing import InputSpec, probabilities_of
 from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import write_maps
 from camlib.runs.run import Finished
@@ -182,13 +183,43 @@ def imagenet_file(tmp_path_factory):
     path.unlink()  # 553 MB
 
 
+@pytest.fixture(scope="session")
+def small_network(tmp_path_factory):
+    """The file of a network with one ReLU, global average pooling and two classes, for photos of 16 x 16 pixels."""
+    import keras
+
+    from camlib.networks.checkpoint import save_network
+
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    x = keras.layers.GlobalAveragePooling2D(name="gap")(x)
+    network = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="class")(x))
+    for weight in network.weights:
+        weight.assign(np.random.default_rng(len(weight.shape)).normal(size=weight.shape))
+    path = tmp_path_factory.mktemp("small") / "small.h5"
+    save_network(network, path, InputSpec(CLASSES, 16, 16, 3))
+    return path
+
+
+@contextlib.contextmanager
+def full_after(size):
+    """A disk that takes files of at most so many bytes: the system refuses the rest, as a full one does."""
+    resource = pytest.importorskip("resource")  # Windows has no limit of a file's size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 CLASSES = ["dog", "cat"]
 
 
 def make_run(output, names, kind="heatmap", classes=CLASSES, settings=None):
     """A run folder as the scripts write it; photo i, class c has the map i + c everywhere, negative for odd c."""
     run = FolderRun(output, settings or {}, "", Outputs(classes))
-    run.begin([])
+    run.resume([])
     for index, name in enumerate(names):
         photo = Photo(output / name, name, name.rpartition(".")[0])
         folder = output / photo.folder

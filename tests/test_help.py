@@ -26,7 +26,6 @@ SCRIPTS = sorted(
     for path in (*ROOT.glob("*.py"), *ROOT.glob("data/*.py"))
     if "__main__" in path.read_text("utf-8")
 )
-KERAS_SCRIPTS = {"make_cam_maps", "gradcam_vgg16", "evaluate_maps", "train_cam_4class"}
 HEAVY = {"keras", "tensorflow", "jax", "scipy"}
 ASK_TWICE = """
 import contextlib, io, json, runpy, sys
@@ -96,29 +95,25 @@ def test_what_may_have_been_meant():
     assert did_you_mean("elephant", known) == ";"
 
 
-def test_a_choice_that_is_near(capsys):
-    parser = ArgumentParser("")
-    parser.add_argument("--method", choices=("grad-cam", "layer-cam", "cam"))
-    for word, near in (("layercam", "; did you mean layer-cam?"), ("xyz", ";")):
-        with pytest.raises(SystemExit) as ended:
-            parser.parse_args(["--method", word])
-        assert ended.value.code == 2
-        error = capsys.readouterr().err
-        assert error.startswith(
-            f"error: argument --method: invalid choice: '{word}'{near} expected grad-cam, layer-cam"
-        )
-        assert error.count("\n") == 1
-
-
-def test_what_is_wrong_in_a_value_is_one_line(capsys):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "layercam"], "invalid choice: 'layercam'; did you mean layer-cam? expected grad-cam, layer-cam"),
+        (["--method", "xyz"], "argument --method: invalid choice: 'xyz'; expected grad-cam, layer-cam"),
+        (["--size", "1"], "error: --size 1: expected another"),
+    ],
+)
+def test_what_is_wrong_in_a_value_is_one_line(words, message, capsys):
     def refuse(text):
         raise UserError(f"--size {text}: expected another")
 
     parser = ArgumentParser("")
+    parser.add_argument("--method", choices=("grad-cam", "layer-cam", "cam"))
     parser.add_argument("--size", type=refuse)
     with pytest.raises(SystemExit) as ended:
-        parser.parse_args(["--size", "1"])
-    assert ended.value.code == 2 and capsys.readouterr().err == "error: --size 1: expected another\n"
+        parser.parse_args(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and message in said and said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_counts_are_spoken():
@@ -143,7 +138,7 @@ def test_a_printed_command_is_read_by_the_shell_as_it_was_meant(tmp_path, monkey
 @pytest.mark.parametrize(
     ("script", "module", "number"),
     [
-        *((script, "keras", signal.SIGINT) for script in SCRIPTS if script.split(".")[0] in KERAS_SCRIPTS),
+        ("make_cam_maps.py", "keras", signal.SIGINT),
         ("gradcam_vgg16.py", "keras", signal.SIGTERM),
         ("show_heatmaps.py", "matplotlib", signal.SIGHUP),
     ],

@@ -30,7 +30,7 @@ from camlib.demo.animals import (
     pose_animal,
 )
 from camlib.demo.backgrounds import SUPERSAMPLING, draw_background, smooth_noise
-from camlib.files import BeingWritten, OnlyWriter
+from camlib.files import BeingWritten, only_writer
 
 CLASSES = ("dog", "cat", "horse", "bird")
 PAIRS = tuple((first, second) for i, first in enumerate(CLASSES) for second in CLASSES[i + 1 :])
@@ -353,7 +353,7 @@ def draw_demo(folder, seed=0, train=200, val=50, both=50, size=128, only_if_inco
     folder = Path(folder).absolute()
     check_replaceable(folder, complete=not only_if_incomplete)
     workshop = folder.with_name(f".{folder.name}.partial")
-    with OnlyWriter(folder.parent, folder.name):
+    with only_writer(folder.parent, folder.name):
         shutil.rmtree(workshop, ignore_errors=True)
         try:
             fresh = workshop / "new"

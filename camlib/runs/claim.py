@@ -1,5 +1,6 @@
 """A run's claim on its folder: run.json, what refuses another run, the list of photos that failed."""
 
+import contextlib
 import os
 import platform
 import re
@@ -7,14 +8,14 @@ import sys
 from importlib import metadata
 
 from camlib.console import UserError, counted
-from camlib.files import RUN_FILE, OnlyWriter, refuse_if_held, write_csv, write_json
+from camlib.files import RUN_FILE, only_writer, refuse_if_held, write_csv, write_json
 from camlib.runs.maps import PHOTO_FILE, SIGNED
 from camlib.runs.shards import (
     FAILED_COLUMNS,
     PREDICTIONS_FILE,
     changed_settings,
-    has_foreign_files,
     read_record,
+    refuse_foreign_files,
     remove_lists_of_shards,
 )
 from camlib.runs.store import PART_NAME
@@ -29,15 +30,16 @@ def run_record(settings, conventions):
     """What run.json holds: the command, the settings that decide the files, versions, conventions."""
     versions = {"python": platform.python_version()}
     for package in VERSIONED_PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {"command": sys.argv, "settings": settings, "versions": versions, "conventions": conventions}
 
 
+@contextlib.contextmanager
 def claim_folder(output, settings, conventions, overwrite, remove):
     """Make the folder of a run, or go on in the one that the same command made before, and write its run.json.
+
+    Until the end of the context this process alone writes there.
 
     Args:
         output: Path.
@@ -46,17 +48,12 @@ def claim_folder(output, settings, conventions, overwrite, remove):
         overwrite: bool, remove an earlier run's files.
         remove: function of the folder that does so.
 
-    Returns:
-        OnlyWriter, of the folder.
-
     Raises:
         UserError: the folder holds results of other settings, or other files of the user's, or another process writes
             to it.
     """
-    if output.is_dir() and has_foreign_files(output):
-        raise UserError(f"{output} holds files of another kind; expected a new or empty folder")
-    right = OnlyWriter(output)
-    try:
+    refuse_foreign_files(output)
+    with only_writer(output):
         refuse_if_held(output, "shard-*")
         record = read_record(output)
         changed = changed_settings(record["settings"], settings) if record and not overwrite else []
@@ -68,10 +65,7 @@ def claim_folder(output, settings, conventions, overwrite, remove):
         if overwrite:
             remove(output)
         write_json(output / RUN_FILE, run_record(settings, conventions))
-    except BaseException:
-        right.close()
-        raise
-    return right
+        yield
 
 
 def write_failed(path, failed, columns=FAILED_COLUMNS):

@@ -60,26 +60,22 @@ class FolderRun:
         settings = settings | {"class_names": self.class_names}
         if part:
             self.list, self.failed_list = (output / part.list_name(path.name) for path in (self.list, self.failed_list))
-            self.right = claim_shard(output, run_record(settings, conventions), part)
+            claim = claim_shard(output, run_record(settings, conventions), part)
         else:
-            self.right = claim_folder(output, settings, conventions, overwrite, remove_maps)
-        try:
+            claim = claim_folder(output, settings, conventions, overwrite, remove_maps)
+        with contextlib.ExitStack() as held:
+            held.enter_context(claim)
             self.rows = {row[0]: row for row in self.read_rows()}
-        except BaseException:
-            self.close()
-            raise
+            self.close = held.pop_all().close  # lets others write to the folder
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.close)
+        try:
             self.keep()
-
-    def close(self):
-        """Let others write to the folder."""
-        self.right.close()
+        finally:
+            self.close()
 
     def read_rows(self):
         """The whole rows of the run's list, and of a run that is no shard those of all shards; without their number.
@@ -90,66 +86,49 @@ class FolderRun:
         found = []
         for path in [self.list] if self.part else lists_of(self.output):
             try:
-                rows = read_list(path)[1] if path.exists() else []
+                header, rows = read_list(path) if path.exists() else ([], [])
             except ValueError as error:
                 raise UserError(
                     f"{path} is damaged ({error}); expected the list of the run's photos: --overwrite begins anew"
                 ) from error
-            numbered = [NUMBER] if path.name != PREDICTIONS_FILE else []
-            found += [row[: len(self.columns)] for row in rows if len(row) == len(self.columns + numbered)]
+            if header[: len(self.columns)] == self.columns:
+                found += [row[: len(self.columns)] for row in rows]
         return found
 
-    def left(self, photos):
-        """Those of the photos that are still to do."""
-        return [
-            photo
-            for photo in photos
-            if photo.name not in self.rows or not self.writer.holds(photo, self.rows[photo.name])
-        ]
-
-    def begin(self, photos, own=None):
-        """Write the run's list anew, with the rows of finished photos.
+    def resume(self, photos):
+        """Find the photos that are still to do, `pending`; write the run's list anew with the rows of the others.
 
         Args:
             photos: list of Photo, those of all shards.
-            own: list of Photo, those of this one; default: all.
-
-        Returns:
-            list of Photo, those still to do.
         """
-        own = photos if own is None else own
+        self.photos = self.part.own if self.part else photos
         self.places = {str(photo.path): number for number, photo in enumerate(photos)}
         self.numbers = {photo.name: number for number, photo in enumerate(photos)}
-        left = self.left(own)
-        for photo in left:
+        self.pending = [photo for photo in self.photos if not self.is_done(photo)]
+        for photo in self.pending:
             self.rows.pop(photo.name, None)
-        if len(lists_of(self.output)) > 1 and not self.part:  # in the order of one run
-            last = len(self.numbers)
-            self.rows = dict(sorted(self.rows.items(), key=lambda item: self.numbers.get(item[0], last)))
-        columns = [*self.columns, NUMBER] if self.part else self.columns
-        write_csv(self.list, [columns, *(self.numbered(row) for row in self.rows.values())])
-        if not self.part:
-            remove_lists_of_shards(self.output)
-        self.writer = self.writer.begin(own, self.numbers, list(self.rows.values()))
-        return left
-
-    def numbered(self, row):
-        """A row as the run's list has it: that of a shard ends in the photo's number."""
-        return [*row, self.numbers.get(row[0], len(self.numbers))] if self.part else row
-
-    def resume(self, photos):
-        """Find the photos that are still to do, `pending`, and say how many are done.
-
-        Args:
-            photos: list of Photo, those of all shards.
-        """
-        own = photos
+        rows = sorted(self.rows.values(), key=self.number_of)
+        write_csv(self.list, [self.columns + [NUMBER] * bool(self.part), *map(self.listed, rows)])
         if self.part:
             print(self.part.heading())
-            own = self.part.own
-        self.photos, self.pending = own, self.begin(photos, own)
-        if len(self.pending) < len(own):
-            print(f"{len(own) - len(self.pending):,} of {counted(len(own), 'photo')} are done already")
+        else:
+            remove_lists_of_shards(self.output)
+        self.writer = self.writer.begin(self.photos, self.numbers, rows)
+        done = len(self.photos) - len(self.pending)
+        if done:
+            print(f"{done:,} of {counted(len(self.photos), 'photo')} are done already")
+
+    def is_done(self, photo):
+        """Whether a photo has a row, and its maps are there as they were made of it."""
+        return photo.name in self.rows and self.writer.holds(photo, self.rows[photo.name])
+
+    def number_of(self, row):
+        """A photo's place among those of all shards; last where it is not among them any more."""
+        return self.numbers.get(row[0], len(self.numbers))
+
+    def listed(self, row):
+        """A row as the run's list has it: that of a shard ends in the photo's number."""
+        return [*row, self.number_of(row)] if self.part else row
 
     def add(self, batch):
         """Take a Finished batch; its photos are done, and in the list, when their maps are on the disk."""
@@ -176,7 +155,7 @@ class FolderRun:
         rows = zip(batch.photos, predicted, numbers, strict=True)
         rows = ([photo.name, name, *row, *batch.places.get(photo.name, ())] for photo, name, row in rows)
         with open_csv(self.list, "a") as file:
-            file.write(csv_text(map(self.numbered, rows)))
+            file.write(csv_text(map(self.listed, rows)))
 
     def finish(self, next_command):
         """Write failed.csv, and say what was written and what to run next.

@@ -3,7 +3,6 @@
 Imports neither Keras nor TensorFlow, so that a viewer starts at once.
 """
 
-import functools
 import io
 import os
 from collections.abc import Mapping
@@ -28,35 +27,15 @@ PHOTO_FILE = "photo.jpg"
 # ---------------------------------------------------------------- the files of one photo
 
 
-@functools.lru_cache
-def npy_header(shape, dtype):
-    """What np.save writes in front of such an array's numbers in C order; most arrays of a run have the same."""
-    file = io.BytesIO()
-    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, fields)
-    return file.getvalue()
-
-
 def write_array(path, array):
-    """Save an array of numbers as .npy: what np.save would write, in fewer steps."""
-    numbers = np.ascontiguousarray(array)
-
-    def write(file):
-        file.write(npy_header(numbers.shape, numbers.dtype))
-        file.write(numbers.data)
-
-    write_whole(path, write)
+    """Save an array of numbers as .npy; through memory, since of a full disk NumPy's own writing does not say so."""
+    content = io.BytesIO()
+    np.save(content, np.ascontiguousarray(array))
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 # Kinds of map, and whether they always have two signs; whether a gradcam has, its method decides
 SIGNED = {"heatmap": True, "gradcam": False, "guided_backprop": True, "guided_gradcam": True}
-
-
-def photo_folder(output, photo):
-    """The folder of one photo's maps, made if missing."""
-    folder = Path(output, photo.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def dated_file(folder, pictures=True):
@@ -207,17 +186,16 @@ class SavedPhoto:
             kind, class_name = parse_map_name(self.only.name) or ("heatmap", self.only.stem)
             return {kind: {class_name: self.only}}
         found = {}
-        for path in sorted(self.folder.glob("*.npy")) if self.folder.is_dir() else []:
-            if parse_map_name(path.name):
-                kind, class_name = parse_map_name(path.name)
+        for path in sorted(self.folder.glob("*.npy")):
+            if known := parse_map_name(path.name):
+                kind, class_name = known
                 found.setdefault(kind, {})[class_name] = path
         return found
 
     @property
     def places(self):
         """list of Path: the photos and folders that the run was given; empty if unknown."""
-        places = self.settings.get("photos")
-        return [Path(place) for place in places if isinstance(place, str)] if isinstance(places, list) else []
+        return [Path(place) for place in self.settings.get("photos", ())]
 
     @property
     def sources(self):
@@ -356,9 +334,8 @@ def predicted_photo(run, row, settings, most_pixels, parts):
         raise ValueError(f"a part called {part[:40]!r}")
     if part not in parts:
         parts[part] = Part(run / part) if (run / part).is_file() else None
-    about = {"settings": settings, "most_pixels": most_pixels}
     stored = {"part": parts[part], "row": int(number), "modified": modified}
-    return StoredPhoto(name, [run], row["predicted"], *numbers, **about, **stored)
+    return StoredPhoto(name, [run], row["predicted"], *numbers, settings=settings, most_pixels=most_pixels, **stored)
 
 
 def numbers_of(row, prefix):

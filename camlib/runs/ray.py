@@ -140,7 +140,10 @@ class Worker:
         try:
             os.chdir(folder)
             load, self.writer, self.batch_size = pickle.loads(work)
-            check_shared(self.writer.output)
+            if read_record(self.writer.output) is None:  # the first process has claimed it
+                raise UserError(
+                    f"{self.writer.output} is not to be seen by a worker; expected an --output that all machines share"
+                )
             self.explainer = load()
         except (UserError, OSError) as error:
             self.error = self.in_words(error)
@@ -180,9 +183,3 @@ class Worker:
             error = self.in_words(raised)
         if error:
             yield {"result": [pickle.dumps(error)]}
-
-
-def check_shared(output):
-    """Raise UserError unless the folder of the run, which the first process has claimed, is seen here too."""
-    if read_record(output) is None:
-        raise UserError(f"{output} is not to be seen by a worker; expected an --output that all machines share")

@@ -2,16 +2,12 @@
 
 import contextlib
 import os
-import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from camlib.console import counted, duration
-from camlib.photos import DISPLAY_SIDE, Photo, network_input, read_batches
+from camlib.photos import PhotoError, read_batches
 from camlib.runs.claim import NOT_FINITE
 from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import Drawing
@@ -85,96 +81,60 @@ def explain_photos(explainer, writer, photos, batch_size):
     Yields:
         Finished.
     """
-    reading = contextlib.closing(read_batches(photos, explainer.input_spec, batch_size, writer.shows_small))
-    with reading as batches, writing_threads() as pool:
+    with contextlib.ExitStack() as stack:
+        batches = read_batches(photos, explainer.input_spec, batch_size, writer.shows_small)
+        stack.enter_context(contextlib.closing(batches))
+        pool = ThreadPoolExecutor(os.cpu_count())
+        # what is not begun when an error or Ctrl-C ends the run is left out
+        stack.callback(pool.shutdown, cancel_futures=True)
         before = None
         for done, images, unreadable in batches:
             found = explainer.explain(images, len(done)) if done else None
             if before:
-                yield before.finished()  # so that two batches are in memory at most
-            before = BatchBeingWritten(pool, writer, done, unreadable, found)
+                yield finished(*before)  # so that two batches are in memory at most
+            writing = [pool.submit(write_finite, writer, found, number, *one) for number, one in enumerate(done)]
+            before = found, [photo for photo, _ in done], writing, unreadable
         if before:
-            yield before.finished()
+            yield finished(*before)
 
 
-@contextlib.contextmanager
-def writing_threads():
-    """Threads that write files; what is not begun when an error or Ctrl-C ends the run is left out."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-class BatchBeingWritten:
-    """A batch whose photos are being written in threads.
+def write_finite(writer, found, number, photo, picture):
+    """Write the files of one photo of a batch, if the network's numbers for it are finite.
 
     Args:
-        pool: ThreadPoolExecutor.
         writer: FolderWriter or StoreWriter.
-        done: list of (Photo, photo for display or None).
-        unreadable: list of (path, reason), photos that could not be read.
-        found: ExplainedBatch, or None where nothing could be read.
+        found: ExplainedBatch.
+        number: int, the photo's place in it.
+        photo: Photo.
+        picture: uint8 (H, W, 3), the photo for display, or None.
+
+    Returns:
+        None, or the PhotoError that says why there are none.
     """
-
-    def __init__(self, pool, writer, done, unreadable, found):
-        self.done, self.unreadable, self.found = done, unreadable, found
-        self.writing = {}
-        if done:
-            finite = np.flatnonzero(np.isfinite(found.logits[: len(done)]).all(axis=1))
-            probabilities = found.probabilities
-            for index in finite:
-                shares = None if probabilities is None else probabilities[index]
-                self.writing[index] = pool.submit(writer.write, *done[index], found.maps[index], shares)
-
-    def finished(self):
-        """Wait for the files: their Finished. Raises what writing them raised, but for a PhotoError."""
-        if not self.done:
-            return Finished([], None, None, self.unreadable, {})
-        problems = {index: one.result() for index, one in self.writing.items()}
-        whole = [index for index, problem in problems.items() if problem is None]
-        failed = [
-            (str(photo.path), str(problems.get(index, NOT_FINITE)))
-            for index, (photo, _) in enumerate(self.done)
-            if index not in whole
-        ]
-        found, photos = self.found, [photo for photo, _ in self.done]
-        probabilities = None if found.probabilities is None else found.probabilities[whole]
-        notes = {
-            photos[index].name: [f"{name} of {photos[index].name}: {why}" for name, why in found.zero[index].items()]
-            for index in whole
-            if found.zero[index]
-        }
-        photos = [photos[index] for index in whole]
-        return Finished(photos, found.logits[whole], probabilities, failed + self.unreadable, notes)
+    if not np.isfinite(found.logits[number]).all():
+        return PhotoError(NOT_FINITE)
+    probabilities = None if found.probabilities is None else found.probabilities[number]
+    return writer.write(photo, picture, found.maps[number], probabilities)
 
 
-def announce_cost(gradcam, run, left, batch_size, some):
-    """Say how long the maps of many classes take and how much they fill, from those of some, before they are made.
+def finished(found, photos, writing, unreadable):
+    """Wait for the files of a batch: its Finished. Raises what writing them raised, but for a PhotoError.
 
     Args:
-        gradcam: GradCAM.
-        run: FolderRun.
-        left: int, how many photos are to be done.
-        batch_size: int.
-        some: int, of how many classes the cost is measured; the first call compiles.
+        found: ExplainedBatch, or None where no photo could be read.
+        photos: list of Photo.
+        writing: list of Future of `write_finite`, one a photo.
+        unreadable: list of (path, reason), photos that could not be read.
     """
-    if not left:
-        return
-    noise = np.random.default_rng(0).integers(0, 256, (1, DISPLAY_SIDE, DISPLAY_SIDE, 3), np.uint8)
-    images = np.repeat([network_input(noise[0], gradcam.input_spec)], batch_size, axis=0)
-    chosen, count = gradcam.chosen[:some], len(gradcam.chosen)
-    gradcam.explain(images, batch_size, chosen)
-    with tempfile.TemporaryDirectory() as folder:
-        writer = FolderWriter(Path(folder), run.writer.drawing, pictures=False)
-        begin = time.monotonic()
-        found = gradcam.explain(images, batch_size, chosen)
-        asked = time.monotonic()
-        writer.write(Photo(Path("noise"), "noise", "."), noise[0], found.maps[0])
-        written = time.monotonic()
-        size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    times = left * count / some
-    cost = duration(((asked - begin) / batch_size + written - asked) * times)
-    of = f"{counted(count, 'class', 'classes')} of {counted(left, 'photo')}"
-    print(f"{of}: {cost}, {size * times / 1e9:,.1f} GB; --classes with fewer takes less", flush=True)
+    if not photos:
+        return Finished([], None, None, unreadable, {})
+    problems = [one.result() for one in writing]
+    failed = [(str(photo.path), str(why)) for photo, why in zip(photos, problems, strict=True) if why]
+    whole = [number for number, why in enumerate(problems) if not why]
+    notes = {
+        photos[number].name: [f"{name} of {photos[number].name}: {why}" for name, why in found.zero[number].items()]
+        for number in whole
+    }
+    probabilities = None if found.probabilities is None else found.probabilities[whole]
+    photos = [photos[number] for number in whole]
+    return Finished(photos, found.logits[whole], probabilities, failed + unreadable, notes)

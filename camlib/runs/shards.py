@@ -4,6 +4,7 @@ The photos are dealt in whole batches, as one run alone would see them: what a n
 the photo's place in its batch, in the last bits. Imports neither Keras nor TensorFlow.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camlib.console import UserError, counted
-from camlib.files import RUN_FILE, OnlyWriter, csv_rows, open_csv, read_json, refuse_if_held, write_json_once
+from camlib.files import RUN_FILE, csv_rows, only_writer, open_csv, read_json, refuse_if_held, write_json_once
 
 PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
@@ -55,39 +56,26 @@ def shard_of_slurm(variables):
         variables: dict of str, the environment.
 
     Raises:
-        UserError: they do not say which part is this process's.
+        UserError: they do not say which part is this process's, as where an array leaves numbers out.
     """
 
-    def number(name, default):
-        return int(variables.get(name) or default)
+    def number(name, default=None):
+        return int(variables.get(f"SLURM_{name}") or default)
 
     try:
-        tasks = number("SLURM_NTASKS", 1)
         if not variables.get("SLURM_ARRAY_TASK_ID"):
-            return Shard(int(variables["SLURM_PROCID"]) + 1, int(variables["SLURM_NTASKS"]))
-        task, first, step = (
-            number("SLURM_ARRAY_TASK_ID", 0),
-            number("SLURM_ARRAY_TASK_MIN", 0),
-            number("SLURM_ARRAY_TASK_STEP", 1),
-        )
-        count = int(variables["SLURM_ARRAY_TASK_COUNT"])
-        last = number("SLURM_ARRAY_TASK_MAX", first + (count - 1) * step)
-    except (KeyError, ValueError):
-        raise UserError(
-            "--shard slurm: Slurm's variables that number tasks (SLURM_ARRAY_TASK_ID, or SLURM_PROCID) are not set; "
-            "expected a job of sbatch --array=1-16 or srun --ntasks=16, or --shard K/N"
-        ) from None
-    if tasks > 1:
-        raise UserError(
-            f"--shard slurm: a job array whose tasks have {tasks} processes each; expected --ntasks=1 (and "
-            "--cpus-per-task for its cores), or --shard K/N"
-        )
-    if (last - first) // step + 1 != count or (task - first) % step:
-        raise UserError(
-            "--shard slurm: the tasks of the job array are not evenly numbered; expected --array=1-16, or "
-            "--shard K/N for each of them"
-        )
-    return Shard((task - first) // step + 1, count)
+            return Shard(number("PROCID") + 1, number("NTASKS"))
+        count, step, first = number("ARRAY_TASK_COUNT"), number("ARRAY_TASK_STEP", 1), number("ARRAY_TASK_MIN", 0)
+        place, rest = divmod(number("ARRAY_TASK_ID") - first, step)
+        last = number("ARRAY_TASK_MAX", first + (count - 1) * step)
+        if number("NTASKS", 1) == 1 and not rest and last == first + (count - 1) * step:
+            return Shard(place + 1, count)
+    except (TypeError, ValueError):
+        pass  # one is not set, or no number
+    raise UserError(
+        "--shard slurm: Slurm's variables do not number the tasks evenly, one process each; expected a job of sbatch "
+        "--array=1-16 --ntasks=1, or srun --ntasks=16, or --shard K/N"
+    )
 
 
 @dataclass(frozen=True)
@@ -147,26 +135,19 @@ def read_record(folder):
     deadline = time.monotonic() + SECONDS_TO_WRITE
     while True:
         try:
-            return checked_record(read_json(folder / RUN_FILE))
+            record = read_json(folder / RUN_FILE)
+            if isinstance(record["settings"], dict) and isinstance(record.get("shards", {}), dict):
+                return record
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError):
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"{folder / RUN_FILE} is damaged; expected what a script wrote; give another folder, or remove "
-                    "it and the maps beside it"
-                ) from None
-            time.sleep(0.05)  # another shard may be writing it
-
-
-def checked_record(record):
-    """What a run.json holds, if it has the form of one, else an error of some kind."""
-    record["settings"].keys()
-    if "shards" in record:
-        shards = record["shards"]
-        if any(type(shards[name]) is not int for name in ("count", "batch_size", "photos")):
-            raise ValueError("shards without numbers")
-    return record
+            pass
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{folder / RUN_FILE} is damaged; expected what a script wrote; give another folder, or remove "
+                "it and the maps beside it"
+            )
+        time.sleep(0.05)  # another shard may be writing it
 
 
 def changed_settings(earlier, settings):
@@ -175,73 +156,53 @@ def changed_settings(earlier, settings):
     return sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
 
 
-def has_foreign_files(folder):
-    """Whether a folder holds something that is neither hidden nor a README, and no run.json.
+def refuse_foreign_files(folder):
+    """Raise UserError where a folder holds something that is neither hidden nor a README, and no run.json.
 
     What other shards write appears after run.json, which is looked for last.
     """
-    foreign = any(not name.startswith((".", "README")) for name in os.listdir(folder))
-    return foreign and not (folder / RUN_FILE).exists()
+    foreign = folder.is_dir() and any(not name.startswith((".", "README")) for name in os.listdir(folder))
+    if foreign and not (folder / RUN_FILE).exists():
+        raise UserError(f"{folder} holds files of another kind; expected a new or empty folder")
 
 
+@contextlib.contextmanager
 def claim_shard(output, record, part):
     """Make the folder that shards share, or find it made by another, and agree with it on what is done.
 
-    The first shard writes run.json, no other ever changes it.
+    The first shard writes run.json, no other ever changes it. Until the end of the context this process alone writes
+    the shard's lists.
 
     Args:
         output: Path.
         record: dict for run.json, see `camlib.runs.claim.run_record`.
         part: RunPart.
 
-    Returns:
-        OnlyWriter, of the shard's lists.
-
     Raises:
         UserError: the folder holds something else than shards of this run, or another process does the shard.
     """
     output.mkdir(parents=True, exist_ok=True)
-    if has_foreign_files(output):
-        raise UserError(f"{output} holds files of another kind; expected a new or empty folder")
+    refuse_foreign_files(output)
     refuse_if_held(output)
-    agreed = record | {"command": without_shard(record["command"]), "shards": part.agreement()}
+    ours = record | {"shards": part.agreement()}
     try:
-        write_json_once(output / RUN_FILE, agreed)
+        write_json_once(output / RUN_FILE, ours)
     except FileExistsError:
-        check_same_shards(output, read_record(output), agreed)
-    return OnlyWriter(output, Path(part.list_name("shard")).stem)
+        check_same_shards(output, read_record(output), ours)
+    with only_writer(output, Path(part.list_name("shard")).stem):
+        yield
 
 
-def check_same_shards(output, found, expected):
+def check_same_shards(output, found, ours):
     """Refuse to do a shard of another run than that in the folder; both are records of run.json."""
     if "shards" not in found:
         raise UserError(f"{output} holds a run that is not in shards; expected another folder, or no --shard")
-    theirs, ours = found["shards"], expected["shards"]
-    if theirs["count"] != ours["count"]:
-        raise UserError(f"{output} holds shards K/{theirs['count']}; expected one of these, or another folder")
-    changed = changed_settings(found["settings"], expected["settings"])
-    if theirs["batch_size"] != ours["batch_size"]:
-        changed.append("batch_size")
+    changed = [name for of in ("settings", "shards") for name in changed_settings(found[of], ours[of])]
     if changed:
-        raise UserError(f"{output} holds shards of other settings ({', '.join(changed)}); expected another folder")
-    if theirs != ours:
         raise UserError(
-            f"{output} holds shards of {theirs['photos']:,} photos, and now {ours['photos']:,} are found, not these; "
-            "expected the photos that the first shard found: put these back, or give another folder"
+            f"{output} holds shards of another run (other {', '.join(changed)}); expected the settings, batch size, "
+            "photos and count of shards that the first one had, or another folder"
         )
-
-
-def without_shard(words):
-    """A command's words without --shard and its value, however they were written: what one run alone would be."""
-    kept, skip = [], False
-    for word in words:
-        if skip:
-            skip = False
-        elif re.fullmatch("--sh(a|ar|ard)?", word):
-            skip = True
-        elif not re.fullmatch("--sh(a|ar|ard)?=.*", word):
-            kept.append(word)
-    return kept
 
 
 # ---------------------------------------------------------------- lists

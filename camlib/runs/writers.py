@@ -11,13 +11,13 @@ from camlib.console import first_line
 from camlib.files import is_stored
 from camlib.photos import PhotoError, modified_of, read_photo
 from camlib.plots.panels import encoded_jpeg, write_jpeg
-from camlib.runs.maps import PHOTO_FILE, Drawing, dated_file, photo_folder, write_photo_maps
+from camlib.runs.maps import PHOTO_FILE, Drawing, dated_file, write_photo_maps
 from camlib.runs.store import PART_NAME, PLACE_COLUMNS, packed_photo, write_part
 
 # What the system says where a photo's folder would have the name of a file of the run's, or a name that is too long
 NAMES_NOT_TO_BE_HAD = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL)
 SAME_TIME = 2  # seconds: some file systems know no less
-MOST_PART_BYTES, MOST_PART_PHOTOS = 64 * 10**6, 256
+PART_BYTES, PART_PHOTOS = 64 * 10**6, 256  # a part has as many, and the rest of a batch
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class FolderWriter:
         """
         try:
             picture = self.displayed(photo, picture)
-            folder = photo_folder(self.output, photo)
+            folder = Path(self.output, photo.folder)
+            folder.mkdir(parents=True, exist_ok=True)
             headings = {name: self.heading(photo, name, probabilities) for name in next(iter(maps.values()))}
             write_photo_maps(folder, picture, maps, self.drawing, headings)
             if self.pictures:
@@ -163,16 +164,11 @@ class StoreWriter(FolderWriter):
 
     def is_full(self, batches):
         waiting = [self.ready[photo.name] for batch in batches if batch.places is None for photo in batch.photos]
-        return len(waiting) >= MOST_PART_PHOTOS or sum(photo.size for photo in waiting) >= MOST_PART_BYTES
+        return len(waiting) >= PART_PHOTOS or sum(photo.size for photo in waiting) >= PART_BYTES
 
     def kept(self, batches):
         photos = [photo for batch in batches if batch.places is None for photo in batch.photos]
-        places, begin, size = {}, 0, 0
-        for end, photo in enumerate(photos, start=1):
-            size += self.ready[photo.name].size
-            if size >= MOST_PART_BYTES or end - begin == MOST_PART_PHOTOS or end == len(photos):
-                places |= self.written(photos[begin:end])
-                begin, size = end, 0
+        places = self.written(photos) if photos else {}
         return [batch if batch.places is not None else batch._replace(places=places) for batch in batches]
 
     def written(self, photos):

@@ -22,7 +22,7 @@ from PIL import Image
 from camlib.console import UserError
 from camlib.demo import scenes
 from camlib.demo.scenes import CLASSES, PAIRS, draw_demo, draw_scene
-from camlib.files import BeingWritten, OnlyWriter
+from camlib.files import BeingWritten, only_writer
 
 pytestmark = pytest.mark.any_backend
 
@@ -212,7 +212,7 @@ def test_a_set_is_drawn_by_one_process_at_a_time(tmp_path, monkeypatch, capsys):
     few = functools.partial(draw_demo, train=1, val=1, both=1, size=32)
     monkeypatch.setattr(scenes, "draw_demo", few)
     monkeypatch.setattr(scenes, "DEMO_FOLDER", tmp_path / "demo")
-    with OnlyWriter(tmp_path, "demo"), ThreadPoolExecutor() as pool:
+    with only_writer(tmp_path, "demo"), ThreadPoolExecutor() as pool:
         with pytest.raises(BeingWritten, match="demo is being written by"):
             few(tmp_path / "demo")
         sleep = time.sleep

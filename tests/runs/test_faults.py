@@ -1,77 +1,36 @@
-"""Disks that are small, read-only, or gone in the middle of a run, clocks that jump: one line, and nothing lost."""
+"""Disks that are read-only, or gone in the middle of a run, clocks that jump: one line, and nothing lost."""
 
 import os
 import shutil
 import subprocess
 import time
 
-import keras
-import numpy as np
 import pytest
 from conftest import read_csv
 
-from camlib.networks.architectures import modern_network
-from camlib.networks.checkpoint import save_network
-from camlib.preprocessing import InputSpec
 from camlib.runs import folder_run
 
 pytestmark = pytest.mark.any_backend
-MAPS_OF_A_PHOTO = 50_000  # bytes, about, of two classes with their pictures
-
-
-@pytest.fixture(scope="module")
-def network_file(tmp_path_factory):
-    keras.utils.set_random_seed(1)
-    path = tmp_path_factory.mktemp("net") / "net.h5"
-    save_network(modern_network(2), path, InputSpec(["dog", "cat"], 32, 32, 3))
-    return path
 
 
 @pytest.fixture
-def disk(tmp_path):
-    """disk("size=300k"): a new file system of that kind, or the same one mounted anew with other options."""
+def read_only_disk(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
-
-    def mount(options):
-        ended = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True)
-        if ended.returncode:
-            pytest.skip("no right to mount a file system")
-        return place
-
-    yield mount
-    while subprocess.run(["umount", place], capture_output=True).returncode == 0:
-        pass
-
-
-def test_a_disk_that_is_full_in_the_middle_of_a_run(run_here, photo_folder, network_file, disk):
-    """With room made, the same command goes on with what was not done."""
-    photos = photo_folder({f"{number:02d}.png": (number, 90, 90) for number in range(24)})
-    place = disk(f"size={8 * MAPS_OF_A_PHOTO // 1024}k")
-    command = ("make_cam_maps.py", photos, "--model", network_file, "--output", place / "maps", "--batch-size", 4)
-    result = run_here(*command)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert "No space left on device" in result.stderr and "expected room for it" in result.stderr
-    done = [row["path"] for row in read_csv(place / "maps" / "predictions.csv")]
-    assert len(done) < 24 and not list(place.rglob(".*"))
-    for name in done:
-        for map_file in (place / "maps" / name[:-4]).glob("*.npy"):
-            assert np.load(map_file).shape == (32, 32)
-    subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
-    result = run_here(*command)
-    assert result.returncode == 0, result.stderr
-    assert f"{len(done)} of 24 photos are done already" in result.stdout or not done
-    assert len(read_csv(place / "maps" / "predictions.csv")) == 24
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.parametrize("script", ["make_cam_maps.py", "gradcam_vgg16.py", "evaluate_maps.py", "train_cam_4class.py"])
-def test_a_disk_that_is_read_only(run_here, photo_folder, network_file, disk, script):
+def test_a_disk_that_is_read_only(run_here, photo_folder, small_network, read_only_disk, script):
     photos = photo_folder({f"{name}/{number}.png": (number, 90, 90) for name in ("dog", "cat") for number in range(3)})
-    place = disk("ro")
+    place = read_only_disk
     words = {
-        "make_cam_maps.py": (photos, "--model", network_file, "--output", place / "m"),
-        "gradcam_vgg16.py": (photos, "--weights", network_file, "--output", place / "m"),
-        "evaluate_maps.py": (photos, "--maps", f"{network_file}:cam", "--only", "network", "--output", place / "m"),
+        "make_cam_maps.py": (photos, "--model", small_network, "--output", place / "m"),
+        "gradcam_vgg16.py": (photos, "--weights", small_network, "--output", place / "m"),
+        "evaluate_maps.py": (photos, "--maps", f"{small_network}:cam", "--only", "network", "--output", place / "m"),
         "train_cam_4class.py": ("--data", photos, "--output", place / "net.h5", "--epochs", 1),
     }[script]
     result = run_here(script, *words)
@@ -80,7 +39,7 @@ def test_a_disk_that_is_read_only(run_here, photo_folder, network_file, disk, sc
     assert list(place.iterdir()) == []
 
 
-def test_a_folder_that_is_gone_in_the_middle_of_a_run(run_here, photo_folder, network_file, tmp_path, monkeypatch):
+def test_a_folder_that_is_gone_in_the_middle_of_a_run(run_here, photo_folder, small_network, tmp_path, monkeypatch):
     """As of a network drive that is cut off; nothing is written elsewhere, and the same command begins again."""
     photos = photo_folder({f"{number}.png": (number, 90, 90) for number in range(8)})
     add_rows = folder_run.FolderRun.add_rows
@@ -90,7 +49,7 @@ def test_a_folder_that_is_gone_in_the_middle_of_a_run(run_here, photo_folder, ne
         shutil.rmtree(tmp_path / "maps")
         (tmp_path / "maps").write_text("")  # no folder any more, nor one that could be made
 
-    command = ("make_cam_maps.py", photos, "--model", network_file, "--output", tmp_path / "maps", "--batch-size", 4)
+    command = ("make_cam_maps.py", photos, "--model", small_network, "--output", tmp_path / "maps", "--batch-size", 4)
     with monkeypatch.context() as patched:
         patched.setattr(folder_run.FolderRun, "add_rows", add_and_lose)
         result = run_here(*command)
@@ -101,12 +60,12 @@ def test_a_folder_that_is_gone_in_the_middle_of_a_run(run_here, photo_folder, ne
     assert len(read_csv(tmp_path / "maps" / "predictions.csv")) == 8
 
 
-def test_a_clock_that_jumps_redoes_nothing(run_here, photo_folder, network_file, tmp_path, monkeypatch):
+def test_a_clock_that_jumps_redoes_nothing(run_here, photo_folder, small_network, tmp_path, monkeypatch):
     """Photos dated before 1980, now and in 2100, done while the clock stood a year ahead."""
     photos = photo_folder({f"{number}.png": (number, 90, 90) for number in range(3)})
     for name, moment in (("0.png", 86_400), ("2.png", 4_102_444_800)):
         os.utime(photos / name, (moment, moment))
-    command = ("make_cam_maps.py", photos, "--model", network_file, "--output", tmp_path / "maps")
+    command = ("make_cam_maps.py", photos, "--model", small_network, "--output", tmp_path / "maps")
     now = time.time
     with monkeypatch.context() as patched:
         patched.setattr(time, "time", lambda: now() + 365 * 86_400)

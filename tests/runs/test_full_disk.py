@@ -1,15 +1,13 @@
 """A disk that is full: one line, nothing left behind, and the files that were there are whole still."""
 
-import contextlib
-
 import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import weights_of
+from conftest import full_after
+from keras import layers
 
 from camlib.files import DamagedFile, read_arrays, write_arrays, write_csv, write_whole
-from camlib.networks.architectures import original_network
 from camlib.networks.checkpoint import save_network
 from camlib.photos import Photo
 from camlib.preprocessing import InputSpec
@@ -19,25 +17,14 @@ from camlib.training.distillation import read_answers, write_answers
 from camlib.training.state import TrainingState
 from train_cam_4class import main
 
-resource = pytest.importorskip("resource")  # Windows has no limit of a file's size
 INPUT_SPEC = InputSpec(["dog", "cat"], 16, 16, 1)
-
-
-@contextlib.contextmanager
-def full_after(size):
-    """A disk that takes files of at most so many bytes: the system refuses the rest, as a full one does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(1)
-    network = original_network(2)
+    network = keras.Sequential([keras.Input((16, 16, 1)), layers.Conv2D(64, 3), layers.GlobalAveragePooling2D()])
+    network.add(layers.Dense(2))
     network.compile(keras.optimizers.RMSprop(), "binary_crossentropy")
     network.optimizer.build(network.trainable_variables)
     return network
@@ -63,7 +50,7 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("size", [0, 100, 5_000, 100_000])
+@pytest.mark.parametrize("size", [0, 5_000])
 @pytest.mark.parametrize("name", WRITERS)
 def test_nothing_is_left_and_what_was_there_stays(tmp_path, network, capsys, name, size):  # capsys: prints need no file
     (tmp_path / name).write_bytes(b"from before")
@@ -170,19 +157,6 @@ def test_damaged_photos_and_labels_are_made_anew(file, photo_folder, tmp_path, c
         np.testing.assert_array_equal(again["train"].images, images)
         assert {path: path.read_bytes() for path in tmp_path.glob("net*")} == whole
     assert ("is damaged: its photos are decoded anew" in capsys.readouterr().out) == (file == "net_photos.npy")
-
-
-def test_networks_are_kerass_own_files(tmp_path, network):
-    network.save(tmp_path / "kerass.h5", include_optimizer=False)
-    save_network(network, tmp_path / "ours.h5", INPUT_SPEC)
-    kerass, ours = (weights_of(tmp_path / f"{name}.h5") for name in ("kerass", "ours"))
-    assert kerass.keys() == ours.keys()
-    for name in kerass:
-        np.testing.assert_array_equal(kerass[name], ours[name])
-    network.save_weights(tmp_path / "kerass.weights.h5")
-    save_network(network, tmp_path / "ours.weights.h5", INPUT_SPEC)
-    assert weights_of(tmp_path / "kerass.weights.h5").keys() == weights_of(tmp_path / "ours.weights.h5").keys()
-    keras.models.load_model(tmp_path / "ours.h5")
 
 
 def test_a_whole_file_that_may_not_get_its_name(tmp_path):

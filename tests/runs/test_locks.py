@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from camlib.console import UserError
-from camlib.files import HOLDER, OnlyWriter, is_held
+from camlib.files import HOLDER, only_writer, refuse_if_held
 
 pytestmark = pytest.mark.any_backend
 
@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 sys.argv[0] = "make_cam_maps.py"
-from camlib.files import OnlyWriter
-with OnlyWriter(Path(sys.argv[2]), sys.argv[3]):
+from camlib.files import only_writer
+with only_writer(Path(sys.argv[2]), sys.argv[3]):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -45,11 +45,11 @@ def holding(tmp_path):
 def test_a_second_writer_is_told_who_the_first_is(holding, tmp_path):
     process = holding()
     words = f"being written by make_cam_maps.py, process {process.pid} on .* since 20..-..-.. .*; expected another"
-    with pytest.raises(UserError, match=words), OnlyWriter(tmp_path / "run"):
+    with pytest.raises(UserError, match=words), only_writer(tmp_path / "run"):
         pass
     assert json.loads((tmp_path / "run" / HOLDER).read_text())["process"] == process.pid  # not ours
     process.communicate("\n")
-    with OnlyWriter(tmp_path / "run"):
+    with only_writer(tmp_path / "run"):
         pass
     assert not (tmp_path / "run").exists()  # nothing was written there
 
@@ -59,35 +59,42 @@ def test_a_killed_writer_holds_nothing(holding, tmp_path):
     process.kill()
     process.wait()
     assert (tmp_path / "run" / HOLDER).exists()  # it could not remove it
-    with OnlyWriter(tmp_path / "run"):
+    with only_writer(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / HOLDER).read_text())["process"] != process.pid
 
 
 def test_whether_there_is_a_writer_is_seen_without_being_in_the_way(holding, tmp_path):
-    assert not is_held(tmp_path / "run") and not (tmp_path / "run").exists()
-    process = holding()
-    assert is_held(tmp_path / "run") and not is_held(tmp_path / "run", "a")
+    run = tmp_path / "run"
+    refuse_if_held(run)
+    assert not run.exists()
+    process = holding("a")
+    refuse_if_held(run)
+    refuse_if_held(run, "b*")
+    with pytest.raises(UserError, match="run/a is being written by"):
+        refuse_if_held(run, "a*")
     process.kill()
     process.wait()
-    assert (tmp_path / "run" / ".lock").exists() and not is_held(tmp_path / "run")
-    with OnlyWriter(tmp_path / "run"):
-        assert is_held(tmp_path / "run")
+    assert (run / ".a.lock").exists()
+    refuse_if_held(run, "a*")
 
 
 def test_files_of_other_names_are_written_meanwhile(holding, tmp_path):
     holding("a")
-    with OnlyWriter(tmp_path / "run", "b"):
+    with only_writer(tmp_path / "run", "b"):
         pass
-    with pytest.raises(UserError, match="run/a is being written by"), OnlyWriter(tmp_path / "run", "a"):
+    with pytest.raises(UserError, match="run/a is being written by"), only_writer(tmp_path / "run", "a"):
         pass
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"command": [], "host": 1}', '{"command": ["a\\u001b[31m"]}'])
-def test_whatever_is_written_about_the_first_the_line_is_one(holding, tmp_path, content):
+def test_whatever_is_written_about_the_first_the_line_is_one(holding, tmp_path):
     holding()
-    (tmp_path / "run" / HOLDER).write_text(content)
-    with pytest.raises(UserError, match="being written by another process; expected"), OnlyWriter(tmp_path / "run"):
-        pass
+    for content in ("", "[]", "{", '{"command": [], "host": 1}', '{"command": ["a\\u001b[31m"]}'):
+        (tmp_path / "run" / HOLDER).write_text(content)
+        with (
+            pytest.raises(UserError, match="being written by another process; expected"),
+            only_writer(tmp_path / "run"),
+        ):
+            pass
 
 
 def test_a_writer_that_cannot_say_who_it_is_holds_nothing(tmp_path, monkeypatch):
@@ -96,7 +103,7 @@ def test_a_writer_that_cannot_say_who_it_is_holds_nothing(tmp_path, monkeypatch)
 
     with monkeypatch.context() as patched:
         patched.setattr("camlib.files.write_json", full)
-        with pytest.raises(OSError, match="No space left"):
-            OnlyWriter(tmp_path / "run")
-    with OnlyWriter(tmp_path / "run"):
+        with pytest.raises(OSError, match="No space left"), only_writer(tmp_path / "run"):
+            pass
+    with only_writer(tmp_path / "run"):
         pass

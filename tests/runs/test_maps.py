@@ -4,25 +4,13 @@ import csv
 import json
 import os
 
-import numpy as np
 import pytest
 from conftest import CLASSES, make_run
 
 from camlib.photos import find_photos
-from camlib.runs.maps import find_maps, find_saved, write_array
+from camlib.runs.maps import find_maps, find_saved
 
 pytestmark = pytest.mark.any_backend
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (4, 6, 3), (1, 1), (3, 1), (0, 2)])
-@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<f2"])
-def test_arrays_are_written_as_numpy_writes_them(tmp_path, shape, dtype):
-    array = np.random.default_rng(0).normal(size=shape).astype(dtype)
-    write_array(tmp_path / "ours.npy", array)
-    np.save(tmp_path / "numpys.npy", array)
-    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
-    write_array(tmp_path / "part.npy", array.swapaxes(0, 1)[::-1])  # of another order in memory
-    np.testing.assert_array_equal(np.load(tmp_path / "part.npy"), array.swapaxes(0, 1)[::-1])
 
 
 def test_photos_come_in_the_order_of_predictions(run_folder):

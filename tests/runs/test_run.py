@@ -1,9 +1,12 @@
-"""A run's folder: rows of killed runs, what is done again, what is left alone."""
+"""What every run promises, of files or a store, alone or as a shard: what is done again, what is left alone, kills."""
 
+import contextlib
 import csv
 import io
 import json
 import os
+import shutil
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -12,103 +15,127 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from made_up_maps import WRITER, MadeUpMaps, make_maps
+from conftest import full_after, read_csv
+from made_up_maps import (
+    CLASSES,
+    FORMS,
+    arrays_of,
+    assert_same,
+    assert_whole,
+    do,
+    made_up,
+    make,
+    noise_photos,
+    open_run,
+)
 from PIL import Image
 
 import evaluate_maps
 import gradcam_vgg16
 import make_cam_maps
 import show_heatmaps
-from camlib.attribution import Outputs
 from camlib.console import UserError
+from camlib.files import open_csv
 from camlib.networks.checkpoint import save_network
-from camlib.photos import Photo, find_photos, read_photo
+from camlib.photos import find_photos, read_photo
 from camlib.preprocessing import InputSpec
 from camlib.runs.claim import NOT_FINITE
-from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import find_saved
-from camlib.runs.run import Finished
 from camlib.runs.writers import FolderWriter
 from camlib.viewer.album import read_content
 
 pytestmark = pytest.mark.any_backend
+ALONE = ["files", "store"]
+every_form = pytest.mark.parametrize("form", FORMS)
 
 
-CLASSES = ["a", "b"]
-NO_PROBABILITIES = Outputs(CLASSES, with_probabilities=False)
+@pytest.fixture
+def photos(tmp_path):
+    """Six photos, two batches."""
+    return noise_photos(tmp_path / "photos", 6)
 
 
-def photo_file(tmp_path, name):
-    path = tmp_path / name
-    Image.new("RGB", (4, 4)).save(path)
-    return Photo(path, name, path.stem)
+def names_in(run):
+    """The photos in a run's list, in its order."""
+    return [row["path"] for row in read_csv(run.list)]
 
 
-def finish(run, photo):
-    (run.output / photo.folder).mkdir(exist_ok=True)
-    (run.output / photo.folder / "photo.jpg").write_bytes(b"x")
-    run.add(Finished([photo], np.array([[0.5, 0.5]]), np.array([[0.5, 0.5]]), [], {}))
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_rows_of_a_killed_run_are_kept_and_half_a_row_is_not(tmp_path):
-    photos = [photo_file(tmp_path, "one.png"), photo_file(tmp_path, "two, \n and more.png")]
-    run = FolderRun(tmp_path / "out", {"size": 3}, "", Outputs(CLASSES), writer=WRITER)
-    assert run.begin(photos) == photos
-    finish(run, photos[1])
-    with open(tmp_path / "out" / "predictions.csv", "a", newline="") as file:
-        file.write("one.png,a,0.")
-    run.close()
-    again = FolderRun(tmp_path / "out", {"size": 3}, "", Outputs(CLASSES), writer=WRITER)
-    assert again.begin(photos) == photos[:1]
-    assert (tmp_path / "out" / "predictions.csv").read_bytes().endswith(b'"two, \n and more.png",a,0.5,0.5,0.5,0.5\r\n')
+# ---------------------------------------------------------------- what is done again
 
 
-def test_changed_photo_and_lost_maps_are_done_again(tmp_path):
-    photos = [photo_file(tmp_path, name) for name in ("same.png", "newer.png", "lost.png")]
-    run = FolderRun(tmp_path / "out", {}, "", Outputs(CLASSES), writer=WRITER)
-    run.begin(photos)
-    for photo in photos:
-        finish(run, photo)
-    os.utime(photos[1].path, (time.time() + 9,) * 2)
-    (tmp_path / "out" / "lost" / "photo.jpg").unlink()
-    run.close()
-    assert FolderRun(tmp_path / "out", {}, "", Outputs(CLASSES), writer=WRITER).begin(photos) == photos[1:]
+@every_form
+def test_rows_of_a_killed_run_are_kept_and_half_a_row_is_not(form, photos, tmp_path):
+    run = open_run(tmp_path / "out", form, photos)
+    do(run, photos)
+    run.list.write_bytes(run.list.read_bytes()[:-9])
+    again = open_run(tmp_path / "out", form, photos)
+    again.resume(photos)
+    assert again.pending == photos[-1:] and names_in(again) == [photo.name for photo in photos[:-1]]
+    do(again, photos)
+    assert assert_whole(tmp_path / "out", photos) == 6 and names_in(again) == [photo.name for photo in photos]
 
 
-def test_other_settings_are_named(tmp_path):
-    FolderRun(tmp_path / "out", {"size": 3, "model": "a"}, "", Outputs(CLASSES), writer=WRITER).close()
-    with pytest.raises(UserError, match=r"out holds results of other settings \(model, size\); expected another"):
-        FolderRun(tmp_path / "out", {"size": 4, "model": "b"}, "", Outputs(CLASSES), writer=WRITER)
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"] == {
-        "size": 3,
-        "model": "a",
-        "class_names": CLASSES,
-    }
+@every_form
+def test_photos_that_were_changed_replaced_or_are_gone_are_done_again(form, photos, tmp_path, capsys):
+    """An older file counts as another; one dated in the future, which stays as it is, does not."""
+    os.utime(photos[5].path, (time.time() + 10_000,) * 2)
+    make(photos, tmp_path / "out", form)
+    for photo, seconds in ((photos[0], 10), (photos[1], -10_000)):
+        os.utime(photo.path, (photo.path.stat().st_mtime + seconds,) * 2)
+    photos[2].path.unlink()
+    photos[2].path.symlink_to(tmp_path / "nowhere")
+    if "store" not in form:
+        shutil.rmtree(tmp_path / "out" / "003")  # maps that are lost
+    run = open_run(tmp_path / "out", form, photos)
+    capsys.readouterr()
+    assert do(run, photos) == 1
+    done = 3 if "store" in form else 2
+    assert run.pending == photos[: 6 - done] and f"{done} of 6 photos are done already" in capsys.readouterr().out
+    assert [row["reason"] for row in read_csv(run.failed_list)] == ["no such file"]
+    assert sorted(names_in(run)) == [photo.name for photo in photos if photo != photos[2]]
 
 
-def test_foreign_folder_is_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
+@every_form
+def test_other_settings_are_named_and_replaced_when_asked_to(form, photos, tmp_path):
+    place = tmp_path / "out"
+    make(photos, place, form, settings={"size": 3, "model": "a"})
+    before = contents(place)
+    held = "shards of another run .other" if "shard" in form else "results of other settings ."
+    with pytest.raises(UserError, match=rf"out holds {held} model, size\); expected".replace(". ", ".")):
+        open_run(place, form, photos, settings={"size": 4, "model": "b"})
+    assert contents(place) == before
+    assert json.loads((place / "run.json").read_text())["settings"] == {"size": 3, "model": "a", "class_names": CLASSES}
+    (place / "mine").mkdir()
+    (place / "mine" / "my_photo.jpg").write_text("mine")
+    with open_run(place, "store" if form == "files" else "files", settings={"size": 4}, overwrite=True):
+        left = sorted(path.relative_to(place).as_posix() for path in place.rglob("*"))
+    assert left == [".lock", ".writer.json", "mine", "mine/my_photo.jpg", "run.json"]
+
+
+@every_form
+def test_foreign_files_are_left_alone(form, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds files of another kind"):
-        FolderRun(tmp_path, {}, "", Outputs(CLASSES), overwrite=True, writer=WRITER)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+        open_run(tmp_path / "out", form, photos, overwrite=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
-def test_overwriting_removes_an_earlier_runs_maps_and_nothing_else(tmp_path):
-    photo = photo_file(tmp_path, "one.png")
-    run = FolderRun(tmp_path / "out", {"size": 3}, "", Outputs(CLASSES), writer=WRITER)
-    run.begin([photo])
-    finish(run, photo)
-    for name in ("heatmap_for_a.npy", "spp_for_a.jpg"):
-        (tmp_path / "out" / "one" / name).write_bytes(b"x")
-    (tmp_path / "out" / "mine").mkdir()
-    (tmp_path / "out" / "mine" / "notes.txt").write_text("mine")
-    (tmp_path / "out" / "mine" / "my_photo.jpg").write_text("mine")
-    run.close()
-    run = FolderRun(tmp_path / "out", {"size": 4}, "", Outputs(CLASSES), overwrite=True, writer=WRITER)
-    left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
-    assert left == [".lock", ".writer.json", "mine", "mine/my_photo.jpg", "mine/notes.txt", "run.json"]
-    assert run.begin([photo]) == [photo]
+@every_form
+def test_a_damaged_list_is_one_line(form, photos, tmp_path):
+    run = open_run(tmp_path / "out", form, photos)
+    do(run, photos)
+    run.list.write_text(run.list.read_text() + "x" * 200_000 + ",\n")
+    for again in (form, form.split()[-1]):  # of a shard also a run alone
+        with pytest.raises(UserError, match=f"{run.list.name} is damaged .no table: field larger than field limit"):
+            open_run(tmp_path / "out", again, photos)
 
+
+# ---------------------------------------------------------------- whatever photos are called
 
 NAMES = [
     "a\rb.png", "a\x0cb.png", "a\x1cb.png", "a\x85b.png", "a\u2028b.png", "two\nlines.png", '"quoted".png', "a,b.png",
@@ -117,22 +144,21 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_whatever_photos_are_called_each_is_done_once(tmp_path):
-    photos_of(tmp_path, 0)
-    for name in NAMES:
-        photo_file(tmp_path / "photos", name)
-    photos = find_photos([tmp_path / "photos"])
+@pytest.mark.parametrize("form", ALONE)
+def test_whatever_photos_are_called_each_is_done_once(form, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(NAMES):
+        Image.new("RGB", (4, 4), (number, 9, 9)).save(tmp_path / "photos" / name)
+    photos, output = find_photos([tmp_path / "photos"]), tmp_path / "out"
     assert sorted(photo.name for photo in photos) == sorted(NAMES)
-    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    assert make(run, photos, 4) == 0
-    again = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    before = (tmp_path / "out" / "predictions.csv").read_bytes()
-    assert sorted(again.rows) == sorted(NAMES) and again.begin(photos) == []
-    assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
-    saved = find_saved(tmp_path / "out")
-    assert [photo.name for photo in saved] == [photo.name for photo in photos]
-    assert all(is_whole(photo.folder) for photo in saved)
-    cells = [row[0] for row in csv.reader(io.StringIO((tmp_path / "out" / "predictions.csv").read_text(), newline=""))]
+    assert make(photos, output, form) == 0
+    before = (output / "predictions.csv").read_bytes()
+    again = open_run(output, form)
+    again.resume(photos)
+    assert again.pending == [] and (output / "predictions.csv").read_bytes() == before
+    assert [photo.name for photo in find_saved(output)] == [photo.name for photo in photos]
+    assert assert_whole(output, photos) == len(NAMES)
+    cells = [row[0] for row in csv.reader(io.StringIO(before.decode(), newline=""))]
     assert not [cell for cell in cells if cell[0] in "=+-@"]  # what a spreadsheet would run
 
 
@@ -144,56 +170,139 @@ def test_a_photo_whose_folder_cannot_be_had_is_one_row_of_failed(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / "photos" / place)
     photos = find_photos([tmp_path / "photos"])
     photos = [replace(one, folder=one.folder + "e" * 200 * (one.name[0] == "c")) for one in photos]
-    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    assert make(run, photos) == 1
-    assert rows_of(run) == ["b.png"]
-    with open(tmp_path / "out" / "failed.csv", newline="") as file:
-        failed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    run = open_run(tmp_path / "out")
+    assert do(run, photos) == 1
+    assert names_in(run) == ["b.png"]
+    failed = {row["path"]: row["reason"] for row in read_csv(run.failed_list)}
     assert set(failed) == {str(tmp_path / "photos" / place) for place in (places[0], places[2])}
     assert all("its maps cannot be written" in reason for reason in failed.values())
 
 
-def test_photos_that_were_replaced_or_are_gone_are_not_done(tmp_path):
-    """An older file counts as another; one dated in the future, which stays as it is, does not."""
-    photos = photos_of(tmp_path, 4)
-    os.utime(photos[2].path, (time.time() + 10_000,) * 2)
-    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    assert make(run, photos) == 0
-    os.utime(photos[0].path, (time.time() - 10_000,) * 2)
-    photos[3].path.unlink()
-    photos[3].path.symlink_to(tmp_path / "nowhere")
-    again = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    assert make(again, photos) == 1
-    with open(tmp_path / "out" / "failed.csv", newline="") as file:
-        assert [row["reason"] for row in csv.DictReader(file)] == ["no such file"]
-    assert rows_of(run) == ["1.png", "2.png", "0.png"]
+# ---------------------------------------------------------------- one at a time, stopped, killed, without room
 
 
-def test_two_runs_in_one_folder(tmp_path):
-    """The second is told who is there; the first's rows and files stay as they are, and after it the folder is free."""
-    photos = photos_of(tmp_path, 3)
-    run, told = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER), []
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [*((form, form) for form in FORMS), ("shard of files", "files"), ("files", "shard of files")],
+)
+def test_a_second_process_is_told_who_writes_and_readers_are_not_in_the_way(first, second, tmp_path, monkeypatch):
+    photos, output, told = noise_photos(tmp_path / "photos", 9), tmp_path / "out", []
+    monkeypatch.setattr("camlib.runs.writers.PART_PHOTOS", 3)
 
-    def before(photo):
-        with pytest.raises(UserError, match="out is being written by .*, process .* on .* since .*; expected another"):
-            FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, overwrite=True, writer=WRITER)
-        told.append(photo.name)
+    def explain(images, count):
+        with pytest.raises(UserError, match="out.* is being written by .*, process .* on .* since .*; expected anoth"):
+            open_run(output, second, photos, overwrite=True)
+        told.append(len(told) == 2 and assert_whole(output, photos))
+        return made_up(images, count)
 
-    assert make(run, photos, before=before) == 0 and len(told) == 3
-    assert rows_of(run) == [photo.name for photo in photos] and all(is_whole(run.output / one.folder) for one in photos)
-    again = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    assert make(again, photos) == 0 and rows_of(run) == [photo.name for photo in photos]
+    assert do(open_run(output, first, photos), photos, explain) == 0
+    assert told == [False, False, 3] and assert_whole(output, photos) == 9
+
+
+@every_form
+def test_a_stopped_run_keeps_the_maps_that_it_has(form, tmp_path):
+    """Ctrl-C at the fourth batch, long before a part of a store is full."""
+    photos, calls = noise_photos(tmp_path / "photos", 12), []
+
+    def explain(images, count):
+        calls.append(count)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return made_up(images, count)
+
+    with pytest.raises(KeyboardInterrupt):
+        do(open_run(tmp_path / "out", form, photos), photos, explain)
+    assert assert_whole(tmp_path / "out", photos) == 6 and not list((tmp_path / "out").rglob(".*"))
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after(function, times):
+    """A function that does what `function` does, so often, and then ends the process."""
+    left = [times]
+
+    def instead(*arguments, **more):
+        left[0] -= 1
+        return function(*arguments, **more) if left[0] >= 0 else die()
+
+    return instead
+
+
+MOMENTS = {
+    "before a file has its name": ("camlib.files.os.replace", lambda: die_after(os.replace, 3)),
+    "before the rows of a batch": ("camlib.runs.folder_run.open_csv", lambda: die_after(open_csv, 1)),
+    "while the list is begun": ("camlib.runs.folder_run.write_csv", lambda: die),
+    "when old parts are removed": ("camlib.runs.writers.os.listdir", lambda: die),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize(
+    ("form", "moment"),
+    [(form, moment) for form in FORMS for moment in MOMENTS if "parts" not in moment or "store" in form],
+)
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(form, moment, tmp_path, monkeypatch):
+    """Whatever has a row is there in between. Files are the same byte for byte, of a store the maps."""
+    photos, output = noise_photos(tmp_path / "photos", 12), tmp_path / "out"
+    monkeypatch.setattr("camlib.runs.writers.PART_PHOTOS", 6)
+    rows = 0
+    for attempt in range(3):
+        child = os.fork()
+        if child == 0:
+            where, made = MOMENTS[moment]
+            monkeypatch.setattr(where, made())
+            os._exit(make(photos, output, form))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in ((-9,) if attempt == 0 else (-9, 0))
+        with contextlib.suppress(UserError):  # there is nothing yet
+            now = assert_whole(output, photos)
+            assert now >= rows
+            rows = now
+    assert make(photos, output, form) == 0 and make(photos, tmp_path / "undisturbed", form) == 0
+    assert_same(arrays_of(output), arrays_of(tmp_path / "undisturbed"))
+    if "store" in form:
+        listed = {row["part"] for path in output.glob("predictions*.csv") for row in read_csv(path)}
+        assert listed == {path.name for path in output.glob("*maps-*")}
+    else:
+        assert contents(output) == contents(tmp_path / "undisturbed")
+    assert not list(output.rglob(".*"))
+
+
+@pytest.mark.parametrize("form", ALONE)
+@pytest.mark.parametrize("step", ["write_csv", "remove_lists_of_shards"])
+def test_a_run_alone_that_is_stopped_as_it_takes_over_from_shards_loses_nothing(
+    form, step, photos, tmp_path, monkeypatch
+):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    make(photos, tmp_path / "out", "shard of files" if form == "files" else "shard of a store")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(f"camlib.runs.folder_run.{step}", stopped)
+        make(photos, tmp_path / "out", form)
+    assert assert_whole(tmp_path / "out", photos) == 6
+    assert [photo.name for photo in find_saved(tmp_path / "out")] == [photo.name for photo in photos]  # each once
+    make(photos, tmp_path / "out", form)
+    make(photos, tmp_path / "single", form)
+    assert contents(tmp_path / "out") == contents(tmp_path / "single")
+
+
+@pytest.mark.parametrize(("form", "size"), [("files", 4_000), ("store", 60_000)])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(form, size, tmp_path, end_of):
+    """Three photos fit, then the list, or the next part, has no room; no thread is left at work, and no half file."""
+    photos, output, threads = noise_photos(tmp_path / "photos", 60), tmp_path / "out", threading.active_count()
+    make(photos[:3], output, form)
+    before = assert_whole(output, photos)
+    with full_after(size):
+        code, said = end_of(lambda _: make(photos, output, form), [])
+    assert code == 2 and said.count("\n") == 1 and "could not be written (File too large); expected room for" in said
+    assert said.startswith("error: ") and threading.active_count() == threads
+    assert before <= assert_whole(output, photos) < 60 and not list(output.rglob(".*"))
+    assert make(photos, output, form) == 0 and assert_whole(output, photos) == 60
 
 
 # ---------------------------------------------------------------- files written by several threads
-
-INPUT_SPEC = InputSpec(CLASSES, 16, 16, 3)
-FULL_DISK = Path("/dev/full")  # whatever is written there fails as on a full disk
-
-
-def photos_of(tmp_path, count):
-    (tmp_path / "photos").mkdir(exist_ok=True)
-    return [photo_file(tmp_path / "photos", f"{number}.png") for number in range(count)]
 
 
 class Watched(FolderWriter):
@@ -204,21 +313,10 @@ class Watched(FolderWriter):
         return super().write(photo, *arguments)
 
 
-def make(run, photos, batch_size=2, explained=lambda: None, before=lambda photo: None):
-    """Make a run with maps of zeros; `explained` is called for each batch, `before` for each photo as it is written."""
-
-    def explain(images, count):
-        explained()
-        of_photo = {"heatmap": {name: np.zeros((3, 4), np.float32) for name in CLASSES}}
-        return np.zeros((batch_size, 2)), None, [of_photo] * batch_size
-
-    writer = run.writer
-    run.writer = Watched(writer.output, replace(writer.drawing, made=before), columns=writer.columns)
-    return make_maps(run, photos, MadeUpMaps(INPUT_SPEC, explain), batch_size)
-
-
-def rows_of(run):
-    return [row[0] for row in csv.reader((run.output / "predictions.csv").read_text().splitlines())][1:]
+def watched(run, before):
+    """The run, with a function that is called for each photo as it is written."""
+    run.writer = Watched(run.output, replace(run.writer.drawing, made=before), columns=run.writer.columns)
+    return run
 
 
 def is_whole(folder):
@@ -230,77 +328,59 @@ def is_whole(folder):
 
 
 def test_rows_come_after_files_in_order_and_two_batches_at_most_wait(tmp_path):
-    photos, written, rows_seen, behind = photos_of(tmp_path, 12), [], [], []
-    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
+    photos, written, rows_seen, behind = noise_photos(tmp_path / "photos", 9), [], [], []
+    run = open_run(tmp_path / "out")
 
     def before(photo):
-        time.sleep(0.03 * (photo.name[0] in "048"))  # the first of a batch takes longest
-        rows_seen.append((photo.name, rows_of(run)))
+        time.sleep(0.03 * (photo.name[2] in "036"))  # the first of a batch takes longest
+        rows_seen.append((photo.name, names_in(run)))
         written.append(photo.name)
 
-    def explained():
-        behind.append(4 * len(behind) - len(written))  # photos explained before that are not written yet
+    def explain(images, count):
+        behind.append(3 * len(behind) - len(written))  # photos explained before that are not written yet
+        return made_up(images, count)
 
-    assert make(run, photos, 4, explained, before) == 0
-    assert rows_of(run) == [photo.name for photo in photos]
+    assert do(watched(run, before), photos, explain) == 0
+    assert names_in(run) == [photo.name for photo in photos]
     assert not [name for name, rows in rows_seen if name in rows]
-    assert len(behind) == 3 and max(behind) <= 4
+    assert len(behind) == 3 and max(behind) <= 3
     assert all(is_whole(run.output / photo.folder) for photo in photos)
 
 
-def test_photos_that_failed_are_listed_in_the_order_of_photos(tmp_path):
+@every_form
+def test_photos_that_failed_are_listed_in_the_order_of_photos(form, photos, tmp_path):
     """Whatever the reason, and whichever was seen first: in a batch the unreadable is, before any is explained."""
-    photos = photos_of(tmp_path, 5)
     for number in (0, 3):
         photos[number].path.write_text("no photo")
 
     def explain(images, count):
-        logits = np.zeros((len(images), 2))
-        logits[0] = np.nan  # 1.png and 4.png
-        return logits, None, [{"heatmap": {"a": np.zeros((3, 4), np.float32)}}] * len(images)
+        logits, *more = made_up(images, count)
+        logits[0] = np.nan  # 001.png and 004.png
+        return logits, *more
 
-    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    assert make_maps(run, photos, MadeUpMaps(INPUT_SPEC, explain), 3) == 1
-    with open(tmp_path / "out" / "failed.csv", newline="") as file:
-        listed = [Path(row["path"]).name for row in csv.DictReader(file)]
-    assert listed == ["0.png", "1.png", "3.png", "4.png"] and rows_of(run) == ["2.png"]
-
-
-@pytest.mark.skipif(not FULL_DISK.exists(), reason="Linux has a disk that is always full")
-def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path):
-    photos, threads = photos_of(tmp_path, 12), threading.active_count()
-    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    (run.output / "5").mkdir()
-    (run.output / "5" / ".heatmap_for_b.npy.partial").symlink_to(FULL_DISK)
-    with pytest.raises(OSError, match="No space left on device"):
-        make(run, photos)
-    assert threading.active_count() == threads
-    rows = rows_of(run)
-    assert rows == [photo.name for photo in photos[: len(rows)]] and len(rows) <= 4
-    assert all(is_whole(run.output / row.removesuffix(".png")) for row in rows)
-    assert not list(run.output.rglob(".*")) and not (run.output / "11").exists()
-    again = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    assert make(again, photos) == 0 and rows_of(again) == [photo.name for photo in photos]
-    assert all(is_whole(run.output / photo.folder) for photo in photos)
+    run = open_run(tmp_path / "out", form, photos)
+    assert do(run, photos, explain) == 1
+    assert [Path(row["path"]).stem for row in read_csv(run.failed_list)] == ["000", "001", "003", "004"]
+    assert names_in(run) == ["002.png", "005.png"]
 
 
 def test_ctrl_c_waits_for_the_files_begun_and_no_others(tmp_path):
-    photos, begun = photos_of(tmp_path, 200), []
+    photos, begun = noise_photos(tmp_path / "photos", 80), []
 
     def before(photo):
         begun.append(photo.name)
-        time.sleep(0.05)
+        time.sleep(0.1)
 
-    def explained():
+    def explain(images, count):
         if begun:
             raise KeyboardInterrupt
+        return made_up(images, count)
 
-    run = FolderRun(tmp_path / "out", {}, "", NO_PROBABILITIES, writer=WRITER)
-    start = time.monotonic()
+    run, start = open_run(tmp_path / "out"), time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        make(run, photos, 100, explained, before)
-    assert time.monotonic() - start < 2  # 100 photos would take 5 s of one thread
-    assert len(begun) < 50 and all(is_whole(run.output / Path(name).stem) for name in begun)
+        do(watched(run, before), photos, explain, batch_size=40)
+    assert time.monotonic() - start < 2  # 40 photos would take 4 s of one thread
+    assert len(begun) < 40 and all(is_whole(run.output / Path(name).stem) for name in begun)
     assert not list(run.output.rglob(".*"))
 
 
@@ -308,7 +388,7 @@ def test_ctrl_c_waits_for_the_files_begun_and_no_others(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["make_cam_maps", "gradcam_vgg16"])
-def test_arrays_alone_are_those_that_come_with_pictures(standardising, script, tmp_path, capsys):
+def test_arrays_alone_are_those_that_come_with_pictures(standardising, script, tmp_path):
     file, photos = standardising
     main, option = {
         "make_cam_maps": (make_cam_maps.main, "--model"),
@@ -329,14 +409,6 @@ def test_arrays_alone_are_those_that_come_with_pictures(standardising, script, t
     )
     assert alone == {name: data for name, data in with_pictures.items() if not name.endswith(".jpg")}
     assert {"dog/a", "dog/c"} == {name.rpartition("/")[0] for name in alone if name.endswith(".npy")}
-    capsys.readouterr()
-    assert run("arrays", "--no-pictures") == 1
-    assert "2 of 3 photos are done already" in capsys.readouterr().out
-    os.utime(photos / "dog" / "a.png", (time.time() + 9,) * 2)
-    for path in (tmp_path / "arrays" / "dog" / "c").iterdir():
-        path.unlink()
-    run("arrays", "--no-pictures")
-    assert "are done already" not in capsys.readouterr().out  # a photo that has changed, one whose maps are lost
     with pytest.raises(UserError, match=r"results of other settings \(no_pictures\)"):
         run("arrays")
     with pytest.raises(UserError, match="--no-pictures with --full-size, which is about pictures; expected one of"):

@@ -1,22 +1,26 @@
-"""A store of maps: the same arrays as files, shards and Ray, kills, a second writer, files of strangers."""
+"""A store of maps: what files hold too, its parts, files of strangers. What every run promises is in test_run.py."""
 
 import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 import zlib
 
 import h5py
-import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, ENVIRONMENT, ROOT, read_csv
-from made_up_maps import DRAWING, MadeUpMaps, make_maps
+from conftest import ROOT, read_csv
+from made_up_maps import (
+    CLASSES,
+    arrays_of,
+    assert_same,
+    assert_whole,
+    do,
+    make,
+    noise_photos,
+    open_run,
+)
 from PIL import Image
 
 import evaluate_maps
@@ -24,32 +28,12 @@ import gradcam_vgg16
 import make_cam_maps
 import show_heatmaps
 from camlib.attribution import Outputs
-from camlib.files import csv_text, open_csv
-from camlib.networks.checkpoint import save_network
-from camlib.photos import find_photos, read_network_input
-from camlib.preprocessing import InputSpec
-from camlib.runs.folder_run import FolderRun
+from camlib.files import csv_text
 from camlib.runs.maps import all_maps, find_saved, read_map
-from camlib.runs.writers import StoreWriter
 from camlib.viewer.album import read_content
 
 pytestmark = pytest.mark.any_backend
 MAPS_OF = {"make_cam_maps": (make_cam_maps.main, "--model"), "gradcam_vgg16": (gradcam_vgg16.main, "--weights")}
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    """A network with one ReLU, global average pooling and two classes."""
-    keras.utils.set_random_seed(7)
-    image = keras.Input((16, 16, 3))
-    x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(image)
-    x = keras.layers.GlobalAveragePooling2D(name="gap")(x)
-    model = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="class")(x))
-    for weight in model.weights:
-        weight.assign(np.random.default_rng(len(weight.shape)).normal(size=weight.shape))
-    path = tmp_path_factory.mktemp("network") / "net.h5"
-    save_network(model, path, InputSpec(CLASSES, 16, 16, 3))
-    return path
 
 
 @pytest.fixture
@@ -61,34 +45,20 @@ def photos(photo_folder):
     return folder
 
 
-def run_of(output, dtype="float32", outputs=None, writer=StoreWriter):
-    """A run into a store, of CLASSES, with pictures."""
-    kept = {"explained": tuple(CLASSES), "most": len(CLASSES), "dtype": dtype} if writer is StoreWriter else {}
-    return FolderRun(output, {"size": 16}, "", outputs or Outputs(CLASSES), writer=writer(output, DRAWING, **kept))
-
-
-def arrays_of(place):
-    """All maps of a place: dict of (photo, kind, class) -> array."""
-    return {
-        (saved.name, kind, name): read_map(where)
-        for saved in find_saved(place)
-        for kind, of_classes in all_maps(saved).items()
-        for name, where in of_classes.items()
-    }
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys() and found
-    for key, values in expected.items():
-        np.testing.assert_array_equal(found[key], values, str(key))
-
-
 def run_both(script, network, photos, tmp_path, *more):
     """Make files and a store with the same settings: (folder, store)."""
     main, option = MAPS_OF[script]
     for place in (["--output", tmp_path / "files"], ["--store", tmp_path / "store"]):
         assert main([str(word) for word in (photos, option, network, *place, *more)]) == 1  # one photo is bad
     return tmp_path / "files", tmp_path / "store"
+
+
+def assert_same_lists(store, files):
+    """The list of a store says what that of the files does, and in which of its parts the maps are."""
+    rows, stored = (read_csv(place / "predictions.csv") for place in (files, store))
+    assert [{name: row[name] for name in rows[0]} for row in stored] == rows
+    assert {row["part"] for row in stored} == {path.name for path in store.glob("maps-*")}
+    assert (store / "failed.csv").read_text() == (files / "failed.csv").read_text()
 
 
 # ---------------------------------------------------------------- the same as files
@@ -98,8 +68,8 @@ def run_both(script, network, photos, tmp_path, *more):
     ("script", "more"),
     [("make_cam_maps", ()), ("gradcam_vgg16", ("--classes", "predicted", "dog")), ("gradcam_vgg16", ("--no-guided",))],
 )
-def test_a_store_holds_what_the_files_hold(script, more, network, photos, tmp_path):
-    files, store = run_both(script, network, photos, tmp_path, *more)
+def test_a_store_holds_what_the_files_hold(script, more, small_network, photos, tmp_path):
+    files, store = run_both(script, small_network, photos, tmp_path, *more)
     assert_same(arrays_of(store), arrays_of(files))
     for ours, other in zip(find_saved(store), find_saved(files), strict=True):
         assert (ours.name, ours.predicted, ours.truth) == (other.name, other.predicted, other.truth)
@@ -108,106 +78,74 @@ def test_a_store_holds_what_the_files_hold(script, more, network, photos, tmp_pa
         assert [ours.title_of(kind) for kind in all_maps(ours)] == [other.title_of(kind) for kind in all_maps(other)]
     names = ["failed.csv", "maps-0000001.h5", "predictions.csv", "run.json"]
     assert sorted(path.name for path in store.iterdir()) == names
-    assert (store / "failed.csv").read_text() == (files / "failed.csv").read_text()
-    rows, stored = read_csv(files / "predictions.csv"), read_csv(store / "predictions.csv")
-    assert [{name: row[name] for name in rows[0]} for row in stored] == rows
-    for number, row in enumerate(stored):
+    assert_same_lists(store, files)
+    for number, row in enumerate(read_csv(store / "predictions.csv")):
         assert (row["part"], row["row"]) == ("maps-0000001.h5", str(number))
         assert float(row["modified"]) == (photos / row["path"]).stat().st_mtime
 
 
-def test_shards_write_parts_of_one_store_and_a_run_alone_goes_on_with_it(network, photos, tmp_path, capsys):
-    """With batches of one photo: two of three shards of the five photos, then the rest by a run that is no shard."""
-    main, option = MAPS_OF["make_cam_maps"]
-    command, store = [str(photos), option, str(network), "--batch-size", "1"], tmp_path / "store"
-    codes = []
-    for number in (3, 2):
-        codes.append(main([*command, "--store", str(store), "--shard", f"{number}/3"]))
-        assert f"next: python show_heatmaps.py {store}" in capsys.readouterr().out
-    assert sorted(path.name for path in store.glob("*-*")) == [
-        "maps-0000001.h5", "maps-0000002.h5", "predictions-2-of-3.csv", "predictions-3-of-3.csv"
-    ]  # fmt: skip
-    assert len(find_saved(store)) == 3
-    assert codes == [0, 0] and main([*command, "--output", str(tmp_path / "files")]) == 1
-    capsys.readouterr()
-    assert main([*command, "--store", str(store)]) == 1 and "3 of 5 photos are done already" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "more", [["--shard", "3/3"], pytest.param(["--engine", "ray", "--workers", "2"], marks=pytest.mark.thorough)]
+)
+def test_shards_and_workers_of_ray_write_parts_of_one_store(more, small_network, photos, tmp_path, capsys):
+    """With batches of one photo; a run alone goes on with a shard of two photos."""
+    if "ray" in more:
+        pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt brings Ray")
+    command, store = [str(photos), "--model", str(small_network), "--batch-size", "1"], tmp_path / "store"
+    assert make_cam_maps.main([*command, "--output", str(tmp_path / "files")]) == 1
+    assert make_cam_maps.main([*command, "--store", str(store), *more]) == int("ray" in more)
+    assert f"next: python {os.path.relpath(ROOT / 'show_heatmaps.py')} {store}" in capsys.readouterr().out
+    if "--shard" in more:
+        assert sorted(path.name for path in store.glob("*-*")) == ["maps-0000002.h5", "predictions-3-of-3.csv"]
+        assert len(find_saved(store)) == 1 and make_cam_maps.main([*command, "--store", str(store)]) == 1
+        assert "1 of 5 photos are done already" in capsys.readouterr().out
+        assert not list(store.glob("*-of-3.csv"))
     assert_same(arrays_of(store), arrays_of(tmp_path / "files"))
-    rows, stored = read_csv(tmp_path / "files" / "predictions.csv"), read_csv(store / "predictions.csv")
-    stored.sort(key=lambda row: [one["path"] for one in rows].index(row["path"]))  # the last photo was done last
-    assert [{name: row[name] for name in rows[0]} for row in stored] == rows
-    assert (store / "failed.csv").read_text() == (tmp_path / "files" / "failed.csv").read_text()
-    assert not list(store.glob("*-of-3.csv"))
+    if "ray" in more:
+        assert_same_lists(store, tmp_path / "files")
 
 
-@pytest.mark.thorough
-def test_workers_of_ray_write_parts_of_one_store(network, photos, tmp_path):
-    pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt brings Ray")
-    files, store = tmp_path / "files", tmp_path / "store"
-    command = [str(photos), "--model", str(network), "--batch-size", "1"]
-    make_cam_maps.main([*command, "--output", str(files)])
-    assert make_cam_maps.main([*command, "--store", str(store), "--engine", "ray", "--workers", "2"]) == 1
-    assert_same(arrays_of(store), arrays_of(files))
-    rows, stored = read_csv(files / "predictions.csv"), read_csv(store / "predictions.csv")
-    assert [{name: row[name] for name in rows[0]} for row in stored] == rows
-    assert {row["part"] for row in stored} == {path.name for path in store.glob("maps-*")}
-
-
-def test_float16_is_off_by_a_2048th_of_the_largest_value_at_most(network, photos, tmp_path):
-    more = ("--store-dtype", "float16", "--classes", "all")
+def test_float16_is_off_by_a_2048th_of_the_largest_value_at_most(small_network, photos, tmp_path):
     main, option = MAPS_OF["gradcam_vgg16"]
-    store = tmp_path / "half"
-    main([str(word) for word in (photos, option, network, "--classes", "all", "--output", tmp_path / "files")])
-    main([str(word) for word in (photos, option, network, "--store", store, *more)])
+    words, store = [photos, option, small_network, "--classes", "all"], tmp_path / "half"
+    main([str(word) for word in (*words, "--output", tmp_path / "files")])
+    main([str(word) for word in (*words, "--store", store, "--store-dtype", "float16")])
     found, expected = arrays_of(store), arrays_of(tmp_path / "files")
     assert found.keys() == expected.keys()
     for key, values in expected.items():
         assert np.abs(found[key] - values).max() <= np.abs(values).max() / 2048
     assert any((found[key] != values).any() for key, values in expected.items())
-    with h5py.File(store / "maps-0000001.h5") as file:
-        assert {file["maps"][kind].dtype for kind in file["maps"]} == {np.dtype("float16")}
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0, 3e7])
-def test_float16_holds_maps_of_any_size(size, photo_folder, tmp_path):
+def test_float16_holds_maps_of_any_size(size, tmp_path):
     """1e-12 is far below what float16 holds, 3e7 above."""
-    photos = find_photos([photo_folder({"a.png": (1, 2, 3)})])
-    values = np.random.default_rng(0).normal(size=(5, 7)) * size
-    run = run_of(tmp_path / "a", "float16", Outputs(CLASSES, with_probabilities=False))
-    made_up = MadeUpMaps(
-        InputSpec(CLASSES, 16, 16, 3), lambda images, count: (np.ones((1, 2)), None, [{"heatmap": {"cat": values}}])
-    )
-    assert make_maps(run, photos, made_up, 1) == 0
+    photos, values = noise_photos(tmp_path / "photos", 1), np.random.default_rng(0).normal(size=(5, 7)) * size
+    run = open_run(tmp_path / "a", "store", outputs=Outputs(CLASSES, with_probabilities=False), dtype="float16")
+    assert do(run, photos, lambda images, count: (np.ones((1, 2)), None, [{"heatmap": {"cat": values}}]), 1) == 0
     ((key, found),) = arrays_of(tmp_path / "a").items()
-    assert key == ("a.png", "heatmap", "cat")
+    assert key == ("000.png", "heatmap", "cat")
     assert np.abs(found - values).max() <= np.abs(values).max() / 2048
+    with h5py.File(tmp_path / "a" / "maps-0000000.h5") as file:
+        assert file["maps/heatmap"].dtype == np.float16
 
 
-def test_the_program_of_the_docs_reads_a_store(network, photos, tmp_path):
-    _, store = run_both("make_cam_maps", network, photos, tmp_path)
+def test_the_program_of_the_docs_reads_a_store(tmp_path, capsys):
+    photos, store = noise_photos(tmp_path / "photos", 4), tmp_path / "store"
+    make(photos, store, "store")
     programs = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "usage.md").read_text("utf-8"), re.DOTALL)
     (program,) = (program for program in programs if "import h5py" in program)
-    result = subprocess.run(
-        [sys.executable, "-c", program.replace("outputs/mine", str(store))],
-        text=True,
-        capture_output=True,
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        timeout=60,
-    )
-    assert result.returncode == 0, result.stderr
-    lines = [line.split() for line in result.stdout.splitlines()]
-    expected = arrays_of(store)
-    assert len(lines) == len(expected) and "None" not in result.stdout
-    for line, ((name, _, class_name), values) in zip(lines, expected.items(), strict=True):
-        assert " ".join(line[:-2]) == name and line[-2] == class_name
-        assert float(line[-1]) == pytest.approx(values.mean(), abs=1e-4)
+    capsys.readouterr()
+    exec(program.replace("outputs/mine", str(store)), {})
+    expected = [f"{name} {of} {values.mean():.6f}" for (name, _, of), values in arrays_of(store).items()]
+    assert capsys.readouterr().out.splitlines() == expected
 
 
 # ---------------------------------------------------------------- the viewer and the evaluation
 
 
-def test_the_viewer_shows_a_store_as_it_shows_the_files(network, photos, tmp_path, capsys):
-    files, store = run_both("make_cam_maps", network, photos, tmp_path)
+def test_the_viewer_shows_a_store_as_it_shows_the_files(small_network, photos, tmp_path, capsys):
+    files, store = run_both("make_cam_maps", small_network, photos, tmp_path)
     shown = {}
     for name, place in (("files", files), ("store", store)):
         for option, suffix in (("--save", "png"), ("--sheet", "png"), ("--html", "html")):
@@ -219,9 +157,9 @@ def test_the_viewer_shows_a_store_as_it_shows_the_files(network, photos, tmp_pat
         assert of_files == of_store, option
 
 
-def test_without_pictures_the_viewer_shows_the_photos_themselves(network, photos, tmp_path):
+def test_without_pictures_the_viewer_shows_the_photos_themselves(small_network, photos, tmp_path):
     store = tmp_path / "store"
-    make_cam_maps.main([str(photos), "--model", str(network), "--store", str(store), "--no-pictures"])
+    make_cam_maps.main([str(photos), "--model", str(small_network), "--store", str(store), "--no-pictures"])
     with h5py.File(store / "maps-0000001.h5") as file:
         assert len(file["pictures"]) == 0
     saved = {photo.name: photo for photo in find_saved(store)}
@@ -244,20 +182,20 @@ def test_a_store_of_the_old_form_is_refused_in_one_sentence(tmp_path, end_of):
 
 
 @pytest.mark.thorough
-def test_saved_maps_are_scored_like_those_made_on_the_spot(network, photos, tmp_path, capsys):
+def test_saved_maps_are_scored_like_those_made_on_the_spot(small_network, photos, tmp_path, capsys):
     (photos / "cat" / "bad.jpg").unlink()
     main, option = MAPS_OF["gradcam_vgg16"]
-    arguments = [photos, option, network, "--classes", "all"]
-    main([str(word) for word in (*arguments, "--output", tmp_path / "files")])
-    main([str(word) for word in (*arguments, "--store", tmp_path / "store")])
-    records = []
-    for path in photos.rglob("*.*"):
-        box = {"boxes": [[5, 5, 25, 25]], "width": 40, "height": 30} | {"class": path.parent.name}
-        records.append(box | {"file": path.relative_to(photos).as_posix()})
+    for option_of_place, name in (("--output", "files"), ("--store", "store")):
+        words = (photos, option, small_network, "--classes", "all", option_of_place, tmp_path / name)
+        assert main([str(word) for word in words]) == 0
+    box = {"boxes": [[5, 5, 25, 25]], "width": 40, "height": 30}
+    records = [
+        box | {"class": path.parent.name, "file": path.relative_to(photos).as_posix()} for path in photos.rglob("*.*")
+    ]
     (photos / "annotations.json").write_text(json.dumps(records))
-    scores = {}
+    scores, outputs = {}, {}
     for name, maps in (
-        ("net", [f"{network}:grad-cam", f"{network}:guided-backprop", f"{network}:guided-grad-cam"]),
+        ("small", [f"{small_network}:{method}" for method in ("grad-cam", "guided-backprop", "guided-grad-cam")]),
         ("files", [tmp_path / "files"]),
         ("store", [tmp_path / "store"]),
     ):
@@ -266,258 +204,107 @@ def test_saved_maps_are_scored_like_those_made_on_the_spot(network, photos, tmp_
         words = ["--annotations", photos, "--maps", *maps, *more, "--output", output]
         assert evaluate_maps.main([str(word) for word in words]) == 0
         lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+        lines = [line for line in lines if line["network"] == name]
+        outputs[name] = {line["item"]: line["outputs"] for line in lines}
         scores[name] = {
-            line["item"]: {kind.partition(" ")[2]: values for kind, values in line["maps"].items()}
-            | {"outputs": line["outputs"]}
+            (line["item"], kind.partition(" ")[2]): [
+                values[score] for score in ("energy", "pointing", "border", "zero", "other_class")
+            ]
             for line in lines
-            if line["network"] == name
+            for kind, values in line["maps"].items()
         }
-        assert (output / "report.html").stat().st_size > 1000
     assert "store: sanity ask the network, which saved maps are without: left out" in capsys.readouterr().out
-    assert len(scores["net"]) == 4 and scores["store"].keys() == scores["files"].keys() == scores["net"].keys()
-    for item, expected in scores["net"].items():
-        assert scores["store"][item] == scores["files"][item]
-        assert scores["store"][item].keys() == expected.keys()
-        for kind, values in expected.items():
-            found = scores["store"][item][kind]
-            if kind == "outputs":
-                assert found == pytest.approx(values, abs=1e-5)
-                continue
-            for score in ("energy", "pointing", "border", "zero", "other_class"):
-                expected_score = values[score]
-                close = expected_score if expected_score is None else pytest.approx(expected_score, rel=1e-3)
-                assert found[score] == close, (item, kind, score)
+    assert len(scores["small"]) == 12 and scores["store"] == scores["files"]
+    assert scores["store"].keys() == scores["small"].keys()
+    for item, expected in outputs["small"].items():
+        assert outputs["store"][item] == outputs["files"][item] == pytest.approx(expected, abs=1e-5)
+    for key, values in scores["small"].items():
+        for found, expected in zip(scores["store"][key], values, strict=True):
+            assert found == (expected if expected is None else pytest.approx(expected, rel=1e-3)), key
 
 
-# ---------------------------------------------------------------- stopped, killed, resumed
-
-
-def noise_photos(folder, count):
-    folder.mkdir()
-    for number in range(count):
-        noise = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{number:03d}.png")
-    return find_photos([folder])
-
-
-def made_up_maps(images, count):
-    """Logits, probabilities and maps of photos, made up from their pixels."""
-    sums = images.reshape(len(images), -1).mean(axis=1)
-    generators = [np.random.default_rng(int(image.astype(np.int64).sum())) for image in images]
-    maps = [{"heatmap": {name: one.normal(size=(12, 15)).astype("f4") for name in CLASSES}} for one in generators]
-    return np.column_stack((sums, -sums)), np.column_stack((sums, 256 - sums)) / 256, maps
-
-
-def make(photos, store, **more):
-    """Make a store of maps that are made up, in batches of three photos, or go on in it."""
-    explainer = MadeUpMaps(InputSpec(CLASSES, 16, 16, 3), made_up_maps)
-    return make_maps(run_of(store, **more), photos, explainer, 3)
-
-
-def assert_whole(store, photos):
-    """Whatever is in a store is what was to be put there."""
-    input_spec, paths = InputSpec(CLASSES, 16, 16, 3), {photo.name: photo.path for photo in photos}
-    found = arrays_of(store)
-    for name in {name for name, *_ in found}:
-        (maps,) = made_up_maps(read_network_input(paths[name], input_spec)[None], 1)[2]
-        for class_name, values in maps["heatmap"].items():
-            np.testing.assert_array_equal(found.pop((name, "heatmap", class_name)), values)
-    assert not found
-
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_after(function, times):
-    """A function that does what `function` does, so often, and then ends the process."""
-    left = [times]
-
-    def instead(*arguments, **more):
-        left[0] -= 1
-        return function(*arguments, **more) if left[0] >= 0 else die()
-
-    return instead
-
-
-# where a process dies, of its second part, or of the row that follows the first
-MOMENTS = {
-    "before a part has its name": ("camlib.files.os.replace", lambda: die_after(os.replace, 2)),
-    "before a part's rows": ("camlib.runs.folder_run.open_csv", lambda: die_after(open_csv, 3)),
-    "while the list is begun": ("camlib.runs.folder_run.write_csv", lambda: die),
-    "when old parts are removed": ("camlib.runs.writers.os.listdir", lambda: die),
-}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="forks")
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_kill_loses_a_part_and_nothing_else(moment, tmp_path, monkeypatch, capsys):
-    photos, store = noise_photos(tmp_path / "photos", 24), tmp_path / "store"
-    monkeypatch.setattr("camlib.runs.writers.MOST_PART_PHOTOS", 9)
-    held = 0
-    for attempt in range(3):
-        child = os.fork()
-        if child == 0:
-            where, made = MOMENTS[moment]
-            monkeypatch.setattr(where, made())
-            os._exit(make(photos, store))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in ((-9,) if attempt == 0 else (-9, 0))
-        if (store / "predictions.csv").exists() and len(read_csv(store / "predictions.csv")):
-            assert_whole(store, photos)
-            assert len(find_saved(store)) >= held
-            held = len(find_saved(store))
-    assert make(photos, store) == 0 and make(photos, tmp_path / "undisturbed") == 0
-    assert_same(arrays_of(store), arrays_of(tmp_path / "undisturbed"))
-    assert_whole(store, photos)
-    rows = read_csv(store / "predictions.csv")
-    assert {row["part"] for row in rows} == {path.name for path in store.glob("maps-*.h5")}
-    assert sorted(path.name for path in store.glob(".*")) == []
+# ---------------------------------------------------------------- parts
 
 
 def test_parts_end_at_a_number_of_photos_at_bytes_and_at_seconds(tmp_path, monkeypatch):
     photos = noise_photos(tmp_path / "photos", 12)
 
     def parts_of(name):
-        make(photos, tmp_path / name)
-        return [row["part"] for row in read_csv(tmp_path / name / "predictions.csv")]
+        make(photos, tmp_path / name, "store")
+        assert assert_whole(tmp_path / name, photos) == 12
+        return sorted(path.name for path in (tmp_path / name).glob("maps-*"))
 
-    def numbered(*counts):
-        starts = np.cumsum([0, *counts[:-1]])
-        return [f"maps-{start:07d}.h5" for start, count in zip(starts, counts, strict=True) for _ in range(count)]
-
-    assert parts_of("one") == numbered(12)
-    with monkeypatch.context() as patched:
-        patched.setattr("camlib.runs.writers.MOST_PART_PHOTOS", 5)
-        assert parts_of("many") == numbered(5, 1, 5, 1)  # looked at after each batch of three
-    with monkeypatch.context() as patched:
-        patched.setattr("camlib.runs.writers.MOST_PART_BYTES", 1)
-        assert parts_of("bytes") == numbered(*[1] * 12)
-    with monkeypatch.context() as patched:
-        patched.setattr("camlib.runs.folder_run.MOST_SECONDS", -1)
-        assert parts_of("seconds") == numbered(3, 3, 3, 3)
-    for name in ("many", "bytes", "seconds"):
-        assert_same(arrays_of(tmp_path / name), arrays_of(tmp_path / "one"))
+    assert parts_of("one") == ["maps-0000000.h5"]
+    for name, value in (
+        ("writers.PART_PHOTOS", 5),  # looked at after each batch of three
+        ("writers.PART_BYTES", 1),
+        ("folder_run.MOST_SECONDS", -1),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"camlib.runs.{name}", value)
+            step = 6 if value == 5 else 3
+            assert parts_of(name) == [f"maps-{number:07d}.h5" for number in range(0, 12, step)]
 
 
-def test_a_stopped_run_keeps_the_maps_that_it_has(tmp_path):
-    """Ctrl-C after the second batch of three photos, long before a part is full."""
-    photos, store = noise_photos(tmp_path / "photos", 12), tmp_path / "store"
-    calls = []
-
-    def explain(images, count):
-        calls.append(count)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return made_up_maps(images, count)
-
-    with pytest.raises(KeyboardInterrupt):
-        make_maps(run_of(store), photos, MadeUpMaps(InputSpec(CLASSES, 16, 16, 3), explain), 3)
-    assert len(find_saved(store)) >= 3
-    assert_whole(store, photos)
-
-
-def test_the_same_command_does_only_the_rest(network, photos, tmp_path, capsys):
-    store = tmp_path / "store"
-    command = [str(photos), "--model", str(network), "--store", str(store)]
-    make_cam_maps.main(command)
-    assert f"next: python {os.path.relpath(ROOT / 'show_heatmaps.py')} {store}" in capsys.readouterr().out
-    before, data = arrays_of(store), {path.name: path.read_bytes() for path in store.iterdir()}
-    make_cam_maps.main(command)
-    assert "4 of 5 photos are done already" in capsys.readouterr().out
-    assert {path.name: path.read_bytes() for path in store.iterdir()} == data
-    os.utime(photos / "dog" / "a.png", (time.time() + 9,) * 2)
-    Image.new("RGB", (30, 30), "red").save(photos / "dog" / "new.png")
-    make_cam_maps.main(command)
-    assert "3 of 6 photos are done already" in capsys.readouterr().out
-    after = arrays_of(store)
-    assert {name for name, *_ in after} - {name for name, *_ in before} == {"dog/new.png"}
-    assert_same({key: after[key] for key in before}, before)
-    assert (store / "maps-0000001.h5").read_bytes() == data["maps-0000001.h5"]  # it has other photos' maps too
-    (store / "maps-0000001.h5").unlink()
-    make_cam_maps.main(command)
-    assert "2 of 6 photos are done already" in capsys.readouterr().out
-    assert_same(arrays_of(store), after)
-
-
-def test_a_part_is_never_replaced_while_a_photo_of_it_counts(tmp_path, capsys):
-    """The first photo of a part is done again, and then again."""
+def test_a_part_is_never_replaced_while_a_photo_of_it_counts(tmp_path):
+    """The first photo of a part is done again, and then again; then the part is lost."""
     photos, store = noise_photos(tmp_path / "photos", 6), tmp_path / "store"
     for attempt in range(3):
         os.utime(photos[0].path, (1e9 + attempt,) * 2)
-        make(photos, store)
-        assert_whole(store, photos)
+        make(photos, store, "store")
+        assert assert_whole(store, photos) == 6
         assert [row["part"] for row in read_csv(store / "predictions.csv")].count("maps-0000000.h5") == 5 + (
             attempt == 0
         )
     assert len(list(store.glob("maps-*.h5"))) == 2
-    assert "5 of 6 photos are done already" in capsys.readouterr().out
+    (store / "maps-0000000.h5").unlink()
+    make(photos, store, "store")
+    assert assert_whole(store, photos) == 6
 
 
 def test_parts_that_no_list_names_are_removed_by_whoever_makes_them(tmp_path):
     """As a kill leaves them between a part and its rows; those of other shards' photos may be in the making."""
     photos, store = noise_photos(tmp_path / "photos", 6), tmp_path / "store"
-    store.mkdir()
-    (store / "run.json").write_text("{}")
+    run = open_run(store, "store")
     for name in ("maps-0000001.h5", ".maps-0000002.h5.partial", "maps-0000004.h5", "maps-0000000.h5", "mine.h5"):
         (store / name).write_text("x")
     numbers = {photo.name: number for number, photo in enumerate(photos)}
-    rows = [["000.png", "dog", "maps-0000000.h5", "0", "1.5"]]
-    StoreWriter(store, DRAWING).begin(photos[:3], numbers, rows)
-    assert sorted(path.name for path in store.iterdir()) == [
-        "maps-0000000.h5",
-        "maps-0000004.h5",
-        "mine.h5",
-        "run.json",
-    ]
+    run.writer.begin(photos[:3], numbers, [["000.png", "dog", "maps-0000000.h5", "0", "1.5"]])
+    assert sorted(path.name for path in store.glob("*.h5*")) == ["maps-0000000.h5", "maps-0000004.h5", "mine.h5"]
 
 
-def test_of_two_rows_of_a_photo_that_counts_which_knows_the_file_as_it_is(photo_folder, tmp_path):
-    photos = photo_folder({"a.png": (1, 2, 3)})
-    store = tmp_path / "store"
+@pytest.mark.parametrize("current", [0, 1])
+def test_of_two_rows_of_a_photo_that_counts_which_knows_the_file_as_it_is(current, tmp_path):
+    (photo,), store = noise_photos(tmp_path / "photos", 1), tmp_path / "store"
     store.mkdir()
-    (store / "run.json").write_text(json.dumps({"settings": {"photos": [str(photos)]}}))
-    now = (photos / "a.png").stat().st_mtime
-    header = ["path", "predicted", "part", "row", "modified"]
-    for name, first, second in (("current first", now, now - 9), ("current last", now - 9, now)):
-        for number, (list_name, modified) in enumerate(
-            (("predictions-1-of-2.csv", first), ("predictions-2-of-2.csv", second))
-        ):
-            cells = ["a.png", str(number), f"maps-000000{number}.h5", 0, modified, 0]
-            (store / list_name).write_text(csv_text([[*header, "number"], cells]))
-        (saved,) = find_saved(store)
-        assert saved.predicted == {"current first": "0", "current last": "1"}[name]
+    (store / "run.json").write_text(json.dumps({"settings": {"photos": [str(photo.path.parent)]}}))
+    now = photo.path.stat().st_mtime
+    for number in range(2):
+        cells = ["000.png", str(number), f"maps-000000{number}.h5", 0, now - 9 * (number != current), 0]
+        header = ["path", "predicted", "part", "row", "modified", "number"]
+        (store / f"predictions-{number + 1}-of-2.csv").write_text(csv_text([header, cells]))
+    (saved,) = find_saved(store)
+    assert saved.predicted == str(current)
 
 
-def test_other_settings_are_refused_and_replaced_with_overwrite(network, photos, tmp_path, end_of):
-    store = tmp_path / "store"
-    command = [str(photos), "--model", str(network), "--store", str(store)]
-    make_cam_maps.main(command)
-    data = (store / "maps-0000001.h5").read_bytes()
-    for more, what in ((["--store-dtype", "float16"], "store_dtype"), (["--no-pictures"], "no_pictures")):
-        code, error = end_of(make_cam_maps.main, [*command, *more])
-        assert (code, error) == (
-            2,
-            f"error: {store} holds results of other settings ({what}); expected another "
-            "folder, or --overwrite to replace them\n",
-        )
-    assert (store / "maps-0000001.h5").read_bytes() == data
-    assert make_cam_maps.main([*command, "--store-dtype", "float16", "--overwrite"]) == 1
-    assert len(find_saved(store)) == 4 and find_saved(store)[0].part.dtype == "float16"
-    assert make_cam_maps.main([*command[:-2], "--output", str(store), "--overwrite"]) == 1  # files in its place
-    assert not list(store.glob("maps-*")) and len(find_saved(store)) == 4
+def test_another_dtype_is_another_setting(small_network, photos, tmp_path, end_of):
+    command = [photos, "--model", small_network, "--store", tmp_path / "store"]
+    assert make_cam_maps.main([str(word) for word in command]) == 1
+    code, error = end_of(make_cam_maps.main, [*command, "--store-dtype", "float16"])
+    assert code == 2 and "holds results of other settings (store_dtype); expected" in error
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-def test_what_is_no_store_is_never_replaced(network, photos, tmp_path, end_of, overwrite):
+def test_what_is_no_store_is_never_replaced(overwrite, small_network, photos, tmp_path, end_of):
     copy, text, folder = tmp_path / "network.h5", tmp_path / "thesis", tmp_path / "folder"
-    copy.write_bytes(network.read_bytes())
+    copy.write_bytes(small_network.read_bytes())
     text.write_text("years of work")
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
     for place in (copy, text, folder):
-        code, error = end_of(make_cam_maps.main, [photos, "--model", network, "--store", place, *overwrite])
+        code, error = end_of(make_cam_maps.main, [photos, "--model", small_network, "--store", place, *overwrite])
         assert code == 2 and error.count("\n") == 1 and str(place) in error and "folder" in error
-    assert copy.read_bytes() == network.read_bytes() and text.read_text() == "years of work"
+    assert copy.read_bytes() == small_network.read_bytes() and text.read_text() == "years of work"
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"] and not list(tmp_path.glob(".*"))
 
 
@@ -538,55 +325,6 @@ def test_options_that_do_not_fit_are_one_line(words, message, tmp_path, end_of, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_process_is_refused_and_readers_are_not(network, tmp_path, end_of, monkeypatch):
-    photos, store, seen = noise_photos(tmp_path / "photos", 6), tmp_path / "store", []
-    monkeypatch.setattr("camlib.runs.writers.MOST_PART_PHOTOS", 3)
-    add_rows = FolderRun.add_rows
-
-    def add_and_look(self, batch):
-        add_rows(self, batch)
-        words = [tmp_path / "photos", "--model", network, "--store", store]
-        seen.append((len(find_saved(store)), *end_of(make_cam_maps.main, words)))
-        seen.append((len(find_saved(store)), *end_of(make_cam_maps.main, [*words, "--shard", "1/2"])))
-        assert_whole(store, photos)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(FolderRun, "add_rows", add_and_look)
-        assert make(photos, store) == 0
-    assert [(found, code) for found, code, _ in seen] == [(3, 2), (3, 2), (6, 2), (6, 2)]
-    for _, _, line in seen:
-        assert line.startswith(f"error: {store} is being written by ") and line.count("\n") == 1
-        assert line.endswith("; expected another place, or to wait until it has ended\n")
-
-
-@pytest.mark.thorough
-@pytest.mark.skipif(os.name == "nt", reason="a limit of POSIX")
-def test_a_file_that_cannot_grow_is_one_line_and_what_was_written_stays(tmp_path):
-    """Parts of three photos that fit, and one of sixty that does not."""
-    photos, store = noise_photos(tmp_path / "photos", 60), tmp_path / "store"
-    make(photos[:3], store)
-    before = arrays_of(store)
-    program = """if True:
-        import resource, sys
-        sys.path[:0] = sys.argv[1:3]
-        from pathlib import Path
-        import test_store
-        from camlib.console import run_script
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000,) * 2)
-        run_script(lambda: test_store.make(test_store.find_photos([Path(sys.argv[3])]), Path(sys.argv[4])))"""
-    places = [ROOT / "tests" / "runs", ROOT / "tests" / "tools", tmp_path / "photos", store]
-    words = [sys.executable, "-c", program, *places]
-    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
-    result = subprocess.run(words, env=environment, timeout=200, capture_output=True, text=True)
-    said = result.stderr.splitlines()[-1]
-    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
-    assert said.startswith(f"error: {store / 'maps-0000003.h5'} could not be written (File too large); expected room")
-    assert_same(arrays_of(store), before)
-    assert not list(store.glob(".*"))
-    assert make(photos, store) == 0 and len(find_saved(store)) == 60
-    assert_whole(store, photos)
-
-
 # ---------------------------------------------------------------- files of strangers
 
 
@@ -594,7 +332,7 @@ def test_a_file_that_cannot_grow_is_one_line_and_what_was_written_stays(tmp_path
 def sound(tmp_path_factory):
     """A store of six photos with one part."""
     folder = tmp_path_factory.mktemp("sound")
-    make(noise_photos(folder / "photos", 6), folder / "store", dtype="float16")
+    make(noise_photos(folder / "photos", 6), folder / "store", "store", dtype="float16")
     return folder / "store"
 
 
@@ -738,11 +476,11 @@ def test_a_damaged_map_is_left_out_and_the_others_are_shown(sound, tmp_path, cap
 
 
 def test_a_chunk_that_is_larger_than_its_maps_is_not_unpacked(changed):
-    """A chunk that says it is small, and is 200 MB when it is unpacked."""
+    """A chunk that says it is small, and is 50 MB when it is unpacked."""
 
     def bomb(file):
         maps = file["maps/heatmap"]
-        maps.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(200_000_000), 9)[: maps.chunks[1] * 12 * 15 * 4])
+        maps.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(50_000_000), 9)[: maps.chunks[1] * 12 * 15 * 4])
 
     store, _ = changed(bomb)
     first, second = find_saved(store)[:2]

@@ -21,7 +21,7 @@ from PIL import Image
 import make_cam_maps
 from camlib.console import UserError
 from camlib.evaluation.metrics import binary_accuracy, confusion_matrix
-from camlib.files import OnlyWriter, write_arrays
+from camlib.files import only_writer, write_arrays
 from camlib.networks.architectures import modern_network, original_network, per_cell
 from camlib.networks.checkpoint import load_known_network, load_network, save_network
 from camlib.photos import find_photos, read_network_input
@@ -360,7 +360,7 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path):
 @pytest.mark.any_backend
 def test_two_trainings_of_one_name(colour_photos, tmp_path, end_of):
     output = tmp_path / "net.h5"
-    with OnlyWriter(tmp_path, "net.h5"):
+    with only_writer(tmp_path, "net.h5"):
         code, said = end_of(main, ["--data", colour_photos, "--epochs", "1", "--output", output])
     assert code == 2 and said.startswith(f"error: {output} is being written by ") and said.count("\n") == 1
     assert not list(tmp_path.glob("net*"))
