@@ -26,11 +26,6 @@ def batches(scored, items, batch_size, failed):
             yield [item for item, _ in done], [picture for _, picture in done], pixels
 
 
-def fill_up(labels, batch_size):
-    """Labels of a batch, its last repeated up to batch_size."""
-    return np.concatenate((labels, np.repeat(labels[-1:], batch_size - len(labels))))
-
-
 def evaluate_fast(scored, items, results, failed, with_baselines, batch_size):
     """Localisation of all maps that need one pass, the network's answers, and the baselines.
 
@@ -45,7 +40,7 @@ def evaluate_fast(scored, items, results, failed, with_baselines, batch_size):
     left = results.left(scored.name, "maps", items)
     with Progress(f"{scored.name}: maps", len(left)) as progress:
         for chosen, pictures, pixels in batches(scored, left, batch_size, failed):
-            labels = fill_up(scored.labels_of(chosen), len(pixels))
+            labels = scored.labels_of(chosen, len(pixels))
             others = (labels + 1) % scored.structure.class_count
             outputs, maps = scored.fast_maps(scored.prepare(pixels), np.stack((labels, others)))
             for index, (item, picture) in enumerate(zip(chosen, pictures, strict=True)):
@@ -74,7 +69,7 @@ def evaluate_sample(scored, sample, results, failed, fill_names):
                 check_finite(outputs[0])
                 truth = truth_of(item, picture.shape[:2])
                 scores = {
-                    name: scores_of_map(values[0, 0], values[1, 0], truth, picture, scored.signed[name])
+                    name: scores_of_map(values[0, 0], values[1, 0], truth, picture, scored.kinds[name])
                     for name, values in slow.items()
                 }
                 if fill_names:

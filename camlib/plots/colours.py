@@ -49,19 +49,11 @@ def scale_of(signed, maps, gradients=False):
     section 3.1).
     """
     maps = list(maps)
+    limit = largest = max((float(np.abs(values).max()) for values in maps), default=0.0)
     if gradients and maps:
-        return capped_scale_of(signed, maps)
-    ends = [(float(values.min()), float(values.max())) for values in maps]
-    limit = max((max(-lowest, highest) for lowest, highest in ends), default=0.0)
-    return Scale(limit, signed or any(lowest < 0 for lowest, _ in ends))
-
-
-def capped_scale_of(signed, maps):
-    """The Scale of maps whose largest 0.5 % of values are drawn alike."""
-    magnitudes = np.concatenate([np.abs(values).ravel() for values in maps])
-    largest, limit = float(magnitudes.max()), float(np.percentile(magnitudes, 100 - SHARE_DRAWN_ALIKE))
-    signed = signed or any((values < 0).any() for values in maps)
-    return Scale(limit, signed, capped=limit < largest) if limit > 0 else Scale(largest, signed)
+        magnitudes = np.concatenate([np.abs(values).ravel() for values in maps])
+        limit = float(np.percentile(magnitudes, 100 - SHARE_DRAWN_ALIKE)) or largest
+    return Scale(limit, signed or any((values < 0).any() for values in maps), capped=limit < largest)
 
 
 def superposition_scale_of(signed, maps, capped=False):
@@ -72,11 +64,8 @@ def superposition_scale_of(signed, maps, capped=False):
     magnitude. Capped: the largest 0.5 % of values are drawn alike, for maps with single large pixels.
     """
     maps = list(maps)
-    whole, highest = scale_of(signed, maps), max((float(values.max()) for values in maps), default=0.0)
-    if capped:
-        limit = capped_scale_of(signed, [np.maximum(values, 0) for values in maps] if highest > 0 else maps).limit
-    else:
-        limit = highest if highest > 0 else whole.limit
+    whole, positive = scale_of(signed, maps), [np.maximum(values, 0) for values in maps]
+    limit = scale_of(False, positive, capped).limit or scale_of(False, maps, capped).limit
     return Scale(limit, whole.signed, capped=limit < whole.limit)
 
 
