@@ -24,7 +24,7 @@ def probability(network, output_activation, images, targets):
     return ops.sum(outputs * ops.cast(targets, "float32"), axis=-1)
 
 
-def in_chunks(count, size):
+def filled_chunks(count, size):
     """The numbers below `count` in rows of one size, int (R, size); the last row is filled up with the last."""
     return np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
 
@@ -46,7 +46,7 @@ def probability_function(network, output_activation):
     def of_all(images, targets):
         found = [
             of_chunk(ops.convert_to_tensor(images[rows]), ops.convert_to_tensor(targets[rows]))
-            for rows in in_chunks(len(images), PHOTOS_AT_ONCE)
+            for rows in filled_chunks(len(images), PHOTOS_AT_ONCE)
         ]
         return np.concatenate([ops.convert_to_numpy(part) for part in found])[: len(images)]
 
@@ -73,7 +73,7 @@ def deletion_insertion_function(network, output_activation, steps):
     shares = np.arange(steps + 1, dtype=np.float32) / steps
     first = np.concatenate((shares, np.zeros(steps - 1, np.float32)))
     last = np.concatenate((np.full(steps + 1, 2, np.float32), shares[1:-1]))
-    chosen = in_chunks(2 * steps, min(PHOTOS_AT_ONCE, 2 * steps))
+    chosen = filled_chunks(2 * steps, min(PHOTOS_AT_ONCE, 2 * steps))
 
     def of_kept(image, fill, order, first, last, target):
         kept = (order >= first[:, None, None]) & (order < last[:, None, None])  # (chunk, H, W)

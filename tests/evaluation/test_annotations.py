@@ -127,6 +127,28 @@ def test_a_mask_is_a_picture(tmp_path, content):
         mask_size(tmp_path / "mask.png")
 
 
+def test_photos_and_annotations_are_told_by_their_content(photo_folder):
+    """Neither by a file's time nor by how the JSON is laid out."""
+    folder = photo_folder({"dog/a.png": (200, 60, 60), "cat/b.png": (60, 200, 60)})
+    files = {path: path.read_bytes() for path in folder.glob("*/*.png")}
+
+    def found(box, indent=None, **others):
+        for path, content in files.items():
+            path.write_bytes(others.get(path.stem, content))
+        records = [
+            {"file": path.relative_to(folder).as_posix(), "class": path.parent.name, "boxes": [box], "mask": None,
+             "width": 40, "height": 30}
+            for path in files
+        ]  # fmt: skip
+        (folder / "annotations.json").write_text(json.dumps(records, indent=indent))
+        return items_sha256(find_items([], folder))
+
+    first, box, photo = found([5, 5, 25, 25]), found([5, 5, 25, 26]), found([5, 5, 25, 25], a=b"another")
+    assert found([5, 5, 25, 25], indent=4) == first
+    assert [name for name in first if box[name] != first[name]] == ["annotations_sha256"]
+    assert [name for name in first if photo[name] != first[name]] == ["photos_sha256"]
+
+
 def test_photos_and_masks_without_end_are_not_waited_for(tmp_path):
     """An annotations.json may name what it likes, such as a device or a pipe."""
     os.mkfifo(tmp_path / "pipe")

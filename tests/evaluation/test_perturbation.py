@@ -28,8 +28,8 @@ def probability(images, target, ending):
     return (powers / powers.sum(axis=1, keepdims=True))[:, target].sum(axis=1)
 
 
-@pytest.mark.parametrize("steps", [1, 8, 12])  # one pass, less than a whole one, and two of which one is filled up
-@pytest.mark.parametrize("ending", ["softmax", "sigmoid", "linear"])
+# one pass, less than a whole one, and two of which one is filled up
+@pytest.mark.parametrize(("ending", "steps"), [("softmax", 12), ("sigmoid", 1), ("linear", 8)])
 def test_curves_replace_pixels_in_order(ending, steps):
     network = linear_network(ending)
     image, fill = GENERATOR.normal(size=(2, 6, 4, 3)).astype(np.float32)

@@ -1,8 +1,5 @@
 """Colours, overlays, panels and the record of a run, against values worked out by hand."""
 
-import base64
-import io
-
 import matplotlib
 import numpy as np
 import pytest
@@ -24,6 +21,7 @@ from camlib.plots.colours import (
     superposition_of,
     superposition_scale_of,
 )
+from camlib.plots.figures import decoded_picture
 from camlib.plots.page import encode_overlay
 from camlib.plots.panels import write_jpeg, write_panel
 
@@ -81,7 +79,7 @@ def test_a_few_large_values_hide_nothing_in_the_page():
     scale = superposition_scale_of(False, [values], capped=True)
     assert scale == (0.5, False, True)
     uri = encode_overlay(values, scale, values.shape)
-    over = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))
+    over = np.asarray(decoded_picture(uri).convert("RGBA"))
     assert (over[..., 3] == 255).all()
 
 
