@@ -10,15 +10,8 @@ import numpy as np
 
 from camlib.evaluation import metrics
 from camlib.files import write_csv, write_whole
+from camlib.plots import figures
 from camlib.plots.colours import Scale
-from camlib.plots.figures import (
-    draw_bars,
-    draw_cascade,
-    draw_confusion_matrix,
-    draw_curves,
-    draw_extremes,
-    draw_reliability,
-)
 from camlib.plots.page import Report, legend_of, write_page
 
 NO_NETWORK = "no network"  # in place of a network's name, for the baselines
@@ -168,6 +161,11 @@ class Table:
     rows: dict
     section: str
 
+    def cells(self):
+        """Yield (map's name, Score, cell), row by row."""
+        for name, cells in self.rows.items():
+            yield from ((name, score, cell) for score, cell in zip(self.scores, cells, strict=True))
+
 
 def merged(network, results):
     """dict of map's name -> dict of item -> (scores of all parts, record)."""
@@ -271,14 +269,9 @@ def collection_of(photo):
 
 def write_tables(output, tables, network_rows):
     """Write scores.csv, a number a line, and networks.csv."""
-    scores = [
-        (table.title, name, score.name, *cell)
-        for table in tables
-        for name, cells in table.rows.items()
-        for score, cell in zip(table.scores, cells, strict=True)
-        if cell[-1]
-    ]
-    write_csv(output / "scores.csv", [("table", "map", "score", "value", "low", "high", "items"), *scores])
+    scores = [(table.title, name, score.name, *cell) for table in tables for name, score, cell in table.cells()]
+    header = ("table", "map", "score", "value", "low", "high", "items")
+    write_csv(output / "scores.csv", [header, *(line for line in scores if line[-1])])
     header = [list(network_rows[0])] if network_rows else []
     write_csv(output / "networks.csv", [*header, *(row.values() for row in network_rows)])
 
@@ -341,8 +334,7 @@ def sanity_sentences(table):
     """What the sanity checks mean, in plain words, for the maps that fail them."""
     return [
         f"{name}: {FAILED[score.name].format(cell_text(cell))}"
-        for name, cells in table.rows.items()
-        for score, cell in zip(table.scores, cells, strict=True)
+        for name, score, cell in table.cells()
         if score.name in FAILED and cell[1] > 0.5
     ]
 
@@ -355,19 +347,19 @@ def write_report(all_scored, args, results):
     output, parts = args.output, args.only
     by_network = {scored.name: merged(scored.name, results) for scored in all_scored}
     maps = {name: scores for found in by_network.values() for name, scores in found.items() if name not in BASELINES}
-    tables, network_rows, confusions, figures, sentences = [], [], {}, [], []
+    tables, network_rows, confusions, drawn, sentences = [], [], {}, [], []
     with_baselines = maps | merged(NO_NETWORK, results)
     for truth in ("masks", "boxes") if "localisation" in parts else ():
         lie = score_table(f"Where the maps lie ({truth})", "Localisation", LOCALISATION, with_baselines, truth)
         sharp = f"How sharp the maps are ({truth})"
         tables += [lie, score_table(sharp, "Sharpness", SHARPNESS, with_baselines, truth)]
         if lie.rows:
-            figures.append(draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
+            drawn.append(figures.draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
     for name, found in by_network.items() if "faithfulness" in parts else ():
         scores = faithfulness_scores(args.fill)
         tables.append(score_table(f"Whether {name} uses what the maps show", "Faithfulness", scores, found))
         if any((curves := curves_of(found, args.fill)).values()):
-            figures.append(draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
+            drawn.append(figures.draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
     if "sanity" in parts:
         table = score_table("Whether the maps depend on the network and the class", "Sanity", SANITY, maps)
         tables.append(table)
@@ -375,7 +367,7 @@ def write_report(all_scored, args, results):
         for name in by_network:
             if records := results.of(name, "sanity"):
                 stages, scores = records[0]["stages"], cascades_of(records)
-                figures.append(draw_cascade(output / f"randomised_{name}.png", name, stages, scores))
+                drawn.append(figures.draw_cascade(output / f"randomised_{name}.png", name, stages, scores))
     for scored in all_scored if "network" in parts else ():
         rows, answers = network_table(scored, results.of(scored.name, "maps"))
         network_rows += rows
@@ -383,25 +375,29 @@ def write_report(all_scored, args, results):
             (outputs, labels), names, name = answers, scored.input_spec.class_names, scored.name
             counts = metrics.confusion_matrix(labels, outputs.argmax(axis=1), outputs.shape[1])
             confusions[scored.name] = names, counts
-            figures.append(draw_confusion_matrix(output / f"confusion_{name}.png", counts, names, name))
-            figures.append(draw_reliability(output / f"reliability_{name}.png", name, metrics.calibration(*answers)))
+            drawn.append(figures.draw_confusion_matrix(output / f"confusion_{name}.png", counts, names, name))
+            errors = metrics.calibration(*answers)
+            drawn.append(figures.draw_reliability(output / f"reliability_{name}.png", name, errors))
     entries = entries_of(maps, results, all_scored)
     if extremes := extremes_of(entries):
         title = "best (left) and worst (right) photos, by energy"
-        figures.append(draw_extremes(output / "best_and_worst.png", title, extremes))
+        drawn.append(figures.draw_extremes(output / "best_and_worst.png", title, extremes))
     tables = [table for table in tables if table.rows]
     write_tables(output, tables, network_rows)
     grids, title = grids_of(tables, network_rows, confusions), "Evaluation of maps"
     write_whole(output / "report.md", lambda file: file.write(markdown_of(title, grids, sentences).encode()))
-    about = Report(grids, sentences, figures, explanations_of(tables))
+    about = Report(grids, sentences, drawn, explanations_of(tables))
     write_page(args.html or output / "report.html", title, entries, report=about)
     return grids, sentences
 
 
 def bars_of(table, wanted=("pointing", "energy", "box_best")):
     """Some scores of a table as `draw_bars` takes them."""
-    columns = [(number, score) for number, score in enumerate(table.scores) if score.name in wanted]
-    return {score.title: {name: cells[number][:3] for name, cells in table.rows.items()} for number, score in columns}
+    bars = {}
+    for name, score, cell in table.cells():
+        if score.name in wanted:
+            bars.setdefault(score.title, {})[name] = cell[:3]
+    return bars
 
 
 def curves_of(maps, fills):
@@ -466,6 +462,5 @@ def shown_map(scores, kind):
     """What the page shows of one map, from its scores and its MapKind."""
     shown = {name: scores[name] for name in ("pointing", "energy") if name in scores}
     legend = legend_of(Scale(*scores["scale"]), kind.ends)
-    return {"picture": scores["picture"], "scores": shown, "legend": legend} | (
-        {"zero": True} if scores["zero"] else {}
-    )
+    shown = {"picture": scores["picture"], "scores": shown, "legend": legend}
+    return shown | {"zero": True} if scores["zero"] else shown
