@@ -148,7 +148,8 @@ def judged_entry(name, truth, predicted):
     shown = {one: map_for_page(values, scale, shape, EVIDENCE_ENDS) | {"scores": {}} for one, values in classes.items()}
     return {"name": name, "class": "dog", "note": "", "picture": encode_photo(np.full((*shape, 3), GREEN, np.uint8)),
             "maps": {"CAM": shown, "Grad-CAM": shown}, "truth": truth, "predicted": predicted,
-            "right": truth == predicted, "outlines": [[[0.4, 0.25], [0.6, 0.25], [0.6, 0.75], [0.4, 0.75]]]}  # fmt: skip
+            "right": truth == predicted,
+            "outlines": [[[0.4, 0.25], [0.6, 0.25], [0.6, 0.75], [0.4, 0.75]]]}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
