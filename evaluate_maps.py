@@ -38,22 +38,12 @@ CONVENTIONS = (
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    photos = parser.add_argument_group("photos")
-    photos.add_argument(
-        "places",
-        type=Path,
-        nargs="*",
-        metavar="PHOTO_OR_FOLDER",
-        help="which photos; default: all annotated ones, or the demo set's val and both",
-    )
-    photos.add_argument(
-        "--annotations",
-        type=Path,
-        metavar="FILE_OR_FOLDER",
-        help="annotations.json, PASCAL VOC's XML files, or a folder with masks/",
-    )
+    photos, maps = parser.add_argument_group("photos"), parser.add_argument_group("maps")
+    places = "which photos; default: all annotated ones, or the demo set's val and both"
+    photos.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER", help=places)
+    annotations = "annotations.json, PASCAL VOC's XML files, or a folder with masks/"
+    photos.add_argument("--annotations", type=Path, metavar="FILE_OR_FOLDER", help=annotations)
     add_pixel_option(photos)
-    maps = parser.add_argument_group("maps")
     maps.add_argument(
         "--maps",
         nargs="+",
@@ -64,13 +54,8 @@ def parse_arguments(arguments=None):
         f"METHOD: cam, {', '.join(GUIDED)}, {', '.join(METHODS)}",
     )
     maps.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the evaluation")
-    maps.add_argument(
-        "--sample",
-        type=int,
-        default=8,
-        metavar="N",
-        help="photos for what is slow: faithfulness, sanity, score-cam and ablation-cam",
-    )
+    sample = "photos for what is slow: faithfulness, sanity, score-cam and ablation-cam"
+    maps.add_argument("--sample", type=int, default=8, metavar="N", help=sample)
     maps.add_argument("--steps", type=int, default=20, metavar="N", help="steps of the deletion and insertion curves")
     maps.add_argument("--fill", nargs="+", default=["blur"], choices=FILLS, help="what replaces deleted pixels")
     add_network_options(parser.add_argument_group("network"))
@@ -120,8 +105,8 @@ def known_items(items, all_scored):
             f"the photos show {', '.join(names[:10])}; the networks know {', '.join(all_scored[0].class_names[:10])}"
         )
     if len(known) < len(items):
-        left_out = f"{len(items) - len(known):,} of {len(items):,} items"
-        print(f"{left_out} are of classes that a network does not know: left out")
+        left = len(items) - len(known)
+        print(f"{left:,} of {len(items):,} items are of classes that a network does not know: left out")
     return known
 
 
@@ -159,7 +144,7 @@ def evaluate(scored, items, args, results, failed, with_baselines):
         evaluate_fast(scored, items, results, failed, with_baselines, min(args.batch_size, len(items)))
     if "faithfulness" in parts or ("localisation" in parts and scored.explain_slow):
         evaluate_sample(scored, sample, results, failed, args.fill if "faithfulness" in parts else [])
-    if "sanity" in parts and any(not kind.is_slow for kind in scored.kinds):
+    if "sanity" in parts and scored.fast_kinds:
         evaluate_sanity(scored, sample, results, failed)
 
 

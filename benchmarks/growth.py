@@ -2,7 +2,6 @@
 
     python benchmarks/growth.py                                # about a quarter of an hour on two cores
     python benchmarks/growth.py --photos 100 1000              # along this axis alone
-    python benchmarks/growth.py --tables-only --docs docs/speed.md
 
 Each point is the script in a process of its own, arrays alone (--no-pictures), of JPEG photos of 500x375 that this
 makes, in batches of 8: from its start to its end, and its peak memory. The network is the pooling-free one with random
@@ -128,15 +127,6 @@ def paragraph(points):
     )
 
 
-def text_of(points):
-    """Table and paragraph in Markdown."""
-    told = "{0}|{1:,}|{2}x{2}|{3:,}|{4:.1f}|{5:,.0f}|{6:,.1f}"  # of a Point's fields
-    rows = [told.format(*point).split("|") for point in points]
-    table = timing.markdown_table(["what grows", "photos", "size", "classes", "seconds", "peak MB", "written MB"], rows)
-    parts = [points[0].measured_on, table, paragraph(points), "All numbers: [growth.csv](growth.csv)"]
-    return "\n\n".join(filter(None, parts))
-
-
 # ---------------------------------------------------------------- the script
 
 
@@ -147,8 +137,6 @@ def parse_arguments(arguments=None):
         parser.add_argument(f"--{axis}", type=whole_number(1, MANY), nargs="+", metavar="N", help=told)
     parser.add_argument("--again", action="store_true", help="measure anew what is measured already")
     parser.add_argument("--output", type=Path, default=timing.OUTPUT, metavar="DIR", help="folder of growth.csv")
-    parser.add_argument("--docs", nargs="+", type=Path, default=[], metavar="PAGE", help="put the text there as well")
-    parser.add_argument("--tables-only", action="store_true", help="measure nothing; make them of growth.csv")
     return parser.parse_args(arguments)
 
 
@@ -160,17 +148,16 @@ def main(arguments=None):
     asked = {axis: getattr(settings, axis) for axis in AXES if getattr(settings, axis)} or AXES
     for axis, value in [(axis, value) for axis, values in asked.items() for value in values]:
         known = [point for point in points if (point.axis, getattr(point, axis)) == (axis, value)]
-        if settings.tables_only or (known and known[0].measured_on == where and not settings.again):
+        if known and known[0].measured_on == where and not settings.again:
             continue
         points = [*(point for point in points if point not in known), measure(axis, value)]
         points.sort(key=lambda point: (list(AXES).index(point.axis), *point[1:4]))
         timing.write_rows(path, points)
         print(f"{axis} {value:,} done", flush=True)
-    if not points:
-        raise UserError(f"{path} holds nothing measured; expected the same command without --tables-only first")
-    text = text_of(points)
-    timing.fill(settings.docs, {"growth": text}, path)
-    print(f"{text}\n\nwrote {path}")
+    told = "{0}|{1:,}|{2}x{2}|{3:,}|{4:.1f}|{5:,.0f}|{6:,.1f}"  # of a Point's fields
+    rows = [told.format(*point).split("|") for point in points]
+    table = timing.markdown_table(["what grows", "photos", "size", "classes", "seconds", "peak MB", "written MB"], rows)
+    print("\n\n".join(filter(None, [points[0].measured_on, table, paragraph(points), f"wrote {path}"])))
 
 
 if __name__ == "__main__":

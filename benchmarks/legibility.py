@@ -133,15 +133,8 @@ def main(arguments=None):
     for style, pairs in found.items():
         differences, kept = ([one for one in column if one is not None] for column in zip(*pairs, strict=True))
         median, least = np.percentile(differences, [50, 10])
-        rows.append(
-            [
-                style,
-                str(len(differences)),
-                f"{median:.1f}",
-                f"{least:.1f}",
-                f"{np.median(kept) if kept else np.nan:.2f}",
-            ]
-        )
+        numbers = f"{median:.1f}", f"{least:.1f}", f"{np.median(kept) if kept else np.nan:.2f}"
+        rows.append([style, str(len(differences)), *numbers])
     header = ["superposition", "photos", "median", "tenth percentile", "lightness kept"]
     print_table("difference in colour between evidence and the rest (CIE76)", header, rows)
     return 0

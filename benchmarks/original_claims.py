@@ -24,7 +24,7 @@ from camlib.demo.scenes import demo_folder
 from camlib.evaluation import metrics
 from camlib.evaluation.annotations import Item, find_items, spread
 from camlib.evaluation.metrics import bootstrap
-from camlib.evaluation.parts import batches, fill_up
+from camlib.evaluation.parts import batches
 from camlib.evaluation.report import BASELINES, NO_NETWORK, Score, cell_text, markdown_of, merged
 from camlib.evaluation.results import Results
 from camlib.evaluation.scored_networks import ScoredNetwork, parse_map
@@ -126,8 +126,7 @@ def looks(values, picture):
 def maps_of(scored, items, batch_size):
     """Yield (items, pictures, {map's name: float (N, h, w) of the items' own classes}) of a ScoredNetwork."""
     for chosen, pictures, pixels in batches(scored, items, batch_size, {}):
-        labels = fill_up(scored.labels_of(chosen), len(pixels))
-        _, maps = scored.fast_maps(scored.input_spec.prepare(pixels), labels[None])
+        _, maps = scored.fast_maps(scored.prepare(pixels), scored.labels_of(chosen, len(pixels))[None])
         yield chosen, pictures, {name: values[0, : len(chosen)] for name, values in maps.items()}
 
 

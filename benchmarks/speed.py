@@ -12,11 +12,12 @@ other programs slow all of them alike, and each round of a tool times a plain fo
 peer's way is the one of its documentation, with enlarging and scaling of maps left out where it has a switch for that.
 A batch that memory does not hold is refused, as is whatever else a tool does not do. Writes speed.csv, which the same
 command goes on from; prints the table of batch 8, beside the limits that were set for ours, which --docs puts into
-pages.
+pages; README.md gets a summary.
 """
 
 import contextlib
 import math
+import shutil
 import sys
 import textwrap
 import time
@@ -30,6 +31,9 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "tools"))
+
+from tables import put
 
 from benchmarks import speed_peers, timing
 from benchmarks.speed_peers import CASES, OURS, TOOLS, installed
@@ -130,10 +134,10 @@ class Row(NamedTuple):
 
 def merged(rows, newer):
     """The rows, each replaced by a newer one of the same key, in the order of cases, batches, dtypes and tools."""
-    found, cases, tools = {row.key: row for row in (*rows, *newer)}, list(CASES), list(TOOLS)
+    found = {row.key: row for row in (*rows, *newer)}
 
     def place(row):
-        kind = cases.index(row.case), row.dtype != "float32", row.batch, tools.index(row.tool)
+        kind = list(CASES).index(row.case), row.dtype != "float32", row.batch, list(TOOLS).index(row.tool)
         return row.hardware, row.device, *kind
 
     return sorted(found.values(), key=place)
@@ -363,8 +367,12 @@ def main(arguments=None):
     machines = dict.fromkeys((row.hardware, row.device) for row in rows)
     of_machines = [[row for row in rows if (row.hardware, row.device) == one] for one in machines]
     tables = "\n\n".join(map(table, of_machines))
-    texts = {"table": f"{tables}\n\nAll numbers: [{path.name}]({path.name})", "summary": summary(of_machines[0])}
-    timing.fill(settings.docs, texts, path)
+    linked = f"{tables}\n\nAll numbers: [{path.name}]({path.name})"
+    for page in settings.docs:
+        is_readme = page.name == "README.md"
+        put(page, "speed", (summary(of_machines[0]) if is_readme else linked).splitlines())
+        if not (is_readme or path.parent.samefile(page.parent)):
+            shutil.copy(path, page.parent)
     print(f"{tables}\n\nwrote {path}")
 
 

@@ -1,4 +1,4 @@
-"""How the benchmarks measure, and how their tables get into files and pages.
+"""How the benchmarks measure, and how their tables get into files.
 
 Other programs slow whatever runs just then. So what is compared takes turns, round after round, and what is told are
 medians over the rounds, or of the quotients within each round. What must not share its memory, its framework or its
@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import platform
 import re
-import shutil
 import statistics
 import sys
 import time
@@ -22,7 +21,7 @@ import cv2
 import numpy as np
 
 from camlib.console import UserError, counted, first_line
-from camlib.files import open_csv, write_csv, write_whole
+from camlib.files import open_csv, write_csv
 
 OUTPUT = Path("outputs/speed")
 DIFFERENT = 100  # photos that are made; more are the same files again
@@ -152,7 +151,7 @@ def machine():
     return f"{hardware()}; {versions(BACKEND)}"
 
 
-# ---------------------------------------------------------------- files and pages
+# ---------------------------------------------------------------- files
 
 
 def write_photos(folder, count, height, width):
@@ -198,30 +197,3 @@ def markdown_table(header, rows):
     """Rows of text as a table of Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def fill(pages, texts, file=None):
-    """Put texts between the marks `<!-- speed: NAME -->` and `<!-- end of NAME -->` of pages, as far as they have them.
-
-    Args:
-        pages: list of Path.
-        texts: dict of name -> str.
-        file: Path of what the texts link to, which is copied beside each page, or None.
-
-    Raises:
-        UserError: a page has none of these marks.
-    """
-    for page in pages:
-        text = page.read_text("utf-8") if page.exists() else ""
-        known = [name for name in texts if f"<!-- speed: {name} -->" in text]
-        if not known:
-            wanted = ", ".join(f"<!-- speed: {name} -->" for name in texts)
-            raise UserError(f"{page} has no line {wanted}; expected a page with such marks, as docs/speed.md")
-        for name in known:
-            begin, end = f"<!-- speed: {name} -->", f"<!-- end of {name} -->"
-            filled = f"{begin}\n{texts[name]}\n{end}"
-            text = re.sub(f"{begin}.*?{end}", lambda _, filled=filled: filled, text, flags=re.DOTALL)
-        write_whole(page, lambda out, text=text: out.write(text.encode()))
-        linked = file and any(f"({file.name})" in texts[name] for name in known)
-        if linked and file.resolve().parent != page.resolve().parent:
-            shutil.copy(file, page.parent)

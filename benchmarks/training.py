@@ -1,7 +1,7 @@
 """How many photos a second training takes, how many its pipeline makes alone, and how memory grows with their number.
 
     python benchmarks/training.py                                                     # a few minutes on two cores
-    KERAS_BACKEND=jax python benchmarks/training.py --batches 32 256 1024 --docs docs/speed.md        # a GPU
+    KERAS_BACKEND=jax python benchmarks/training.py --batches 32 256 1024        # a GPU
     python benchmarks/training.py --recipes original --photos 2000 50000                              # memory
     python benchmarks/training.py --recipes original --batches 4 --steps 3            # does it run?
 
@@ -41,7 +41,6 @@ def parse_arguments(arguments=None):
     parser.add_argument("--photos", nargs="+", type=least, metavar="N", help="to train on; default: those of all steps")
     parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=["auto"], help="default: what training chooses")
     parser.add_argument("--output", type=Path, default=timing.OUTPUT, metavar="DIR", help="of training_speed.csv")
-    parser.add_argument("--docs", nargs="+", type=Path, default=[], metavar="PAGE", help="put the table there as well")
     return parser.parse_args(arguments)
 
 
@@ -97,8 +96,7 @@ def main(arguments=None):
     where, path = f"{device} ({timing.machine()})", settings.output / "training_speed.csv"
     settings.output.mkdir(parents=True, exist_ok=True)
     write_csv(path, [[*COLUMNS, "measured on"], *([*line, where] for line in lines)])
-    timing.fill(settings.docs, {"training": f"{where}\n\n{timing.markdown_table(COLUMNS, lines)}"})
-    print(f"wrote {path}")
+    print(f"{where}\n\n{timing.markdown_table(COLUMNS, lines)}\n\nwrote {path}")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,8 @@ from conftest import ROOT
 pytestmark = pytest.mark.any_backend
 COMMAND = re.compile(r"(?:python3?|\.venv\S*/bin/python) ((?:[\w.]+/)*\w+\.py)\b((?:[^`\n\\]|\\\n)*)")
 ENDS = re.compile(r"\s+(#|&|;|\||>|--depends)|[;)&\"']\s*(?=\W|$)|\s\s+(?=[a-z])")  # what follows is not the command's
-WITHOUT_OPTIONS = {  # of positional arguments alone, or called by another program
-    "right_gradients.py",
-    "fuzzed_readers.py",
-    "killed_store.py",
-    "plain_data.py",
-}
+# of positional arguments alone, or called by another program
+WITHOUT_OPTIONS = "right_gradients.py fuzzed_readers.py killed_store.py plain_data.py".split()
 NEEDED = {"--engine ray": "ray", "s3://": "s3fs", "--address": "ray"}  # what a command needs beside requirements.txt
 SLURM = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "16", "SLURM_ARRAY_TASK_MIN": "1"}
 
@@ -28,11 +24,8 @@ def printed():
     """{(page, script, words after it)} of all pages and scripts."""
     found = set()
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md"), *ROOT.glob("outputs/*.md")]
-    scripts = [
-        path
-        for folder in (ROOT, ROOT / "data", ROOT / "benchmarks", ROOT / "tests" / "tools")
-        for path in folder.glob("*.py")
-    ]
+    folders = (ROOT / folder for folder in (".", "data", "benchmarks", "tests/tools"))
+    scripts = [path for folder in folders for path in folder.glob("*.py")]
     for path in [*pages, *scripts]:
         text = path.read_text("utf-8")
         if path.suffix == ".py":
@@ -43,9 +36,8 @@ def printed():
 
 
 def test_commands_are_found():
-    assert len(printed()) > 80 and {"make_cam_maps.py", "tests/tools/kill_scripts.py"} <= {
-        script for _, script, _ in printed()
-    }
+    scripts = [script for _, script, _ in printed()]
+    assert len(scripts) > 80 and {"make_cam_maps.py", "tests/tools/kill_scripts.py"} <= set(scripts)
 
 
 @pytest.mark.parametrize(("page", "script", "words"), printed(), ids=lambda value: value[:60])

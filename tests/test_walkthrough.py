@@ -37,6 +37,7 @@ def names():
     return found
 
 
+@pytest.mark.thorough
 def test_logits_and_maps_equal_a_float64_sum(names):
     features = np.asarray(names["features"], np.float64)[0]
     weights, bias = (np.asarray(names[name], np.float64) for name in ("weights", "bias"))
@@ -47,6 +48,7 @@ def test_logits_and_maps_equal_a_float64_sum(names):
     assert names["classes"][names["logits"].argmax()] == "bird"
 
 
+@pytest.mark.thorough
 def test_grad_cam_is_cam_over_its_area(names):
     maps = names["maps"][0] / np.prod(names["maps"].shape[2:])
     limit = np.abs(maps).max()
@@ -57,6 +59,7 @@ def test_grad_cam_is_cam_over_its_area(names):
     assert names["difference"] < 1e-4 and names["spread"] < 1e-9
 
 
+@pytest.mark.thorough
 def test_guided_maps_of_vgg16(names):
     import cv2
 

@@ -5,7 +5,7 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
@@ -32,7 +32,6 @@ class Annotation:
         boxes: tuple of (x0, y0, x1, y1), pixels of the upright photo, x1 and y1 outside; may be empty beside a mask.
         mask: Path of a picture of the photo's shape, above 127 on the object, or None.
         width, height: int, of the photo.
-        most_pixels: int, that may be decoded of the photo or its mask.
     """
 
     path: Path
@@ -41,10 +40,13 @@ class Annotation:
     mask: Path | None
     width: int
     height: int
-    most_pixels: int = MOST_PIXELS
 
-    def inside(self, height, width):
+    def inside(self, height, width, most_pixels=MOST_PIXELS):
         """The object as bool (height, width), at the size that the photo is looked at.
+
+        Args:
+            height, width: int.
+            most_pixels: int, that may be decoded of the mask.
 
         Raises:
             PhotoError: the mask cannot be read.
@@ -53,7 +55,7 @@ class Annotation:
             try:
                 refuse_no_file(self.mask)
                 with Image.open(self.mask, formats=MASK_FORMATS) as picture:
-                    check_pixels(picture, self.most_pixels)
+                    check_pixels(picture, most_pixels)
                     grey = picture.convert("L").resize((width, height), Image.Resampling.BOX)
             except Exception as error:  # decoders meet damaged bytes with errors of almost every class
                 raise PhotoError(f"its mask {self.mask} cannot be read ({error})") from error
@@ -69,7 +71,7 @@ class Annotation:
         return [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in self.boxes]
 
 
-def read_annotations(place, most_pixels=MOST_PIXELS):
+def read_annotations(place):
     """Read the objects of a set of photos.
 
     Args:
@@ -77,7 +79,6 @@ def read_annotations(place, most_pixels=MOST_PIXELS):
             [[x0, y0, x1, y1], ...], mask (or null), width and height, paths below its folder; or of a folder with
             PASCAL VOC's XML files (photos beside them, or in a JPEGImages folder beside theirs); or of a folder that
             holds the photos in class folders and for each a mask of the same name under masks/.
-        most_pixels: int, that may be decoded of a photo or a mask.
 
     Returns:
         list of Annotation, never empty.
@@ -95,7 +96,7 @@ def read_annotations(place, most_pixels=MOST_PIXELS):
         found = [annotation for file in files for annotation in read_voc(file)] or read_masks(place)
     if not found:
         raise UserError(f"no annotations in {place}; expected {ANNOTATIONS_FILE}, PASCAL VOC's XML files, or masks/")
-    return [replace(annotation, most_pixels=most_pixels) for annotation in found]
+    return found
 
 
 def read_records(path):
@@ -121,9 +122,7 @@ def read_records(path):
 def box_of(numbers):
     """(x0, y0, x1, y1) as float, of a positive area."""
     x0, y0, x1, y1 = map(float, numbers)
-    if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        raise ValueError(f"box {numbers} is no box")
-    if not (x1 > x0 and y1 > y0):
+    if not (-math.inf < x0 < x1 < math.inf and -math.inf < y0 < y1 < math.inf):
         raise ValueError(f"box {numbers} has no area")
     return x0, y0, x1, y1
 
@@ -171,8 +170,7 @@ def read_masks(folder):
             masks = [folder / "masks" / f"{stem}{suffix}" for suffix in MASK_SUFFIXES]
             mask = next((path for path in masks if path.exists()), None)
             if mask:
-                width, height = mask_size(mask)
-                found.append(Annotation(photo.path, photo.path.parent.name, (), mask, width, height))
+                found.append(Annotation(photo.path, photo.path.parent.name, (), mask, *mask_size(mask)))
     return found
 
 
@@ -202,7 +200,7 @@ class Item:
         name: str, of the photo.
         class_name: str.
         annotation: Annotation or None.
-        most_pixels: int, that may be decoded of the photo.
+        most_pixels: int, that may be decoded of the photo or its mask.
     """
 
     path: Path
@@ -257,7 +255,7 @@ def find_items(places, annotations, most_pixels=MOST_PIXELS):
     if not annotations:
         photos = find_photos(places, most_pixels)
         return [Item(photo.path, photo.name, photo.path.parent.name, None, most_pixels) for photo in photos]
-    found = read_annotations(annotations, most_pixels)
+    found = read_annotations(annotations)
     if places:
         wanted = {photo.path.resolve() for photo in find_photos(places)}
         found = [annotation for annotation in found if annotation.path.resolve() in wanted]
@@ -288,15 +286,9 @@ def items_sha256(items):
         contents = dict(zip(paths, pool.map(sha256_if_readable, paths), strict=True))
     photos = [[item.key, contents[item.path]] for item in items]
     marked = [
-        [
-            item.key,
-            item.annotation.boxes,
-            item.annotation.width,
-            item.annotation.height,
-            contents.get(item.annotation.mask),
-        ]
+        [item.key, one.boxes, one.width, one.height, contents.get(one.mask)]
         for item in items
-        if item.annotation
+        if (one := item.annotation)
     ]
     return {
         f"{name}_sha256": hashlib.sha256(json.dumps(what).encode()).hexdigest()

@@ -249,20 +249,20 @@ def noisy_linear_imputation(image, missing, noise=0.01, seed=0):
     count = int(missing.sum())
     if not count:
         return filled
-    number = np.full((height, width), -1)
-    number[missing] = np.arange(count)
+    number = np.full((height + 2, width + 2), -2)  # of each missing pixel; -1 of a known one, -2 beyond the edges
+    number[1:-1, 1:-1] = -1
+    number[1:-1, 1:-1][missing] = np.arange(count)
     y, x = np.nonzero(missing)
     total, known = np.zeros(count), np.zeros((count, channels))
     rows, columns, entries = [np.arange(count)], [np.arange(count)], [total]  # total is filled in below
     for (dy, dx), weight in NEIGHBOURS.items():
-        there = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
-        total[there] += weight
-        row, at = np.nonzero(there)[0], (y[there] + dy, x[there] + dx)
-        unknown = missing[at]
-        known[row[~unknown]] += weight * image[at][~unknown]
-        rows.append(row[unknown])
-        columns.append(number[at][unknown])
-        entries.append(np.full(int(unknown.sum()), -weight))
+        neighbour = number[y + 1 + dy, x + 1 + dx]
+        total[neighbour > -2] += weight
+        there, unknown = neighbour == -1, neighbour >= 0
+        known[there] += weight * image[y[there] + dy, x[there] + dx]
+        rows.append(np.nonzero(unknown)[0])
+        columns.append(neighbour[unknown])
+        entries.append(np.full(len(columns[-1]), -weight))
     matrix = coo_matrix(
         (np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns))), shape=(count, count)
     ).tocsc()

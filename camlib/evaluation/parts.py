@@ -4,17 +4,8 @@ import cv2
 import numpy as np
 
 from camlib.console import Progress
-from camlib.evaluation import metrics
+from camlib.evaluation import metrics, scoring
 from camlib.evaluation.annotations import truth_kind
-from camlib.evaluation.scoring import (
-    add_scores,
-    cascade,
-    check_finite,
-    faithfulness,
-    listed_if_unreadable,
-    scores_of_map,
-    truth_of,
-)
 from camlib.photos import read_batches
 
 
@@ -24,11 +15,6 @@ def batches(scored, items, batch_size, failed):
         failed.update(unreadable)
         if done:
             yield [item for item, _ in done], [picture for _, picture in done], pixels
-
-
-def fill_up(labels, batch_size):
-    """Labels of a batch, its last repeated up to batch_size."""
-    return np.concatenate((labels, np.repeat(labels[-1:], batch_size - len(labels))))
 
 
 def evaluate_fast(scored, items, results, failed, with_baselines, batch_size):
@@ -45,13 +31,13 @@ def evaluate_fast(scored, items, results, failed, with_baselines, batch_size):
     left = results.left(scored.name, "maps", items)
     with Progress(f"{scored.name}: maps", len(left)) as progress:
         for chosen, pictures, pixels in batches(scored, left, batch_size, failed):
-            labels = fill_up(scored.labels_of(chosen), len(pixels))
+            labels = scored.labels_of(chosen, len(pixels))
             others = (labels + 1) % scored.structure.class_count
             outputs, maps = scored.fast_maps(scored.prepare(pixels), np.stack((labels, others)))
             for index, (item, picture) in enumerate(zip(chosen, pictures, strict=True)):
-                with listed_if_unreadable(item, failed):
+                with scoring.listed_if_unreadable(item, failed):
                     of_item = {name: (values[0, index], values[1, index]) for name, values in maps.items()}
-                    add_scores(results, scored, item, picture, outputs[index], of_item, with_baselines)
+                    scoring.add_scores(results, scored, item, picture, outputs[index], of_item, with_baselines)
             progress.advance(len(chosen))
 
 
@@ -70,19 +56,19 @@ def evaluate_sample(scored, sample, results, failed, fill_names):
             other = (labels + 1) % scored.structure.class_count
             outputs, fast = scored.fast_maps(prepared, labels[None])
             slow = scored.slow_maps(prepared, np.stack((labels, other)))
-            with listed_if_unreadable(item, failed):
-                check_finite(outputs[0])
-                truth = truth_of(item, picture.shape[:2])
+            with scoring.listed_if_unreadable(item, failed):
+                scoring.check_finite(outputs[0])
+                truth = scoring.truth_of(item, picture.shape[:2])
                 scores = {
-                    name: scores_of_map(values[0, 0], values[1, 0], truth, picture, scored.signed[name])
+                    name: scoring.scores_of_map(values[0, 0], values[1, 0], truth, picture, scored.kinds[name])
                     for name, values in slow.items()
                 }
                 if fill_names:
                     maps = {name: values[0, 0] for name, values in (fast | slow).items()}
                     shown = cv2.resize(picture, pixels.shape[2:0:-1], interpolation=cv2.INTER_AREA)
                     maps |= metrics.baseline_maps(shown, item.seed)
-                    for name, found in faithfulness(scored, pixels[0], maps, int(labels[0]), fill_names).items():
-                        scores[name] = scores.get(name, {}) | found
+                    found = scoring.faithfulness(scored, pixels[0], maps, int(labels[0]), fill_names)
+                    scores = {name: scores.get(name, {}) | found[name] for name in (scores | found)}
                 results.add(scored.name, "sample", item, maps=scores, truth=truth_kind(item))
             progress.advance()
 
@@ -103,8 +89,8 @@ def evaluate_sanity(scored, sample, results, failed):
     images = scored.prepare(np.stack([pixels for _, pixels in found]))
     labels = scored.labels_of([item for item, _ in found])
     outputs, _ = scored.fast_maps(images, labels[None])
-    stages, scores = cascade(scored, images, labels)
+    stages, scores = scoring.cascade(scored, images, labels)
     for (item, _), of_item, numbers in zip(found, scores, outputs, strict=True):
-        with listed_if_unreadable(item, failed):
-            check_finite(numbers)
+        with scoring.listed_if_unreadable(item, failed):
+            scoring.check_finite(numbers)
             results.add(scored.name, "sanity", item, stages=stages, maps=of_item)

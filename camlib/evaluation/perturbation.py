@@ -1,5 +1,7 @@
 """What a network says of changed photos: deletion, insertion, and any other change, in batches."""
 
+from functools import partial
+
 import numpy as np
 from keras import ops
 
@@ -8,13 +10,23 @@ from camlib.backend import compiled
 PHOTOS_AT_ONCE = 20  # changed photos per forward pass, at most
 
 
-def probabilities_in(outputs, output_activation):
-    """A network's outputs (N, C) as float32 probabilities; if it ends in logits, softmax, or sigmoid of one output."""
-    outputs = ops.cast(outputs, "float32")
+def probability(network, output_activation, images, targets):
+    """The sum of the probabilities of each target's classes: float32 (N,).
+
+    Logits become probabilities by softmax. Of one output the second class's probability is that, or its sigmoid.
+    """
+    outputs = ops.cast(network(images, training=False), "float32")
     if outputs.shape[-1] == 1:  # one unit stands for two classes
         second = ops.sigmoid(outputs) if output_activation == "linear" else outputs
-        return ops.concatenate((1 - second, second), axis=-1)
-    return ops.softmax(outputs, axis=-1) if output_activation == "linear" else outputs
+        outputs = ops.concatenate((1 - second, second), axis=-1)
+    elif output_activation == "linear":
+        outputs = ops.softmax(outputs, axis=-1)
+    return ops.sum(outputs * ops.cast(targets, "float32"), axis=-1)
+
+
+def filled_chunks(count, size):
+    """The numbers below `count` in rows of one size, int (R, size); the last row is filled up with the last."""
+    return np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
 
 
 def probability_function(network, output_activation):
@@ -29,21 +41,14 @@ def probability_function(network, output_activation):
         probabilities of each target's classes. N may be anything; it is filled up to whole chunks.
     """
 
-    def probability(images, targets):
-        probabilities = probabilities_in(network(images, training=False), output_activation)
-        return ops.sum(probabilities * ops.cast(targets, "float32"), axis=-1)
-
-    probability = compiled(probability, network)
+    of_chunk = compiled(partial(probability, network, output_activation), network)
 
     def of_all(images, targets):
-        count = len(images)
-        chosen = np.minimum(np.arange(-(-count // PHOTOS_AT_ONCE) * PHOTOS_AT_ONCE), count - 1).reshape(
-            -1, PHOTOS_AT_ONCE
-        )
         found = [
-            probability(ops.convert_to_tensor(images[rows]), ops.convert_to_tensor(targets[rows])) for rows in chosen
+            of_chunk(ops.convert_to_tensor(images[rows]), ops.convert_to_tensor(targets[rows]))
+            for rows in filled_chunks(len(images), PHOTOS_AT_ONCE)
         ]
-        return np.concatenate([ops.convert_to_numpy(part) for part in found])[:count]
+        return np.concatenate([ops.convert_to_numpy(part) for part in found])[: len(images)]
 
     return of_all
 
@@ -68,26 +73,19 @@ def deletion_insertion_function(network, output_activation, steps):
     shares = np.arange(steps + 1, dtype=np.float32) / steps
     first = np.concatenate((shares, np.zeros(steps - 1, np.float32)))
     last = np.concatenate((np.full(steps + 1, 2, np.float32), shares[1:-1]))
-    chunk = min(PHOTOS_AT_ONCE, 2 * steps)
-    chosen = np.minimum(np.arange(-(-2 * steps // chunk) * chunk), 2 * steps - 1).reshape(-1, chunk)
+    chosen = filled_chunks(2 * steps, min(PHOTOS_AT_ONCE, 2 * steps))
 
-    def probability(image, fill, order, first, last, target):
+    def of_kept(image, fill, order, first, last, target):
         kept = (order >= first[:, None, None]) & (order < last[:, None, None])  # (chunk, H, W)
-        images = ops.where(kept[..., None], image, fill)
-        probabilities = probabilities_in(network(images, training=False), output_activation)
-        return ops.sum(probabilities * ops.cast(target, "float32"), axis=-1)
+        return probability(network, output_activation, ops.where(kept[..., None], image, fill), target)
 
-    probability = compiled(probability, network)
+    of_kept = compiled(of_kept, network)
 
     def curves(image, fill, order, target):
         image, fill, order, target = (ops.convert_to_tensor(part) for part in (image, fill, order, target))
-        parts = [
-            probability(
-                image, fill, order, ops.convert_to_tensor(first[rows]), ops.convert_to_tensor(last[rows]), target
-            )
-            for rows in chosen
-        ]
-        found = np.concatenate([ops.convert_to_numpy(part) for part in parts])[: 2 * steps]
+        ends = [[ops.convert_to_tensor(bound[rows]) for bound in (first, last)] for rows in chosen]
+        parts = [ops.convert_to_numpy(of_kept(image, fill, order, *pair, target)) for pair in ends]
+        found = np.concatenate(parts)[: 2 * steps]
         deletion = found[: steps + 1]
         return deletion, np.concatenate((deletion[-1:], found[steps + 1 :], deletion[:1]))
 

@@ -10,15 +10,8 @@ import numpy as np
 
 from camlib.evaluation import metrics
 from camlib.files import write_csv, write_whole
+from camlib.plots import figures
 from camlib.plots.colours import Scale
-from camlib.plots.figures import (
-    draw_bars,
-    draw_cascade,
-    draw_confusion_matrix,
-    draw_curves,
-    draw_extremes,
-    draw_reliability,
-)
 from camlib.plots.page import Report, legend_of, write_page
 
 NO_NETWORK = "no network"  # in place of a network's name, for the baselines
@@ -168,6 +161,11 @@ class Table:
     rows: dict
     section: str
 
+    def cells(self):
+        """Yield (map's name, Score, cell), row by row."""
+        for name, cells in self.rows.items():
+            yield from ((name, score, cell) for score, cell in zip(self.scores, cells, strict=True))
+
 
 def merged(network, results):
     """dict of map's name -> dict of item -> (scores of all parts, record)."""
@@ -183,7 +181,7 @@ def merged(network, results):
 
 
 def score_table(title, section, scores, maps, truth=None):
-    """Make a table of the maps that have at least one of the scores; None if none has.
+    """Make a table of the maps that have at least one of the scores.
 
     Args:
         title, section: str, see Table.
@@ -197,7 +195,7 @@ def score_table(title, section, scores, maps, truth=None):
         cells = [score_cell(score, chosen) for score in scores]
         if any(count for *_, count in cells):
             rows[name] = cells
-    return Table(title, scores, rows, section) if rows else None
+    return Table(title, scores, rows, section)
 
 
 def score_cell(score, pairs):
@@ -212,17 +210,14 @@ def score_cell(score, pairs):
 
 def cell_text(cell, is_count=False):
     """'0.915 (0.880 to 0.945)', or a dash; of counts '9,216'."""
-    value, low, high, count = cell
-    if not count or np.isnan(value):
+    value, low, high, _ = cell
+    if np.isnan(value):
         return "-"
     if is_count:
         return f"{value:,.0f}"
     digits = 0 if value >= 100 else 3
-    return (
-        f"{value:.{digits}f}"
-        if np.isnan(low) or low == high
-        else f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-    )
+    interval = "" if np.isnan(low) or low == high else f" ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{value:.{digits}f}{interval}"
 
 
 def network_table(scored, records):
@@ -234,32 +229,37 @@ def network_table(scored, records):
     records = [record for record in records if times[record["photo"]] == 1]
     if not records:
         return [], None
-    outputs = np.array([record["outputs"] for record in records])
-    labels = np.array([record["label"] for record in records])
-    right = np.array([record["right"] for record in records])
-    groups = {"all": np.ones(len(records), bool)}
-    for name in dict.fromkeys(record["class"] for record in records):
-        groups[f"class {name}"] = np.array([record["class"] == name for record in records])
-    collections = np.array([collection_of(record["photo"]) for record in records])
-    sizes = Counter(collections)
-    small = np.array([sizes[name] < SMALL_COLLECTION for name in collections])
-    if len(sizes) > 1:
-        groups |= {
-            f"collection {name}": collections == name
-            for name, count in sizes.most_common()
-            if count >= SMALL_COLLECTION
-        }
-        groups |= {"smaller collections": small} if small.any() else {}
-    plain = labels.max() < outputs.shape[1]  # no group of classes among them
+    plain = max(record["label"] for record in records) < len(records[0]["outputs"])  # no group of classes among them
     rows = []
-    for name, chosen in groups.items():
-        hits, count = int(right[chosen].sum()), int(chosen.sum())
-        low, high = metrics.wilson_interval(hits, count)
-        binary = metrics.binary_accuracy(outputs[chosen], labels[chosen]) if plain else float("nan")
-        error = metrics.calibration(outputs[chosen], labels[chosen])[0] if plain else float("nan")
-        rows.append({"network": scored.name, "photos": name, "number": count, "top1": hits / count, "low": low,
-                     "high": high, "binary_accuracy": binary, "ece": error})  # fmt: skip
-    return rows, (outputs, labels) if plain else None
+    for name, chosen in groups_of(records).items():
+        hits, (outputs, labels) = sum(record["right"] for record in chosen), answers_of(chosen)
+        low, high = metrics.wilson_interval(hits, len(chosen))
+        binary = metrics.binary_accuracy(outputs, labels) if plain else float("nan")
+        error = metrics.calibration(outputs, labels)[0] if plain else float("nan")
+        rows.append({"network": scored.name, "photos": name, "number": len(chosen), "top1": hits / len(chosen),
+                     "low": low, "high": high, "binary_accuracy": binary, "ece": error})  # fmt: skip
+    return rows, answers_of(records) if plain else None
+
+
+def answers_of(records):
+    """(outputs float (N, C), labels int (N,)) of records."""
+    return tuple(np.array([record[name] for record in records]) for name in ("outputs", "label"))
+
+
+def groups_of(records):
+    """Records that are counted together, dict of name -> list: all, each class, and of several collections each large
+    one."""
+    groups = {"all": records}
+    for name in dict.fromkeys(record["class"] for record in records):
+        groups[f"class {name}"] = [record for record in records if record["class"] == name]
+    sizes = Counter(collection_of(record["photo"]) for record in records)
+    titles = {  # the largest first
+        name: f"collection {name}" if count >= SMALL_COLLECTION else "smaller collections"
+        for name, count in sizes.most_common()
+    }
+    for title in dict.fromkeys(titles.values()) if len(sizes) > 1 else ():
+        groups[title] = [record for record in records if titles[collection_of(record["photo"])] == title]
+    return groups
 
 
 def collection_of(photo):
@@ -268,15 +268,10 @@ def collection_of(photo):
 
 
 def write_tables(output, tables, network_rows):
-    """Write scores.csv and networks.csv (one number a line) and report.md (tables)."""
-    scores = [
-        (table.title, name, score.name, *cell)
-        for table in tables
-        for name, cells in table.rows.items()
-        for score, cell in zip(table.scores, cells, strict=True)
-        if cell[-1]
-    ]
-    write_csv(output / "scores.csv", [("table", "map", "score", "value", "low", "high", "items"), *scores])
+    """Write scores.csv, a number a line, and networks.csv."""
+    scores = [(table.title, name, score.name, *cell) for table in tables for name, score, cell in table.cells()]
+    header = ("table", "map", "score", "value", "low", "high", "items")
+    write_csv(output / "scores.csv", [header, *(line for line in scores if line[-1])])
     header = [list(network_rows[0])] if network_rows else []
     write_csv(output / "networks.csv", [*header, *(row.values() for row in network_rows)])
 
@@ -296,19 +291,13 @@ def grids_of(tables, network_rows, confusions):
         for table in tables
     ]  # fmt: skip
     if network_rows:
-        header = ["network", "photos", "number", "top-1", "binary accuracy (Keras)", "ECE"]
         rows = [
-            [
-                row["network"],
-                row["photos"],
-                f"{row['number']:,}",
-                cell_text((row["top1"], row["low"], row["high"], row["number"])),
-                f"{row['binary_accuracy']:.3f}",
-                f"{row['ece']:.3f}",
-            ]
+            [row["network"], row["photos"], f"{row['number']:,}",
+             cell_text((row["top1"], row["low"], row["high"], row["number"])), f"{row['binary_accuracy']:.3f}",
+             f"{row['ece']:.3f}"]
             for row in network_rows
-        ]
-        grids.append(("The networks", header, rows))
+        ]  # fmt: skip
+        grids.append(("The networks", ["network", "photos", "number", *(name for name, _ in NETWORK)], rows))
     for name, (class_names, counts) in confusions.items():
         if len(class_names) <= MOST_CONFUSED:
             rows = [[truth, *map(str, of_truth)] for truth, of_truth in zip(class_names, counts, strict=True)]
@@ -333,25 +322,21 @@ def markdown_of(heading, grids, sentences):
     return "\n".join([*lines, *(f"- {sentence}" for sentence in sentences)]) + "\n"
 
 
+FAILED = {  # what a rank correlation that is surely above a half means
+    "rank_mean": "as its network's weights are randomised the map hardly changes (mean rank correlation {}): it shows "
+    "the photo rather than what was learnt.",
+    "other_class": "asked for another class it gives nearly the same map (rank correlation {}): it does not tell where "
+    "a class is.",
+}
+
+
 def sanity_sentences(table):
     """What the sanity checks mean, in plain words, for the maps that fail them."""
-    sentences = []
-    names = [score.name for score in table.scores]
-    for name, cells in table.rows.items():
-        found = dict(zip(names, cells, strict=True))
-        _, low, _, count = found["rank_mean"]
-        if count and low > 0.5:
-            sentences.append(
-                f"{name}: as its network's weights are randomised the map hardly changes (mean rank correlation "
-                f"{cell_text(found['rank_mean'])}): it shows the photo rather than what was learnt."
-            )
-        _, low, _, count = found["other_class"]
-        if count and low > 0.5:
-            sentences.append(
-                f"{name}: asked for another class it gives nearly the same map (rank correlation "
-                f"{cell_text(found['other_class'])}): it does not tell where a class is."
-            )
-    return sentences
+    return [
+        f"{name}: {FAILED[score.name].format(cell_text(cell))}"
+        for name, score, cell in table.cells()
+        if score.name in FAILED and cell[1] > 0.5
+    ]
 
 
 # ---------------------------------------------------------------- the whole report
@@ -362,61 +347,57 @@ def write_report(all_scored, args, results):
     output, parts = args.output, args.only
     by_network = {scored.name: merged(scored.name, results) for scored in all_scored}
     maps = {name: scores for found in by_network.values() for name, scores in found.items() if name not in BASELINES}
+    tables, network_rows, confusions, drawn, sentences = [], [], {}, [], []
     with_baselines = maps | merged(NO_NETWORK, results)
-    tables, network_rows, confusions, figures, sentences = [], [], {}, [], []
-    if "localisation" in parts:
-        for truth in ("masks", "boxes"):
-            lie = score_table(f"Where the maps lie ({truth})", "Localisation", LOCALISATION, with_baselines, truth)
-            sharp = f"How sharp the maps are ({truth})"
-            tables += [lie, score_table(sharp, "Sharpness", SHARPNESS, with_baselines, truth)]
-            if lie:
-                figures.append(draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
+    for truth in ("masks", "boxes") if "localisation" in parts else ():
+        lie = score_table(f"Where the maps lie ({truth})", "Localisation", LOCALISATION, with_baselines, truth)
+        sharp = f"How sharp the maps are ({truth})"
+        tables += [lie, score_table(sharp, "Sharpness", SHARPNESS, with_baselines, truth)]
+        if lie.rows:
+            drawn.append(figures.draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
     for name, found in by_network.items() if "faithfulness" in parts else ():
         scores = faithfulness_scores(args.fill)
         tables.append(score_table(f"Whether {name} uses what the maps show", "Faithfulness", scores, found))
         if any((curves := curves_of(found, args.fill)).values()):
-            figures.append(draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
+            drawn.append(figures.draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
     if "sanity" in parts:
         table = score_table("Whether the maps depend on the network and the class", "Sanity", SANITY, maps)
         tables.append(table)
-        sentences = sanity_sentences(table) if table else []
+        sentences = sanity_sentences(table)
         for name in by_network:
             if records := results.of(name, "sanity"):
                 stages, scores = records[0]["stages"], cascades_of(records)
-                figures.append(draw_cascade(output / f"randomised_{name}.png", name, stages, scores))
+                drawn.append(figures.draw_cascade(output / f"randomised_{name}.png", name, stages, scores))
     for scored in all_scored if "network" in parts else ():
-        rows, numbers = network_table(scored, results.of(scored.name, "maps"))
+        rows, answers = network_table(scored, results.of(scored.name, "maps"))
         network_rows += rows
-        if numbers:
-            outputs, labels = numbers
+        if answers:
+            (outputs, labels), names, name = answers, scored.input_spec.class_names, scored.name
             counts = metrics.confusion_matrix(labels, outputs.argmax(axis=1), outputs.shape[1])
-            confusions[scored.name] = scored.input_spec.class_names, counts
-            path = output / f"confusion_{scored.name}.png"
-            figures.append(draw_confusion_matrix(path, counts, scored.input_spec.class_names, scored.name))
-            figures.append(
-                draw_reliability(
-                    output / f"reliability_{scored.name}.png", scored.name, metrics.calibration(outputs, labels)
-                )
-            )
+            confusions[scored.name] = names, counts
+            drawn.append(figures.draw_confusion_matrix(output / f"confusion_{name}.png", counts, names, name))
+            errors = metrics.calibration(*answers)
+            drawn.append(figures.draw_reliability(output / f"reliability_{name}.png", name, errors))
     entries = entries_of(maps, results, all_scored)
     if extremes := extremes_of(entries):
         title = "best (left) and worst (right) photos, by energy"
-        figures.append(draw_extremes(output / "best_and_worst.png", title, extremes))
-    tables = [table for table in tables if table]
+        drawn.append(figures.draw_extremes(output / "best_and_worst.png", title, extremes))
+    tables = [table for table in tables if table.rows]
     write_tables(output, tables, network_rows)
-    grids = grids_of(tables, network_rows, confusions)
-    write_whole(
-        output / "report.md", lambda file: file.write(markdown_of("Evaluation of maps", grids, sentences).encode())
-    )
-    about = Report(grids, sentences, figures, explanations_of(tables))
-    write_page(args.html or output / "report.html", "Evaluation of maps", entries, report=about)
+    grids, title = grids_of(tables, network_rows, confusions), "Evaluation of maps"
+    write_whole(output / "report.md", lambda file: file.write(markdown_of(title, grids, sentences).encode()))
+    about = Report(grids, sentences, drawn, explanations_of(tables))
+    write_page(args.html or output / "report.html", title, entries, report=about)
     return grids, sentences
 
 
 def bars_of(table, wanted=("pointing", "energy", "box_best")):
     """Some scores of a table as `draw_bars` takes them."""
-    columns = [(number, score) for number, score in enumerate(table.scores) if score.name in wanted]
-    return {score.title: {name: cells[number][:3] for name, cells in table.rows.items()} for number, score in columns}
+    bars = {}
+    for name, score, cell in table.cells():
+        if score.name in wanted:
+            bars.setdefault(score.title, {})[name] = cell[:3]
+    return bars
 
 
 def curves_of(maps, fills):
@@ -462,29 +443,24 @@ def entries_of(maps, results, all_scored):
     """
     records = results.of(all_scored[0].name, "maps")
     times = Counter(record["photo"] for record in records)
-    kinds = {kind.name: kind for scored in all_scored for kind in scored.kinds}
+    kinds = {name: kind for scored in all_scored for name, kind in scored.kinds.items()}
     entries = []
     for record in records:
-        of_photo = {}
-        for name, items in maps.items():
-            scores = items.get(record["item"], ({}, None))[0]
-            if "picture" in scores:
-                of_photo[name] = {record["class"]: shown_map(scores, kinds[name])}
+        scores = {name: items[record["item"]][0] for name, items in maps.items() if record["item"] in items}
+        of_photo = {name: {record["class"]: shown_map(found, kinds[name])} for name, found in scores.items()
+                    if "picture" in found}  # fmt: skip
         predicted = all_scored[0].input_spec.class_names[int(np.argmax(record["outputs"]))]
         right = record["right"] if times[record["photo"]] == 1 else None
         entries.append({"name": record["photo"], "class": record["class"], "picture": record["picture"],
                         "maps": of_photo, "truth": record["class"], "predicted": predicted, "right": right,
-                        "outlines": record.get("outlines", []),
+                        "outlines": record["outlines"],
                         "note": f"misclassified as {predicted}" if right is False else ""})  # fmt: skip
     return entries
 
 
 def shown_map(scores, kind):
     """What the page shows of one map, from its scores and its MapKind."""
-    shown = {
-        "picture": scores["picture"],
-        "scores": {name: scores[name] for name in ("pointing", "energy") if name in scores},
-    }
-    if "scale" in scores:  # results of an earlier version have none
-        shown["legend"] = legend_of(Scale(*scores["scale"]), kind.ends)
-    return shown | {"zero": True} if scores.get("zero") else shown
+    shown = {name: scores[name] for name in ("pointing", "energy") if name in scores}
+    legend = legend_of(Scale(*scores["scale"]), kind.ends)
+    shown = {"picture": scores["picture"], "scores": shown, "legend": legend}
+    return shown | {"zero": True} if scores["zero"] else shown

@@ -37,13 +37,8 @@ class Results:
         return [item for item in items if (network, part, item.key) not in self.done]
 
     def add(self, network, part, item, **values):
-        record = {
-            "network": network,
-            "part": part,
-            "item": item.key,
-            "photo": item.name,
-            "class": item.class_name,
-        } | rounded(values)
+        of_item = {"item": item.key, "photo": item.name, "class": item.class_name}
+        record = {"network": network, "part": part, **of_item, **rounded(values)}
         with open(self.path, "a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self.records.append(record)
@@ -54,12 +49,11 @@ class Results:
 
 def as_scores(record):
     """A line of scores as it was read, if it has the form that `Results.add` gives it, else ValueError."""
-    names = isinstance(record, dict) and [record.get(name) for name in ("network", "part", "item", "photo", "class")]
-    maps = names and record.get("maps")
-    if not (isinstance(maps, dict) and all(isinstance(name, str) for name in names)):
+    names = ("network", "part", "item", "photo", "class")
+    known = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in names)
+    maps = known and record.get("maps")
+    if not (isinstance(maps, dict) and all(isinstance(scores, dict) for scores in maps.values())):
         raise ValueError("a line without scores of maps")
-    if not all(isinstance(scores, dict) for scores in maps.values()):
-        raise ValueError("scores without names")
     return record
 
 

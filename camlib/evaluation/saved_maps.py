@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,46 +10,20 @@ import numpy as np
 from camlib.attribution import GUIDED, METHODS
 from camlib.attribution.gradcam import targets_of
 from camlib.console import Progress, UserError, counted
+from camlib.evaluation.scored_networks import MapKind
 from camlib.evaluation.scoring import add_scores, listed_if_unreadable
 from camlib.photos import PhotoError, display_size, in_parallel, read_photo, resize_photo
 from camlib.plots import GRADIENTS
-from camlib.plots.page import EVIDENCE_ENDS
 from camlib.preprocessing import IMAGENET_GROUPS, imagenet_names
 from camlib.runs.maps import MapError, all_maps, find_saved, read_map
 
-METHOD_NAMES = {
-    "heatmap": "cam",
-    "guided_backprop": "guided-backprop",
-    "guided_gradcam": "guided-grad-cam",
-}  # as of --maps
-
-
-@dataclass(frozen=True)
-class SavedKind:
-    """A kind of saved map, see `camlib.evaluation.scored_networks.MapKind`.
-
-    Attributes:
-        name: str, as tables show it.
-        kind: str, a key of `camlib.runs.maps.SIGNED`.
-        is_signed: bool, it has values below zero.
-    """
-
-    name: str
-    kind: str
-    is_signed: bool
-    is_slow: bool = False
-
-    @property
-    def ends(self):
-        return ("", "magnitude of the gradient") if self.kind in GRADIENTS else EVIDENCE_ENDS
+# of kinds of map as files are called, as of --maps
+METHOD_NAMES = {"heatmap": "cam", "guided_backprop": "guided-backprop", "guided_gradcam": "guided-grad-cam"}
 
 
 def saved_place(text):
     """The Path of saved maps that the user wrote after --maps; None for a method, or a network's file with one."""
-    place = Path(text)
-    if text in ("cam", *GUIDED, *METHODS) or not place.exists():
-        return None
-    return place if place.is_dir() else None
+    return Path(text) if text not in ("cam", *GUIDED, *METHODS) and Path(text).is_dir() else None
 
 
 class SavedMaps:
@@ -61,7 +34,8 @@ class SavedMaps:
 
     Attributes:
         name: str, as tables show it.
-        kinds: list of SavedKind.
+        kinds: dict of name -> MapKind.
+        files: dict of name -> its kind of map as files are called.
         class_names: list of str, classes and groups of classes.
         identity: str, of the run that made them.
 
@@ -84,14 +58,11 @@ class SavedMaps:
         groups = IMAGENET_GROUPS if names == imagenet_names() else {}
         self.class_names = [*names, *groups]
         self.targets = targets_of(len(names), list(groups.values()))  # (classes and groups, C)
-        self.kinds = [
-            SavedKind(
-                f"{self.name} {METHOD_NAMES.get(kind) or settings.get('method') or 'grad-cam'}",
-                kind,
-                photos[0].is_signed(kind) and kind not in GRADIENTS,
-            )
-            for kind in all_maps(photos[0])
-        ]
+        self.kinds, self.files = {}, {}
+        for kind in all_maps(photos[0]):
+            method = METHOD_NAMES.get(kind) or settings.get("method") or "grad-cam"
+            name, signed = f"{self.name} {method}", photos[0].is_signed(kind) and kind not in GRADIENTS
+            self.kinds[name], self.files[name] = MapKind(name, method, signed), kind
         text = json.dumps([photo.settings for photo in (photos[0], photos[-1])], sort_keys=True, default=str)
         self.identity = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         self.by_path = {source.resolve(): photo for photo in photos for source in photo.sources}
@@ -105,15 +76,12 @@ class SavedMaps:
             MapError: one is damaged.
         """
         found = all_maps(self.photo_of(item))
-        names = self.input_spec.class_names
-        after = names[(self.class_names.index(item.class_name) + 1) % len(names)]
+        names, own = self.input_spec.class_names, item.class_name
+        after = names[(self.class_names.index(own) + 1) % len(names)]
         return {
-            kind.name: tuple(
-                one_value_a_pixel(read_map(places[name])) if name in places else None
-                for name in (item.class_name, after)
-            )
-            for kind in self.kinds
-            if item.class_name in (places := found.get(kind.kind, {}))
+            name: tuple(one_value_a_pixel(read_map(places[one])) if one in places else None for one in (own, after))
+            for name, kind in self.files.items()
+            if own in (places := found.get(kind, {}))
         }
 
     def photo_of(self, item):

@@ -24,20 +24,17 @@ class MapKind:
 
     Attributes:
         name: str, as tables show it.
-        network: Path.
         method: a key of METHODS, "cam", or one of GUIDED.
+        is_signed: bool, it has values below zero.
+        network: Path; None of maps that were saved.
         layer: str or None for the network's own target layer.
     """
 
     name: str
-    network: Path
     method: str
-    layer: str | None
-
-    @property
-    def is_signed(self):
-        """Whether it has values below zero."""
-        return self.method == "cam" or (self.method in METHODS and METHODS[self.method].signed)
+    is_signed: bool
+    network: Path | None = None
+    layer: str | None = None
 
     @property
     def ends(self):
@@ -67,7 +64,8 @@ def parse_map(text):
     if layer and method in ("cam", "guided-backprop"):
         raise UserError(f"--maps {text}: {method} has no layer to choose")
     network = Path(file) if file else GAP_NETWORK if method == "cam" else VGG_NETWORK
-    return MapKind(f"{network.stem} {what}", network, method, layer or None)
+    signed = method == "cam" or (method in METHODS and METHODS[method].signed)
+    return MapKind(f"{network.stem} {what}", method, signed, network, layer or None)
 
 
 def of_gradients(method, guided, cam):
@@ -102,8 +100,7 @@ class ScoredNetwork(Classifier):
     """
 
     def __init__(self, path, kinds, steps, **options):
-        self.path, self.kinds = path, kinds
-        self.signed = {kind.name: kind.is_signed for kind in kinds}
+        self.path, self.kinds = path, {kind.name: kind for kind in kinds}
         architecture = options.get("architecture")
         network, input_spec = load_network(path, options.get("trust", False), architecture, options.get("largest"))
         self.identity = "/".join(identity_of(path, architecture).values())
@@ -122,29 +119,30 @@ class ScoredNetwork(Classifier):
         self.guided = any(kind.method in GUIDED for kind in kinds)
         if self.guided:
             check_guided(structure, f"leave {' and '.join(GUIDED)} of {path} out of --maps")
-        self.pairs = list(dict.fromkeys(map(self.pair_of, self.compiled_kinds(slow=False))))
-        self.explain_cam = CAM(self).run if any(kind.method == "cam" for kind in kinds) else None
+        self.fast_kinds = [kind for kind in kinds if not kind.is_slow]
+        self.compiled_kinds = [kind for kind in self.fast_kinds if kind.method != "cam"]
+        self.pairs = list(dict.fromkeys(map(self.pair_of, self.compiled_kinds)))
+        self.explain_cam = CAM(self).run if len(self.compiled_kinds) < len(self.fast_kinds) else None
         self.explain_fast = None
         if self.pairs or not self.explain_cam:  # the network's answers are needed in any case
             self.explain_fast = CompiledMaps(network, structure, self.pairs, with_guided=self.guided, groups=groups)
         self.explain_slow = {
             kind.name: CompiledMaps(network, structure, [self.pair_of(kind)], with_guided=False, groups=groups)
-            for kind in self.compiled_kinds(slow=True)
+            for kind in kinds
+            if kind.is_slow
         }
-        self.fast_kinds = [kind for kind in kinds if kind.method == "cam" or not kind.is_slow]
         self.in_portions = halving(self.maps_at_once, axes=(0, *[1 for _ in self.fast_kinds]))
         self.probability = probability_function(network, structure.output_activation)
         self.curves = deletion_insertion_function(network, structure.output_activation, steps)
-
-    def compiled_kinds(self, slow):
-        return [kind for kind in self.kinds if kind.method != "cam" and kind.is_slow == slow]
 
     def pair_of(self, kind):
         """(layer, method) whose map the kind is, or is made from."""
         return kind.layer or self.layer, "grad-cam" if kind.method in GUIDED else kind.method
 
-    def labels_of(self, items):
-        return np.array([self.class_names.index(item.class_name) for item in items], np.int32)
+    def labels_of(self, items, count=1):
+        """The items' classes, int32, the last again up to `count`, as a batch is filled up."""
+        labels = np.array([self.class_names.index(item.class_name) for item in items], np.int32)
+        return np.pad(labels, (0, max(0, count - len(labels))), "edge")
 
     def fast_maps(self, images, labels):
         """All maps that need no more than a forward and a backward pass.
@@ -167,14 +165,13 @@ class ScoredNetwork(Classifier):
         if self.explain_cam:
             of_classes, logits, outputs = map(ops.convert_to_numpy, self.explain_cam(ops.convert_to_tensor(images)))
             logits = self.checked_logits(outputs, logits)
-            for kind in self.kinds:
-                if kind.method == "cam":
-                    maps[kind.name] = np.stack([of_classes[photos, classes] for classes in labels])
+            cams = np.stack([of_classes[photos, classes] for classes in labels])
+            maps = {kind.name: cams for kind in self.fast_kinds if kind.method == "cam"}
         if self.explain_fast:
             found = self.explain_fast(ops.convert_to_tensor(images), ops.convert_to_tensor(labels))
             logits = self.checked_logits(ops.convert_to_numpy(found.outputs), ops.convert_to_numpy(found.logits))
             guided = ops.convert_to_numpy(found.guided) if self.guided else None
-            for kind in self.compiled_kinds(slow=False):
+            for kind in self.compiled_kinds:
                 cam = ops.convert_to_numpy(found.cams[self.pairs.index(self.pair_of(kind))])
                 maps[kind.name] = of_gradients(kind.method, guided, cam) if kind.method in GUIDED else cam
         return self.probabilities(logits), *[maps[kind.name] for kind in self.fast_kinds]

@@ -40,7 +40,7 @@ def truth_of(item, shape):
     """The Truth of an item with an annotation at the size (H, W) of a picture; None without."""
     if not item.annotation:
         return None
-    inside = item.annotation.inside(*shape)
+    inside = item.annotation.inside(*shape, item.most_pixels)
     boxes = item.annotation.boxes_in(*shape)
     if not boxes and inside.any():
         y, x = np.nonzero(inside)
@@ -86,11 +86,11 @@ def localise(values, truth):
     }
 
 
-def scores_of_map(values, other, truth, picture, signed):
+def scores_of_map(values, other, truth, picture, kind):
     """What is kept of one map: where it lies, how much it changes with the class, and its picture and Scale
     for the page."""
     scores = localise(values, truth) if truth else {}
-    scale = superposition_scale_of(signed, [values], capped=True)
+    scale = superposition_scale_of(kind.is_signed, [values], capped=True)
     return scores | {
         "zero": float(not values.any()),
         "other_class": None if other is None else metrics.rank_correlation(values, other),
@@ -116,8 +116,7 @@ def add_scores(results, scored, item, picture, outputs, maps, with_baselines):
     """
     check_finite(outputs)
     label, truth = scored.class_names.index(item.class_name), truth_of(item, picture.shape[:2])
-    signed = {kind.name: kind.is_signed for kind in scored.kinds}
-    of_item = {name: scores_of_map(*pair, truth, picture, signed[name]) for name, pair in maps.items()}
+    of_item = {name: scores_of_map(*pair, truth, picture, scored.kinds[name]) for name, pair in maps.items()}
     if with_baselines and truth:
         lie = {name: localise(values, truth) for name, values in metrics.baseline_maps(picture, item.seed).items()}
         results.add(NO_NETWORK, "maps", item, truth=truth_kind(item), maps=lie)
@@ -196,7 +195,7 @@ def maps_again(scored, masked, label):
     Returns:
         dict of name -> float32 (h, w).
     """
-    found, fast = {}, [kind.name for kind in scored.kinds if not kind.is_slow]
+    found, fast = {}, [kind.name for kind in scored.fast_kinds]
     if fast:
         images = np.stack([masked[name] for name in fast])
         _, maps = scored.fast_maps(images, np.full((1, len(images)), label, np.int32))
@@ -224,20 +223,18 @@ def stages_of(network):
 @contextlib.contextmanager
 def kept_weights(network):
     """Give a network its weights back at the end."""
-    values = [ops.convert_to_numpy(variable) for variable in network.weights]
+    values = network.get_weights()
     try:
         yield
     finally:
-        for variable, value in zip(network.weights, values, strict=True):
-            variable.assign(value)
+        network.set_weights(values)
 
 
 def randomise(layers, generator):
     """Shuffle the values of each of the layers' weights: what was learnt is gone, their distribution stays."""
     for layer in layers:
-        for variable in layer.weights:
-            values = ops.convert_to_numpy(variable)
-            variable.assign(generator.permutation(values.ravel()).reshape(values.shape))
+        values = layer.get_weights()
+        layer.set_weights([generator.permutation(one.ravel()).reshape(one.shape) for one in values])
 
 
 def cascade(scored, images, labels, seed=0):

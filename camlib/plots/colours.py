@@ -1,7 +1,5 @@
 """Maps as colours: scales, colour maps, superpositions. Does without Keras."""
 
-import copy
-import functools
 from typing import NamedTuple
 
 import cv2
@@ -49,19 +47,11 @@ def scale_of(signed, maps, gradients=False):
     section 3.1).
     """
     maps = list(maps)
+    limit = largest = max((float(np.abs(values).max()) for values in maps), default=0.0)
     if gradients and maps:
-        return capped_scale_of(signed, maps)
-    ends = [(float(values.min()), float(values.max())) for values in maps]
-    limit = max((max(-lowest, highest) for lowest, highest in ends), default=0.0)
-    return Scale(limit, signed or any(lowest < 0 for lowest, _ in ends))
-
-
-def capped_scale_of(signed, maps):
-    """The Scale of maps whose largest 0.5 % of values are drawn alike."""
-    magnitudes = np.concatenate([np.abs(values).ravel() for values in maps])
-    largest, limit = float(magnitudes.max()), float(np.percentile(magnitudes, 100 - SHARE_DRAWN_ALIKE))
-    signed = signed or any((values < 0).any() for values in maps)
-    return Scale(limit, signed, capped=limit < largest) if limit > 0 else Scale(largest, signed)
+        magnitudes = np.concatenate([np.abs(values).ravel() for values in maps])
+        limit = float(np.percentile(magnitudes, 100 - SHARE_DRAWN_ALIKE)) or largest
+    return Scale(limit, signed or any((values < 0).any() for values in maps), capped=limit < largest)
 
 
 def superposition_scale_of(signed, maps, capped=False):
@@ -72,11 +62,8 @@ def superposition_scale_of(signed, maps, capped=False):
     magnitude. Capped: the largest 0.5 % of values are drawn alike, for maps with single large pixels.
     """
     maps = list(maps)
-    whole, highest = scale_of(signed, maps), max((float(values.max()) for values in maps), default=0.0)
-    if capped:
-        limit = capped_scale_of(signed, [np.maximum(values, 0) for values in maps] if highest > 0 else maps).limit
-    else:
-        limit = highest if highest > 0 else whole.limit
+    whole, positive = scale_of(signed, maps), [np.maximum(values, 0) for values in maps]
+    limit = scale_of(False, positive, capped).limit or scale_of(False, maps, capped).limit
     return Scale(limit, whole.signed, capped=limit < whole.limit)
 
 
@@ -93,14 +80,11 @@ AGAINST = LinearSegmentedColormap.from_list("against", ["#000000", "#0c2f9e", "#
 EVIDENCE = LinearSegmentedColormap.from_list(
     "evidence", np.concatenate((AGAINST(np.linspace(1, 0, 255, endpoint=False)), FOR(np.linspace(0, 1, 256)))), N=511
 )
+EVIDENCE(0.0)  # a colour map fills itself when it is first used: here, before several threads use it
 PALEST = 0.3  # where on the way from black the colours over a photo begin: there the opacity makes them weak
 # Those of Matplotlib's colour maps whose middle stands for zero
-DIVERGING = {
-    name + end
-    for name in ("PiYG", "PRGn", "BrBG", "PuOr", "RdGy", "RdBu", "RdYlBu", "RdYlGn", "Spectral", "coolwarm", "bwr",
-                 "seismic", "berlin", "managua", "vanimo")
-    for end in ("", "_r")
-}  # fmt: skip
+DIVERGING_NAMES = "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr seismic berlin managua vanimo"
+DIVERGING = {name + end for name in DIVERGING_NAMES.split() for end in ("", "_r")}
 
 
 class Style(NamedTuple):
@@ -129,23 +113,6 @@ class Style(NamedTuple):
 USUAL = Style()
 
 
-@functools.cache
-def colour_table(name, signed):
-    """What `colours` looks up: Matplotlib makes its colours of N positions anew for each picture.
-
-    Args:
-        name: str, as `Style.colours`.
-        signed: bool.
-
-    Returns:
-        (N, uint32 (N + 2,), each the four bytes of RGBA: of the N positions, the last again for a value of exactly 1,
-        and black, which Matplotlib draws where there is no number).
-    """
-    colour_map = copy.copy(Style(name).colour_map(signed))  # which fills itself when first used, in any thread
-    positions = np.append(np.arange(colour_map.N), colour_map.N - 1)
-    return colour_map.N, np.append(colour_map(positions, bytes=True).view(np.uint32).ravel(), np.uint32(0))
-
-
 def colours(values, signed, style=USUAL):
     """Colour a scaled map.
 
@@ -157,12 +124,8 @@ def colours(values, signed, style=USUAL):
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    count, table = colour_table(style.colours, signed)
-    position = np.clip((values + 1) / 2 if signed else values, 0, 1)
-    position *= count
-    position[np.isnan(position)] = -1  # the last of the table
-    chosen = table.take(position.astype(np.intp))
-    return cv2.cvtColor(chosen.view(np.uint8).reshape(*values.shape, 4), cv2.COLOR_RGBA2RGB)
+    drawn = style.colour_map(signed)((values + 1) / 2 if signed else values, bytes=True)  # (H, W, 4)
+    return cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB)
 
 
 def overlay(values, signed, style=USUAL):

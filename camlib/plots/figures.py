@@ -3,7 +3,9 @@
 import base64
 import io
 
+import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from matplotlib.patheffects import withStroke
@@ -90,17 +92,17 @@ def draw_curves(path, title, curves, baselines):
     figure = Figure(figsize=(4.6 * len(curves) + 2.6, 4.2), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for panel, (name, of_maps) in zip(panels, curves.items(), strict=True):
-        for number, (map_name, values) in enumerate(of_maps.items()):
+        panel.set_prop_cycle(LINES_OF_MAPS)
+        for map_name, values in of_maps.items():
             shares, mean = np.linspace(0, 1, np.shape(values)[1]), np.mean(values, axis=0)
             if map_name in baselines:
                 line = LINES[list(baselines).index(map_name) % len(LINES)]
                 panel.plot(shares, mean, label=map_name, color="0.5", linestyle=line, linewidth=1)
                 continue
-            panel.plot(shares, mean, label=map_name, **line_style(number))
+            (line,) = panel.plot(shares, mean, label=map_name)
             if len(values) > 1 and len(of_maps.keys() - set(baselines)) <= MOST_BANDS:
                 half = 1.96 * np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
-                colour = line_style(number)["color"]
-                panel.fill_between(shares, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
+                panel.fill_between(shares, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
         what = "deleted" if name.startswith("deletion") else "inserted"
         panel.set(title=name, xlabel=f"share of the pixels {what}", ylabel="probability of the class", ylim=(0, 1))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -108,13 +110,10 @@ def draw_curves(path, title, curves, baselines):
     return save(figure, path)
 
 
-COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # Matplotlib's without grey, the baselines'
+TAB10 = matplotlib.colormaps["tab10"].colors
+COLOURS = (*TAB10[:7], *TAB10[8:])  # without grey, the baselines'
 LINES = ("-", "--", ":", "-.")
-
-
-def line_style(number):
-    """Colour and kind of line of the map of that number."""
-    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
+LINES_OF_MAPS = cycler(linestyle=LINES) * cycler(color=COLOURS)
 
 
 def draw_cascade(path, title, stages, scores):
@@ -127,11 +126,10 @@ def draw_cascade(path, title, stages, scores):
     figure = Figure(figsize=(5.2 * len(scores) + 2.2, 4.6), layout="constrained")
     panels = figure.subplots(1, len(scores), squeeze=False)[0]
     for panel, (name, of_maps) in zip(panels, scores.items(), strict=True):
-        for number, (map_name, values) in enumerate(of_maps.items()):
-            known = np.isfinite(values)
-            mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-            mean = np.where(known.any(axis=0), mean, np.nan)
-            panel.plot([1, *mean], label=map_name, **line_style(number), marker=".")
+        panel.set_prop_cycle(LINES_OF_MAPS)
+        for map_name, values in of_maps.items():
+            mean = np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+            panel.plot([1, *mean], label=map_name, marker=".")
         panel.set_xticks(range(len(stages) + 1), ["trained", *stages], rotation=90, fontsize=7)
         panel.set(title=name, xlabel="randomised down to", ylim=(-0.4, 1.03))
         panel.axhline(0, color="grey", linewidth=0.5)

@@ -45,14 +45,9 @@ def write_panel(path, heading, photo, maps, style=USUAL, whole=None):
     photo = resize_photo(photo, height, width)
     title, values, scale = maps[0]
     whole = whole or superposition_scale_of(scale.signed, [magnitude(values)])
-    shown = [
-        ("photo", photo, None),
-        (
-            f"{title} over the photo",
-            superposition_of(photo, values, whole, style),
-            colour_bar(whole, height, lambda bar: superposition_of(mid_grey(bar), bar, whole, style)),
-        ),
-    ]
+    bar = colour_bar(whole, height, lambda values: superposition_of(mid_grey(values), values, whole, style))
+    above = f"{title} over the photo", superposition_of(photo, values, whole, style), bar
+    shown = [("photo", photo, None), above]
     for title, values, scale in maps:
 
         def drawn(bar, scale=scale, of_colours=values.shape[2:] == (3,)):

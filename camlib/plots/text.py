@@ -32,12 +32,11 @@ def line_height(points):
 
 def shortened(text, points, room, ending=""):
     """A line of text that fits: where it does not, its middle is left out; `ending` is kept."""
-    if length(text + ending, points) <= room:
-        return text + ending
-    kept = len(text) - 1
-    while kept > 1 and length(f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}{ending}", points) > room:
+    line, kept = text + ending, len(text)
+    while kept > 1 and length(line, points) > room:
         kept -= 1
-    return f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}{ending}"
+        line = f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}{ending}"
+    return line
 
 
 def wrapped(words, points, room, between=" "):

@@ -31,16 +31,10 @@ def save_mask(path, rows, columns, shape=(40, 60)):
 
 def test_our_own_format(tmp_path):
     mask = save_mask(tmp_path / "masks" / "a.png", slice(10, 20), slice(5, 50))
+    sides = {"width": 60, "height": 40}
     records = [
-        {"file": "a.jpg", "class": "dog", "boxes": [[5, 10, 50, 20]], "mask": "masks/a.png", "width": 60, "height": 40},
-        {
-            "file": "sub/b.jpg",
-            "class": "cat",
-            "boxes": [[0, 0, 6, 4], [30, 20, 60, 40]],
-            "mask": None,
-            "width": 60,
-            "height": 40,
-        },
+        {"file": "a.jpg", "class": "dog", "boxes": [[5, 10, 50, 20]], "mask": "masks/a.png", **sides},
+        {"file": "sub/b.jpg", "class": "cat", "boxes": [[0, 0, 6, 4], [30, 20, 60, 40]], "mask": None, **sides},
     ]
     (tmp_path / "annotations.json").write_text(json.dumps(records))
     for place in (tmp_path, tmp_path / "annotations.json"):
@@ -81,17 +75,16 @@ def test_folder_of_masks(tmp_path, photo_folder):
     np.testing.assert_array_equal(found.inside(30, 40), mask)
 
 
+FLAT = '[{"file": "a.jpg", "class": "dog", "boxes": [[5, 5, 5, 9]], "width": 9, "height": 9}]'
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("annotations.json", "{", r"annotations.json cannot be read \(JSONDecodeError"),
         ("annotations.json", '[{"file": "a.jpg"}]', r"KeyError: .class.\); expected a list of records"),
         ("annotations.json", "[]", "no annotations in"),
-        (
-            "annotations.json",
-            '[{"file": "a.jpg", "class": "dog", "boxes": [[5, 5, 5, 9]], "width": 9, "height": 9}]',
-            "has no area",
-        ),
+        ("annotations.json", FLAT, "has no area"),
         ("one.xml", "<annotation>", "one.xml cannot be read .*; expected a PASCAL VOC annotation"),
         ("one.xml", "<annotation><filename>x</filename></annotation>", "one.xml cannot be read"),
         ("one.xml", "<other/>", "no annotations in"),
@@ -111,11 +104,10 @@ def test_missing_places_and_masks(tmp_path):
         Annotation(tmp_path / "p.jpg", "dog", (), tmp_path / "m.png", 4, 4).inside(4, 4)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", b"nonsense", b""],
-    ids=["PostScript", "text", "empty"],
-)
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"
+
+
+@pytest.mark.parametrize("content", [POSTSCRIPT, b"nonsense", b""], ids=["PostScript", "text", "empty"])
 def test_a_mask_is_a_picture(tmp_path, content):
     """PostScript would be handed to another program by the library that decodes pictures."""
     (tmp_path / "mask.png").write_bytes(content)
@@ -125,6 +117,28 @@ def test_a_mask_is_a_picture(tmp_path, content):
     assert "identify" in str(why.value)
     with pytest.raises(UserError, match="expected a mask"):
         mask_size(tmp_path / "mask.png")
+
+
+def test_photos_and_annotations_are_told_by_their_content(photo_folder):
+    """Neither by a file's time nor by how the JSON is laid out."""
+    folder = photo_folder({"dog/a.png": (200, 60, 60), "cat/b.png": (60, 200, 60)})
+    files = {path: path.read_bytes() for path in folder.glob("*/*.png")}
+
+    def found(box, indent=None, **others):
+        for path, content in files.items():
+            path.write_bytes(others.get(path.stem, content))
+        records = [
+            {"file": path.relative_to(folder).as_posix(), "class": path.parent.name, "boxes": [box], "mask": None,
+             "width": 40, "height": 30}
+            for path in files
+        ]  # fmt: skip
+        (folder / "annotations.json").write_text(json.dumps(records, indent=indent))
+        return items_sha256(find_items([], folder))
+
+    first, box, photo = found([5, 5, 25, 25]), found([5, 5, 25, 26]), found([5, 5, 25, 25], a=b"another")
+    assert found([5, 5, 25, 25], indent=4) == first
+    assert [name for name in first if box[name] != first[name]] == ["annotations_sha256"]
+    assert [name for name in first if photo[name] != first[name]] == ["photos_sha256"]
 
 
 def test_photos_and_masks_without_end_are_not_waited_for(tmp_path):

@@ -11,6 +11,8 @@ from benchmarks.negatives import main, separation
 from camlib.networks.checkpoint import save_network
 from camlib.preprocessing import InputSpec
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_separation_is_that_of_the_roc_curve():
     generator = np.random.default_rng(0)

@@ -7,16 +7,20 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
+from keras import layers
 from PIL import Image
 
-from camlib.networks.architectures import original_network
-from camlib.networks.checkpoint import ORIGINAL_INPUT_SPEC, save_network
+from camlib.evaluation import scored_networks
+from camlib.networks.checkpoint import save_network
+from camlib.preprocessing import InputSpec
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import original_claims
 from original_claims import OURS, comparison, looks, verdict
 
 pytestmark = pytest.mark.any_backend
+CLASSES = ["dog", "cat", "horse", "bird"]
 
 
 def items(values):
@@ -82,28 +86,34 @@ def test_what_a_map_follows():
     assert looks(1 - inner, picture)[0] == pytest.approx(32 * 40 / (32 * 40 - 24 * 30))  # all of it, over its area
 
 
+def save_small_network(path, seed):
+    """A pooling-free network of random weights, saved as a file of this project."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((32, 32, 3))
+    features = layers.Conv2D(8, 3, activation="relu")(layers.Conv2D(8, 3, activation="relu")(image))
+    outputs = layers.Dense(4, "softmax")(layers.GlobalAveragePooling2D()(features))
+    save_network(keras.Model(image, outputs), path, InputSpec(CLASSES, 32, 32, 3))
+    return path
+
+
 @pytest.mark.thorough
-def test_the_whole_script(run_here, tmp_path):
+def test_the_whole_script(run_here, tmp_path, monkeypatch):
+    """With small networks in place of the shipped ones."""
     generator, records = np.random.default_rng(1), []
     (tmp_path / "set").mkdir()
-    for number, name in enumerate(("dog", "cat", "horse", "bird")):
+    for number, name in enumerate(CLASSES):
         image = generator.integers(0, 120, (48, 64, 3)).astype(np.uint8)
         image[10:30, 20:44] += 130
         Image.fromarray(image).save(tmp_path / "set" / f"{number}.png")
         records.append({"file": f"{number}.png", "class": name, "boxes": [[20, 10, 44, 30]], "width": 64,
                         "height": 48, "mask": None})  # fmt: skip
     (tmp_path / "set" / "annotations.json").write_text(json.dumps(records))
-    keras.utils.set_random_seed(0)
-    save_network(original_network(4), tmp_path / "first.h5", ORIGINAL_INPUT_SPEC)
-    result = run_here(
-        "original_claims.py",
-        "--annotations",
-        tmp_path / "set",
-        "--original",
-        tmp_path / "first.h5",
-        "--output",
-        tmp_path / "out",
-    )
+    names = ("cam_4class", "vgg16_4class", "first")
+    gap, vgg, first = (save_small_network(tmp_path / f"{name}.h5", seed) for seed, name in enumerate(names))
+    for place, path in ((original_claims, gap), (scored_networks, gap), (scored_networks, vgg)):
+        monkeypatch.setattr(place, "VGG_NETWORK" if path == vgg else "GAP_NETWORK", path)
+    words = ("--annotations", tmp_path / "set", "--original", first, "--output", tmp_path / "out")
+    result = run_here("original_claims.py", *words)
     assert result.returncode == 0, result.stderr
     text = (tmp_path / "out" / "claims.md").read_text("utf-8")
     for name in ("cam_4class cam", "vgg16_4class guided-grad-cam", "first cam", "centred Gaussian"):
