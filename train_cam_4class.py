@@ -116,18 +116,11 @@ def run(args, share):
     import numpy as np
 
     from camlib.backend import device_name
-    from camlib.training.attention import decisive_for_locating
-    from camlib.training.distillation import decisive_for_teaching, prepare_lesson
+    from camlib.training.distillation import prepare_lesson
     from camlib.training.fitting import load_data, train
     from camlib.training.hosts import check_hosts_agree, first_before_others, together
     from camlib.training.results import sibling, write_results
-    from camlib.training.state import (
-        check_not_lost,
-        check_same,
-        check_state,
-        decisive_settings,
-        settings_of_finished,
-    )
+    from camlib.training.state import check_not_lost, check_same, decisive_settings, read_state, settings_of_finished
 
     output, state_path = args.output, sibling(args.output, "state.npz")
     with together(share):
@@ -135,23 +128,21 @@ def run(args, share):
         goes_on, finished = args.resume and state_path.exists(), output.exists() and not state_path.exists()
         earlier = settings_of_finished(sibling(output, "run.json"), output) if args.resume and finished else None
     materials = load_data(args, recipe_of(args), share)
-    photos, failed, teacher = materials.photos, materials.failed, materials.teacher
-    fixed = decisive_settings(args, materials.recipe, materials.input_spec, photos)
-    fixed |= decisive_for_teaching(args, teacher) | decisive_for_locating(materials.locator)
+    fixed = decisive_settings(args, materials)
     check_hosts_agree(share, fixed | {"what is there to resume": [goes_on, bool(earlier)]})
     if earlier:
         check_same(output, earlier, fixed)
         print(f"{output} is finished; to train it anew use --overwrite")
         return 0
     with together(share):
-        if goes_on:
-            check_state(state_path, fixed)  # before a teacher is asked for an hour
+        if goes_on:  # before a teacher is asked for an hour
+            check_same(state_path, read_state(state_path)[0]["settings"], fixed)
     print(f"training {args.recipe} on {device_name()}, {fixed['dtype']}", flush=True)
     lesson = None
-    if teacher:  # the others read the answers that the first was given
+    if materials.teacher:  # the others read the answers that the first was given
         lesson = first_before_others(share, lambda _: prepare_lesson(args, materials))
     network, history = train(materials, state_path, fixed, args.resume, lesson, share)
-    code = EXIT_SOME_FAILED if failed or not np.isfinite(history[-1]["loss"]) else 0
+    code = EXIT_SOME_FAILED if materials.failed or not np.isfinite(history[-1]["loss"]) else 0
     with together(share):
         if share.host == 0:
             code = max(code, write_results(network, materials, history, args, fixed))

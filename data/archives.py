@@ -4,6 +4,7 @@ Nothing is unpacked under a name of the archive's own: whoever reads a member de
 header claims is never believed: no read takes more than MOST_BYTES, and links, devices and sparse files are no members.
 """
 
+import functools
 import gzip
 import lzma
 import re
@@ -36,10 +37,6 @@ ARCHIVE_BEGINNINGS = (
     ("tar.gz", 0, b"\x1f\x8b"),
     ("tar", 257, b"ustar"),
 )
-OTHER_ARCHIVES = (
-    (b"<", "is a web page, maybe a download that failed"),
-    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself"),
-)
 ARCHIVES_EXPECTED = "expected the archive as downloaded, .tar.gz, .tar or .zip"
 
 
@@ -54,7 +51,7 @@ class Member(NamedTuple):
         name: str, as the archive has it.
         size: int, bytes, as its header says.
         open: function () -> binary file; of a tar to be called before the next member is asked for.
-        refused: str, why it is left alone, or None.
+        refused: str, why it cannot be read, or None.
     """
 
     name: str
@@ -66,9 +63,9 @@ class Member(NamedTuple):
         """The content, bytes.
 
         Raises:
-            MemberError: it is too large, damaged, cut off, or needs a password.
+            MemberError: it is refused, too large, damaged, cut off, or needs a password.
         """
-        if self.size > MOST_BYTES:
+        if self.size > MOST_BYTES and not self.refused:
             raise MemberError(f"{self.size:,} bytes; expected at most {MOST_BYTES:,}")
         return b"".join(self.records(self.size))
 
@@ -76,8 +73,10 @@ class Member(NamedTuple):
         """Yield the content in pieces of `size` bytes.
 
         Raises:
-            MemberError: it is damaged, cut off, or needs a password; the pieces before that have been yielded.
+            MemberError: it is refused, damaged, cut off, or needs a password; the pieces before that have been yielded.
         """
+        if self.refused:
+            raise MemberError(self.refused)
         try:
             with self.open() as file:
                 for start in range(0, self.size, size or 1):
@@ -129,11 +128,9 @@ def archive_kind(path):
     for kind, place, beginning in ARCHIVE_BEGINNINGS:
         if start[place:].startswith(beginning):
             return kind
-    what = next(
-        (what for beginning, what in OTHER_ARCHIVES if start.lstrip().startswith(beginning)),
-        "is neither a tar nor a zip archive",
-    )
-    raise UserError(f"{shown_path(path)} {what if start else 'is empty'}; {ARCHIVES_EXPECTED}")
+    page = "is a web page, maybe a download that failed" if start.lstrip().startswith(b"<") else None
+    what = page or ("is neither a tar nor a zip archive" if start else "is empty")
+    raise UserError(f"{shown_path(path)} {what}; {ARCHIVES_EXPECTED}")
 
 
 def refusal(name, is_file):
@@ -147,14 +144,9 @@ def zip_members(path):
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if not entry.is_dir():
-                mode = stat.S_IFMT(entry.external_attr >> 16)  # 0 where it was not packed on Unix
-                is_file = mode in (0, stat.S_IFREG)
-                yield Member(
-                    entry.filename,
-                    entry.file_size,
-                    lambda entry=entry: archive.open(entry),
-                    refusal(entry.filename, is_file),
-                )
+                name, mode = entry.filename, stat.S_IFMT(entry.external_attr >> 16)  # 0 where not packed on Unix
+                reason = refusal(name, mode in (0, stat.S_IFREG))
+                yield Member(name, entry.file_size, functools.partial(archive.open, entry), reason)
 
 
 def tar_members(path):
@@ -162,13 +154,8 @@ def tar_members(path):
         with tarfile.open(fileobj=Capped(stream), mode="r:") as archive:
             for entry in archive:
                 if not entry.isdir():
-                    is_file = entry.isreg() and not entry.issparse()
-                    yield Member(
-                        entry.name,
-                        entry.size,
-                        lambda entry=entry: archive.extractfile(entry),
-                        refusal(entry.name, is_file),
-                    )
+                    reason = refusal(entry.name, entry.isreg() and not entry.issparse())
+                    yield Member(entry.name, entry.size, functools.partial(archive.extractfile, entry), reason)
         while stream.read(2**20):  # to the check sum at its end
             pass
 

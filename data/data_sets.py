@@ -1,11 +1,12 @@
 """Known data sets, read from their archives as downloaded: which pictures of which class and part they hold."""
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from archives import MOST_BYTES, MemberError, members_of
+from archives import Member, MemberError, members_of
 
 from camlib.console import UserError, shown_path
 from camlib.preprocessing import ORIGINAL_CLASSES
@@ -20,7 +21,7 @@ class SourcePicture(NamedTuple):
     Attributes:
         part: str, "train" or "val", or "" where the data set has no part to validate on.
         class_name: str.
-        file_name: str, of the file to write, in the folder of its part and class.
+        file_name: str, of the file to write, in the folder of its part and class; "" where it can only be refused.
         source: str, where it comes from, for a list of what failed.
         read: function () -> bytes of a picture file, or pixels uint8 (H, W, 3), RGB; raises MemberError. To be called
             before the next item is asked for.
@@ -33,6 +34,16 @@ class SourcePicture(NamedTuple):
     read: Callable
 
 
+def pixels_as_picture(part, class_name, name, pixels):
+    """The SourcePicture of pixels uint8 (H, W, 3), which becomes a PNG."""
+    return SourcePicture(part, class_name, f"{name}.png", name, lambda: pixels)
+
+
+def refused_picture(name, reason):
+    """The SourcePicture of what cannot be read for that reason."""
+    return SourcePicture("", "", "", name, Member(name, 0, None, reason).read)
+
+
 class DataSet(NamedTuple):
     """A data set that is known here.
 
@@ -42,7 +53,7 @@ class DataSet(NamedTuple):
         marks: tuple of str, one for each archive: a regular expression that a member's name matches in that one alone.
         classes: tuple of str.
         read: function of (archives in the order of `archives`, list of Path; set of classes) -> (how many pictures
-            there are, iterator of SourcePicture or of (source, reason) for what is damaged).
+            there are, iterator of SourcePicture).
     """
 
     title: str
@@ -62,12 +73,8 @@ CIFAR10_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the pixels by channel
 
 def read_cifar10(archives, classes):
     """CIFAR-10, binary version (Krizhevsky 2009); as DataSet.read."""
-    batches = {}
-    for member in members_of(archives[0]):
-        found = re.fullmatch(CIFAR10_FILE, member.name)
-        if found and not member.refused:
-            batches[found[1]] = np.frombuffer(whole(member, archives[0]), np.uint8)
-    require_all(CIFAR10_FILES, batches, archives[0])
+    found = needed_members(archives[0], CIFAR10_FILE, CIFAR10_FILES, to_the_end=True)  # where a check sum is
+    batches = {name: np.frombuffer(whole(member, archives[0]), np.uint8) for name, member in found}
     for name, batch in batches.items():
         if len(batch) % CIFAR10_RECORD or (batch[::CIFAR10_RECORD] >= len(CIFAR10_CLASSES)).any():
             raise UserError(
@@ -86,7 +93,7 @@ def read_cifar10(archives, classes):
         for batch, index, class_name, record in chosen:
             part, name = "val" if batch == "test_batch" else "train", f"{batch}_{index:05d}"
             pixels = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)  # (H, W, 3)
-            yield SourcePicture(part, class_name, f"{name}.png", name, lambda pixels=pixels: pixels)
+            yield pixels_as_picture(part, class_name, name, pixels)
 
     return len(chosen), items()
 
@@ -94,59 +101,46 @@ def read_cifar10(archives, classes):
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 STL10_FILE = FOLDER_PATTERN + r"stl10_binary/((?:train|test)_[Xy]\.bin)"
 STL10_PARTS = {"train": "train", "test": "val"}
+STL10_LABELS, STL10_PIXELS = ({f"{part}_{letter}.bin": part for part in STL10_PARTS} for letter in "yX")
 STL10_PICTURE = 3 * 96 * 96  # bytes: by channel, then by column
-
-
-def stl10_members(path, letter):
-    """Yield (part, Member) of train_X.bin and test_X.bin, or of the two with labels, and stop after both.
-
-    Behind them lie 100,000 pictures without labels, 2.7 GB.
-    """
-    found = set()
-    for member in members_of(path):
-        name = re.fullmatch(STL10_FILE, member.name)
-        if name and name[1].endswith(f"_{letter}.bin") and not member.refused:
-            found.add(name[1])
-            yield name[1][:-6], member
-        if len(found) == 2:
-            return
-    require_all({f"train_{letter}.bin", f"test_{letter}.bin"}, found, path)
 
 
 def read_stl10(archives, classes):
     """STL-10 (Coates et al. 2011), its labelled pictures; as DataSet.read."""
     (path,) = archives
-    labels = {part: np.frombuffer(whole(member, path), np.uint8) for part, member in stl10_members(path, "y")}  # 1..10
+    found = needed_members(path, STL10_FILE, STL10_LABELS)
+    labels = {STL10_LABELS[name]: np.frombuffer(whole(member, path), np.uint8) for name, member in found}  # 1..10
     if any(((values < 1) | (values > len(STL10_CLASSES))).any() for values in labels.values()):
         raise UserError(f"{shown_path(path)} has labels beyond 1 to 10; expected the STL-10 archive as downloaded")
     wanted = {part: [STL10_CLASSES[label - 1] in classes for label in values] for part, values in labels.items()}
 
     def items():
-        for part, member in stl10_members(path, "X"):
+        for file_name, member in needed_members(path, STL10_FILE, STL10_PIXELS):  # 2.7 GB without labels lie behind
+            part = STL10_PIXELS[file_name]
             if member.size != STL10_PICTURE * len(labels[part]):
                 raise UserError(
-                    f"{shown_path(path)}: {part}_X.bin has {member.size:,} bytes for {len(labels[part]):,} labels; "
+                    f"{shown_path(path)}: {file_name} has {member.size:,} bytes for {len(labels[part]):,} labels; "
                     f"expected {STL10_PICTURE:,} bytes for each"
                 )
-            for index, record in enumerate(records(member, STL10_PICTURE, path)):
-                if wanted[part][index]:
-                    name, class_name = f"{part}_{index:05d}", STL10_CLASSES[labels[part][index] - 1]
-                    pixels = np.frombuffer(record, np.uint8).reshape(3, 96, 96).transpose(2, 1, 0)  # (H, W, 3)
-                    yield SourcePicture(
-                        STL10_PARTS[part], class_name, f"{name}.png", name, lambda pixels=pixels: pixels
-                    )
+            with needed(member, path):
+                for index, record in enumerate(member.records(STL10_PICTURE)):
+                    if wanted[part][index]:
+                        name, class_name = f"{part}_{index:05d}", STL10_CLASSES[labels[part][index] - 1]
+                        pixels = np.frombuffer(record, np.uint8).reshape(3, 96, 96).transpose(2, 1, 0)  # (H, W, 3)
+                        yield pixels_as_picture(STL10_PARTS[part], class_name, name, pixels)
 
     return sum(map(sum, wanted.values())), items()
 
 
-def records(member, size, path):
-    """The content, in pieces of `size` bytes, of a member without which nothing of an archive can be read.
+@contextlib.contextmanager
+def needed(member, path):
+    """Read in this context a member without which nothing of an archive can be read.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        yield from member.records(size)
+        yield
     except MemberError as error:
         raise UserError(
             f"{shown_path(path)}: {member.name}: {error}; expected a whole archive: download it again"
@@ -154,17 +148,34 @@ def records(member, size, path):
 
 
 def whole(member, path):
-    """All of the content, as `records`; of at most MOST_BYTES."""
-    if member.size > MOST_BYTES:
-        raise UserError(f"{shown_path(path)}: {member.name} has {member.size:,} bytes; expected at most {MOST_BYTES:,}")
-    return b"".join(records(member, member.size, path))
+    """All of the content of a member that is `needed`."""
+    with needed(member, path):
+        return member.read()
 
 
-def require_all(expected, found, path):
-    """Raise UserError where a file of `expected` is not among those found in an archive."""
-    missing = sorted(expected - set(found))
+def needed_members(path, pattern, names, to_the_end=False):
+    """Yield (file name, Member) of the files that are needed of an archive; after the last of them it is left.
+
+    Args:
+        path: Path of the archive.
+        pattern: str, matches a member's name, with the file name as its first group.
+        names: collection of str, the file names.
+        to_the_end: bool, read what is behind them too.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    missing = set(names)
+    for member in members_of(path):
+        found = re.fullmatch(pattern, member.name)
+        if found and found[1] in missing:
+            missing.remove(found[1])
+            yield found[1], member
+        if not missing and not to_the_end:
+            return
     if missing:
-        raise UserError(f"{shown_path(path)} lacks {', '.join(missing)}; expected the whole archive: download it again")
+        names = ", ".join(sorted(missing))
+        raise UserError(f"{shown_path(path)} lacks {names}; expected the whole archive: download it again")
 
 
 # ---------------------------------------------------------------- photos: pets, dogs and cats, animals
@@ -181,14 +192,10 @@ def read_pets(archives, classes):
     A line of its lists is a photo's name, its breed, its species (1 cat, 2 dog) and its breed within the species.
     """
     photos, annotations = archives
-    lists = {}
-    for member in members_of(annotations):
-        found = re.fullmatch(PET_LIST, member.name)
-        if found and not member.refused:
-            lists[PET_LISTS[found[1]]] = whole(member, annotations).decode("utf-8", "replace")
-        if len(lists) == 2:
-            break
-    require_all(set(PET_LISTS.values()), lists, annotations)
+    lists = {
+        PET_LISTS[name]: whole(member, annotations).decode("utf-8", "replace")
+        for name, member in needed_members(annotations, PET_LIST, PET_LISTS)
+    }
     places = {}  # name -> (part, class)
     for part, text in lists.items():
         for line in text.splitlines():
@@ -208,10 +215,11 @@ def read_pets(archives, classes):
         for member in members_of(photos):
             name = re.fullmatch(PET_PHOTO, member.name)
             if member.refused:
-                yield member.name, member.refused
+                yield refused_picture(member.name, member.refused)
             elif name and missing.pop(name[1], None):
                 yield SourcePicture(*places[name[1]], f"{name[1]}.jpg", member.name, member.read)
-        yield from ((f"{name}.jpg", f"not in {photos.name}") for name in missing)
+        for name in missing:
+            yield refused_picture(f"{name}.jpg", f"not in {photos.name}")
 
     return len(places), items()
 
@@ -225,22 +233,15 @@ def reader_of_folders(pattern, class_names):
     """
 
     def read(archives, classes):
-        def photos():
+        def items():
             for member in members_of(archives[0]):
                 found = re.fullmatch(pattern, member.name)
-                if found and class_names.get(found["label"]) in classes and not member.refused:
-                    yield member, class_names[found["label"]], found["file"]
-                elif member.refused:
-                    yield member, None, None
+                if member.refused:
+                    yield refused_picture(member.name, member.refused)
+                elif found and class_names.get(found["label"]) in classes:
+                    yield SourcePicture("", class_names[found["label"]], found["file"], member.name, member.read)
 
-        def items():
-            for member, class_name, file_name in photos():
-                if class_name is None:
-                    yield member.name, member.refused
-                else:
-                    yield SourcePicture("", class_name, file_name, member.name, member.read)
-
-        return sum(1 for _ in photos()), items()
+        return sum(1 for _ in items()), items()
 
     return read
 
@@ -280,14 +281,6 @@ OTHER_SETS = (
         FOLDER_PATTERN + r"cifar-10-batches-py/.+",
         "is the Python version of CIFAR-10, pickles, which may run code; expected "
         "the binary version, cifar-10-binary.tar.gz",
-    ),
-    (
-        FOLDER_PATTERN + r"stl10_matlab/.+",
-        "is the Matlab version of STL-10; expected the binary one, stl10_binary.tar.gz",
-    ),
-    (
-        FOLDER_PATTERN + r"cifar-100-\w+/.+",
-        "is CIFAR-100, without dogs, cats, horses and birds; expected CIFAR-10, cifar-10-binary.tar.gz",
     ),
     (r"train\.zip", "holds another archive, train.zip; expected that one: unpack it first"),
     (r"test1?/\d+\.jpg", "holds photos without classes, to be judged by Kaggle; expected train.zip"),

@@ -15,7 +15,6 @@ the exit code is 1. The same command again does only what is missing. Ends with 
 command.
 """
 
-import json
 import shlex
 import sys
 import warnings
@@ -25,11 +24,11 @@ from pathlib import Path
 sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])  # however it is run: what lies beside it, and camlib
 
 from archives import MemberError  # noqa: E402
-from data_sets import DATA_SETS, SourcePicture, kept_classes, recognise  # noqa: E402
+from data_sets import DATA_SETS, kept_classes, recognise  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, print_table, run_script  # noqa: E402
-from camlib.files import write_json, write_whole  # noqa: E402
+from camlib.files import read_json, write_json, write_whole  # noqa: E402
 from camlib.photos import PhotoError, in_parallel, read_photo  # noqa: E402
 from camlib.runs.claim import write_failed  # noqa: E402
 from camlib.runs.shards import FAILED_FILE  # noqa: E402
@@ -47,7 +46,12 @@ def claim_output(output, record):
     """
     path = output / RECORD_FILE
     if path.is_file():
-        earlier, held = read_prepared(path)
+        try:
+            earlier = read_json(path)
+            names = ", ".join(earlier["classes"][:5])
+            held = f"{earlier['data set']} with {len(earlier['classes'])} classes ({names})"
+        except (ValueError, KeyError, TypeError):
+            earlier, held = None, f"a {RECORD_FILE} that cannot be read"
         if earlier != record:
             raise UserError(f"{output} holds {held}; expected another --output")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -56,57 +60,41 @@ def claim_output(output, record):
     write_json(path, record)
 
 
-def read_prepared(path):
-    """What `claim_output` wrote, and what it says, in words; None where it cannot be read."""
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        names = ", ".join(record["classes"][:5])
-        return record, f"{record['data set']} with {len(record['classes'])} classes ({names})"
-    except (ValueError, KeyError, TypeError):
-        return None, f"a {path.name} that cannot be read"
-
-
-def missing_items(items, output, present, failed, advance):
-    """Yield (SourcePicture, its content, its path) of what is not written yet; count and list the rest.
+def contents_of(items, output):
+    """Yield (SourcePicture, its path, its content), read in the archive's order.
 
     Args:
         items: iterator as of DataSet.read.
         output: Path.
-        present: Counter of (part, class), to be counted up.
-        failed: list of (source, reason), to be added to.
-        advance: function () to call where nothing is yielded.
+
+    Yields:
+        The content is bytes of a picture file or pixels uint8 (H, W, 3), None where it is written already, or a
+        PhotoError that says why there is none.
     """
     seen = set()
     for item in items:
-        if isinstance(item, SourcePicture):
-            path = output / item.part / item.class_name / item.file_name
+        path = output / item.part / item.class_name / item.file_name
+        try:
             if path in seen:
-                failed.append((item.source, f"the second of the name {item.file_name}"))
-            elif path.is_file():
-                present[item.part, item.class_name] += 1
-            else:
-                try:
-                    seen.add(path)
-                    yield item, item.read(), path
-                    continue
-                except MemberError as error:
-                    failed.append((item.source, str(error)))
+                raise MemberError(f"the second of the name {item.file_name}")
+            content = None if path.is_file() else item.read()
+        except MemberError as error:
+            content = PhotoError(str(error))
+        if item.file_name:
             seen.add(path)
-        else:
-            failed.append(item)
-        advance()
+        yield item, path, content
 
 
 def write_checked_picture(found):
     """Write one picture, under its name only when it is whole and can be decoded.
 
     Args:
-        found: (SourcePicture, bytes of a picture file or pixels uint8 (H, W, 3), Path).
+        found: as `contents_of` yields it.
 
     Raises:
-        PhotoError: it cannot be decoded.
+        PhotoError: it cannot be read or decoded.
     """
-    _, content, path = found
+    _, path, content = found
 
     def write(file):
         if isinstance(content, bytes):
@@ -116,8 +104,11 @@ def write_checked_picture(found):
         else:
             Image.fromarray(content).save(file, "PNG")
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, write)
+    if isinstance(content, PhotoError):
+        raise content
+    if content is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, write)
 
 
 def write_items(total, items, output):
@@ -133,8 +124,7 @@ def write_items(total, items, output):
     """
     present, failed = Counter(), []
     with Progress("photos", total) as progress:
-        found = missing_items(items, output, present, failed, progress.advance)
-        for (item, *_), error in in_parallel(write_checked_picture, found, PICTURES_AHEAD):
+        for (item, *_), error in in_parallel(write_checked_picture, contents_of(items, output), PICTURES_AHEAD):
             if isinstance(error, PhotoError):
                 failed.append((item.source, str(error)))
             else:

@@ -10,13 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.attribution.classifier import Classifier
 from camlib.attribution.gradcam import CompiledMaps
 from camlib.attribution.methods import weighed
 from camlib.console import UserError
 from camlib.files import file_sha256
-from camlib.training.distillation import load_network_of, views_for
-from camlib.training.state import dtype_policy
+from camlib.training.distillation import load_classifier, views_for
 
 CELL = 16  # pixels between the features of VGG-16's last convolution
 INSIDE = 0.2  # of a map's largest value: where it is above, the animal is
@@ -31,23 +29,18 @@ class Locator:
         classifier: Classifier, the network.
 
     Args:
-        path: Path.
-        class_names: list of C str, the classes in the student's order.
-        size: int, height and width that the user asked for, or None.
-        dtype: "float32", "bfloat16" or "float16".
+        path, class_names, size, dtype: as for `camlib.training.distillation.load_classifier`.
         batch_size: int, the most views at once; fewer are filled up, so that it is compiled once.
 
     Raises:
-        UserError: there is no such network, it has other classes, or no layer with maps.
+        UserError: as `load_classifier`, or the network has no layer with maps.
     """
 
     def __init__(self, path, class_names, size, dtype, batch_size):
-        network, input_spec = load_network_of(class_names, path, "locator")
+        self.classifier, self.order = load_classifier("locator", path, class_names, size, dtype)
         self.path, self.sha256, self.batch_size = path, file_sha256(path), batch_size
-        self.classifier = Classifier(network, input_spec, path, size=size and (size, size), dtype=dtype)
-        self.rows = np.array([input_spec.class_names.index(name) for name in class_names], np.int32)
-        layer = self.classifier.layer_to_map()
-        self.explain = CompiledMaps(network, self.classifier.structure, [(layer, "grad-cam")], with_guided=False)
+        layer, structure = self.classifier.layer_to_map(), self.classifier.structure
+        self.explain = CompiledMaps(self.classifier.network, structure, [(layer, "grad-cam")], with_guided=False)
 
     def inside(self, views, labels):
         """Where the animal is in each view, for the student's cells.
@@ -65,7 +58,7 @@ class Locator:
         """
         images = views_for(self.classifier.input_spec, views, self.batch_size)
         classes = np.zeros((1, self.batch_size), np.int32)
-        classes[0, : len(labels)] = self.rows[labels]
+        classes[0, : len(labels)] = self.order[labels]
         found = self.explain(ops.convert_to_tensor(self.classifier.prepare(images)), ops.convert_to_tensor(classes))
         maps = ops.convert_to_numpy(found.cams[0][0])[: len(views)]
         if not np.isfinite(maps).all():
@@ -76,20 +69,6 @@ class Locator:
         cells = np.stack([cv2.resize(values, grid, interpolation=cv2.INTER_AREA) for values in maps])
         most = cells.max(axis=(1, 2), keepdims=True)
         return ((cells > INSIDE * most) | (most <= 0)).astype(np.float32)
-
-
-def load_locator(args, class_names, batch_size):
-    """The Locator that the user asked for, or None, which computes in what the training does."""
-    if args.locator is None:
-        return None
-    dtype = dtype_policy(args.dtype).removeprefix("mixed_")
-    return Locator(args.locator, class_names, args.locator_size, dtype, batch_size)
-
-
-def decisive_for_locating(locator):
-    """What of the locator decides the weights, by content; None without one."""
-    seen = locator and locator.classifier.input_spec
-    return {"locator_sha256": locator and locator.sha256, "locator_size": seen and [seen.height, seen.width]}
 
 
 # ---------------------------------------------------------------- what is learnt from it

@@ -1,6 +1,7 @@
 """Training batches that follow from the seed, the epoch and their number alone: augmentation, mosaics, weights."""
 
 import contextlib
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,17 +40,9 @@ def draw_view(height, width, crop, generator):
 
 def seen(image, crop, where, saturation, contrast, brightness):
     """A view that was drawn, of a photo: uint8 (H, W, C) -> uint8 (crop, crop, C)."""
-    view = (
-        cv2.warpAffine(
-            image,
-            where,
-            (crop, crop),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
-        .reshape(crop, crop, image.shape[2])
-        .astype(np.float32)
-    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    view = cv2.warpAffine(image, where, (crop, crop), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    view = view.reshape(crop, crop, image.shape[2]).astype(np.float32)
     grey = view.mean(axis=2, keepdims=True)
     view = grey + (view - grey) * saturation
     view = view.mean() + (view - view.mean()) * contrast + brightness
@@ -67,6 +60,12 @@ def mosaics(images):
     count, height, width, channels = images.shape
     tiles = images.reshape(count // 4, 2, 2, height, width, channels)
     return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count // 4, 2 * height, 2 * width, channels)
+
+
+@functools.lru_cache(maxsize=2)  # threads may be in two epochs
+def shuffled(seed, epoch, count):
+    """The order of the photos in an epoch, int (N,)."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def multiple(count, devices):
@@ -176,23 +175,14 @@ class Batches(MadeAhead):
         self.one_hot = np.eye(class_count, dtype=np.float32)
         weights = class_weights(photos.labels, class_count) if recipe.balanced else np.ones(class_count)
         self.weights = weights.astype(np.float32)
-        self.shuffled = None, None  # an epoch, and its order
 
     def __len__(self):
         whole, rest = divmod(len(self.photos.labels), self.recipe.batch_size)
         return whole + (rest >= self.share.devices)
 
-    def order(self, epoch):
-        """The order of the photos in an epoch, int (N,)."""
-        known, order = self.shuffled  # both at once: threads may be in two epochs
-        if known != epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.photos.labels))
-            self.shuffled = epoch, order
-        return order
-
     def make(self, epoch, number):
         size = self.recipe.batch_size
-        chosen = self.order(epoch)[number * size : (number + 1) * size]
+        chosen = shuffled(self.seed, epoch, len(self.photos.labels))[number * size : (number + 1) * size]
         chosen = chosen[: len(chosen) - len(chosen) % self.share.devices]
         side = 2 if self.recipe.mosaic and number % 2 == 0 and len(chosen) % (4 * self.share.devices) == 0 else 1
         crop, views = self.recipe.cut, []

@@ -1,5 +1,6 @@
 """Class folders: the class of each photo, the split, and the cache of training data."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from camlib.console import Progress, UserError, counted, shortened_list
-from camlib.files import MOST_PIXELS, file_sha256, partial_of, read_json, write_json
+from camlib.files import MOST_PIXELS, partial_of, read_json, write_json
 from camlib.photos import PhotoError, find_photos, in_parallel, is_photo, read_network_input, walk_photos
 from camlib.preprocessing import ORIGINAL_CLASSES
 
@@ -24,12 +25,10 @@ class LabelledPhotos:
     Attributes:
         images: uint8 (N, H, W, C), of a file in the memory that it is mapped to.
         labels: int64 (N,), index into the class names.
-        names: list of N str.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    names: list
 
 
 def class_names_of(folders):
@@ -99,41 +98,46 @@ def find_labelled_photos(data, seed=0, validation_share=0.15, most_pixels=MOST_P
         UserError: a folder is missing or without classes, there is nothing to validate on, there are fewer than two
             classes, or a class is in one part only.
     """
-    folders = {"train": {}, "val": {}}  # part -> class name -> [(folder, whether the user split it)]
-    empty = []
-    layouts = [parts_in(folder) for folder in data]
-    for folder, parts in zip(data, layouts, strict=True):
-        for part in parts or folders:
-            inside = folder / part if parts else folder
+    found, empty = [], []  # (class name, folder, its part of the split or None), and folders without photos
+    for folder in data:
+        for part in parts_in(folder) or (None,):
+            inside = folder / part if part else folder
             for name in subfolders(inside):
                 if next(walk_photos(inside / name), None):
-                    folders[part].setdefault(name, []).append((inside / name, bool(parts)))
-                elif inside / name not in empty:
+                    found.append((name, inside / name, part))
+                else:
                     empty.append(inside / name)
     if empty:
         print(f"no photos in {shortened_list(empty, 3)}: left out")
     where = shortened_list(data)
-    if all(parts == ("train",) for parts in layouts):
+    if found and all(part == "train" for *_, part in found):
         raise UserError(
             f"{where}: train/ alone, so that there is nothing to validate on; expected val/ beside it, or the class "
             "folders without train/, of which a part is set aside"
         )
-    class_names = class_names_of(folders["train"])
+    trained, validated = ({name for name, _, part in found if part in (None, one)} for one in ("train", "val"))
+    class_names = class_names_of(trained)
     if len(class_names) < 2:
-        found = f" ({class_names[0]})" if class_names else ""
+        only = f" ({class_names[0]})" if class_names else ""
         raise UserError(
-            f"{counted(len(class_names), 'class folder')} in {where}{found}; expected one folder of photos for each of "
+            f"{counted(len(class_names), 'class folder')} in {where}{only}; expected one folder of photos for each of "
             "two classes or more"
         )
-    check_both_parts(folders)
-    labelled = {"train": [], "val": []}
-    for label, name in enumerate(class_names):
-        for part, index in (("train", 0), ("val", 1)):
-            for folder, split in folders[part][name]:
-                photos = find_photos([folder], most_pixels)
-                chosen = photos if split else split_photos(photos, seed, validation_share)[index]
-                labelled[part] += [(photo, label) for photo in chosen]
-    return class_names, labelled["train"], labelled["val"]
+    one_sided = [folder for name, folder, _ in found if name in trained ^ validated]
+    if one_sided:
+        raise UserError(
+            f"{shortened_list(one_sided, 3)}: in one of train/ and val/ only; expected the same class folders in both, "
+            "in one data folder or another"
+        )
+    train, val = [], []
+    for label, class_name in enumerate(class_names):
+        for folder, part in [(folder, part) for name, folder, part in found if name == class_name]:
+            photos = find_photos([folder], most_pixels)
+            given = {"train": (photos, []), "val": ([], photos)}
+            to_train, to_validate = given.get(part) or split_photos(photos, seed, validation_share)
+            train += [(photo, label) for photo in to_train]
+            val += [(photo, label) for photo in to_validate]
+    return class_names, train, val
 
 
 def validation_folders(data):
@@ -148,17 +152,6 @@ def validation_folders(data):
             place = folder / "val" if parts else folder
             found.setdefault(place.resolve().name, place)
     return list(found.values())
-
-
-def check_both_parts(folders):
-    """Raise UserError, with the class folders, unless train and val have the same classes."""
-    one_sided = sorted(set(folders["train"]) ^ set(folders["val"]))
-    if one_sided:
-        places = [folders["train" if name in folders["train"] else "val"][name][0][0] for name in one_sided]
-        raise UserError(
-            f"{shortened_list(places, 3)}: in one of train/ and val/ only; expected the same class folders in both, in "
-            "one data folder or another"
-        )
 
 
 def split_photos(photos, seed, validation_share):
@@ -183,10 +176,9 @@ def load_photos(parts, input_spec, cache, write=True):
         write: bool, make the cache where it is not there; see `load_labelled_photos`.
 
     Returns:
-        (photos, failed): {"train": LabelledPhotos, "val": LabelledPhotos} and a list of (path, reason) of unreadable
-        photos.
+        (photos, failed, sha256), as of `load_labelled_photos`.
     """
-    photos, failed = load_labelled_photos(parts, input_spec, cache, write)
+    photos, failed, sha256 = load_labelled_photos(parts, input_spec, cache, write)
     for part in parts:
         counts = np.bincount(photos[part].labels, minlength=len(input_spec.class_names))
         if not counts.all():
@@ -202,7 +194,7 @@ def load_photos(parts, input_spec, cache, write=True):
         print(f"fewer than {FEW_TO_VALIDATE} photos to validate on: {shortened_list(few)}; their accuracy says little")
     if failed:
         print(f"{counted(len(failed), 'photo')} could not be read, the first {failed[0][0]}: {failed[0][1]}")
-    return photos, failed
+    return photos, failed, sha256
 
 
 def load_labelled_photos(parts, input_spec, cache, write=True):
@@ -216,22 +208,19 @@ def load_labelled_photos(parts, input_spec, cache, write=True):
         write: bool, may make it; otherwise somebody else has made it.
 
     Returns:
-        (dict of name -> LabelledPhotos, failed): failed is a list of (path, reason) of unreadable photos.
+        (photos, failed, sha256): dict of name -> LabelledPhotos, a list of (path, reason) of unreadable photos, and
+        what `photos_sha256` says of the photos.
     """
     key = cache_key(parts, input_spec)
-    loaded = read_cache(cache, key)
-    if loaded is None and not write:
-        raise UserError(
-            f"{cache} is not there or of other photos than those here; expected --data and --output on a file system "
-            "that all hosts share, under the same paths"
-        )
-    if loaded is None:
-        write_cache(cache, key, parts, input_spec)
-        loaded = read_cache(cache, key)
+    shape = (sum(map(len, parts.values())), input_spec.height, input_spec.width, input_spec.channels)
+    loaded = read_cache(cache, key, shape)
+    if loaded is None and write:
+        write_cache(cache, key, shape, parts, input_spec)
+        loaded = read_cache(cache, key, shape)
     if loaded is None:
         raise UserError(
-            f"{cache} is not what was just written; expected no other program to write it: another training, perhaps, "
-            "which needs an --output of its own"
+            f"{cache} is not there or of other photos than those here; expected no other program to write it and, of "
+            "several hosts, --data and --output on a file system that all hosts share, under the same paths"
         )
     return loaded
 
@@ -247,77 +236,67 @@ def cache_key(parts, input_spec):
     return hashlib.sha256(json.dumps([files, form]).encode()).hexdigest()
 
 
-def write_cache(cache, key, parts, input_spec):
+def write_cache(cache, key, shape, parts, input_spec):
     """Decode every photo of every part into one .npy file, under its name only when whole; see `read_cache`.
 
     The photos lie one behind the other, part after part. Those that cannot be read leave as many rows of zeros behind
     the last one.
     """
-    shape = (sum(map(len, parts.values())), input_spec.height, input_spec.width, input_spec.channels)
-    about = {"key": key, "parts": {}, "failed": []}
+    labels, failed, digest = {part: [] for part in parts}, [], hashlib.sha256()
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with partial_of(cache) as partial:
-        with open(partial, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            size = file.tell() + math.prod(shape)
-            for part, photos in parts.items():
-                about["parts"][part] = decode_part(part, photos, input_spec, file, about["failed"])
-            file.truncate(size)
-            os.fsync(file.fileno())
-        about["sha256"] = file_sha256(partial)
-    write_json(beside(cache), about)
+    with partial_of(cache) as partial, open(partial, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        size = file.tell() + math.prod(shape)
+        for part, photos in parts.items():
+            decoded = in_parallel(
+                lambda item: read_network_input(item[0].path, input_spec, item[0].most_pixels), photos
+            )
+            with Progress(f"decoding {part}", len(photos)) as progress:
+                for (photo, label), image in decoded:
+                    progress.advance()
+                    if isinstance(image, PhotoError):
+                        failed.append((str(photo.path), str(image)))
+                    else:
+                        labels[part].append(label)
+                        digest.update(image.tobytes())
+                        file.write(image.tobytes())
+            digest.update(np.array(labels[part], np.int64))
+        file.truncate(size)
+        os.fsync(file.fileno())
+    about = {"key": key, "labels": labels, "failed": failed, "sha256": digest.hexdigest()}
+    write_json(cache.with_suffix(".json"), about)
 
 
-def decode_part(part, photos, input_spec, file, failed):
-    """Decode the photos of a part to the end of a file.
-
-    Args:
-        part: str, its name.
-        photos: list of (Photo, label).
-        input_spec: see `load_labelled_photos`.
-        file: binary file.
-        failed: list of (path, reason), to which the unreadable photos are added.
-
-    Returns:
-        dict of labels (list of int) and names (list of str).
-    """
-    labels, names = [], []
-    decoded = in_parallel(lambda item: read_network_input(item[0].path, input_spec, item[0].most_pixels), photos)
-    with Progress(f"decoding {part}", len(photos)) as progress:
-        for (photo, label), image in decoded:
-            progress.advance()
-            if isinstance(image, PhotoError):
-                failed.append((str(photo.path), str(image)))
-            else:
-                file.write(np.ascontiguousarray(image))
-                labels.append(label)
-                names.append(photo.name)
-    return {"labels": labels, "names": names}
-
-
-def beside(cache):
-    """The file that says what a cache holds."""
-    return cache.with_suffix(".json")
-
-
-def read_cache(cache, key):
+def read_cache(cache, key, shape):
     """What `write_cache` wrote under this key; None if there is no such file, another key's, or a damaged one.
 
-    Its SHA-256 is looked at here, once; a batch reads what the system maps into memory.
+    All of it is read here, once; a batch reads what the system maps into memory.
     """
     try:
-        about = read_json(beside(cache))
+        about = read_json(cache.with_suffix(".json"))
         if about["key"] != key or not cache.exists():
             return None
-        if about["sha256"] != file_sha256(cache):
-            print(f"{cache} is damaged: its photos are decoded anew", flush=True)
-            return None
-        images, loaded, begin = np.load(cache, mmap_mode="r"), {}, 0
-        for part, rows in about["parts"].items():
-            end = begin + len(rows["labels"])
-            loaded[part] = LabelledPhotos(images[begin:end], np.array(rows["labels"], np.int64), rows["names"])
-            begin = end
-        return loaded, [tuple(entry) for entry in about["failed"]]
+        labels = {part: np.array(values, np.int64) for part, values in about["labels"].items()}
+        failed, written = [tuple(entry) for entry in about["failed"]], about["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    with contextlib.suppress(ValueError, OverflowError):  # it is cut off
+        behind_header = cache.stat().st_size - math.prod(shape)
+        images, photos, begin = np.memmap(cache, np.uint8, "r", behind_header, shape), {}, 0
+        for part, values in labels.items():
+            photos[part] = LabelledPhotos(images[begin : begin + len(values)], values)
+            begin += len(values)
+        if photos_sha256(photos) == written:
+            return photos, failed, written
+    print(f"{cache} is damaged: its photos are decoded anew", flush=True)
+    return None
+
+
+def photos_sha256(photos):
+    """SHA-256 of all pixels and labels: the same photos may be resumed from a fresh copy with new places and times."""
+    digest = hashlib.sha256()
+    for part in photos.values():
+        for start in range(0, len(part.labels), 32):  # a few at a time, since they are in a file
+            digest.update(np.ascontiguousarray(part.images[start : start + 32]))
+        digest.update(part.labels)
+    return digest.hexdigest()

@@ -5,22 +5,19 @@ import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import keras
 import numpy as np
 from keras import ops
 
-from camlib.attribution.classifier import check_outputs, input_shape_of, set_dtype
-from camlib.attribution.inspection import inspect_network
-from camlib.attribution.tracing import trace_calls
+from camlib.attribution.classifier import Classifier, check_outputs
+from camlib.attribution.tracing import tapped_run
 from camlib.backend import compiled, share
-from camlib.console import Progress, UserError, counted, duration, shortened_list
+from camlib.console import Progress, UserError, counted, shortened_list
 from camlib.files import MOST_PIXELS, DamagedFile, file_sha256, read_arrays, write_arrays
 from camlib.networks.checkpoint import load_known_network
 from camlib.photos import PhotoError, in_parallel, network_input, read_photo
 from camlib.preprocessing import probabilities_of
-from camlib.training import TEACHING
 
 # What the teacher sees of a photo: (top, left, side, mirrored) of a cut-out, as shares of the photo's height and width
 VIEWS = (
@@ -35,26 +32,36 @@ SECONDS_BETWEEN_SAVES = 60
 SMALLEST = 1e-30  # of a probability: its logarithm and the gradient of that are still numbers
 
 
-# ---------------------------------------------------------------- args
+# ---------------------------------------------------------------- the teacher
 
 
-def decisive_for_teaching(args, teacher):
-    """What of the teaching decides the weights, the teacher by content; all None without one.
+def load_classifier(role, path, class_names, size, dtype):
+    """Another network that knows the classes of the photos.
 
     Args:
-        args: the user's.
-        teacher: Teacher or None.
+        role: "teacher" or "locator", for messages.
+        path: Path.
+        class_names: list of C str, the classes in the student's order.
+        size: int, height and width that the user asked for, or None.
+        dtype: "float32", "bfloat16" or "float16".
+
+    Returns:
+        (Classifier, order): order is int (C,), the place of each of the student's classes among its own.
+
+    Raises:
+        UserError: there is no such network, it has other classes, or another size than was asked for.
     """
-    decisive = {
-        "teacher_sha256": teacher and teacher.sha256,
-        "teacher_size": teacher and [teacher.input_spec.height, teacher.input_spec.width],
-        "teacher_dtype": teacher and teacher.dtype,
-        "teacher_corrected": teacher and True,
-    }
-    return decisive | {name: teacher and getattr(args, name) for name in TEACHING}
-
-
-# ---------------------------------------------------------------- the teacher
+    network, input_spec = load_known_network(path)
+    if set(input_spec.class_names) != set(class_names):
+        raise UserError(
+            f"the {role} {path} knows {shortened_list(input_spec.class_names)}; expected the classes of the photos, "
+            f"{shortened_list(class_names)}"
+        )
+    if size and any(side not in (None, size) for side in network.input_shape[1:3]):
+        height, width = network.input_shape[1:3]
+        raise UserError(f"--{role}-size {size}: {path} takes {height}x{width} only")
+    order = np.array([input_spec.class_names.index(name) for name in class_names], np.int32)
+    return Classifier(network, input_spec, path, size=size and (size, size), dtype=dtype), order
 
 
 class Teacher:
@@ -67,40 +74,25 @@ class Teacher:
         dtype: str, what it computes in.
 
     Args:
-        path: Path.
-        class_names: list of C str, the classes in the student's order.
-        size: int, height and width that the user asked for, or None.
-        dtype: "float32", "bfloat16" or "float16".
+        path, class_names, size, dtype: as for `load_classifier`.
 
     Raises:
-        UserError: there is no such network, it has other classes, another size than was asked for, or no logits.
+        UserError: as `load_classifier`, or the network has no logits to choose one class by.
     """
 
     def __init__(self, path, class_names, size=None, dtype="float32"):
-        self.path, self.dtype = path, dtype
-        network, input_spec = load_network_of(class_names, path, "teacher")
-        fixed = network.input_shape[1:3]
-        if size and any(side not in (None, size) for side in fixed):
-            raise UserError(f"--teacher-size {size}: {path} takes {fixed[0]}x{fixed[1]} only")
-        self.sha256 = file_sha256(path)
-        shape = input_shape_of(network, input_spec, size and (size, size))
-        self.input_spec = replace(input_spec, height=shape[0], width=shape[1], channels=shape[2])
-        structure = inspect_network(network, shape)
-        self.output_activation = structure.output_activation
-        if self.output_activation == "sigmoid":
+        self.classifier, self.order = load_classifier("teacher", path, class_names, size, dtype)
+        self.path, self.sha256, self.dtype = path, file_sha256(path), dtype
+        self.input_spec, structure = self.classifier.input_spec, self.classifier.structure
+        if structure.output_activation == "sigmoid":
             raise UserError(
                 f"the teacher {path} ends in a sigmoid of each class, which does not choose one of them; expected a "
                 "network that ends in softmax"
             )
-        set_dtype(network, dtype)
-        self.order = [input_spec.class_names.index(name) for name in class_names]
-
-        def run(images):
-            with trace_calls() as trace:
-                logits, outputs = structure.scores(trace, structure.signature.run(network, images))
-            return ops.cast(logits, "float32"), ops.cast(outputs, "float32")
-
-        self.run = compiled(run, network)
+        forward = tapped_run(self.classifier.network, structure, [])
+        self.run = compiled(
+            lambda images: [ops.cast(part, "float32") for part in forward(images, None)], self.classifier.network
+        )
 
     def logits(self, images):
         """Logits float32 (N, C), in the student's order of classes, of uint8 (N, H, W, channels) of its input size.
@@ -114,37 +106,8 @@ class Teacher:
             raise UserError(
                 f"the teacher {self.path} answers what is no number; expected --dtype float32, or another file"
             )
-        check_outputs(outputs, logits, self.output_activation, self.dtype)
+        check_outputs(outputs, logits, self.classifier.structure.output_activation, self.dtype)
         return logits[:, self.order]
-
-
-def load_network_of(class_names, path, role):
-    """A network that knows the classes of the photos, and its InputSpec.
-
-    Args:
-        class_names: list of C str, in any order.
-        path: Path.
-        role: str, what it is here, for messages.
-
-    Raises:
-        UserError: there is no such network, or it has other classes.
-    """
-    network, input_spec = load_known_network(path)
-    if set(input_spec.class_names) != set(class_names):
-        raise UserError(
-            f"the {role} {path} knows {shortened_list(input_spec.class_names)}; expected the classes of the photos, "
-            f"{shortened_list(class_names)}"
-        )
-    return network, input_spec
-
-
-def load_teacher(args, class_names):
-    """The Teacher that the user asked for, or None."""
-    if args.teacher is None:
-        return None
-    # float32 by default: bfloat16 halves the time of VGG-16 on a CPU, but doubles that of depthwise convolutions
-    dtype = "float32" if args.dtype == "auto" else args.dtype
-    return Teacher(args.teacher, class_names, args.teacher_size, dtype)
 
 
 # ---------------------------------------------------------------- its answers, once a photo
@@ -196,15 +159,15 @@ def photo_logits(teacher, paths, folder, most_pixels=MOST_PIXELS):
     Raises:
         UserError: a photo can no longer be read.
     """
-    meant = [teacher.sha256, teacher.input_spec.height, teacher.input_spec.width, teacher.dtype, teacher.order, VIEWS]
-    key = hashlib.sha256(json.dumps(meant).encode()).hexdigest()
+    size, order = [teacher.input_spec.height, teacher.input_spec.width], teacher.order.tolist()
+    key = hashlib.sha256(json.dumps([teacher.sha256, *size, teacher.dtype, order, VIEWS]).encode()).hexdigest()
     kept_in = folder / f"{teacher.path.stem}_answers_{key[:8]}.npz"
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(file_sha256, paths))
     known = read_answers(kept_in, key)
     left = {digest: path for digest, path in zip(digests, paths, strict=True) if digest not in known}
     if left:
-        announce_photos(teacher, next(iter(left.values())), len(left), len(set(digests)), most_pixels)
+        print(f"the teacher answers {counted(len(left), 'photo')} once, {len(VIEWS)} views each", flush=True)
         saved = time.monotonic()
         try:
             for digest, logits in answered(teacher, left, most_pixels):
@@ -223,30 +186,12 @@ def answered(teacher, photos, most_pixels):
     seen = in_parallel(lambda item: read_views(item[1], teacher.input_spec, most_pixels), photos.items())
     with Progress("the teacher's answers", len(photos)) as progress:
         for (digest, path), views in seen:
-            yield digest, teacher.logits(readable(path, views))
+            if isinstance(views, PhotoError):
+                raise UserError(
+                    f"{path} cannot be read ({views}); expected the photo that was there when training began"
+                )
+            yield digest, teacher.logits(views)
             progress.advance()
-
-
-def readable(path, views):
-    """The views, unless they are the reason why a photo cannot be read."""
-    if isinstance(views, PhotoError):
-        raise UserError(f"{path} cannot be read ({views}); expected the photo that was there when training began")
-    return views
-
-
-def announce_photos(teacher, path, left, total, most_pixels):
-    """Say how long the teacher will take, from two answers to the first photo; the first of them compiles."""
-    views = readable(*next(in_parallel(lambda path: read_views(path, teacher.input_spec, most_pixels), [path])))
-    teacher.logits(views)
-    start = time.monotonic()
-    teacher.logits(views)
-    cost = duration((time.monotonic() - start) * left)
-    kept = (
-        f", {counted(total - left, 'answer')} {'is' if total - left == 1 else 'are'} there already"
-        if left < total
-        else ""
-    )
-    print(f"the teacher answers {counted(left, 'photo')} once, {len(VIEWS)} views each, {cost}{kept}", flush=True)
 
 
 def read_answers(path, key):
@@ -254,7 +199,6 @@ def read_answers(path, key):
 
     Those of a damaged file are asked for anew, which is said.
     """
-
     try:
         found = read_arrays(path)
     except FileNotFoundError:
@@ -306,19 +250,6 @@ def views_for(input_spec, views, batch_size):
     for image, view in zip(images, views, strict=False):
         image[:] = network_input(np.repeat(view, 3, axis=2) if view.shape[2] == 1 else view, input_spec)
     return images
-
-
-def announce_views(teacher, view, batch_size, count):
-    """Say how long the teacher will take in each epoch, from two answers to a batch; the first of them compiles.
-
-    It is compiled here and not while the student is, which another thread does meanwhile.
-    """
-    views = np.zeros((batch_size, *view), np.uint8)
-    view_logits(teacher, views, batch_size)
-    start = time.monotonic()
-    view_logits(teacher, views, batch_size)
-    cost = duration((time.monotonic() - start) * math.ceil(count / batch_size))
-    print(f"the teacher answers each of the {counted(count, 'view')} of an epoch, {cost} an epoch", flush=True)
 
 
 # ---------------------------------------------------------------- what is learnt from them
@@ -418,7 +349,7 @@ class Lesson:
 
 
 def prepare_lesson(args, materials):
-    """The Lesson that the user asked for; says what it costs, and takes that time.
+    """The Lesson that the user asked for; what is asked once is asked here, which takes time.
 
     Args:
         args: the user's.
@@ -427,10 +358,11 @@ def prepare_lesson(args, materials):
     teacher, recipe = materials.teacher, materials.recipe
     unreadable = {path for path, _ in materials.failed}  # photos that the student does not get to see
     paths = [photo.path for photo, _ in materials.found["train"] if str(photo.path) not in unreadable]
-    if args.teacher_sees == "views":
-        hosts = share().hosts  # each asks its own teacher about its part of a batch
-        size, count = math.ceil(recipe.batch_size / hosts), math.ceil(len(paths) / hosts)
-        announce_views(teacher, (recipe.cut, recipe.cut, materials.input_spec.channels), size, count)
-        return Lesson(lambda _, views: view_logits(teacher, views, size), args.temperature, args.label_share)
-    kept = photo_logits(teacher, paths, args.output.parent, args.most_pixels)
-    return Lesson(lambda chosen, _: kept[chosen], args.temperature, args.label_share)
+    if args.teacher_sees == "photos":
+        kept = photo_logits(teacher, paths, args.output.parent, args.most_pixels)
+        return Lesson(lambda chosen, _: kept[chosen], args.temperature, args.label_share)
+    size = math.ceil(recipe.batch_size / share().hosts)  # each host asks its own teacher about its part of a batch
+    view = np.zeros((1, recipe.cut, recipe.cut, materials.input_spec.channels), np.uint8)
+    view_logits(teacher, view, size)  # compiled here and not while the student is, which another thread does meanwhile
+    print(f"the teacher answers each of the {counted(len(paths), 'view')} of an epoch", flush=True)
+    return Lesson(lambda _, views: view_logits(teacher, views, size), args.temperature, args.label_share)

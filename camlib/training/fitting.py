@@ -20,10 +20,10 @@ from camlib.networks.architectures import (
 )
 from camlib.networks.checkpoint import load_known_network
 from camlib.preprocessing import InputSpec
-from camlib.training.attention import Locator, centre_classes, load_locator, located
+from camlib.training.attention import Locator, centre_classes, located
 from camlib.training.batches import Batches, PlainBatches
 from camlib.training.class_folders import find_labelled_photos, load_photos
-from camlib.training.distillation import Teacher, label_metrics, load_teacher
+from camlib.training.distillation import Teacher, label_metrics
 from camlib.training.hosts import first_before_others, together
 from camlib.training.recipes import Recipe
 from camlib.training.results import sibling
@@ -34,21 +34,20 @@ MODEST_BATCH = 2_000_000  # pixels of a training batch that is not worth buildin
 ARCHITECTURES = {"modern": modern_network, "original": original_network, "vgg16": vgg16_network}
 
 
-def rmsprop(learning_rate, steps):
-    """The original's optimizer."""
-    return keras.optimizers.RMSprop(learning_rate)
+def optimizer_of(recipe, steps):
+    """The recipe's optimizer: the original's RMSprop, or AdamW with a schedule.
 
-
-def adamw(learning_rate, steps):
-    """AdamW with a warm-up over the first twentieth of the steps and a cosine down to a thousandth of the peak."""
+    The schedule warms up over the first twentieth of the steps and ends, as a cosine, at a thousandth of the peak.
+    """
+    peak = recipe.learning_rate
+    if recipe.optimizer == "rmsprop":
+        return keras.optimizers.RMSprop(peak)
     warm_up = max(1, steps // 20)
     schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 100, max(1, steps - warm_up), alpha=1e-3, warmup_target=learning_rate, warmup_steps=warm_up
+        peak / 100, max(1, steps - warm_up), alpha=1e-3, warmup_target=peak, warmup_steps=warm_up
     )
     return keras.optimizers.AdamW(schedule, weight_decay=0.05)
 
-
-OPTIMIZERS = {"rmsprop": rmsprop, "adamw": adamw}
 
 # ---------------------------------------------------------------- what is trained, and on what
 
@@ -63,6 +62,7 @@ class Materials:
         found: {"train": list of (Photo, label), "val": the same}.
         photos: {"train": LabelledPhotos, "val": LabelledPhotos}, those of `found` that can be read.
         failed: list of (path, reason), those that cannot.
+        photos_sha256: str, of `photos`.
         source: (keras.Model to start from, bool: its outputs mean the same classes), or None.
         teacher: Teacher, or None.
         locator: Locator, or None.
@@ -73,6 +73,7 @@ class Materials:
     found: dict
     photos: dict
     failed: list
+    photos_sha256: str
     source: tuple | None
     teacher: Teacher | None
     locator: Locator | None
@@ -83,10 +84,9 @@ def input_spec_of(recipe, class_names, earlier):
     input_spec = InputSpec(
         class_names, recipe.size, recipe.size, recipe.channels, recipe.scale, interpolation=recipe.interpolation
     )
-    if earlier:
-        kept = {name: getattr(earlier, name) for name in ("channels", "scale", "offset", "bgr")}
-        input_spec = replace(input_spec, **kept)
-    return input_spec
+    if earlier is None:
+        return input_spec
+    return replace(input_spec, **{name: getattr(earlier, name) for name in ("channels", "scale", "offset", "bgr")})
 
 
 def load_data(args, recipe, share):
@@ -103,15 +103,21 @@ def load_data(args, recipe, share):
             recipe = replace(recipe, depth=depth_to_go_on(earlier))
         folders = args.data or [demo_folder()]
         class_names, *parts = find_labelled_photos(folders, args.seed, most_pixels=args.most_pixels)
-        teacher = load_teacher(args, class_names)
-        locator = load_locator(args, class_names, math.ceil(recipe.batch_size / share.hosts))
+        dtype, teacher, locator = dtype_policy(args.dtype), None, None
+        if args.teacher:
+            # float32 by default: on a CPU bfloat16 halves VGG-16's time, but doubles that of depthwise convolutions
+            of_teacher = "float32" if args.dtype == "auto" else args.dtype
+            teacher = Teacher(args.teacher, class_names, args.teacher_size, of_teacher)
+        if args.locator:
+            size, views = args.locator_size, math.ceil(recipe.batch_size / share.hosts)
+            locator = Locator(args.locator, class_names, size, dtype.removeprefix("mixed_"), views)
         input_spec = input_spec_of(recipe, class_names, earlier_spec)
         source = (earlier, earlier_spec.class_names == class_names) if earlier else None
         found = dict(zip(("train", "val"), parts, strict=True))
-        check_fits(recipe, input_spec, len(found["train"]), dtype_policy(args.dtype), share)
+        check_fits(recipe, input_spec, len(found["train"]), dtype, share)
     cache = sibling(args.output, "photos.npy")
-    photos, failed = first_before_others(share, lambda first: load_photos(found, input_spec, cache, write=first))
-    return Materials(recipe, input_spec, found, photos, failed, source, teacher, locator)
+    loaded = first_before_others(share, lambda first: load_photos(found, input_spec, cache, write=first))
+    return Materials(recipe, input_spec, found, *loaded, source, teacher, locator)
 
 
 # ---------------------------------------------------------------- the fit
@@ -122,13 +128,6 @@ def build(recipe, class_count, for_training=True):
     form = {"for_training": for_training} if recipe.training_form else {}
     depth = {"depth": recipe.depth} if recipe.deepens else {}
     return ARCHITECTURES[recipe.network](class_count, recipe.channels, **form, **depth)
-
-
-def to_fit(network, recipe, locator):
-    """The same layers as a model that is asked what the batches ask, see `Batches`."""
-    if locator:
-        return located(network)
-    return per_cell(network, recipe.cut) if recipe.mosaic else keras.Model(network.inputs, network.outputs)
 
 
 def check_fits(recipe, input_spec, photo_count, dtype, share):
@@ -174,9 +173,12 @@ def train(materials, state_path, fixed, resume, lesson=None, share=ALONE):
         network = build(recipe, class_count)
         if start:
             network.set_weights(start.get_weights())
-        trained = to_fit(network, recipe, locator)
+        if locator:  # the same layers, asked what the batches ask
+            trained = located(network)
+        else:
+            trained = per_cell(network, recipe.cut) if recipe.mosaic else keras.Model(network.inputs, network.outputs)
         network.compile(loss=recipe.loss, weighted_metrics=label_metrics(class_count))
-        optimizer = OPTIMIZERS[recipe.optimizer](recipe.learning_rate, epochs * len(batches))
+        optimizer = optimizer_of(recipe, epochs * len(batches))
         loss = lesson.loss if lesson else recipe.loss
         trained.compile(optimizer, loss, weighted_metrics=[], metrics=label_metrics(class_count))
         validation = PlainBatches(photos["val"], input_spec, recipe.batch_size, share)

@@ -51,15 +51,14 @@ def together(own):
     Args:
         own: Share.
     """
+    if own.hosts == 1:
+        yield
+        return
     error = None
     try:
         yield
     except (UserError, OSError) as raised:
-        if own.hosts == 1:
-            raise
         error = raised
-    if own.hosts == 1:
-        return
     failed = gathered(error is not None)
     if error:
         raise error

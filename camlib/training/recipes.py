@@ -9,7 +9,6 @@ class Recipe:
 
     Attributes:
         network: str, a key of ARCHITECTURES of `camlib.training.fitting`.
-        training_form: bool, it is trained in another form, `for_training=True`, and folded afterwards.
         size: int, height and width of the photos the network is meant for.
         smallest: int, the least size that may be asked for; its cut-outs have to survive the network's poolings.
         crop: float, height and width of the augmented cut-outs it is trained on, as a share of `size`; a network that
@@ -17,9 +16,10 @@ class Recipe:
             are.
         mosaic: bool, lay every other batch out as 2x2 mosaics and ask for the class of each cell, with the same Dense
             layer on the cell's mean: evidence then has to stay where its animal is.
+        training_form: bool, it is trained in another form, `for_training=True`, and folded afterwards.
         channels, scale, interpolation: see `camlib.preprocessing.InputSpec`.
         loss: str, a Keras loss of one-hot labels and probabilities.
-        optimizer: str, a key of OPTIMIZERS there.
+        optimizer: str, "adamw" or "rmsprop", see `optimizer_of` there.
         learning_rate: float, at its highest.
         balanced: bool, weigh each class by the inverse of its number of photos.
         batch_size, epochs: int.
@@ -30,21 +30,21 @@ class Recipe:
     """
 
     network: str
-    training_form: bool
-    size: int
-    smallest: int
-    crop: float | None
-    mosaic: bool
-    channels: int
-    scale: float
-    interpolation: str
-    loss: str
-    optimizer: str
-    learning_rate: float
-    balanced: bool
-    batch_size: int
-    epochs: int
-    patience: int | None
+    size: int = 96
+    smallest: int = 32
+    crop: float | None = None
+    mosaic: bool = False
+    training_form: bool = True
+    channels: int = 3
+    scale: float = 1 / 255
+    interpolation: str = "area"
+    loss: str = "categorical_crossentropy"
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    balanced: bool = True
+    batch_size: int = 32
+    epochs: int = 40
+    patience: int | None = None
     deepens: bool = False
     depth: int | None = None
 
@@ -55,32 +55,11 @@ class Recipe:
 
 
 RECIPES = {
-    "modern": Recipe(
-        network="modern",
-        training_form=True,
-        size=96,
-        smallest=32,
-        crop=3 / 4,
-        mosaic=True,
-        channels=3,
-        scale=1 / 255,
-        interpolation="area",
-        loss="categorical_crossentropy",
-        optimizer="adamw",
-        learning_rate=3e-3,
-        balanced=True,
-        batch_size=32,
-        epochs=40,
-        patience=None,
-        deepens=True,
-    ),
+    "modern": Recipe("modern", crop=3 / 4, mosaic=True, learning_rate=3e-3, deepens=True),
     "original": Recipe(
-        network="original",
-        training_form=False,
+        "original",
         size=64,
-        smallest=32,
-        crop=None,
-        mosaic=False,
+        training_form=False,
         channels=1,
         scale=1.0,
         interpolation="cubic",
@@ -92,28 +71,14 @@ RECIPES = {
         epochs=500,
         patience=20,
     ),
-    "vgg16": Recipe(
-        network="vgg16",
-        training_form=True,
-        size=96,
-        smallest=48,
-        crop=2 / 3,
-        mosaic=False,
-        channels=3,
-        scale=1 / 255,
-        interpolation="area",
-        loss="categorical_crossentropy",
-        optimizer="adamw",
-        learning_rate=1e-3,
-        balanced=True,
-        batch_size=32,
-        epochs=40,
-        patience=None,
-    ),
+    "vgg16": Recipe("vgg16", smallest=48, crop=2 / 3),
 }
+
+
+ASKED_FOR = ("size", "depth", "learning_rate", "epochs", "batch_size")  # options that replace a recipe's own
 
 
 def recipe_of(args):
     """The Recipe with what the user asked to be otherwise."""
-    asked = {name: getattr(args, name) for name in ("size", "depth", "learning_rate", "epochs", "batch_size")}
+    asked = {name: getattr(args, name) for name in ASKED_FOR}
     return replace(RECIPES[args.recipe], **{name: value for name, value in asked.items() if value is not None})

@@ -1,6 +1,5 @@
 """The state of a training that --resume goes on from, what must be the same for that, and what its user sees."""
 
-import hashlib
 import json
 import sys
 import time
@@ -13,6 +12,8 @@ from rich.progress import TextColumn
 from camlib.backend import fast_half_precision
 from camlib.console import BAR_COLUMNS, STOP, UserError, duration, end_if_asked
 from camlib.files import DamagedFile, file_sha256, read_arrays, read_json, write_arrays
+from camlib.training import TEACHING
+from camlib.training.recipes import ASKED_FOR
 
 
 class TrainingState(keras.callbacks.Callback):
@@ -73,7 +74,6 @@ class TrainingState(keras.callbacks.Callback):
         """Write the state, under its name only when whole; the first host does."""
         if self.batches.share.host:
             return
-
         about = {"settings": self.settings, "history": self.history, "best_loss": self.best_loss, "waited": self.waited}
         parts = {
             "weights": self.network.get_weights(),
@@ -89,7 +89,6 @@ class TrainingState(keras.callbacks.Callback):
         if not self.path.exists():
             return 0
         about, arrays = read_state(self.path)
-        check_same(self.path, about["settings"], self.settings)
         parts = {"weights": [], "best_weights": [], "optimizer": []}
         for name in sorted(arrays):
             parts[name.partition("/")[0]].append(arrays[name])
@@ -125,7 +124,7 @@ class TrainingProgress(keras.callbacks.Callback):
         super().__init__()
         self.epochs, self.steps = epochs, steps
         self.most = "" if patience is None else "at most "
-        self.bar, self.told, self.times = None, False, []
+        self.bar, self.times = None, []
 
     def on_train_begin(self, logs=None):
         STOP.works += 1
@@ -143,13 +142,9 @@ class TrainingProgress(keras.callbacks.Callback):
             self.bar.update(self.task, completed=batch + 1, **{name: logs[name] for name in ("loss", "top1")})
         if batch + 1 == FIRST_STEPS:
             self.timed_from = time.monotonic()
-        if batch + 1 == FIRST_STEPS + TIMED_STEPS and not self.told:
+        if batch + 1 == FIRST_STEPS + TIMED_STEPS and not self.times:
             seconds = (time.monotonic() - self.timed_from) / TIMED_STEPS * self.steps
-            self.tell((self.epochs - self.epoch) * seconds)
-
-    def tell(self, seconds):
-        self.told = True
-        print(f"training takes {self.most}{duration(seconds)}", flush=True)
+            print(f"training takes {self.most}{duration((self.epochs - self.epoch) * seconds)}", flush=True)
 
     def on_epoch_end(self, epoch, logs=None):
         self.stop_bar()
@@ -177,11 +172,6 @@ def check_not_lost(output, state_path, settings):
     earlier = next((path for path in (output, state_path) if path.exists()), None)
     if earlier and not settings.resume and not settings.overwrite:
         raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
-
-
-def check_state(state_path, fixed):
-    """Refuse to go on from a state of other settings than `fixed`."""
-    check_same(state_path, read_state(state_path)[0]["settings"], fixed)
 
 
 def read_state(state_path):
@@ -223,32 +213,30 @@ def settings_of_finished(record_path, output):
         ) from error
 
 
-def photos_sha256(photos):
-    """SHA-256 of all pixels and labels: the same photos may be resumed from a fresh copy with new places and times."""
-    digest = hashlib.sha256()
-    for part in photos.values():
-        for start in range(0, len(part.labels), 32):  # a few at a time, since they are in a file
-            digest.update(np.ascontiguousarray(part.images[start : start + 32]))
-        digest.update(part.labels)
-    return digest.hexdigest()
+def decisive_settings(args, materials):
+    """What must be the same for training to go on: all that decides the weights, by content and not by place.
 
-
-def decisive_settings(settings, recipe, input_spec, photos):
-    """What must be the same for training to go on: all that decides the weights, by content and not by place."""
-    from_file = settings.weights not in (None, "imagenet")
+    Args:
+        args: the user's.
+        materials: `camlib.training.fitting.Materials`.
+    """
+    recipe, teacher, locator = materials.recipe, materials.teacher, materials.locator
+    from_file = args.weights not in (None, "imagenet")
     return {
-        "recipe": settings.recipe,
-        "seed": settings.seed,
-        "dtype": dtype_policy(settings.dtype),
-        "size": recipe.size,
-        "depth": recipe.depth,
-        "learning_rate": recipe.learning_rate,
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "half": settings.half,
-        "start": f"SHA-256 {file_sha256(settings.weights)}" if from_file else settings.weights,
-        "class_names": input_spec.class_names,
-        "photos_sha256": photos_sha256(photos),
+        "recipe": args.recipe,
+        "seed": args.seed,
+        "dtype": dtype_policy(args.dtype),
+        **{name: getattr(recipe, name) for name in ASKED_FOR},
+        "half": args.half,
+        "start": f"SHA-256 {file_sha256(args.weights)}" if from_file else args.weights,
+        "class_names": materials.input_spec.class_names,
+        "photos_sha256": materials.photos_sha256,
+        "teacher_sha256": teacher and teacher.sha256,
+        "teacher_size": teacher and [teacher.input_spec.height, teacher.input_spec.width],
+        "teacher_dtype": teacher and teacher.dtype,
+        **{name: teacher and getattr(args, name) for name in TEACHING},
+        "locator_sha256": locator and locator.sha256,
+        "locator_size": locator and [locator.classifier.input_spec.height, locator.classifier.input_spec.width],
     }
 
 

@@ -1,7 +1,6 @@
 """data/prepare.py on small archives with the names and the inner layout of the real ones."""
 
 import contextlib
-import csv
 import gzip
 import io
 import pickle
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, read_csv
 from data_sets import DATA_SETS
 from PIL import Image
 
@@ -68,8 +67,7 @@ def files_in(folder):
 
 
 def failed_in(folder):
-    with open(Path(folder, "failed.csv"), newline="", encoding="utf-8") as file:
-        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    return {row["path"]: row["reason"] for row in read_csv(Path(folder, "failed.csv"))}
 
 
 # ---------------------------------------------------------------- the data sets
@@ -88,33 +86,30 @@ def cifar10():
     return members, pictures
 
 
-@pytest.mark.parametrize(("name", "mode"), [("cifar-10-binary.tar.gz", "w:gz"), ("unpacked once.tar", "w")])
-def test_cifar10(name, mode, capsys):
+@pytest.mark.parametrize(
+    ("name", "mode", "output"),
+    [("cifar-10-binary.tar.gz", "w:gz", "data/cifar10"), ("unpacked once.tar", "w", "my data/cifar 10")],
+)
+def test_cifar10(name, mode, output, capsys):
+    """The printed command's options are those of the training, and its folder is one that training takes."""
     members, pictures = cifar10()
     write_tar(name, members, mode)
-    assert main([name]) == 0
+    assert main([name, *(["--output", output] if output != "data/cifar10" else [])]) == 0
     for batch, labelled in pictures.items():
         part = "val" if batch == "test_batch" else "train"
         for label, class_name in ((5, "dog"), (3, "cat"), (7, "horse"), (2, "bird")):
-            written = pixels_of(f"data/cifar10/{part}/{class_name}/{batch}_{label:05d}.png")
+            written = pixels_of(f"{output}/{part}/{class_name}/{batch}_{label:05d}.png")
             np.testing.assert_array_equal(written, labelled[label][1])
-    assert len(files_in("data/cifar10")) == 6 * 4 + 1
+    assert len(files_in(output)) == 6 * 4 + 1
     out = capsys.readouterr().out
     assert re.search(r"^dog +5 +1$", out, re.MULTILINE)
-    assert "24 photos of 4 classes are in data/cifar10" in out
-
-
-def test_next_command_works_as_printed(capsys):
-    """Its options are those of the training, and its folder is one that training takes."""
-    write_tar("cifar-10-binary.tar.gz", cifar10()[0])
-    assert main(["cifar-10-binary.tar.gz", "--output", "my data/cifar 10"]) == 0
-    command = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
-    python, script, *arguments = shlex.split(command)
+    assert f"24 photos of 4 classes are in {output}" in out
+    python, script, *arguments = shlex.split(out.splitlines()[-1].removeprefix("next: "))
     assert python == "python" and (ROOT / script).is_file()
     settings = parse_arguments(arguments)
     names, train, val = find_labelled_photos(settings.data)
     assert names == ["dog", "cat", "horse", "bird"] and (len(train), len(val)) == (20, 4)
-    assert settings.output == Path("outputs/training/cifar 10.h5")
+    assert settings.output == Path("outputs/training", f"{Path(output).name}.h5")
 
 
 def stl10(counts=(("train", 20), ("test", 30))):
@@ -168,29 +163,27 @@ def pets():
     return images, annotations, photos
 
 
-def test_oxford_pets():
+def write_pets(*missing):
+    """Write both archives, without some of their photos; returns the photos."""
     images, annotations, photos = pets()
-    write_tar("images.tar.gz", images)
+    write_tar("images.tar.gz", {name: content for name, content in images.items() if name not in missing})
     write_tar("annotations.tar.gz", annotations)
-    assert main(["annotations.tar.gz", "images.tar.gz"]) == 0
+    return photos
+
+
+def test_oxford_pets():
+    photos = write_pets("images/Bengal_1.jpg")
+    assert main(["annotations.tar.gz", "images.tar.gz"]) == 1
     assert files_in("data/pets") == [
+        "failed.csv",
         "prepared.json",
         "train/cat/Abyssinian_1.jpg",
-        "train/cat/Bengal_1.jpg",
         "train/dog/pug_1.jpg",
         "val/cat/Abyssinian_2.jpg",
         "val/dog/pug_2.jpg",
     ]
-    assert Path("data/pets/val/dog/pug_2.jpg").read_bytes() == photos["pug_2"]  # the file itself, not packed anew
-
-
-def test_listed_photos_that_are_missing_are_told():
-    images, annotations, _ = pets()
-    del images["images/Bengal_1.jpg"]
-    write_tar("images.tar.gz", images)
-    write_tar("annotations.tar.gz", annotations)
-    assert main(["images.tar.gz", "annotations.tar.gz"]) == 1
     assert failed_in("data/pets") == {"Bengal_1.jpg": "not in images.tar.gz"}
+    assert Path("data/pets/val/dog/pug_2.jpg").read_bytes() == photos["pug_2"]  # the file itself, not packed anew
 
 
 PHOTO_ARCHIVES = {  # key -> ({name in the archive: file written}, other members)
@@ -228,9 +221,7 @@ def test_archives_of_photos(key, capsys):
 
 def test_examples_in_help_and_readme_run_as_printed(capsys):
     """On archives of the printed names, each with its own output folder."""
-    images, annotations, _ = pets()
-    write_tar("images.tar.gz", images)
-    write_tar("annotations.tar.gz", annotations)
+    write_pets()
     write_tar("cifar-10-binary.tar.gz", cifar10()[0])
     write_tar("stl10_binary.tar.gz", stl10()[0])
     names = {"dogs_vs_cats": "train.zip", "cats_and_dogs": "kagglecatsanddogs_5340.zip", "animals10": "archive.zip"}
@@ -423,10 +414,8 @@ def faults(tmp_path_factory):
 
 
 def write_faults():
-    images, annotations, _ = pets()
-    write_tar("images.tar.gz", images)
-    write_tar("annotations.tar.gz", annotations)
-    write_tar("bad_list.tar.gz", annotations | {"annotations/test.txt": b"pug_2 27 3 19\n"})
+    write_pets()
+    write_tar("bad_list.tar.gz", pets()[1] | {"annotations/test.txt": b"pug_2 27 3 19\n"})
     write_zip("train.zip", {"train/cat.0.jpg": jpeg(), "train/dog.0.jpg": jpeg()})
     write_zip("cats_alone.zip", {"train/cat.0.jpg": jpeg()})
     write_zip("dogs-vs-cats.zip", {"sampleSubmission.csv": b"", "test1.zip": b"", "train.zip": b""})

@@ -32,7 +32,7 @@ def network():
 
 def state_of(path, network):
     """A TrainingState after an epoch, as training keeps it."""
-    photos = LabelledPhotos(np.zeros((2, 16, 16, 1), np.uint8), np.arange(2), ["", ""])
+    photos = LabelledPhotos(np.zeros((2, 16, 16, 1), np.uint8), np.arange(2))
     batches = PlainBatches(photos, INPUT_SPEC, 2)
     state = TrainingState(path, network, batches, batches, None, {"seed": 1})
     state.set_model(network)
@@ -73,7 +73,7 @@ def test_the_file_of_decoded_photos_on_a_full_disk(photo_folder, tmp_path):
     with full_after(5_000), pytest.raises(OSError, match="File too large"):
         load_labelled_photos(parts, INPUT_SPEC, cache)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-    loaded, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
+    loaded, *_ = load_labelled_photos(parts, INPUT_SPEC, cache)
     assert len(loaded["train"].images) == 40
 
 
@@ -147,12 +147,12 @@ def test_damaged_photos_and_labels_are_made_anew(file, photo_folder, tmp_path, c
     photos = photo_folder({f"{number}.png": (number, 2, 3) for number in range(9)})
     parts = {"train": [(Photo(photos / f"{number}.png", f"{number}.png", f"{number}"), number) for number in range(9)]}
     cache = tmp_path / "net_photos.npy"
-    before, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
+    before, *_ = load_labelled_photos(parts, INPUT_SPEC, cache)
     images, whole = before["train"].images[:].copy(), {path: path.read_bytes() for path in tmp_path.glob("net*")}
     content = (tmp_path / file).read_bytes()
     for damaged in (content[: len(content) // 2], content[:-900] + b"?" + content[-899:]):
         (tmp_path / file).write_bytes(damaged)
-        again, _ = load_labelled_photos(parts, INPUT_SPEC, cache)
+        again, *_ = load_labelled_photos(parts, INPUT_SPEC, cache)
         np.testing.assert_array_equal(again["train"].labels, np.arange(9))
         np.testing.assert_array_equal(again["train"].images, images)
         assert {path: path.read_bytes() for path in tmp_path.glob("net*")} == whole

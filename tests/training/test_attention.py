@@ -5,8 +5,8 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import weights_of
 from keras import ops
+from small_training import QUICK, VGG16_BLOCKS, assert_same_training, colour_files
 
 from camlib.attribution.gradcam import compiled_map
 from camlib.attribution.inspection import inspect_network
@@ -23,7 +23,6 @@ from camlib.training.recipes import RECIPES
 from train_cam_4class import main
 
 CLASSES = ["dog", "cat", "horse", "bird"]
-COLOURS = {"dog": (200, 60, 60), "cat": (60, 200, 60), "horse": (60, 60, 200), "bird": (200, 200, 60)}
 OTHER_ORDER = ["bird", "cat", "dog", "horse"]
 WEIGHTS = np.random.default_rng(1).normal(size=(3, 4))  # of OTHER_ORDER
 
@@ -46,11 +45,7 @@ def locator(tmp_path_factory):
 
 @pytest.fixture
 def thin(monkeypatch):
-    """VGG-16 of an eighth of its width and with one convolution in all blocks but the last: little to compile."""
-    blocks = [
-        (count if block == 5 else 1, width // 8) for block, (count, width) in enumerate(architectures.VGG16_BLOCKS, 1)
-    ]
-    monkeypatch.setattr(architectures, "VGG16_BLOCKS", blocks)
+    monkeypatch.setattr(architectures, "VGG16_BLOCKS", VGG16_BLOCKS)
 
 
 def thin_network(for_training=False):
@@ -195,37 +190,13 @@ def test_the_loss_adds_up(thin, taught):
     assert shares.mean() > 0.2
 
 
-@pytest.mark.thorough
-def test_evidence_moves_to_where_it_belongs(thin):
-    """Of one batch, half of each photo the animal's: some steps with the locator's loss, and as many without."""
-    generator = np.random.default_rng(4)
-    images, labels = generator.random((8, 64, 64, 3)).astype(np.float32), np.eye(4, dtype=np.float32)[np.arange(8) % 4]
-    inside = np.zeros((8, 4, 4), np.float32)
-    inside[:, :, :2] = 1
-
-    def share_after(steps, with_locator):
-        network = thin_network(for_training=True)
-        trained = located(network)
-        fit = trained if with_locator else keras.Model(network.inputs, network.outputs)
-        fit.compile(keras.optimizers.Adam(0.003), "categorical_crossentropy")
-        for _ in range(steps):
-            loss = fit.train_on_batch(images, (labels, inside) if with_locator else labels)
-        _, features, hidden = trained([images], training=True)
-        kernels = [ops.convert_to_tensor(network.get_layer(name).kernel) for name in ("hidden", "class")]
-        assert np.isfinite(loss)
-        return ops.convert_to_numpy(elsewhere(features, hidden, *kernels, labels, inside)).mean()
-
-    learnt, not_learnt = share_after(25, True), share_after(25, False)
-    assert learnt < 0.15 < 0.3 < not_learnt
-
-
 # ---------------------------------------------------------------- batches and trainings
 
 
 @pytest.mark.any_backend
 def test_a_batch_carries_where_each_of_its_own_views_has_the_animal(locator):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
-    photos, input_spec = LabelledPhotos(pixels, np.arange(6) % 4, list("abcdef")), InputSpec(CLASSES, 64, 64, 3)
+    photos, input_spec = LabelledPhotos(pixels, np.arange(6) % 4), InputSpec(CLASSES, 64, 64, 3)
     recipe = replace(RECIPES["vgg16"], size=64, batch_size=6, crop=0.5)
     batches = Batches(photos, input_spec, recipe, 0, locator=locator)
     images, (targets, inside), weights = batches.make(0, 0)
@@ -239,22 +210,19 @@ def test_a_batch_carries_where_each_of_its_own_views_has_the_animal(locator):
 
 @pytest.fixture
 def colour_photos(photo_folder):
-    counts = {"dog": 8, "cat": 8, "horse": 4, "bird": 8}
-    return photo_folder(
-        {f"{name}/{number}.png": COLOURS[name] for name, count in counts.items() for number in range(count)}
-    )
+    return photo_folder(colour_files())
 
 
 @pytest.mark.thorough
 def test_stopped_and_resumed_with_a_locator_ends_with_the_same_weights(
     thin, colour_photos, tmp_path, end_of, stopped_after_an_epoch
 ):
+    """And with a teacher who is asked once a photo; of the very cut-outs see tests/training/test_distillation.py."""
     file = locator_file(tmp_path / "locator.h5")
 
     def command(name, *more):
-        fixed = ["--data", colour_photos, "--recipe", "vgg16", "--locator", file, "--epochs", 2, "--size", 48]
-        output = tmp_path / name / "net.h5"
-        return [str(word) for word in [*fixed, "--batch-size", 8, "--dtype", "float32", "--output", output, *more]]
+        others = ["--teacher", file, "--locator", file, "--output", tmp_path / name / "net.h5", *QUICK, "--size", 48]
+        return [str(word) for word in ["--data", colour_photos, "--recipe", "vgg16", "--epochs", 2, *others, *more]]
 
     assert main(command("whole")) == 0
     assert read_json(tmp_path / "whole" / "net_run.json")["settings"]["locator_sha256"] == file_sha256(file)
@@ -262,32 +230,17 @@ def test_stopped_and_resumed_with_a_locator_ends_with_the_same_weights(
     np.testing.assert_allclose(network.get_layer("class").get_weights()[0].mean(axis=1), 0, atol=1e-6)
     assert stopped_after_an_epoch(main, command("stopped"))[0] == 130
     other = locator_file(tmp_path / "other.h5", weights=-WEIGHTS)
-    code, said = end_of(main, command("stopped", "--resume", "--locator", other, "--locator-size", 40))
-    assert code == 2 and "other settings (locator_sha256, locator_size)" in said
-    without = [word for word in command("stopped", "--resume") if word not in ("--locator", str(file))]
-    code, said = end_of(main, without)
-    assert code == 2 and "other settings (locator_sha256, locator_size)" in said
+    without = command("stopped", "--resume")
+    del without[without.index("--locator") : without.index("--output")]
+    for words in (command("stopped", "--resume", "--locator", other, "--locator-size", 40), without):
+        code, said = end_of(main, words)
+        assert code == 2 and "other settings (locator_sha256, locator_size)" in said
     assert main(command("stopped", "--resume")) == 0
-    whole, stopped = (weights_of(tmp_path / name / "net.weights.h5") for name in ("whole", "stopped"))
-    assert whole.keys() == stopped.keys() and len(whole) > 10
-    for name in whole:
-        np.testing.assert_array_equal(whole[name], stopped[name], err_msg=name)
+    assert_same_training(tmp_path / "whole", tmp_path / "stopped")
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--locator", "n.h5"], "--locator n.h5: found --recipe modern; expected --recipe vgg16 with it"),
-        (["--locator-size", "96", "--recipe", "vgg16"], "--locator-size without --locator; expected --locator FILE"),
-        (["--locator", "n.h5", "--locator-size", "4", "--recipe", "vgg16"], "--locator-size 4: expected 8 or more"),
-        (["--locator", "nowhere.h5", "--recipe", "vgg16"], "nowhere.h5 does not exist"),
-        (["--locator", "{other}", "--recipe", "vgg16"], "the locator {other} knows dog, ant; expected the classes of"),
-    ],
-)
-def test_bad_usage_is_one_line_and_exit_2(end_of, tmp_path, colour_photos, arguments, message):
+def test_a_locator_of_other_classes_is_refused(tmp_path):
     other = locator_file(tmp_path / "other.h5", names=["dog", "ant"])
-    arguments = [word.format(other=other) for word in arguments]
-    code, said = end_of(main, [*arguments, "--data", colour_photos, "--output", tmp_path / "o" / "n.h5"])
-    assert code == 2 and said.startswith("error: ") and message.format(other=other) in said and said.count("\n") == 1
-    assert not (tmp_path / "o").exists()
+    with pytest.raises(UserError, match="the locator .*other.h5 knows dog, ant; expected the classes of the photos"):
+        Locator(other, CLASSES, None, "float32", 2)

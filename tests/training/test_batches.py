@@ -4,12 +4,13 @@ import threading
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from camlib.preprocessing import InputSpec
 from camlib.training.batches import Batches, PlainBatches, class_weights, draw_view, mosaics, seen
-from camlib.training.class_folders import LabelledPhotos, find_labelled_photos, load_labelled_photos
+from camlib.training.class_folders import LabelledPhotos
 from camlib.training.recipes import RECIPES
+
+pytestmark = pytest.mark.any_backend
 
 
 def test_class_weights_are_inverse_to_the_counts():
@@ -26,7 +27,7 @@ def test_mosaics_are_in_reading_order():
 
 def test_batches_follow_from_seed_and_epoch_alone():
     images = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), np.uint8)
-    photos = LabelledPhotos(images, np.arange(70) % 4, [str(number) for number in range(70)])
+    photos = LabelledPhotos(images, np.arange(70) % 4)
     input_spec = InputSpec(["dog", "cat", "horse", "bird"], 64, 64, 3)
 
     def batches(seed, epoch):
@@ -53,7 +54,7 @@ def test_labels_follow_their_photos_into_mosaics():
     labels = np.arange(64) % 4
     images = np.broadcast_to(levels[labels][:, None, None, None], (64, 64, 64, 3)).copy()
     input_spec = InputSpec(["dog", "cat", "horse", "bird"], 64, 64, 3)
-    batches = Batches(LabelledPhotos(images, labels, [""] * 64), input_spec, RECIPES["modern"], 0)
+    batches = Batches(LabelledPhotos(images, labels), input_spec, RECIPES["modern"], 0)
     for number in (0, 1):
         pixels, one_hot, weights = batches[number]
         side = one_hot.shape[1]
@@ -82,51 +83,9 @@ def test_augmentation_keeps_the_photo_in_view():
     assert 0.35 < np.mean(left) < 0.65
 
 
-# ---------------------------------------------------------------- read from a file
-
-
-FOUR = ["dog", "cat", "horse", "bird"]
-
-
-def stored_and_in_memory(folder, per_class=18):
-    """(from the file, in memory): the same photos, of which one cannot be read; the latter as PIL decodes them."""
-    generator = np.random.default_rng(0)
-    for name in FOUR:
-        for part, count in (("train", per_class), ("val", 2)):
-            (folder / part / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / part / name / f"{number:02d}.png")
-    (folder / "train" / "cat" / "05.png").write_bytes(b"no photo")
-    _, train, val = find_labelled_photos([folder])
-    input_spec = InputSpec(FOUR, 32, 32, 3, 1 / 255)
-    (photos, _) = load_labelled_photos({"train": train, "val": val}, input_spec, folder / "photos.npy")
-    readable = [(photo, label) for photo, label in train if photo.path.name != "05.png" or label != 1]
-    images = np.stack([np.asarray(Image.open(photo.path)) for photo, _ in readable])
-    in_memory = LabelledPhotos(images, np.array([label for _, label in readable]), [])
-    return photos["train"], in_memory, input_spec
-
-
-def test_batches_from_the_file_are_those_in_memory_bit_for_bit(tmp_path):
-    stored, in_memory, input_spec = stored_and_in_memory(tmp_path)
-    assert isinstance(stored.images, np.memmap) and len(stored.images) == 71
-    np.testing.assert_array_equal(stored.labels, in_memory.labels)
-    for recipe in ("modern", "original"):
-        from_file, expected = (Batches(photos, input_spec, RECIPES[recipe], 3) for photos in (stored, in_memory))
-        for epoch in (1, 0):
-            from_file.epoch = epoch
-            for number in [*reversed(range(len(expected))), *range(len(expected))]:  # in any order
-                for one, other in zip(from_file[number], expected.make(epoch, number), strict=True):
-                    np.testing.assert_array_equal(one, other)
-    plain = PlainBatches(stored, input_spec, 30)
-    images, labels = (np.concatenate(parts) for parts in zip(*(plain[number] for number in range(3)), strict=True))
-    np.testing.assert_array_equal(images, in_memory.images.astype(np.float32) * np.float32(1 / 255))
-    np.testing.assert_array_equal(labels, np.eye(4)[in_memory.labels])
-
-
 def test_the_next_batches_are_made_meanwhile():
     images = np.zeros((40, 32, 32, 3), np.uint8)
-    batches = PlainBatches(LabelledPhotos(images, np.zeros(40, int), []), InputSpec(FOUR, 32, 32, 3), 10)
+    batches = PlainBatches(LabelledPhotos(images, np.zeros(40, int)), InputSpec(["dog", "cat"], 32, 32, 3), 10)
     made, make = threading.Event(), batches.make
 
     def seen(epoch, number):

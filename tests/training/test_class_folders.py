@@ -14,9 +14,9 @@ from camlib.training.class_folders import (
     find_labelled_photos,
     load_labelled_photos,
     load_photos,
+    photos_sha256,
     validation_folders,
 )
-from camlib.training.state import photos_sha256
 
 pytestmark = pytest.mark.any_backend
 
@@ -38,19 +38,14 @@ def class_folders(root, counts, suffix=".png"):
     return root
 
 
-def test_original_order_of_classes(tmp_path):
-    class_folders(tmp_path / "a", {"bird": 2, "cat": 2, "dog": 2, "horse": 2})
-    assert find_labelled_photos([tmp_path / "a"])[0] == ["dog", "cat", "horse", "bird"]
+def test_original_order_of_classes_and_labels_of_the_folder_alone(tmp_path):
+    """The original looked for class names in the whole path."""
+    class_folders(tmp_path / "cats_and_dogs", {"bird": 2, "cat": 2, "dog": 2, "horse": 2})
+    names, train, val = find_labelled_photos([tmp_path / "cats_and_dogs"])
+    assert names == ["dog", "cat", "horse", "bird"]
+    assert all(photo.path.parent.name == names[label] for photo, label in train + val)
     class_folders(tmp_path / "b", {"dog": 2, "ant": 2})
     assert find_labelled_photos([tmp_path / "b"])[0] == ["ant", "dog"]
-
-
-def test_labels_come_from_the_folder_alone(tmp_path):
-    """The original looked for class names in the whole path."""
-    class_folders(tmp_path / "cats_and_dogs", {"dog": 3, "cat": 3})
-    names, train, val = find_labelled_photos([tmp_path / "cats_and_dogs"])
-    for photo, label in train + val:
-        assert photo.path.parent.name == names[label]
 
 
 def test_seeded_split_is_stratified_and_complete(tmp_path):
@@ -72,23 +67,6 @@ def test_given_split_is_kept_and_folders_are_joined(tmp_path):
     assert all("val" in photo.path.parts for photo, _ in val if photo.path.is_relative_to(tmp_path / "a"))
 
 
-@pytest.mark.parametrize(
-    ("folders", "words"),
-    [
-        ({"only/a.png": 1}, "1 class folder in"),
-        ({"a/1.png": 1, "b/1.png": 1}, "holds one photo"),
-        ({"train/a/1.png": 1, "train/b/1.png": 1, "val/a/1.png": 1}, "same class folders"),
-        ({"train/a/1.png": 1, "train/b/1.png": 1, "val/a/1.png": 1, "val/b/1.png": 1, "val/c/1.png": 1}, "same class"),
-        ({}, "0 class folders"),
-    ],
-)
-def test_bad_class_folders(tmp_path, folders, words):
-    for name in folders:
-        save(tmp_path / name)
-    with pytest.raises(UserError, match=words):
-        find_labelled_photos([tmp_path])
-
-
 def test_train_alone_beside_both_parts_is_trained_on_and_nothing_more(tmp_path):
     class_folders(tmp_path / "a" / "train", {"dog": 3, "cat": 3, "horse": 2})
     class_folders(tmp_path / "a" / "val", {"dog": 2, "cat": 1, "horse": 1})
@@ -99,13 +77,9 @@ def test_train_alone_beside_both_parts_is_trained_on_and_nothing_more(tmp_path):
         assert [[label for _, label in part].count(1) for part in (train, val)] == [10, 2]
         assert (len(train), len(val)) == (8 + 11, 4)
         assert not any(photo.path.is_relative_to(tmp_path / "more") for photo, _ in val)
-
-
-def test_train_alone_beside_class_folders(tmp_path):
-    class_folders(tmp_path / "a", {"dog": 10, "cat": 10})
-    class_folders(tmp_path / "more" / "train", {"dog": 5})
-    _, train, val = find_labelled_photos([tmp_path / "a", tmp_path / "more"])
-    assert (len(train), len(val)) == (16 + 5, 4)
+    class_folders(tmp_path / "alone", {"dog": 10, "cat": 10, "horse": 10})  # of these a part is set aside
+    _, train, val = find_labelled_photos([tmp_path / "alone", tmp_path / "more"])
+    assert (len(train), len(val)) == (24 + 11, 6)
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -132,12 +106,25 @@ def test_a_class_may_be_called_train(tmp_path):
         (["a/dog", "a/cat", "b/.hidden/dog"], ["a", "b"], "0 class folders in {0}/b; expected train/ and val/ in it"),
         (["a/train/dog", "a/train/cat", "a/test/dog"], ["a"], "{0}/a holds train/ with folders in it, beside test;"),
         (["a/val/dog", "a/val/cat", "a/training/dog"], ["a"], "{0}/a holds val/ with folders in it, beside training;"),
+        (
+            ["a/one.png", "a/two.png"],
+            ["a"],
+            "2 photos and no class folders in {0}/a; expected train/ and val/ in it, or",
+        ),
+        (
+            ["a/dog", "a/cat/one.png"],
+            ["a"],
+            "{0}/a/cat holds one photo; expected two or more, to train and to validate",
+        ),
         (["a/dog"], ["a"], "1 class folder in {0}/a (dog); expected one folder of photos for each of two classes"),
     ],
 )
 def test_data_folders_that_do_not_fit_together(tmp_path, folders, data, message):
     for name in folders:
-        class_folders(tmp_path, {name: 2})
+        if name.endswith(".png"):
+            save(tmp_path / name)
+        else:
+            class_folders(tmp_path, {name: 2})
     with pytest.raises(UserError) as error:
         find_labelled_photos([tmp_path / name for name in data])
     said = str(error.value)
@@ -153,36 +140,52 @@ def test_a_message_names_a_few_of_many_folders(tmp_path):
         find_labelled_photos([tmp_path])
 
 
-def test_cache(tmp_path):
+def test_decoded_photos_are_kept_until_something_changes(tmp_path):
     root = class_folders(tmp_path / "data", {"dog": 4, "cat": 4})
     (root / "cat" / "bad.jpg").write_bytes(b"no photo")
     cache = tmp_path / "photos.npy"
 
     def load(input_spec=RGB_INPUT):
         _, train, val = find_labelled_photos([root])
-        return load_labelled_photos({"train": train, "val": val}, input_spec, cache)
+        parts = {"train": train, "val": val}
+        return parts, *load_labelled_photos(parts, input_spec, cache)
 
-    photos, failed = load()
+    parts, photos, failed, sha256 = load()
     assert failed == [(str(root / "cat" / "bad.jpg"), "not a JPEG, PNG, BMP, WebP or TIFF picture")]
-    for part in photos.values():
-        for image, label, name in zip(part.images, part.labels, part.names, strict=True):
-            original = np.asarray(Image.open(root / ("dog" if label else "cat") / name))
-            np.testing.assert_array_equal(image, original)
+    for part, labelled in parts.items():
+        readable = [(photo, label) for photo, label in labelled if photo.path.name != "bad.jpg"]
+        np.testing.assert_array_equal(photos[part].labels, [label for _, label in readable])
+        np.testing.assert_array_equal(
+            photos[part].images, [np.asarray(Image.open(photo.path)) for photo, _ in readable]
+        )
     written = cache.stat().st_mtime_ns
-    again, failed_again = load()
-    assert cache.stat().st_mtime_ns == written and failed_again == failed
+    _, again, *same = load()
+    assert cache.stat().st_mtime_ns == written and same == [failed, sha256]
     np.testing.assert_array_equal(again["train"].images, photos["train"].images)
-    assert again["train"].names == photos["train"].names
 
-    changed = root / "dog" / "000.png"
-    save(changed, np.full((8, 8, 3), 77, np.uint8))
-    os.utime(changed, (1, 1))
-    assert any((image == 77).all() for part in load()[0].values() for image in part.images)
-    assert load(GREY_INPUT)[0]["val"].images.shape[1:] == (4, 6, 1)
-
+    save(root / "dog" / "000.png", np.full((8, 8, 3), 77, np.uint8))
+    os.utime(root / "dog" / "000.png", (1, 1))
+    _, changed, _, other = load()
+    assert any((image == 77).all() for part in changed.values() for image in part.images) and other != sha256
+    assert load(GREY_INPUT)[1]["val"].images.shape[1:] == (4, 6, 1)
     for path in (cache, cache.with_suffix(".json")):
         path.unlink()
-        assert len(load()[0]["train"].labels) == len(photos["train"].labels)
+        assert len(load()[1]["train"].labels) == len(photos["train"].labels)
+
+
+def test_the_file_of_decoded_photos_is_read_once(tmp_path, monkeypatch):
+    """At the start of a training; its hash is that of its pixels and labels, whether it is new or not."""
+    _, train, val = find_labelled_photos([class_folders(tmp_path / "data", {"dog": 4, "cat": 4})])
+    parts, read = {"train": train, "val": val}, []
+
+    def seen(photos):
+        read.append(photos)
+        return photos_sha256(photos)
+
+    monkeypatch.setattr("camlib.training.class_folders.photos_sha256", seen)
+    for count in (1, 2):
+        photos, _, sha256 = load_labelled_photos(parts, RGB_INPUT, tmp_path / "photos.npy")
+        assert len(read) == count and sha256 == photos_sha256(photos)
 
 
 def test_photos_are_neither_kept_in_memory_nor_compressed_in_the_cache(tmp_path):
@@ -191,15 +194,14 @@ def test_photos_are_neither_kept_in_memory_nor_compressed_in_the_cache(tmp_path)
     _, train, val = find_labelled_photos([root])
     input_spec = SimpleNamespace(height=128, width=128, channels=3, interpolation="area")
     tracemalloc.start()
-    photos, _ = load_labelled_photos({"train": train, "val": val}, input_spec, tmp_path / "photos.npy")
-    digest = photos_sha256(photos)
+    photos, _, sha256 = load_labelled_photos({"train": train, "val": val}, input_spec, tmp_path / "photos.npy")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 0.6 * 300 * 128 * 128 * 3
     images, labels = np.load(tmp_path / "photos.npy"), [len(part.labels) for part in photos.values()]
     assert images.shape == (300, 128, 128, 3) and sum(labels) == 300
     parts = zip(photos, np.split(images, [labels[0]]), strict=True)
-    assert digest == photos_sha256({part: LabelledPhotos(some, photos[part].labels, []) for part, some in parts})
+    assert sha256 == photos_sha256({part: LabelledPhotos(some, photos[part].labels) for part, some in parts})
 
 
 def test_folders_without_photos_are_no_classes_and_are_named(tmp_path, capsys):
@@ -211,19 +213,12 @@ def test_folders_without_photos_are_no_classes_and_are_named(tmp_path, capsys):
     assert capsys.readouterr().out == f"no photos in {tmp_path / 'notes'}: left out\n"
 
 
-def test_loose_photos_are_told_from_class_folders(tmp_path):
-    for name in ("a.png", "b.png"):
-        save(tmp_path / name)
-    with pytest.raises(UserError, match="^2 photos and no class folders in .*; expected train/ and val/ in it, or one"):
-        find_labelled_photos([tmp_path])
-
-
 def test_few_photos_to_validate_on_are_named(tmp_path, capsys):
     class_folders(tmp_path / "train", {"dog": 3, "cat": 3, "ant": 1})
     class_folders(tmp_path / "val", {"dog": 9, "cat": 10, "ant": 1})
     names, *found = find_labelled_photos([tmp_path])
     input_spec = SimpleNamespace(**vars(RGB_INPUT), class_names=names)
-    photos, failed = load_photos(dict(zip(("train", "val"), found, strict=True)), input_spec, tmp_path / "cache.npy")
+    photos, failed, _ = load_photos(dict(zip(("train", "val"), found, strict=True)), input_spec, tmp_path / "cache.npy")
     assert capsys.readouterr().out.splitlines() == [
         "train: ant 1, cat 3, dog 3",
         "val: ant 1, cat 10, dog 9",
