@@ -16,6 +16,7 @@ from PIL import Image
 
 from camlib.plots.colours import Style, colours
 from camlib.runs.maps import find_maps, find_saved
+from camlib.viewer.album import Album
 from camlib.viewer.figure import Viewer
 from camlib.viewer.window import KEYS, Controls, freed_keys
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.any_backend
 
 
 def viewer_of(place, index=0, **settings):
-    return Viewer(Figure(figsize=(10.5, 7)), find_saved(place), index, **settings)
+    return Viewer(Figure(figsize=(10.5, 7)), Album(find_saved(place), index), **settings)
 
 
 def titles(viewer):
@@ -98,7 +99,7 @@ def test_keys_go_through_photos_and_classes(run_folder):
         ("pagedown", 2),
     ]:
         press(key)
-        assert viewer.index == index and controls.photo_slider.val == index + 1
+        assert controls.album.position == index and controls.photo_slider.val == index + 1
     assert viewer.overlay_class == "dog"  # the class predicted
     press("down")
     assert viewer.overlay_class == "cat" and titles(viewer)[1] == "CAM: cat 0.250"
@@ -107,7 +108,7 @@ def test_keys_go_through_photos_and_classes(run_folder):
     press("h")
     assert controls.help.get_visible()
     controls.photo_slider.set_val(1)
-    assert viewer.index == 0 and "b/x.jpg   (1 of 3)" in viewer.heading.get_text()
+    assert controls.album.position == 0 and "b/x.jpg   (1 of 3)" in viewer.heading.get_text()
     controls.opacity_slider.set_val(0.2)
     assert viewer.style.opacity == 0.2
 
@@ -369,7 +370,7 @@ def test_nothing_overlaps_or_is_cut_off(tmp_path, kinds, shape):
         for name in classes:
             np.save(folder / f"{kind}_for_{name}.npy", np.linspace(-1e-4, 1e-4, 192, dtype="f4").reshape(8, 8, 3))
     for width, height in ((500, 350), (500, 900), (760, 560), (1050, 700), (2000, 1100)):
-        viewer = Viewer(Figure(figsize=(width / 100, height / 100)), find_saved(run), footer=34)
+        viewer = Viewer(Figure(figsize=(width / 100, height / 100)), Album(find_saved(run)), footer=34)
         boxes = boxes_of(viewer)
         for what, left, bottom, right, top in boxes:
             assert left >= -1 and right <= width + 1 and bottom >= 34 and top <= height + 1, (width, what)
