@@ -105,11 +105,8 @@ class Controls:
         most = max(len(photos), 2)
         self.photo_slider = self.new_slider(1, most, valstep=1, valinit=index + 1)
         self.opacity_slider = self.new_slider(0, 1, valinit=self.viewer.style.opacity)
-        # name and value of one slider and of the other, and a hint
-        self.words = [
-            figure.add_artist(Label(fontsize=9, ha=ha, va="center", transform=figure.transFigure))
-            for ha in ("right", "left", "right", "left", "right")
-        ]
+        # what stands behind the one slider and behind the other
+        self.words = [figure.add_artist(Label(fontsize=9, va="center", transform=figure.transFigure)) for _ in range(2)]
         self.help = figure.text(
             0.5, 0.5, KEYS, ha="center", va="center", multialignment="left", family="monospace", visible=False,
             zorder=10, fontsize=8, bbox={"facecolor": "white", "boxstyle": "round,pad=1"},
@@ -142,15 +139,12 @@ class Controls:
         figure = self.viewer.figure
         width, height = figure.get_size_inches() * PER_INCH
         most = f"{len(self.album.photos):,}"
-        texts = ("opacity", f"{most} of {most}", "0.00", "h: keys")
-        name, count, share, hint = (length(text, 9) + 2 * SLIDER for text in texts)
-        span = max(width - EDGE - 2 * name - count - share - hint, 40) / 2
-        starts = EDGE + name, EDGE + name + span + count + name
-        for slider, start in zip((self.photo_slider, self.opacity_slider), starts, strict=True):
-            slider.ax.set_position((start / width, EDGE / height, span / width, SLIDER / height))
-        ends = [place for start in starts for place in (start - SLIDER, start + span + SLIDER)]
-        for word, place in zip(self.words, [*ends, width - EDGE], strict=True):
-            word.set_position((place / width, (EDGE + SLIDER / 2) / height))
+        rooms = [length(text, 9) + 2 * SLIDER for text in (f"photo {most} of {most}", "opacity 0.00   h: keys")]
+        span, left = max(width - 2 * EDGE - sum(rooms), 40) / 2, EDGE
+        for slider, word, room in zip((self.photo_slider, self.opacity_slider), self.words, rooms, strict=True):
+            slider.ax.set_position((left / width, EDGE / height, span / width, SLIDER / height))
+            word.set_position(((left + span + SLIDER) / width, (EDGE + SLIDER / 2) / height))
+            left += span + room
 
     def on_resize(self, _):
         self.place()
@@ -158,9 +152,8 @@ class Controls:
         self.draw()
 
     def draw(self):
-        number, opacity = f"{self.album.position + 1:,} of {len(self.album):,}", f"{self.viewer.style.opacity:.2f}"
-        for word, text in zip(self.words, ("photo", number, "opacity", opacity, "h: keys"), strict=True):
-            word.set_text(text)
+        self.words[0].set_text(f"photo {self.album.position + 1:,} of {len(self.album):,}")
+        self.words[1].set_text(f"opacity {self.viewer.style.opacity:.2f}   h: keys")
         self.viewer.figure.canvas.draw_idle()
 
     # ------------------------------------------------------------ photos
