@@ -53,19 +53,12 @@ def parse_arguments(arguments=None):
         "class a photo",
     )
     instead.add_argument(
-        "--photos",
-        type=int,
-        default=SHEET_PHOTOS,
-        metavar="N",
-        help="photos of the contact sheet, spread evenly over the run",
+        "--photos", type=int, default=SHEET_PHOTOS, metavar="N", help="of the contact sheet, spread evenly over the run"
     )
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
     shown.add_argument(
-        "--class",
-        dest="class_name",
-        metavar="NAME",
-        help="class of the map over the photo; default: the class predicted",
+        "--class", dest="class_name", metavar="NAME", help="of the map over the photo; default: the class predicted"
     )
     pictures = parser.add_argument_group("pictures")
     pictures.add_argument(
@@ -108,15 +101,17 @@ def save_figure(photos, index, args, style):
     from matplotlib.figure import Figure
 
     from camlib.files import write_whole
+    from camlib.viewer.album import Album
     from camlib.viewer.figure import Viewer
     from camlib.viewer.window import SAVED_DPI
 
     kinds, kind = Figure().canvas.get_supported_filetypes(), args.save.suffix.lower().removeprefix(".")
     if kind not in kinds:
         raise UserError(f"--save {args.save}: expected a name that ends in one of {', '.join(kinds)}")
+    album = Album(photos, index)
     for height in SAVED_HEIGHTS:
         figure = Figure(figsize=(WIDTH, height), dpi=SAVED_DPI)
-        if Viewer(figure, photos, index, args.class_name, style).is_roomy:
+        if Viewer(figure, album, args.class_name, style).is_roomy:
             break
     args.save.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.save, lambda file: figure.savefig(file, format=kind))
@@ -126,9 +121,8 @@ def save_figure(photos, index, args, style):
 
 def write_contact_sheet(photos, args, style):
     """Write a picture with one row a photo, spread over the run."""
-    from camlib.viewer.sheet import format_of, spread_over, write_sheet
+    from camlib.viewer.sheet import spread_over, write_sheet
 
-    format_of(args.sheet)
     chosen = spread_over(photos, args.photos)
     with Progress("photos", len(chosen)) as progress:
         damaged = write_sheet(args.sheet, chosen, args.class_name, style, progress.advance)

@@ -254,7 +254,8 @@ def heeding_signals(go_on):
         again, STOP.signal = STOP.signal, number
         if again or not STOP.works:  # asked twice, nothing was finished in time, or there are no batches
             interrupt()
-        begin_in_time(SECONDS_TO_FINISH, wake, number)
+        # the main thread may be waiting in what only a signal of its own ends; Windows never comes here
+        begin_in_time(SECONDS_TO_FINISH, signal.pthread_kill, threading.main_thread().ident, number)
 
     def heed(ignored):
         if issubclass(ignored.exc_type, KeyboardInterrupt):
@@ -262,19 +263,18 @@ def heeding_signals(go_on):
         hook(ignored)
 
     handlers = {signal.SIGINT: interrupt} | dict.fromkeys(ENDING_SIGNALS, finish)
-    before = {number: signal.signal(number, handlers[number]) for number in handlers if is_heeded(number)}
+    before = {number: signal.getsignal(number) for number in handlers}
+    # what is ignored stays so, as Ctrl-C in the background of a shell and SIGHUP under nohup
+    heeded = [number for number in handlers if before[number] not in (None, signal.SIG_IGN)]
     sys.unraisablehook = heed
     try:
+        for number in heeded:
+            signal.signal(number, handlers[number])
         yield
     finally:
         sys.unraisablehook = hook
-        for number in before:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-
-def is_heeded(number):
-    """Whether a signal is not ignored, as Ctrl-C is in the background of a shell and SIGHUP under nohup."""
-    return signal.getsignal(number) not in (None, signal.SIG_IGN)
+        for number in heeded:
+            signal.signal(number, before[number])
 
 
 def begin_in_time(seconds, function, *arguments):
@@ -282,14 +282,6 @@ def begin_in_time(seconds, function, *arguments):
     timer = threading.Timer(seconds, function, arguments)
     timer.daemon = True
     timer.start()
-
-
-def wake(number):
-    """Send a signal to the main thread, which may be waiting in what only a signal of its own ends."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident, number)
-    else:  # Windows
-        signal.raise_signal(number)
 
 
 def stop(go_on):

@@ -4,6 +4,8 @@ Every image here is RGB (or one grey channel), uint8, height x width x channels,
 """
 
 import io
+import itertools
+import math
 import os
 import warnings
 from collections import Counter, deque
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from camlib.console import UserError
 from camlib.files import MOST_PIXELS, RUN_FILE, is_stored
@@ -26,9 +28,7 @@ DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only mak
 SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
 RUN_SUFFIXES = (".jpg", ".npy", ".csv", ".json")  # of the files that runs write beside photos' folders, and in them
 MOST_PAGES = 1000  # of a TIFF, that are looked at
-WEIGHT_OF_COLOUR, WEIGHT_OF_OTHERS = 1.0, 2.0  # of a pixel, in the memory that one of an RGB picture takes, 11 bytes
-WEIGHT_OF_COEFFICIENTS = 0.3  # a progressive JPEG is kept whole, at whatever scale it is decoded
-PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK")
+WEIGHT_OF_COEFFICIENTS = 0.3  # of a pixel of a progressive JPEG, which is kept whole at whatever scale it is decoded
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows nothing of reduced scales; `check_pixels` counts every picture
 
 
@@ -159,7 +159,7 @@ def folders_of(names):
 
 def name_without_suffix(name):
     """'a/b.c.jpg' -> 'a/b.c'."""
-    return str(Path(name).with_suffix("").as_posix())
+    return Path(name).with_suffix("").as_posix()
 
 
 # ---------------------------------------------------------------- decoding
@@ -186,8 +186,6 @@ def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
     try:
         in_memory = isinstance(path, io.BytesIO)
         source = io.BytesIO(path.read_bytes()) if is_stored(path) and not in_memory else path
-        if (source.getbuffer().nbytes if isinstance(source, io.BytesIO) else os.path.getsize(source)) == 0:
-            raise PhotoError("empty file")
         with Image.open(source, formats=FORMATS) as picture:
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
@@ -220,36 +218,17 @@ def check_pixels(picture, most_pixels):
     Raises:
         PhotoError: it has more; the message is the reason.
     """
-    width, height = picture.size
-    count, need = width * height, need_of(picture)
-    if count > most_pixels or need > WEIGHT_OF_OTHERS * most_pixels:
-        whole_width, whole_height = whole_size(picture)
-        asked = max(count, round(need / WEIGHT_OF_OTHERS))
-        raise PhotoError(
-            f"{whole_width:,} x {whole_height:,} pixels, of which {count:,} would be decoded; expected at most "
-            f"{most_pixels:,}: if it is a photo, --most-pixels {asked}"
-        )
-
-
-def need_of(picture):
-    """What decoding a picture takes, in pixels of a plain RGB picture.
-
-    Args:
-        picture: PIL.Image.Image, opened and, if at all, reduced by its `draft`, but not loaded.
-    """
-    width, height = picture.size
-    plain = picture.mode in PLAIN_MODES and picture.format != "WEBP" and "transparency" not in picture.info
-    need = width * height * (WEIGHT_OF_COLOUR if plain else WEIGHT_OF_OTHERS)
-    if "progressive" in picture.info:
-        whole_width, whole_height = whole_size(picture)
-        need += whole_width * whole_height * WEIGHT_OF_COEFFICIENTS
-    return round(need)
-
-
-def whole_size(picture):
-    """(width, height) of a picture before it was reduced."""
+    count = math.prod(picture.size)
     scale = picture.decoderconfig[0] if picture.format in ("JPEG", "MPO") and picture.decoderconfig else 1
-    return picture.size[0] * scale, picture.size[1] * scale
+    coefficients = WEIGHT_OF_COEFFICIENTS * count * scale**2 if "progressive" in picture.info else 0
+    # a picture with transparency takes twice the memory that one of RGB takes, and the limit allows for it
+    need = max(count, round((count + coefficients) / 2))
+    if need > most_pixels:
+        width, height = (side * scale for side in picture.size)
+        raise PhotoError(
+            f"{width:,} x {height:,} pixels, of which {count:,} would be decoded; expected at most "
+            f"{most_pixels:,}: if it is a photo, --most-pixels {need}"
+        )
 
 
 def refuse_what_is_left_out(picture):
@@ -259,24 +238,14 @@ def refuse_what_is_left_out(picture):
     bands = picture.tag_v2.get(SAMPLES_PER_PIXEL, 1)
     if bands > len(picture.getbands()):
         raise PhotoError(f"a TIFF of {bands} bands; expected grey or RGB, with or without transparency")
-    pages = [page for page in pages_of(picture) if not page & 1]  # a smaller copy of another page is none of its own
+    pages = itertools.islice(ImageSequence.Iterator(picture), MOST_PAGES)  # a file may have them without end
+    # a smaller copy of another page, as its lowest bit says, is none of its own
+    count = sum(not page.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1 for page in pages)
     picture.seek(0)
     picture.load()
-    if len(pages) > 1:
-        count = f"{len(pages)} pages" if len(pages) < MOST_PAGES else "very many pages"
-        raise PhotoError(f"a TIFF of {count}; expected one picture a file: save the page that is meant alone")
-
-
-def pages_of(picture):
-    """The NewSubfileType of each page of a TIFF, of MOST_PAGES at most: a file may have them without end."""
-    kinds = []
-    for page in range(MOST_PAGES):
-        try:
-            picture.seek(page)
-        except EOFError:
-            break
-        kinds.append(picture.tag_v2.get(NEW_SUBFILE_TYPE, 0))
-    return kinds
+    if count > 1:
+        found = f"{count} pages" if count < MOST_PAGES else "very many pages"
+        raise PhotoError(f"a TIFF of {found}; expected one picture a file: save the page that is meant alone")
 
 
 def modified_of(path):
@@ -291,6 +260,8 @@ def unreadable_kind(path):
     """What a file is that is no picture, as a reason."""
     with path.open("rb") if is_stored(path) else open(path, "rb") as file:
         head = file.read(6)
+    if not head:
+        return "empty file"
     if head == b"\x93NUMPY":
         return "a NumPy array; expected a picture: save its photo as PNG or TIFF, 8 bits, grey or RGB"
     if head.startswith((b"II*\0", b"MM\0*")):
@@ -307,7 +278,7 @@ def to_rgb(picture):
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if picture.mode == "F":
         raise PhotoError("floating-point grey values; convert it to 8 or 16 bits")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
@@ -368,18 +339,16 @@ def in_parallel(function, items, ahead=64):
         except PhotoError as error:
             return item, error
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        waiting = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(attempt, item))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool, waiting = ThreadPoolExecutor(max_workers=os.cpu_count()), deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(attempt, item))
+            if len(waiting) >= ahead:
                 yield waiting.popleft().result()
-        finally:  # on Ctrl-C nobody waits for what is not yet begun
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # on Ctrl-C nobody waits for what is not yet begun
+        pool.shutdown(cancel_futures=True)
 
 
 def read_batches(photos, input_spec, batch_size, pictures=True):
@@ -406,12 +375,8 @@ def read_batches(photos, input_spec, batch_size, pictures=True):
     def read(photo):
         if isinstance(photo, Photo):
             photo = replace(photo, modified=modified_of(photo.path))
-        image, shown = (
-            read_photo(photo.path, enough, photo.most_pixels),
-            None,
-        )  # the network's input is the same whatever is shown
-        if pictures:
-            shown = resize_photo(image, *display_size(*image.shape[:2], network_side))
+        image = read_photo(photo.path, enough, photo.most_pixels)  # of one scale, whether it is shown or not
+        shown = resize_photo(image, *display_size(*image.shape[:2], network_side)) if pictures else None
         return network_input(image, input_spec), (photo, shown)
 
     images = np.zeros((batch_size, input_spec.height, input_spec.width, input_spec.channels), np.uint8)
@@ -431,6 +396,10 @@ def read_batches(photos, input_spec, batch_size, pictures=True):
 
 def display_size(height, width, least):
     """The (height, width) at which a photo is shown: its own shape, longer side at most 512, at least `least`."""
-    longer = max(height, width)
-    factor = min(max(longer, least), DISPLAY_SIDE) / longer
+    return size_within(min(max(height, width, least), DISPLAY_SIDE), height, width)
+
+
+def size_within(side, height, width):
+    """The (height, width) of a picture in its own shape whose longer side has so many pixels."""
+    factor = side / max(height, width)
     return max(1, round(height * factor)), max(1, round(width * factor))

@@ -3,13 +3,12 @@
 `pytest -m slow tests/test_bad_photos.py` does 5,000 of them through each.
 """
 
-import csv
 import io
 
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES
+from conftest import CLASSES, read_csv
 from PIL import Image
 
 import evaluate_maps
@@ -22,7 +21,7 @@ from camlib.photos import find_photos
 from camlib.preprocessing import InputSpec
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.thorough]
-FEW, MANY = 200, 5_000
+FEW, MANY = 100, 5_000
 
 # ---------------------------------------------------------------- the corpus
 
@@ -101,8 +100,7 @@ def network(tmp_path_factory):
 
 
 def column(path, name):
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [row[name] for row in csv.DictReader(file)]
+    return [row[name] for row in read_csv(path)]
 
 
 # ---------------------------------------------------------------- each script
@@ -131,8 +129,8 @@ def test_evaluation(corpus, network, tmp_path):
 
 def test_training(corpus, tmp_path, capsys):
     output = tmp_path / "net.h5"
-    words = ["--data", str(corpus), "--recipe", "original", "--epochs", "1", "--output", str(output)]
-    assert train_cam_4class.main(words) == 1
+    words = "--recipe original --size 16 --epochs 1".split()
+    assert train_cam_4class.main(["--data", str(corpus), *words, "--output", str(output)]) == 1
     failed = column(tmp_path / "net_failed.csv", "path")
     assert len(failed) > 20 and not [path for path in failed if "whole" in path] and output.exists()
 

@@ -26,12 +26,13 @@ def module_of(path):
 
 
 MODULES = {module_of(path): path for path in FILES}
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in FILES}
 
 
 def imports_of(path):
     """The modules of this repository that a file imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -80,7 +81,7 @@ def test_every_name_stands_in_one_module():
     """Of the library: functions, classes and constants, but for those that a script defines for itself."""
     where = {}
     for name, path in MODULES.items():
-        for node in ast.parse(path.read_text("utf-8")).body if room_of(name) not in ("script", "face") else ():
+        for node in TREES[path].body if room_of(name) not in ("script", "face") else ():
             names = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
             if isinstance(node, ast.Assign) and not all(isinstance(target, ast.Subscript) for target in node.targets):
                 names = [part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)]
@@ -90,11 +91,11 @@ def test_every_name_stands_in_one_module():
 
 
 def test_no_list_of_arguments_is_longer_than_seven():
-    long = []
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-                if len([name for name in names if name not in ("self", "cls")]) > 7:
-                    long.append(f"{path.name}: {node.name}")
-    assert long == []
+    functions = [
+        (path.name, node) for path in FILES for node in ast.walk(TREES[path]) if isinstance(node, ast.FunctionDef)
+    ]
+    lists = {
+        f"{file}: {node.name}": [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        for file, node in functions
+    }
+    assert [name for name, of in lists.items() if len([one for one in of if one.arg not in ("self", "cls")]) > 7] == []

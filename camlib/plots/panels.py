@@ -1,18 +1,43 @@
 """Pictures side by side with colour bars, and pictures in files. Does without Keras."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from camlib.console import UserError
 from camlib.files import write_whole
-from camlib.photos import resize_photo
+from camlib.photos import resize_photo, size_within
 from camlib.plots.colours import USUAL, magnitude, picture_of, superposition_of, superposition_scale_of
 from camlib.plots.text import FONT
 
 PANEL_SIDE, MARGIN, BAR = 320, 16, 14  # pixels: a picture's longer side, space around it, width of a colour bar
 HEADING, TITLE, TICK = 18, 15, 13  # pixels: sizes of letters
 LINE = 1.5  # of a letter's size
+
+
+class Row(NamedTuple):
+    """Pictures side by side under a heading.
+
+    Attributes:
+        heading: list of str, the lines above.
+        cells: list of (title, picture uint8 (h, w, 3), None or (colour bar, its ticks)), see `colour_bar`.
+    """
+
+    heading: list
+    cells: list
+
+    @property
+    def above(self):
+        """Pixels above the pictures, for heading and titles."""
+        return MARGIN + round(LINE * (HEADING * len(self.heading) + TITLE))
+
+    @property
+    def height(self):
+        """Pixels with a little room below."""
+        pictures = [picture for _, picture, _ in self.cells] + [bar[0] for _, _, bar in self.cells if bar]
+        return self.above + max(picture.shape[0] for picture in pictures) + MARGIN // 2
 
 
 def colour_bar(scale, height, drawn):
@@ -40,8 +65,7 @@ def write_panel(path, heading, photo, maps, style=USUAL, whole=None):
         style: Style.
         whole: Scale of the superposition; default: that of the first map alone.
     """
-    factor = PANEL_SIDE / max(photo.shape[:2])
-    size = height, width = [max(1, round(side * factor)) for side in photo.shape[:2]]
+    size = height, width = size_within(PANEL_SIDE, *photo.shape[:2])
     photo = resize_photo(photo, height, width)
     title, values, scale = maps[0]
     whole = whole or superposition_scale_of(scale.signed, [magnitude(values)])
@@ -55,7 +79,7 @@ def write_panel(path, heading, photo, maps, style=USUAL, whole=None):
 
         title += "" if values.any() else " (all zero)"
         shown.append((title, picture_of(values, scale, *size, style), colour_bar(scale, height, drawn)))
-    write_jpeg(path, sheet_of(heading, shown))
+    write_jpeg(path, sheet_of([Row(heading, shown)]))
 
 
 def mid_grey(values):
@@ -63,27 +87,35 @@ def mid_grey(values):
     return np.full((*values.shape, 3), 128, np.uint8)
 
 
-def sheet_of(heading, shown):
-    """Pictures side by side under a heading: uint8 (H, W, 3).
+def sheet_of(rows):
+    """Pictures in rows and columns: uint8 (H, W, 3).
 
     Args:
-        heading: list of str, the lines above.
-        shown: list of (title, picture uint8 (h, w, 3), None or (colour bar, its ticks)), pictures of one size.
+        rows: list of Row.
     """
-    heading_font, title_font, tick_font = (ImageFont.truetype(FONT, size) for size in (HEADING, TITLE, TICK))
-    widths = []
-    for title, picture, bar in shown:
-        beside = bar and BAR + 10 + max(round(tick_font.getlength(text)) for text, _ in bar[1])
-        widths.append(max(picture.shape[1] + (beside or 0), round(title_font.getlength(title))) + MARGIN)
-    longest = max(round(heading_font.getlength(line)) for line in heading)
-    top = MARGIN + round(LINE * (HEADING * len(heading) + TITLE))  # of the pictures
-    height = max(picture.shape[0] for _, picture, _ in shown)
-    sheet = Image.new("RGB", (MARGIN + max(sum(widths), longest + MARGIN), top + height + MARGIN), "white")
-    pen = ImageDraw.Draw(sheet)
-    for number, line in enumerate(heading):
-        pen.text((MARGIN, MARGIN // 2 + round(LINE * HEADING * number)), line, "black", font=heading_font)
-    left = MARGIN
-    for (title, picture, bar), width in zip(shown, widths, strict=True):
+    fonts = heading_font, title_font, tick_font = [ImageFont.truetype(FONT, size) for size in (HEADING, TITLE, TICK)]
+    widths = [0] * max(len(row.cells) for row in rows)
+    for row in rows:
+        for number, (title, picture, bar) in enumerate(row.cells):
+            beside = BAR + 10 + max(round(tick_font.getlength(text)) for text, _ in bar[1]) if bar else 0
+            width = max(picture.shape[1] + beside, round(title_font.getlength(title))) + MARGIN
+            widths[number] = max(widths[number], width)
+    longest = max(round(heading_font.getlength(line)) for row in rows for line in row.heading)
+    width, height = MARGIN + max(sum(widths), longest + MARGIN), MARGIN // 2 + sum(row.height for row in rows)
+    sheet, top = Image.new("RGB", (width, height), "white"), 0
+    for row in rows:
+        draw_row(sheet, row, widths, top, fonts)
+        top += row.height
+    return np.asarray(sheet)
+
+
+def draw_row(sheet, row, widths, top, fonts):
+    """Draw a Row from the given height on, its pictures in columns of the given widths."""
+    pen, left, (heading_font, title_font, tick_font) = ImageDraw.Draw(sheet), MARGIN, fonts
+    for number, line in enumerate(row.heading):
+        pen.text((MARGIN, top + MARGIN // 2 + round(LINE * HEADING * number)), line, "black", font=heading_font)
+    top += row.above
+    for (title, picture, bar), width in zip(row.cells, widths, strict=False):
         pen.text((left, top - 6), title, "black", font=title_font, anchor="ls")
         sheet.paste(Image.fromarray(picture), (left, top))
         if bar:
@@ -91,10 +123,9 @@ def sheet_of(heading, shown):
             right = left + picture.shape[1]
             sheet.paste(Image.fromarray(colours_of_bar), (right + 5, top))
             for text, y in ticks:
-                inside = min(max(y, TICK // 2), picture.shape[0] - TICK // 2)
+                inside = min(max(y, TICK // 2), colours_of_bar.shape[0] - TICK // 2)
                 pen.text((right + 10 + BAR, top + inside), text, "black", font=tick_font, anchor="lm")
         left += width
-    return np.asarray(sheet)
 
 
 # ---------------------------------------------------------------- pictures in files

@@ -1,6 +1,6 @@
 """The photos of a run as they are looked through: which of them, in which order, and read before they are asked for."""
 
-from collections import OrderedDict
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from camlib.console import UserError
 from camlib.evaluation.annotations import ANNOTATIONS_FILE, read_annotations
-from camlib.photos import PhotoError, resize_photo
+from camlib.photos import PhotoError, resize_photo, size_within
 from camlib.plots import GRADIENTS
 from camlib.plots.colours import Scale, magnitude, scale_of, superposition_scale_of
-from camlib.runs.maps import all_maps, attempt, class_names_in, read_map, shown_at_once
+from camlib.runs.maps import MapError, all_maps, attempt, class_names_in, read_map, shown_at_once
 
 SCREEN_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
 READ_AHEAD = (1, -1, 2)  # which photos are read once one is shown
@@ -27,7 +27,6 @@ class Content:
     """What is shown of a photo.
 
     Attributes:
-        saved: SavedPhoto.
         photo: uint8 (H, W, 3) or the error that says why there is none; shrunk where it is larger than any screen.
         shape: (height, width) of the photo, or of the first map where it cannot be read.
         names: list of str, all classes that have a map, see `camlib.runs.maps.all_maps`.
@@ -37,7 +36,6 @@ class Content:
         outlines: list of (class name, list of float (n, 2) x, y), the closed outlines of what is annotated.
     """
 
-    saved: object
     photo: object
     shape: tuple
     names: list
@@ -45,6 +43,15 @@ class Content:
     scales: dict
     over_photo: dict
     outlines: list
+
+    def map_of(self, kind, name):
+        """The map of a class, or the error that says why there is none."""
+        return self.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
+
+
+def share_of(saved, name):
+    """A class's probability as it stands behind its name: " 0.750", or nothing where it is unknown."""
+    return f" {saved.probabilities[name]:.3f}" if name in saved.probabilities else ""
 
 
 def read_content(saved, chosen=None, annotations=None):
@@ -70,11 +77,10 @@ def read_content(saved, chosen=None, annotations=None):
     if isinstance(photo, Exception):
         shape = next((values.shape[:2] for of_kind in readable.values() for values in of_kind), (1, 1))
     else:
-        shape, factor = photo.shape[:2], SCREEN_SIDE / max(photo.shape[:2])
-        if factor < 1:
-            photo = resize_photo(photo, *(max(1, round(side * factor)) for side in shape))
+        shape = photo.shape[:2]
+        if max(shape) > SCREEN_SIDE:
+            photo = resize_photo(photo, *size_within(SCREEN_SIDE, *shape))
     return Content(
-        saved,
         photo,
         shape,
         class_names_in(found),
@@ -111,34 +117,32 @@ class Annotations:
     """
 
     def __init__(self, places):
-        self.places, self.found = places, None
+        self.places = places
         self.problem = ""  # why a file cannot be used
 
-    def read(self):
+    @functools.cached_property
+    def of_photos(self):
         """dict of path as str -> list of Annotation."""
-        if self.found is None:
-            self.found = {}
-            for file in self.files():
-                try:
-                    for one in read_annotations(file):
-                        self.found.setdefault(str(one.path), []).append(one)
-                except UserError:
-                    self.problem = f"{ANNOTATIONS_FILE} cannot be read"  # evaluate_maps.py says more
-        return self.found
+        found = {}
+        for file in self.files():
+            try:
+                for one in read_annotations(file):
+                    found.setdefault(str(one.path), []).append(one)
+            except UserError:
+                self.problem = f"{ANNOTATIONS_FILE} cannot be read"  # evaluate_maps.py says more
+        return found
 
     def files(self):
         """The nearest file of each place, in the order of places."""
-        near = []
+        near = {}
         for place in self.places:
-            folders = [place, *list(place.parents)[:FOLDERS_ABOVE]]
-            near.append(
-                next((folder / ANNOTATIONS_FILE for folder in folders if (folder / ANNOTATIONS_FILE).is_file()), None)
-            )
-        return [file for file in dict.fromkeys(near) if file]
+            files = [folder / ANNOTATIONS_FILE for folder in (place, *list(place.parents)[:FOLDERS_ABOVE])]
+            near.update(dict.fromkeys([file for file in files if file.is_file()][:1]))
+        return list(near)
 
     def outlines_in_pixels(self, saved, height, width):
         """(class name, closed outlines) of each object of a photo, as it is shown at (height, width)."""
-        found = self.read()
+        found = self.of_photos
         annotated = next((found[str(source)] for source in saved.sources if str(source) in found), [])
         try:
             return [(one.class_name, outlines_in_pixels(one, height, width)) for one in annotated]
@@ -171,7 +175,6 @@ class Album:
     Args:
         photos: list of SavedPhoto.
         index: int, the photo to begin with.
-        ahead: bool, read the next photos in a thread.
 
     Attributes:
         chosen: list of int, the photos that pass the filter, in their order.
@@ -179,15 +182,17 @@ class Album:
         filter: "all", "wrong", or the class that photos are predicted as, as (class name,).
         order: one of ORDERS; scores are the logits of the class over the photo.
         annotations: Annotations of the run's photos.
+        pool: the thread that reads photos.
+        read: function of (photo, class) -> Future of a Content; of the last few the same one again.
     """
 
-    def __init__(self, photos, index=0, ahead=False):
+    def __init__(self, photos, index=0):
         self.photos, self.chosen, self.position = photos, list(range(len(photos))), index
         self.filter, self.order = "all", ORDERS[0]
         self.annotations = Annotations(photos[0].places)
-        self.pool = ThreadPoolExecutor(1) if ahead else None
         self.class_name = None  # that was asked for last
-        self.read = OrderedDict()  # (index, class) -> Future of a Content
+        self.pool = ThreadPoolExecutor(1)
+        self.read = functools.lru_cache(PHOTOS_KEPT)(self.begin)
 
     def __len__(self):
         return len(self.chosen)
@@ -230,30 +235,17 @@ class Album:
     def content(self, class_name):
         """The Content of the photo shown, with a class that is shown whatever its place."""
         self.class_name = class_name
-        if not self.pool:
-            return read_content(self.saved, class_name, self.annotations)
-        return self.begin(self.position).result()
+        return self.read(self.chosen[self.position], class_name).result()
 
     def read_ahead(self, *_):
         """Begin to read the neighbours of the photo shown; called once that is drawn, so that nobody waits for them."""
         for step in READ_AHEAD:
             if 0 <= self.position + step < len(self.chosen):
-                self.begin(self.position + step)
-        while len(self.read) > PHOTOS_KEPT:
-            self.read.popitem(last=False)[1].cancel()
+                self.read(self.chosen[self.position + step], self.class_name)
 
-    def begin(self, position):
-        """The Future of a photo's Content."""
-        key = self.chosen[position], self.class_name
-        if key not in self.read:
-            self.read[key] = self.pool.submit(read_content, self.photos[key[0]], key[1], self.annotations)
-        self.read.move_to_end(key)
-        return self.read[key]
-
-    def close(self):
-        """End the thread, after what it is reading."""
-        if self.pool:
-            self.pool.shutdown(wait=False, cancel_futures=True)
+    def begin(self, number, class_name):
+        """Begin to read a photo, see `read`."""
+        return self.pool.submit(read_content, self.photos[number], class_name, self.annotations)
 
 
 def rank_of(photo, order, class_name=None):

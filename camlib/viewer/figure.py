@@ -9,27 +9,28 @@ from camlib.photos import resize_photo
 from camlib.plots import GRADIENTS
 from camlib.plots.colours import USUAL, picture_of, superposition_of
 from camlib.plots.panels import mid_grey
-from camlib.plots.text import PER_INCH, displayable, line_height, shortened, wrapped
+from camlib.plots.text import PER_INCH, displayable, length, line_height, shortened, wrapped
 from camlib.runs.maps import MapError, class_names_in
-from camlib.viewer.album import Album, overlaid
+from camlib.viewer.album import overlaid, share_of
 from camlib.viewer.artists import Label, Picture
 from camlib.viewer.layout import (
     BAR_HEIGHT,
     EDGE,
     HEADING_POINTS,
+    LABEL_POINTS,
     SIZES,
     TICKS,
     Box,
     Title,
     grid_in,
-    label_in,
     points_for,
     ticks_in,
 )
 
 EASY_TO_SEE = 100  # pixels of a map's longer side
+EDGED = [Stroke(linewidth=2.8, foreground="black"), Normal()]  # seen on any photo
 SPACE = "   "  # between the parts of the heading
-WIDE = 760  # pixels of a figure from which two lines of heading have to do
+HEADING_LINES = 2  # with room for them on each photo, so that nothing moves from one to the next
 # What is said of values under the cursor and of a colour bar; other methods' maps have no unit of their own
 UNITS = {
     "heatmap": "logit units",
@@ -43,8 +44,7 @@ class Viewer:
 
     Args:
         figure: matplotlib Figure.
-        photos: list of SavedPhoto, or an Album.
-        index: int, the photo to begin with.
+        album: Album.
         class_name: str, the overlay's class, or None for the class predicted.
         style: Style.
         kind: str, the kind of map of the overlay, or None for the first there is.
@@ -58,9 +58,8 @@ class Viewer:
         notes: list of str, added to the heading.
     """
 
-    def __init__(self, figure, photos, index=0, class_name=None, style=USUAL, kind=None, footer=0.0):
-        self.figure, self.footer = figure, footer
-        self.album = photos if isinstance(photos, Album) else Album(photos, index)
+    def __init__(self, figure, album, class_name=None, style=USUAL, kind=None, footer=0.0):
+        self.figure, self.album, self.footer = figure, album, footer
         self.wanted_class, self.wanted_kind, self.style = class_name, kind, style
         self.panels, self.bars, self.cells, self.notes, self.with_truth = [], [], [], [], True
         self.heading = figure.add_artist(Label(fontsize=HEADING_POINTS, va="top", transform=figure.transFigure))
@@ -71,15 +70,6 @@ class Viewer:
     # ------------------------------------------------------------ what is shown
 
     @property
-    def photos(self):
-        return self.album.photos
-
-    @property
-    def index(self):
-        """Of the photo shown, among all photos."""
-        return self.album.chosen[self.album.position]
-
-    @property
     def saved(self):
         return self.album.saved
 
@@ -88,13 +78,9 @@ class Viewer:
         self.content = self.album.content(self.wanted_class)
 
     @property
-    def class_names(self):
-        return self.content.names
-
-    @property
     def overlay_class(self):
         """The class the user chose, else the class predicted, else the first there is."""
-        names = self.class_names
+        names = self.content.names
         return next((name for name in (self.wanted_class, self.saved.predicted) if name in names), (names or [None])[0])
 
     @property
@@ -119,24 +105,15 @@ class Viewer:
 
     def title_of(self, kind, name):
         """Title of a map: "Grad-CAM: horse 0.452"."""
-        share = self.saved.probabilities.get(name)
-        values = self.content.maps[kind].get(name)
+        values = self.content.map_of(kind, name)
         zero = isinstance(values, np.ndarray) and not values.any()
-        return Title(
-            self.saved.title_of(kind),
-            name,
-            "" if share is None else f" {share:.3f}",
-            " (all zero)" if zero else "",
-        )
-
-    def unit_of(self, kind):
-        return UNITS.get(kind, "")
+        return Title(self.saved.title_of(kind), name, share_of(self.saved, name), " (all zero)" if zero else "")
 
     # ------------------------------------------------------------ drawing
 
     def new_axes(self):
         """Axes without anything, outside the figure until they are placed."""
-        axes = self.figure.add_axes((0, 0, 0.01, 0.01), label=str(len(self.figure.axes)))
+        axes = self.figure.add_axes((0, 0, 0.01, 0.01))
         axes.set_axis_off()
         axes.autoscale(False)
         return axes
@@ -144,12 +121,13 @@ class Viewer:
     def show(self):
         """Draw everything anew."""
         kinds = list(self.content.maps)
-        titles, names = self.titles(), class_names_in(self.content.maps)
+        names = class_names_in(self.content.maps)
+        titles = {(kind, name): self.title_of(kind, name) for name in names for kind in kinds}
         self.places = grid_in(self.room(), max(len(kinds), 1), len(names))
         self.grid = rows, columns = self.places.shape
         names = with_chosen(names, rows if len(kinds) > 1 else rows * columns, self.overlay_class)
-        many = len(names) < len(self.class_names)
-        self.show_heading(*([f"{len(names):,} of {len(self.class_names):,} classes"] if many else []))
+        many = len(names) < len(self.content.names)
+        self.show_heading(*([f"{len(names):,} of {len(self.content.names):,} classes"] if many else []))
         self.cells = [(kind, name) for name in names for kind in kinds]
         while len(self.panels) < 2 + len(self.cells):
             self.panels.append(self.new_axes())
@@ -168,35 +146,23 @@ class Viewer:
             self.draw_colour_bar(axes, kind, box)
         self.show_overlay()
 
-    def titles(self):
-        """dict of (kind, class name) -> Title, of all maps that have been read."""
-        maps = self.content.maps
-        return {(kind, name): self.title_of(kind, name) for name in class_names_in(maps) for kind in maps}
-
     @property
     def aspect(self):
         """The photo's width over its height."""
         return self.content.shape[1] / self.content.shape[0]
 
-    @property
-    def heading_lines(self):
-        """How many there may be: the same for all photos, so that nothing moves from one to the next."""
-        return 2 if self.figure.get_size_inches()[0] * PER_INCH >= WIDE else 3
-
     def room(self):
         """The Box of the figure without heading and controls."""
         width, height = self.figure.get_size_inches() * PER_INCH
-        top = 6 + self.heading_lines * line_height(HEADING_POINTS) + 4
+        top = 6 + HEADING_LINES * line_height(HEADING_POINTS) + 4
         return Box(EDGE, top, width - 2 * EDGE, max(height - top - self.footer - EDGE, 1))
 
     def show_heading(self, *remarks):
         """Write the heading; what has no room in its lines is left out of the last one's middle."""
         width, height = self.figure.get_size_inches() * PER_INCH
-        room, most = width - 2 * EDGE, self.heading_lines
-        lines = wrapped([*self.heading_parts(), *remarks], HEADING_POINTS, room, SPACE)
-        if len(lines) > most:
-            lines[most - 1 :] = [shortened(SPACE.join(lines[most - 1 :]), HEADING_POINTS, room)]
-        self.heading.set_text("\n".join(lines))
+        room = width - 2 * EDGE
+        first, *rest = wrapped([*self.heading_parts(), *remarks], HEADING_POINTS, room, SPACE)
+        self.heading.set_text(f"{first}\n{shortened(SPACE.join(rest), HEADING_POINTS, room)}")
         self.heading.set_position((EDGE / width, 1 - 6 / height))
 
     def heading_parts(self):
@@ -204,8 +170,7 @@ class Viewer:
         saved, album = self.saved, self.album
         parts = [displayable(saved.name), f"({album.position + 1:,} of {len(album):,})"]
         if saved.predicted:
-            share = saved.probabilities.get(saved.predicted)
-            parts.append(f"predicted: {saved.predicted}" + ("" if share is None else f" {share:.3f}"))
+            parts.append(f"predicted: {saved.predicted}{share_of(saved, saved.predicted)}")
         if saved.truth and saved.truth != saved.predicted:
             parts.append(f"truth: {saved.truth}")
         return [part for part in [*parts, *self.notes] if part]
@@ -250,22 +215,19 @@ class Viewer:
         text.set_text("\n".join(wrapped(str(picture).split(), 8, cell.width)) if error else "")
         if not error:
             image.set_data(picture)
-            if tuple(image.get_extent()) != (0, width, height, 0):
+            if tuple(image.get_extent()) != (0, width, height, 0):  # setting what is so already takes long
                 image.set_extent((0, width, height, 0))
         if (*axes.get_xlim(), *axes.get_ylim()) != (0, width, height, 0):
-            axes.set_xlim(0, width)
-            axes.set_ylim(height, 0)
+            axes.set(xlim=(0, width), ylim=(height, 0))
         axes.format_coord = self.value_at(picture if axes is self.panels[0] else None)
 
     def draw_map(self, axes, cell, which, title, points):
         """Show the map of a (kind, class name), see `draw_picture`."""
-        kind, name = which
-        values = self.content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
-        picture = values
+        picture = values = self.content.map_of(*which)
         if isinstance(values, np.ndarray):
-            picture = picture_of(values, self.content.scales[kind], *self.pixels(cell), self.style)
+            picture = picture_of(values, self.content.scales[which[0]], *self.pixels(cell), self.style)
         self.draw_picture(axes, cell, title, points, picture)
-        axes.format_coord = self.value_at(values, kind, name)
+        axes.format_coord = self.value_at(values, *which)
 
     def value_at(self, values, kind=None, name=None):
         """A function of x and y, in pixels of the photo, that says what is there."""
@@ -278,7 +240,7 @@ class Viewer:
             if kind is None:
                 return f"{int(x)}, {int(y)}: RGB {' '.join(map(str, found))}"
             numbers = "RGB " + " ".join(f"{value:.3g}" for value in found) if np.ndim(found) else f"{found:.4g}"
-            return f"{int(x)}, {int(y)}: {name} {numbers} {self.unit_of(kind)}".rstrip()
+            return f"{int(x)}, {int(y)}: {name} {numbers} {UNITS.get(kind, '')}".rstrip()
 
         return say
 
@@ -292,7 +254,7 @@ class Viewer:
                 np.repeat(values[..., None], 3, axis=2) if coloured else values, scale, *values.shape, self.style
             )
 
-        title, unit = self.saved.title_of(kind), self.unit_of(kind)
+        title, unit = self.saved.title_of(kind), UNITS.get(kind, "")
         self.draw_bar(axes, box, scale, picture, [f"{title}, {unit}", unit] if unit else [title])
 
     def draw_bar(self, axes, box, scale, picture_of_values, labels):
@@ -305,7 +267,7 @@ class Viewer:
         if not axes.images:
             axes.add_image(Picture(axes, interpolation="nearest", origin="lower")).mouseover = False
             for _ in range(4):  # three numbers and the label
-                axes.add_artist(Label(va="top", transform=axes.transAxes))
+                axes.add_artist(Label(va="top", fontsize=LABEL_POINTS, transform=axes.transAxes))
         axes.images[0].set_data(picture)
         ends = (scale.lowest, scale.limit) if scale.limit else (-1.0, 1.0) if scale.signed else (0.0, 1.0)
         axes.images[0].set_extent((*ends, 0, 1))
@@ -321,26 +283,19 @@ class Viewer:
                 fontsize=points,
                 ha="left" if value == ends[0] else "right" if value == ends[1] else "center",
             )
-        points, label = label_in(labels, box.width)
-        text.set(text=label, x=0.5, y=-(3 + TICKS) / BAR_HEIGHT, fontsize=points, ha="center")
+        # of no label that fits, the title above has to do
+        label = next((label for label in labels if length(label, LABEL_POINTS) <= box.width), "")
+        text.set(text=label, x=0.5, y=-(3 + TICKS) / BAR_HEIGHT, ha="center")
         axes.format_coord = lambda x, y: f"{x:.4g}"
 
     # ------------------------------------------------------------ the map over the photo
 
-    def overlay_title(self):
-        kind, name = self.overlay_kind, self.overlay_class
-        if name is None:
-            return Title("no maps")
-        share = self.saved.probabilities.get(name)
-        return Title(self.saved.title_of(kind), name, "" if share is None else f" {share:.3f}")
-
     def show_overlay(self):
         """Lay the chosen kind and class of map over the photo."""
-        name, kind, content = self.overlay_class, self.overlay_kind, self.content
-        values = MapError("no maps: was the run stopped here?")
+        name, kind, content, cell = self.overlay_class, self.overlay_kind, self.content, self.places.overlay
+        values, title = MapError("no maps: was the run stopped here?"), Title("no maps")
         if kind:
-            values = content.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
-        cell, title = self.places.overlay, self.overlay_title()
+            values, title = content.map_of(kind, name), self.title_of(kind, name)._replace(remark="")
         picture, whole = values, content.over_photo.get(kind)
         if isinstance(values, np.ndarray) and isinstance(content.photo, np.ndarray):
             photo = resize_photo(content.photo, *self.pixels(cell))
@@ -369,16 +324,7 @@ class Viewer:
             for class_name, outlines in self.content.outlines if self.with_truth else ():
                 of_class = class_name == self.overlay_class
                 for points in outlines:
-                    axes.plot(
-                        points[:, 0],
-                        points[:, 1],
-                        "-" if of_class else ":",
-                        color="white",
-                        linewidth=1.3,
-                        path_effects=[Stroke(linewidth=2.8, foreground="black"), Normal()],
-                        scalex=False,
-                        scaley=False,
-                    )
+                    axes.plot(*points.T, "-" if of_class else ":", color="white", linewidth=1.3, path_effects=EDGED)
 
 
 def with_chosen(names, count, chosen):

@@ -5,7 +5,7 @@ from camlib.photos import PhotoError
 from camlib.plots import GRADIENTS
 from camlib.plots.colours import USUAL, scale_of, superposition_scale_of
 from camlib.plots.page import EVIDENCE_ENDS, encode_photo, map_for_page
-from camlib.runs.maps import MapError, find_maps, read_map
+from camlib.runs.maps import MapError, class_names_in, find_maps, read_map
 
 
 def entries_of_run(photos, style):
@@ -44,20 +44,18 @@ def entry_of(saved, style=USUAL):
             | {"scores": {"probability": saved.probabilities[name]} if name in saved.probabilities else {}}
             for name, values in maps.items()
         }
-    names = [name for of_classes in kinds.values() for name in of_classes]
-    own = saved.predicted if saved.predicted in names else next(iter(names), "")
-    known = bool(saved.predicted and saved.truth)
-    wrong = known and saved.predicted != saved.truth
-    note = f"predicted {saved.predicted}" + (f", is {saved.truth}" if wrong else "") if saved.predicted else ""
+    names = class_names_in(kinds)
+    right = saved.predicted == saved.truth if saved.predicted and saved.truth else None
+    note = f"predicted {saved.predicted}" if saved.predicted else ""
     return {
         "name": saved.name,
-        "class": own,
-        "note": note,
+        "class": saved.predicted if saved.predicted in names else (names or [""])[0],
+        "note": f"{note}, is {saved.truth}" if right is False else note,
         "picture": encode_photo(photo),
         "maps": kinds,
         "truth": saved.truth,
         "predicted": saved.predicted,
-        "right": not wrong if known else None,
+        "right": right,
     }
 
 

@@ -3,6 +3,7 @@
 Lengths are in pixels of a figure of 100 dots per inch, whatever its own; points of letters are Matplotlib's.
 """
 
+import itertools
 from typing import NamedTuple
 
 from camlib.plots.text import length, line_height, shortened
@@ -11,7 +12,7 @@ EDGE, GAP = 10, 12  # around the figure, and between pictures
 BAR_HEIGHT, TICKS = 9, 15  # height of a colour bar and of a line of numbers below it
 BAR_ROOM = 5 + BAR_HEIGHT + 3 + 2 * TICKS  # bar, its numbers, and their unit
 SIZES = (9, 8, 7)  # points of a title's letters, the larger the better
-HEADING_POINTS = 10
+HEADING_POINTS, LABEL_POINTS = 10, 8  # of the heading, and of what stands below a colour bar
 TITLE_ROOM = 2 * line_height(SIZES[0]) + 3  # a title has two lines at most
 LARGE_SHARE = 0.4  # of the figure's longer side, for photo and overlay
 SMALLEST_MAP = 56  # pixels of a cell's shorter side; of more classes than have that much room, some are shown
@@ -130,16 +131,9 @@ def shorter_side(candidate):
 
 def ticks_in(ticks, room):
     """(points, ticks) of those numbers of a colour bar that fit below it side by side, from the lowest."""
-    for points in (8, 7, 6):
-        for kept in (ticks, [ticks[0], ticks[-1]]) if len(ticks) > 1 else (ticks,):
-            widths = [length(text, points) + 4 for _, text in kept]
-            # the ends are written inwards, the middle has what is left
-            if sum(widths) <= room and (len(kept) < 3 or widths[1] / 2 + max(widths[0], widths[2]) <= room / 2):
-                return points, kept
-    return 6, ticks[-1:]
-
-
-def label_in(labels, room):
-    """(points, text) of the first label that fits; none, where the title above has to do."""
-    fitting = ((points, label) for label in labels for points in (8, 7) if length(label, points) <= room)
-    return next(fitting, (7, ""))
+    for points, kept in itertools.product((8, 7, 6), (ticks, [ticks[0], ticks[-1]])):
+        widths = [length(text, points) + 4 for _, text in kept]
+        # the ends are written inwards, the middle has what is left
+        if sum(widths) <= room and (len(kept) < 3 or widths[1] / 2 + max(widths[0], widths[2]) <= room / 2):
+            return points, kept
+    return points, ticks[-1:]

@@ -39,8 +39,8 @@ q                    close the window"""
 SAVED_DPI = 150
 # Variables by which Qt draws in another way, or with parts from elsewhere
 OTHER_QT = ("WAYLAND_DISPLAY", "QT_QPA_PLATFORM", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_PLUGIN_PATH")
-ONE_ROW = 760  # pixels of width from which both sliders stand in one row
-ROW, SLIDER = 24, 10  # pixels: height of a row of controls, and of a slider in it
+ROW, SLIDER = 24, 10  # pixels: height of the row of controls, and of a slider in it
+FOOTER = EDGE + ROW
 
 
 def freed_keys():
@@ -72,9 +72,8 @@ def check_qt():
     Raises:
         UserError: the part of Qt that does so does not load.
     """
-    if sys.platform != "linux" or not os.environ.get("DISPLAY") or any(map(os.environ.get, OTHER_QT)):
-        return
-    if matplotlib.get_backend().lower() != "qtagg":
+    on_x = sys.platform == "linux" and os.environ.get("DISPLAY") and not any(map(os.environ.get, OTHER_QT))
+    if not on_x or matplotlib.get_backend().lower() != "qtagg":
         return
     from matplotlib.backends.qt_compat import QtCore
 
@@ -100,18 +99,14 @@ class Controls:
     """
 
     def __init__(self, figure, photos, index=0, **settings):
-        self.album = Album(photos, index, ahead=True)
-        self.viewer = Viewer(figure, self.album, footer=footer_of(figure), **settings)
+        self.album = Album(photos, index)
+        self.viewer = Viewer(figure, self.album, footer=FOOTER, **settings)
         self.typed = None  # letters of a class's name while it is typed
-        count = len(photos)
-        self.photo_slider = Slider(
-            figure.add_axes((0, 0, 0.1, 0.1)), "", 1, max(count, 2), valstep=1, valinit=index + 1
-        )
-        self.opacity_slider = Slider(figure.add_axes((0, 0, 0.1, 0.1)), "", 0, 1, valinit=self.viewer.style.opacity)
-        self.slider_labels = [self.describe(self.photo_slider, "photo"), self.describe(self.opacity_slider, "opacity")]
-        self.hint = figure.add_artist(
-            Label(text="h: keys", ha="right", va="center", fontsize=9, transform=figure.transFigure)
-        )
+        most = max(len(photos), 2)
+        self.photo_slider = self.new_slider(1, most, valstep=1, valinit=index + 1)
+        self.opacity_slider = self.new_slider(0, 1, valinit=self.viewer.style.opacity)
+        # what stands behind the one slider and behind the other
+        self.words = [figure.add_artist(Label(fontsize=9, va="center", transform=figure.transFigure)) for _ in range(2)]
         self.help = figure.text(
             0.5, 0.5, KEYS, ha="center", va="center", multialignment="left", family="monospace", visible=False,
             zorder=10, fontsize=8, bbox={"facecolor": "white", "boxstyle": "round,pad=1"},
@@ -125,51 +120,40 @@ class Controls:
             "button_press_event": self.on_click,
             "resize_event": self.on_resize,
             "draw_event": self.album.read_ahead,
-            "close_event": lambda _: self.album.close(),
+            "close_event": lambda _: self.album.pool.shutdown(wait=False, cancel_futures=True),  # after what it reads
         }
         for event, meet in events.items():
             figure.canvas.mpl_connect(event, meet)
 
-    def describe(self, slider, name):
-        """Write a slider's name before it; returns the Labels of its name and its value."""
+    def new_slider(self, least, most, **settings):
+        """A Slider without its own texts, which take longer to draw than ours."""
+        slider = Slider(self.viewer.figure.add_axes((0, 0, 0.1, 0.1)), "", least, most, **settings)
         slider.label.set_visible(False)
         slider.valtext.set_visible(False)
-        settings = {"y": 0.5, "va": "center", "fontsize": 9, "transform": slider.ax.transAxes}
-        return [
-            slider.ax.add_artist(Label(text=text, ha=ha, **settings)) for text, ha in ((name, "right"), ("", "left"))
-        ]
+        return slider
 
     # ------------------------------------------------------------ places
 
     def place(self):
-        """Put the controls at the lower edge, in one row or in two."""
+        """Put the controls in a row at the lower edge."""
         figure = self.viewer.figure
         width, height = figure.get_size_inches() * PER_INCH
-        one_row = width >= ONE_ROW
-        label = length("opacity", 9) + SLIDER
         most = f"{len(self.album.photos):,}"
-        count, hint = length(f"{most} of {most}", 9) + SLIDER + EDGE, length("h: keys", 9)
-        middle = width * 0.55 if one_row else width - EDGE
-        spans = [(EDGE + label, middle - count), (label + (middle if one_row else EDGE), width - EDGE - hint - 60)]
-        rows = (0, 0) if one_row else (1, 0)
-        for slider, (left, right), row in zip((self.photo_slider, self.opacity_slider), spans, rows, strict=True):
-            bottom = EDGE + row * ROW
-            span = max(right - left, 20)
-            slider.ax.set_position((left / width, bottom / height, span / width, SLIDER / height))
-            self.slider_labels[slider is self.opacity_slider][0].set_x(-SLIDER / span)
-            self.slider_labels[slider is self.opacity_slider][1].set_x(1 + SLIDER / span)
-        self.hint.set_position(((width - EDGE) / width, (EDGE + SLIDER / 2) / height))
+        rooms = [length(text, 9) + 2 * SLIDER for text in (f"photo {most} of {most}", "opacity 0.00   h: keys")]
+        span, left = max(width - 2 * EDGE - sum(rooms), 40) / 2, EDGE
+        for slider, word, room in zip((self.photo_slider, self.opacity_slider), self.words, rooms, strict=True):
+            slider.ax.set_position((left / width, EDGE / height, span / width, SLIDER / height))
+            word.set_position(((left + span + SLIDER) / width, (EDGE + SLIDER / 2) / height))
+            left += span + room
 
     def on_resize(self, _):
-        self.viewer.footer = footer_of(self.viewer.figure)
         self.place()
         self.viewer.show()
         self.draw()
 
     def draw(self):
-        (_, photo), (_, opacity) = self.slider_labels
-        photo.set_text(f"{self.album.position + 1:,} of {len(self.album):,}")
-        opacity.set_text(f"{self.viewer.style.opacity:.2f}")
+        self.words[0].set_text(f"photo {self.album.position + 1:,} of {len(self.album):,}")
+        self.words[1].set_text(f"opacity {self.viewer.style.opacity:.2f}   h: keys")
         self.viewer.figure.canvas.draw_idle()
 
     # ------------------------------------------------------------ photos
@@ -237,7 +221,7 @@ class Controls:
             self.choose(kind=kinds[(kinds.index(self.viewer.overlay_kind) + 1) % len(kinds)])
 
     def next_class(self, step):
-        names = self.viewer.class_names
+        names = self.viewer.content.names
         if names:
             self.choose(class_name=names[(names.index(self.viewer.overlay_class) + step) % len(names)])
 
@@ -275,28 +259,24 @@ class Controls:
     def matches(self):
         """The classes whose names hold what was typed, those first that begin with it."""
         typed = self.typed.casefold()
-        found = [name for name in self.viewer.class_names if typed in name.casefold()]
+        found = [name for name in self.viewer.content.names if typed in name.casefold()]
         return sorted(found, key=lambda name: not name.casefold().startswith(typed))
 
     def type(self, key):
         """Take a key while a class's name is typed."""
-        if key == "enter":
-            found, self.typed = self.matches(), None
+        if key in ("enter", "escape"):
+            found, self.typed = self.matches() if key == "enter" else [], None
             self.say()
             if found:
                 self.choose(class_name=found[0])
-        elif key == "escape":
-            self.typed = None
-        elif key == "backspace":
-            self.typed = self.typed[:-1]
-        elif key and len(key) == 1:
-            self.typed += key
-        if self.typed is None:
-            self.say()
         else:
+            if key == "backspace":
+                self.typed = self.typed[:-1]
+            elif key and len(key) == 1:
+                self.typed += key
             found = self.matches()
             names = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-            count = f"{len(found):,} of {len(self.viewer.class_names):,}"
+            count = f"{len(found):,} of {len(self.viewer.content.names):,}"
             self.say(f"class: {self.typed}_", f"{count}: {names}" if found else "no class has such a name")
         self.viewer.show()
 
@@ -305,9 +285,8 @@ class Controls:
         viewer = self.viewer
         figure = Figure(figsize=viewer.figure.get_size_inches(), dpi=SAVED_DPI)
         copy = Viewer(figure, self.album, class_name=viewer.wanted_class, style=viewer.style, kind=viewer.wanted_kind)
-        if not viewer.with_truth:
-            copy.with_truth = False
-            copy.show_truth()
+        copy.with_truth = viewer.with_truth
+        copy.show_truth()
         path = free_name(name_without_suffix(viewer.saved.name).replace("/", "_"))
         try:
             write_whole(path, lambda file: figure.savefig(file, format="png"))
@@ -343,11 +322,6 @@ class Controls:
         elif event.key in actions:
             actions[event.key]()
         self.draw()
-
-
-def footer_of(figure):
-    """Pixels that the controls need."""
-    return EDGE + ROW * (1 if figure.get_size_inches()[0] * PER_INCH >= ONE_ROW else 2)
 
 
 def free_name(stem):

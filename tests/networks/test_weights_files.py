@@ -21,6 +21,7 @@ from camlib.console import UserError
 from camlib.plots.colours import picture_of, scale_of
 from camlib.plots.panels import MARGIN, PANEL_SIDE
 from camlib.runs.maps import find_saved
+from camlib.viewer.album import Album
 from camlib.viewer.figure import Viewer
 
 SHAPE = (24, 32, 3)
@@ -151,7 +152,7 @@ def test_maps_of_grey_photos_are_shown(explain, tmp_path):
     output, _ = explain(convolutional(), "--classes", "all")
     guided = output / "wide" / "guided_backprop_for_class_0.npy"
     assert np.load(guided).shape == (24, 32, 1)
-    viewer = Viewer(Figure(figsize=(10.5, 7)), find_saved(output))  # with room for whole titles
+    viewer = Viewer(Figure(figsize=(10.5, 7)), Album(find_saved(output)))  # with room for whole titles
     values = [np.load(guided.with_name(f"guided_backprop_for_class_{index}.npy")) for index in range(2)]
     index = int(np.argmax([np.abs(of_class).max() for of_class in values]))  # the other's gradients may be all zero
     title = f"guided backpropagation: class_{index}"
