@@ -19,7 +19,7 @@ def open_run(args, explainer, settings, photos, batch_size, style):
     """Open the run that the user asked for: a folder of files or a store, all of it or a shard.
 
     Args:
-        args: the user's, with the options of `camlib.options.add_map_run_options` and of shards.
+        args: the user's, with the options of `camlib.options.add_run_options`.
         explainer: CAM or GradCAM.
         settings: dict that decides what the maps are.
         photos: list of Photo, those of all shards.
