@@ -186,6 +186,9 @@ def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
     try:
         in_memory = isinstance(path, io.BytesIO)
         source = io.BytesIO(path.read_bytes()) if is_stored(path) and not in_memory else path
+        # a device without end has no size either, and must not be read
+        if (source.getbuffer().nbytes if isinstance(source, io.BytesIO) else os.path.getsize(source)) == 0:
+            raise PhotoError("empty file")
         with Image.open(source, formats=FORMATS) as picture:
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
@@ -260,8 +263,6 @@ def unreadable_kind(path):
     """What a file is that is no picture, as a reason."""
     with path.open("rb") if is_stored(path) else open(path, "rb") as file:
         head = file.read(6)
-    if not head:
-        return "empty file"
     if head == b"\x93NUMPY":
         return "a NumPy array; expected a picture: save its photo as PNG or TIFF, 8 bits, grey or RGB"
     if head.startswith((b"II*\0", b"MM\0*")):

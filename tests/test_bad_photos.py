@@ -129,7 +129,7 @@ def test_evaluation(corpus, network, tmp_path):
 
 def test_training(corpus, tmp_path, capsys):
     output = tmp_path / "net.h5"
-    words = "--recipe original --size 16 --epochs 1".split()
+    words = "--recipe original --epochs 1".split()
     assert train_cam_4class.main(["--data", str(corpus), *words, "--output", str(output)]) == 1
     failed = column(tmp_path / "net_failed.csv", "path")
     assert len(failed) > 20 and not [path for path in failed if "whole" in path] and output.exists()

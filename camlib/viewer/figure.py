@@ -218,7 +218,8 @@ class Viewer:
             if tuple(image.get_extent()) != (0, width, height, 0):  # setting what is so already takes long
                 image.set_extent((0, width, height, 0))
         if (*axes.get_xlim(), *axes.get_ylim()) != (0, width, height, 0):
-            axes.set(xlim=(0, width), ylim=(height, 0))
+            axes.set_xlim(0, width)
+            axes.set_ylim(height, 0)
         axes.format_coord = self.value_at(picture if axes is self.panels[0] else None)
 
     def draw_map(self, axes, cell, which, title, points):
