@@ -44,7 +44,8 @@ class Explanation(NamedTuple):
 
 PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1)  # which axis of each is that of the photos
 WHY_ZERO = {  # kind of map -> why one may be zero everywhere
-    "gradcam": "its weighted features are nowhere positive, or its score does not depend on the layer",
+    "gradcam": "its weighted features are nowhere positive (--counterfactual maps what speaks against the class), or "
+    "its score does not depend on the layer",
     "guided_backprop": "no positive gradient reaches the photo",
 }
 

@@ -28,7 +28,7 @@ PRIVATE = {
     "keras.src.backend.common": ("global_state.get_global_attribute", "global_state.set_global_attribute"),
     "keras.src.backend.config": ("keras_home",),
     "keras.src.layers.preprocessing.data_layer": ("DataLayer",),
-    "keras.src.legacy.saving.legacy_h5_format": ("save_model_to_hdf5",),
+    "keras.src.legacy.saving.legacy_h5_format": ("load_attributes_from_hdf5_group", "save_model_to_hdf5"),
     "keras.src.ops": ("core", "einops", "image", "linalg", "math", "nn", "numpy"),
     "keras.src.saving": ("saving_lib.H5IOStore", "saving_lib._save_state"),
     "keras.src.utils": ("file_utils.get_file",),
