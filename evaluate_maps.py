@@ -1,6 +1,6 @@
 """Score maps: do they point at the animal, does the network use what they show, do they depend on the network at all?
 
-    python evaluate_maps.py                                   # both shipped networks on the demo set, 15 minutes
+    python evaluate_maps.py                                   # both shipped networks on data/photos, TIME
     python evaluate_maps.py --annotations my_set --maps cam grad-cam grad-cam@block4_conv3
     python evaluate_maps.py --annotations my_set --maps my_network.h5:cam --only localisation
     python evaluate_maps.py my_photos/val --only network      # class folders, without annotations
@@ -39,7 +39,7 @@ CONVENTIONS = (
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     photos, maps = parser.add_argument_group("photos"), parser.add_argument_group("maps")
-    places = "which photos; default: all annotated ones, or the demo set's val and both"
+    places = "which photos; default: all annotated ones, of data/photos where nothing is named"
     photos.add_argument("places", type=Path, nargs="*", metavar="PHOTO_OR_FOLDER", help=places)
     annotations = "annotations.json, PASCAL VOC's XML files, or a folder with masks/"
     photos.add_argument("--annotations", type=Path, metavar="FILE_OR_FOLDER", help=annotations)
@@ -151,18 +151,18 @@ def evaluate(scored, items, args, results, failed, with_baselines):
 def main(arguments=None):
     args = parse_arguments(arguments)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
-    from camlib.demo.scenes import demo_folder
     from camlib.evaluation.annotations import find_items
     from camlib.evaluation.report import write_report
     from camlib.evaluation.results import Results
     from camlib.evaluation.saved_maps import SavedMaps
     from camlib.memory import check_batch
+    from camlib.photos import SHIPPED_PHOTOS
     from camlib.runs.claim import claim_folder, say_failed, write_failed
     from camlib.runs.shards import FAILED_FILE
 
     places, annotations = args.places, args.annotations
     if not places and not annotations:
-        annotations, places = demo_folder(), [demo_folder() / "val", demo_folder() / "both"]
+        annotations = SHIPPED_PHOTOS
     items = find_items(places, annotations, args.most_pixels)
     all_scored = load_scored(args)
     items = known_items(items, all_scored)

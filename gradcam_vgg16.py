@@ -1,6 +1,6 @@
 """Explain a network that takes photos and scores classes: Grad-CAM and its family, guided backpropagation, and both.
 
-    python gradcam_vgg16.py                                   # the demo pictures, about half a minute
+    python gradcam_vgg16.py                                   # the photos of data/photos, half a minute
     python gradcam_vgg16.py my_photos --classes all --output outputs/mine
     python gradcam_vgg16.py my_photos --weights imagenet      # Keras's own VGG-16, 553 MB once
     python gradcam_vgg16.py my_photos --weights ResNet50V2    # or any other network of keras.applications
@@ -44,9 +44,7 @@ OUTPUT = Path("outputs/gradcam")
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "places", type=parse_place, nargs="*", metavar="PHOTO_OR_FOLDER", help="default: the demo set's val and both"
-    )
+    parser.add_argument("places", type=parse_place, nargs="*", metavar="PHOTO_OR_FOLDER", help="default: data/photos")
     add_pixel_option(parser)
     maps = parser.add_argument_group("maps")
     maps.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
@@ -123,10 +121,9 @@ def main(arguments=None):
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
     from camlib.attribution.classifier import announce_guided, check_guided
     from camlib.attribution.gradcam import CLASSES_AT_ONCE, GradCAM
-    from camlib.demo.scenes import demo_folder
     from camlib.memory import check_batch
     from camlib.networks.checkpoint import VGG_NETWORK
-    from camlib.photos import find_photos
+    from camlib.photos import SHIPPED_PHOTOS, find_photos
     from camlib.runs.ray import explain_on_ray
     from camlib.runs.run import explain_photos, open_run
 
@@ -146,7 +143,7 @@ def main(arguments=None):
     )
     gradcam = load()
     structure = gradcam.classifier.structure
-    places = args.places or [demo_folder() / "val", demo_folder() / "both"]
+    places = args.places or [SHIPPED_PHOTOS]
     photos = find_photos(places, args.most_pixels)
     # of many classes the maps of a batch would fill the memory
     batch_size = max(1, min(args.batch_size, len(photos)) // -(-len(gradcam.chosen) // CLASSES_AT_ONCE))

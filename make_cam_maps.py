@@ -1,6 +1,6 @@
 """Make class activation maps: where each class's score comes from, at the size of the network's last features.
 
-    python make_cam_maps.py                                   # the demo pictures, about twenty seconds
+    python make_cam_maps.py                                   # the photos of data/photos, fifteen seconds
     python make_cam_maps.py my_photos --output outputs/mine
     python make_cam_maps.py my_photos --model outputs/training/mine.h5 --size 128
     python make_cam_maps.py my_photos --model densenet.keras --preprocess torch --class-names names.txt
@@ -41,9 +41,7 @@ OUTPUT = Path("outputs/cam")
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "places", type=parse_place, nargs="*", metavar="PHOTO_OR_FOLDER", help="default: the demo set's val and both"
-    )
+    parser.add_argument("places", type=parse_place, nargs="*", metavar="PHOTO_OR_FOLDER", help="default: data/photos")
     add_pixel_option(parser)
     network = parser.add_argument_group("network")
     network.add_argument(
@@ -84,10 +82,9 @@ def main(arguments=None):
     style = style_of_run(args)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
     from camlib.attribution.cam import CAM
-    from camlib.demo.scenes import demo_folder
     from camlib.memory import check_batch
     from camlib.networks.checkpoint import GAP_NETWORK
-    from camlib.photos import find_photos
+    from camlib.photos import SHIPPED_PHOTOS, find_photos
     from camlib.runs.ray import explain_on_ray
     from camlib.runs.run import explain_photos, open_run
 
@@ -97,7 +94,7 @@ def main(arguments=None):
     source = args.model or GAP_NETWORK
     load = partial(CAM.load, source, network_options(args))  # what a worker of Ray does too
     cam = load()
-    places = args.places or [demo_folder() / "val", demo_folder() / "both"]
+    places = args.places or [SHIPPED_PHOTOS]
     photos = find_photos(places, args.most_pixels)
     batch_size = min(args.batch_size, len(photos))
     check_batch(cam.classifier, batch_size, with_gradients=False)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
-from camlib.console import UserError
+from camlib.console import ROOT, UserError
 from camlib.files import MOST_PIXELS, RUN_FILE, is_stored
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow makes of damaged tags is nothing to be done about
@@ -27,6 +27,7 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".ti
 DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only makes the files larger
 SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
 RUN_SUFFIXES = (".jpg", ".npy", ".csv", ".json")  # of the files that runs write beside photos' folders, and in them
+SHIPPED_PHOTOS = ROOT / "data" / "photos"  # 66, with boxes; what scripts take where nothing else is named
 MOST_PAGES = 1000  # of a TIFF, that are looked at
 WEIGHT_OF_COEFFICIENTS = 0.3  # of a pixel of a progressive JPEG, which is kept whole at whatever scale it is decoded
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows nothing of reduced scales; `check_pixels` counts every picture
