@@ -52,7 +52,7 @@ def test_cam_of_photos_of_any_size_is_the_equation_in_float64():
         class_activation_maps(ops.convert_to_tensor(features), kernel[1:])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_a_gradcam_is_asked_again_and_again():
     """One object, photos of several sizes; the same as one call of explain for each."""

@@ -125,7 +125,7 @@ def test_docs_have_one_table_with_the_numbers_of_the_csv_file():
 # ---------------------------------------------------------------- real runs
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_quick_run_times_both_backends_and_goes_on_from_its_file(tmp_path, capsys):
     pytest.importorskip("jax")
     arguments = ["--quick", "--cases", "all-three", "--tools", "ours-tensorflow", "ours-jax", "--dtypes", "float32",

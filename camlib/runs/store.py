@@ -10,12 +10,15 @@ import io
 import math
 import os
 import re
+import sys
+import threading
 import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import h5py
 import numpy as np
+import psutil
 
 from camlib.console import UserError, first_line
 from camlib.files import write_whole
@@ -30,6 +33,7 @@ LEVEL = 1  # of DEFLATE: more takes longer and hardly saves
 # Most of what a part may claim
 MOST_MAP_BYTES = 2**28  # a map of 4,096 x 4,096 with three channels is below
 MOST_NAME, MOST_KINDS, MOST_EXPLAINED = 32_768, 16, 2**17
+ROOM, LOOKING = 2**29, threading.Lock()  # bytes of memory while a part is looked at, by one thread at a time
 PART_EXPECTED = "expected a part of a store, as --store writes it"
 PART_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError,
           RecursionError, IndexError, zlib.error)  # fmt: skip
@@ -171,6 +175,25 @@ def check(holds, what):
         raise ValueError(what)
 
 
+@contextlib.contextmanager
+def little_room():
+    """Let HDF5 take no more than ROOM, on Linux: it follows a header that goes on in itself until memory is full."""
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    with LOOKING:
+        before, hardest = resource.getrlimit(resource.RLIMIT_AS)
+        most = psutil.Process().memory_info().vms + ROOM
+        lower = most if before == resource.RLIM_INFINITY else min(most, before)
+        resource.setrlimit(resource.RLIMIT_AS, (lower, hardest))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (before, hardest))
+
+
 def says_so(file):
     """Whether a file says that it is a part; a text of any length is not read."""
     if not h5py.h5a.exists(file.id, b"format"):
@@ -264,13 +287,15 @@ class Part:
         Raises:
             ValueError, OSError and what else PART_ERRORS lists: it is another.
         """
-        with open(self.path, "rb") as content, h5py.File(content, "r") as file:
+        with open(self.path, "rb") as content:
             about = os.fstat(content.fileno())
             now = about.st_ino, about.st_size, about.st_mtime_ns
             if now != self.checked:
-                self.look_at(file)
+                with little_room(), h5py.File(content, "r") as file:
+                    self.look_at(file)
                 self.checked = now
-            yield file
+            with h5py.File(content, "r") as file:
+                yield file
 
     def look_at(self, file):
         """Check every dataset, before anything else of it is read."""

@@ -143,6 +143,7 @@ def steps_of(network):
             yield oracle.Rectifier()
 
 
+@pytest.mark.any_backend
 def test_vgg16_against_float64_numpy():
     network = random_network(lambda: vgg16_network(4))
     images = np.random.default_rng(3).random((1, 32, 64, 3), np.float32)

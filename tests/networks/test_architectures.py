@@ -141,6 +141,7 @@ def test_a_new_head_is_fit_for_features_of_any_size(narrow):
 STARTS = [(vgg16_network, {}), (modern_network, {}), (modern_network, {"depth": 9})]  # all from the usual depth
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(("build", "deep"), STARTS)
 def test_a_start_from_earlier_weights_changes_no_feature(narrow, build, deep):
     """Not even where each batch is normalised, for the photos that the statistics are of."""
@@ -160,6 +161,7 @@ def test_a_start_from_earlier_weights_changes_no_feature(narrow, build, deep):
 
 
 @pytest.mark.thorough
+@pytest.mark.any_backend
 @pytest.mark.parametrize(("build", "deep"), STARTS)
 def test_a_start_from_the_same_classes_keeps_what_is_said(narrow, build, deep):
     """The very answers of the earlier network, but for the grid that the pooling-free one is trained on."""

@@ -26,6 +26,7 @@ from camlib.networks.reader import read_contents
 from camlib.preprocessing import checked_input_spec
 
 resource = pytest.importorskip("resource", reason="Windows has no limits to watch")
+pytestmark = pytest.mark.any_backend
 LONGEST = 300  # characters of a refusal
 MOST_MEMORY = 300  # MB that a refusal may take
 MOST_SECONDS = 10
@@ -95,7 +96,6 @@ def test_numbers_of_every_precision_are_read(tmp_path, kind, dtype):
         np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(one).astype("float64") for one in (found, expected)))
 
 
-@pytest.mark.any_backend
 def test_contents_are_the_files_own(tmp_path):
     path = hostile.write_h5(tmp_path / "net.h5", hostile.stack())
     contents = read_contents(path)
@@ -107,7 +107,6 @@ def test_contents_are_the_files_own(tmp_path):
     assert json.loads(contents.config) == hostile.stack() and json.loads(contents.input_spec) == hostile.INPUT_SPEC
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("write", [hostile.write_h5, hostile.write_keras])
 def test_large_files_are_read_where_they_lie(tmp_path, monkeypatch, write):
     path = write(tmp_path / "net", hostile.stack())
@@ -118,7 +117,6 @@ def test_large_files_are_read_where_they_lie(tmp_path, monkeypatch, write):
 # ---------------------------------------------------------------- what may be named
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("how", hostile.vocabularies(""))
 def test_layers_that_open_files_are_refused(tmp_path, how):
     canary = tmp_path / "canary"
@@ -128,21 +126,18 @@ def test_layers_that_open_files_are_refused(tmp_path, how):
     assert "secret" not in said
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("place", ["/etc/passwd", "../a", "..", "~", "https://a.example", "C:\\a", "a\0b"])
 def test_what_names_a_file_or_an_address_is_refused(tmp_path, place):
     layer = hostile.entry("Rescaling", "scale", scale=[place])
     refused(hostile.write_h5(tmp_path / "net.h5", hostile.stack(layer)), "names a file or an address")
 
 
-@pytest.mark.any_backend
 def test_every_layer_of_keras_is_listed_or_refused():
     """A layer that a new version of Keras brings has to be judged."""
     own = {name for name, kind in vars(layers).items() if isinstance(kind, type) and issubclass(kind, layers.Layer)}
     assert own == LAYERS | set(REFUSED_LAYERS) and not LAYERS & set(REFUSED_LAYERS)
 
 
-@pytest.mark.any_backend
 def test_every_operation_that_only_computes_may_be_named():
     found = {
         (room.__name__, name)
@@ -154,7 +149,6 @@ def test_every_operation_that_only_computes_may_be_named():
     assert len(found) > 250 and left == CALL_FUNCTIONS
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize(
     "name",
     ["keras.utils.get_file", "keras.saving.load_model", "keras.src.ops.core.Map", "keras.utils.FeatureSpace",
@@ -168,7 +162,6 @@ def test_whatever_else_keras_has_is_refused(tmp_path, name):
     refused(path, f"its layer or function '{kind}'.*none of Keras's own")
 
 
-@pytest.mark.any_backend
 def test_a_class_that_somebody_registered_is_refused(tmp_path):
     layer = hostile.entry("ReLU", "own") | {"registered_name": "mine>ReLU"}
     refused(hostile.write_h5(tmp_path / "net.h5", hostile.stack(layer)), "'ReLU' .*none of Keras's own")
@@ -177,7 +170,6 @@ def test_a_class_that_somebody_registered_is_refused(tmp_path):
 # ---------------------------------------------------------------- HDF5 behind something else
 
 
-@pytest.mark.any_backend
 def test_hdf5_behind_something_else_is_refused(tmp_path):
     refused(hostile.hdf5_in_user_block(tmp_path / "net.h5"), "is neither an HDF5 nor a .keras file")
 
@@ -200,7 +192,6 @@ BIG_MESSAGES = {
 }
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("name", hostile.BIG_NETWORKS)
 def test_big_networks_are_refused_before_they_take_memory(tmp_path, name):
     path = hostile.write_h5(tmp_path / "net.h5", hostile.BIG_NETWORKS[name](), None)
@@ -222,7 +213,6 @@ def test_networks_that_blow_up_photos_of_any_size_are_refused(tmp_path, layer):
         Classifier(network, input_spec, path)
 
 
-@pytest.mark.any_backend
 def test_archives_that_unpack_to_much_are_refused(tmp_path, monkeypatch):
     refused(hostile.zeros_archive(tmp_path / "a.keras", "config.json", 64 << 20), "config.json of more than 33,554,432")
     refused(hostile.lying_archive(tmp_path / "b.keras"), "b.keras")
@@ -231,7 +221,6 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path, monkeypatch):
     assert "model.weights.h5 of more than" in index_of(path)["weights_refused"]
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -246,7 +235,6 @@ def test_arrays_that_the_file_does_not_hold_are_refused(tmp_path, write, message
     refused(tmp_path / "net.h5", "weights do not fit its network")
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("how", ["soft link", "external link", "external storage", "virtual", "plugin", "text"])
 def test_arrays_that_lie_elsewhere_are_refused(tmp_path, how):
     (tmp_path / "secret").write_bytes(bytes(8))
@@ -254,7 +242,6 @@ def test_arrays_that_lie_elsewhere_are_refused(tmp_path, how):
     assert "class/bias" in said and ("is no array of this file" in said or "expected" in said)
 
 
-@pytest.mark.any_backend
 def test_json_is_measured_before_it_is_read(tmp_path):
     refused(hostile.write_h5(tmp_path / "net.h5", None, text=hostile.deep_json()), "lists in lists, more than 100 deep")
     hostile.write_h5(tmp_path / "alone.h5", None, None, text="null")
@@ -266,14 +253,12 @@ def test_json_is_measured_before_it_is_read(tmp_path):
         parsed(" " * (33 << 20))
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("name", hostile.MEANINGS)
 def test_meanings_that_make_no_sense_are_refused(name):
     with pytest.raises((TypeError, ValueError)):
         checked_input_spec(hostile.INPUT_SPEC | hostile.MEANINGS[name])
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("meaning", "message"),
     [
@@ -288,7 +273,6 @@ def test_a_meaning_that_makes_no_sense_is_one_line(tmp_path, meaning, message):
     refused(hostile.write_h5(tmp_path / "net.h5", hostile.stack(), meaning), message)
 
 
-@pytest.mark.any_backend
 def test_classes_of_several_outputs_are_refused(tmp_path):
     network = hostile.with_outputs([["class", 0, 0], ["pool", 0, 0]])
     path = hostile.write_h5(tmp_path / "net.h5", network)
@@ -303,7 +287,6 @@ LIMITED = (
 )
 
 
-@pytest.mark.any_backend
 def test_pipes_and_devices_are_not_waited_for(tmp_path):
     alone = hostile.write_h5(tmp_path / "alone.h5", None, None, text="null")
     os.mkfifo(tmp_path / "pipe")
@@ -312,7 +295,6 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
         refused(alone, "a pipe or a device", architecture=Path(place))
 
 
-@pytest.mark.any_backend
 def test_files_that_crash_or_take_too_much_are_one_line(tmp_path, monkeypatch):
     path = hostile.write_h5(tmp_path / "net.h5", hostile.stack(hostile.entry("ReLU", "unknown")))
     program = reader.PROGRAM
@@ -332,7 +314,6 @@ def test_files_that_crash_or_take_too_much_are_one_line(tmp_path, monkeypatch):
         read_contents(path, 1e-6)
 
 
-@pytest.mark.any_backend
 def test_the_reader_keeps_its_limits(tmp_path):
     """In the process that reads, memory beyond the limit is not to be had."""
     program = (
@@ -345,7 +326,6 @@ def test_the_reader_keeps_its_limits(tmp_path):
     assert said.stdout == "no memory\nno file\n", said.stderr
 
 
-@pytest.mark.any_backend
 def test_digests_are_those_of_the_shipped_files():
     """After new files in models/: cd models && sha256sum *.h5 > SHA256SUMS."""
     lines = [line.split() for line in (ROOT / "models" / "SHA256SUMS").read_text().splitlines()]
@@ -353,7 +333,6 @@ def test_digests_are_those_of_the_shipped_files():
     assert {name: digest for digest, name in lines} == found
 
 
-@pytest.mark.any_backend
 def test_files_known_by_their_digest_need_no_process(tmp_path, monkeypatch):
     def start(*arguments, **settings):
         raise AssertionError("a process was started")
@@ -371,7 +350,6 @@ def test_files_known_by_their_digest_need_no_process(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- damage at random places
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize(
     "seeds",
     [pytest.param(range(8), marks=pytest.mark.thorough), pytest.param(range(1000, 1400), marks=pytest.mark.slow)],

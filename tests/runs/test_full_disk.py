@@ -17,6 +17,7 @@ from camlib.training.distillation import read_answers, write_answers
 from camlib.training.state import TrainingState
 from train_cam_4class import main
 
+pytestmark = pytest.mark.any_backend
 INPUT_SPEC = InputSpec(["dog", "cat"], 16, 16, 1)
 
 

@@ -6,13 +6,6 @@ from kill_scripts import COMMANDS, survived, write_inputs
 pytestmark = pytest.mark.any_backend
 
 
-@pytest.mark.thorough
-def test_the_demo_set_is_drawn_whole_after_kills(tmp_path):
-    (tmp_path / "in").mkdir()
-    result = survived(COMMANDS["demo"], tmp_path / "in", 3, seed=1)
-    assert sum(result["kills"].values()) == 3 and result["differing"] == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_ends_as_if_it_had_not_been_killed(tmp_path, name):

@@ -157,6 +157,7 @@ class Deadly:
 """
 
 
+@pytest.mark.slow
 def test_photos_that_end_every_worker_end_the_run(ray, tmp_path, monkeypatch):
     """As a decoder would that crashes, or a batch that does not fit in memory."""
     (tmp_path / "deadly.py").write_text(DEADLY)
@@ -270,6 +271,7 @@ def test_places_that_cannot_be_read_are_one_line(stored, tmp_path, end_of, monke
         assert expected in message
 
 
+@pytest.mark.slow
 def test_workers_of_ray_read_places_of_fsspec(ray, given, stored, tmp_path):
     """A folder by its URL, which each worker opens by itself."""
     file, photos = given

@@ -213,7 +213,7 @@ def colour_photos(photo_folder):
     return photo_folder(colour_files())
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_stopped_and_resumed_with_a_locator_ends_with_the_same_weights(
     thin, colour_photos, tmp_path, end_of, stopped_after_an_epoch
 ):
