@@ -14,7 +14,8 @@ from camlib.attribution.cam import cam_function
 from camlib.demo.scenes import demo_folder, draw_demo
 from camlib.evaluation.metrics import binary_accuracy
 from camlib.files import file_sha256
-from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_network
+from camlib.networks import GAP_NETWORK, VGG_NETWORK
+from camlib.networks.checkpoint import load_network
 from camlib.photos import find_photos, read_batches
 from camlib.plots.colours import resize_map
 
