@@ -5,6 +5,7 @@
     python gradcam_vgg16.py my_photos --weights imagenet      # Keras's own VGG-16, 553 MB once
     python gradcam_vgg16.py my_photos --weights ResNet50V2    # or any other network of keras.applications
     python gradcam_vgg16.py my_photos --weights resnet.keras --preprocess tf --method layer-cam
+    python gradcam_vgg16.py my_photos --layer block4_conv3 block5_conv3     # each in a subfolder; --layers lists them
 
 For each photo and class it writes, below the output folder, gradcam_for_<class>, guided_backprop_for_<class> and
 guided_gradcam_for_<class> as .npy, unscaled, and as .jpg, spp_for_<class>.jpg (superposition: the map over the photo),

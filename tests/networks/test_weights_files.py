@@ -109,6 +109,10 @@ def test_layers_are_listed_with_the_size_of_their_maps(explain):
     assert sum("default" in row for row in rows) == 1 and not output.exists()
 
 
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
 @pytest.mark.any_backend
 def test_several_methods_and_layers_are_runs_of_their_own_with_one_loading(explain, monkeypatch):
     """What each subfolder holds is what the same command with one method and one layer writes."""
@@ -124,8 +128,7 @@ def test_several_methods_and_layers_are_runs_of_their_own_with_one_loading(expla
     together = output.rename(output.with_name("together"))
     for name, (method, layer) in found.items():
         alone, _ = explain(network, "--method", method, "--layer", layer, *common)
-        places = (together / name, alone)
-        files, as_alone = ({path.relative_to(place): path.read_bytes() for path in place.rglob("*.*")} for place in places)
+        files, as_alone = map(contents, (together / name, alone))
         one, other = (json.loads(of.pop(Path("run.json")))["settings"] for of in (files, as_alone))
         assert files == as_alone and one.keys() == other.keys()
         assert [key for key in one if one[key] != other[key]] == ["model_sha256"]  # the file has the time of saving
