@@ -27,7 +27,7 @@ from pathlib import Path
 from camlib.attribution import METHODS
 from camlib.console import ArgumentParser, Progress, UserError, command, counted, print_table, run_script
 from camlib.files import RUN_FILE, file_sha256, parse_place
-from camlib.networks import VGG_NETWORK, identity_of
+from camlib.networks import VGG_NETWORK, identity_of, identity_of_architecture
 from camlib.options import (
     add_head_options,
     add_network_options,
@@ -118,14 +118,12 @@ def known_settings(args, source):
     return {
         "script": "gradcam_vgg16.py",
         "weights": args.weights,
-        **identity_of(source, args.architecture),
+        **identity_of(source),
         "classes": args.classes,
         "method": args.method,
         "signed": METHODS[args.method].signed,
         "counterfactual": args.counterfactual,
         "guided": not args.no_guided,
-        "region": args.region and file_sha256(args.region),
-        "other_inputs": args.other_inputs and file_sha256(args.other_inputs),
         **style_settings(args),
     }
 
@@ -135,7 +133,10 @@ def run_settings(args, source, gradcam, places):
     classifier = gradcam.classifier
     return known_settings(args, source) | {
         "photos": [str(place.resolve()) for place in places],
+        **identity_of_architecture(args.architecture),
         "layer": gradcam.layer,
+        "region": args.region and file_sha256(args.region),
+        "other_inputs": args.other_inputs and file_sha256(args.other_inputs),
         "head": classifier.structure.signature.head,
         "preprocessing": classifier.input_spec.preprocessing,
         "dtype": classifier.dtype,
@@ -179,9 +180,10 @@ def main(arguments=None):
     if names:
         chosen_classes(args.classes, names, groups)
     places, runs = args.places or [SHIPPED_PHOTOS], runs_of(args)
-    photos = [] if args.layers else find_photos(places, args.most_pixels)
-    check_outputs(runs, source)
-    style = style_of_run(args)
+    if not args.layers:
+        photos = find_photos(places, args.most_pixels)
+        check_outputs(runs, source)
+        style = style_of_run(args)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
     from camlib.attribution.classifier import Classifier, check_guided
     from camlib.attribution.gradcam import GradCAM

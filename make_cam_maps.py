@@ -21,7 +21,7 @@ from pathlib import Path
 
 from camlib.console import ArgumentParser, Progress, command, counted, run_script
 from camlib.files import parse_place
-from camlib.networks import GAP_NETWORK, identity_of
+from camlib.networks import GAP_NETWORK, identity_of, identity_of_architecture
 from camlib.options import (
     add_network_options,
     add_pixel_option,
@@ -70,17 +70,18 @@ def known_settings(args, source):
     return {
         "script": "make_cam_maps.py",
         "model": str(source),
-        **identity_of(source, args.architecture),
+        **identity_of(source),
         "preprocess": args.preprocess,
         "dtype": args.dtype,
         **style_settings(args),
     }
 
 
-def run_settings(known, input_spec, places):
+def run_settings(args, known, input_spec, places):
     """What decides the files of a run, for run.json: dict."""
     size = input_spec.height if input_spec.height == input_spec.width else size_name(*input_spec.shape[:2])
-    return known | {"photos": [str(place.resolve()) for place in places], "size": size}
+    photos = [str(place.resolve()) for place in places]
+    return known | {"photos": photos, "size": size, **identity_of_architecture(args.architecture)}
 
 
 def main(arguments=None):
@@ -105,7 +106,7 @@ def main(arguments=None):
     cam = load()
     batch_size = min(args.batch_size, len(photos))
     check_batch(cam.classifier, batch_size, with_gradients=False)
-    with open_run(args, cam, run_settings(known, cam.input_spec, places), photos, batch_size, style) as run:
+    with open_run(args, cam, run_settings(args, known, cam.input_spec, places), photos, batch_size, style) as run:
         print(cam.classifier.description)
         if not on_ray:
             print(f"{counted(len(photos), 'photo')} on {camlib.backend.device_name()}")

@@ -17,7 +17,10 @@ IMAGENET = "imagenet"  # what --weights calls VGG-16
 @functools.cache
 def application_names():
     """The names of the networks of keras.applications, as its source has them: to import it takes many seconds."""
-    source = Path(importlib.util.find_spec("keras").origin).parent / "applications" / "__init__.py"
+    found = importlib.util.find_spec("keras")
+    if found is None:  # `camlib.backend` says so
+        return []
+    source = Path(found.origin).parent / "applications" / "__init__.py"
     return re.findall(r"import ([A-Z]\w+)", source.read_text("utf-8"))
 
 
@@ -37,10 +40,14 @@ def unknown_network(text):
 
 def identity_of(source, architecture=None):
     """What tells a network from others in run.json: its file's SHA-256 and its architecture's, or its name in Keras."""
-    architectures = {"architecture_sha256": file_sha256(architecture)} if architecture else {}
     name = application_named(str(source))
     identity = f"keras {IMAGENET if name == 'VGG16' else name}" if name else file_sha256(source)
-    return {"model_sha256": identity, **architectures}
+    return {"model_sha256": identity, **identity_of_architecture(architecture)}
+
+
+def identity_of_architecture(path):
+    """The part of `identity_of` that is of what `model.to_json()` wrote; empty for None."""
+    return {"architecture_sha256": file_sha256(path)} if path else {}
 
 
 def names_told(source, class_names=None):
@@ -61,5 +68,5 @@ def names_told(source, class_names=None):
     elif application_named(str(source)):
         names = imagenet_names()
     else:
-        names = list(ORIGINAL_CLASSES) if Path(source) in (GAP_NETWORK, VGG_NETWORK) else None
+        names = list(ORIGINAL_CLASSES) if Path(source).resolve() in (GAP_NETWORK, VGG_NETWORK) else None
     return names, IMAGENET_GROUPS if names == imagenet_names() else {}
