@@ -395,7 +395,7 @@ class CompiledMaps:
     def from_one_pass(self, images, classes):
         """The maps of one class after the other from one forward pass; what is compiled."""
         seen = ForwardPass(self.run, self.structure, images)
-        _, ranked = ops.top_k(seen.logits, seen.logits.shape[1])  # (N, C), the most probable first
+        _, ranked = ops.top_k(seen.logits, self.structure.class_count)  # (N, C), the most probable first
         found = []
         for wanted in ops.unstack(classes, axis=0):
             rank = ops.maximum(PREDICTED - wanted, 0)[:, None]  # (N, 1)

@@ -139,11 +139,11 @@ class FolderRun:
         record = read_record(self.output)
         earlier = record["settings"].get("photos") or []
         new = [place for place in self.given if place not in earlier]
-        for photo in photos if new or len(earlier) > 1 else ():
+        done = [photo for photo in photos if photo.name in self.rows]
+        for photo in done if new or len(earlier) > 1 else ():
             sources = {path.resolve() for path in SavedPhoto(photo.name, [], settings={"photos": earlier}).sources}
             own = photo.path.resolve()
-            others = [path for path in sources - {own} if path.is_file()]
-            if photo.name in self.rows and (others or own not in sources):
+            if own not in sources or any(path.is_file() for path in sources - {own}):
                 raise UserError(
                     f"{self.output} holds maps of another photo called {photo.name} than {photo.path}; expected "
                     "another folder, or another name"
@@ -153,9 +153,8 @@ class FolderRun:
             write_json(self.output / RUN_FILE, record)
         names = list(dict.fromkeys([*self.rows, *(photo.name for photo in photos)]))
         folders = dict(zip(names, folders_of(names), strict=True))
-        for photo in photos:
-            if photo.name in self.rows:  # where its maps are, see `camlib.runs.maps.predicted_photo`
-                folders[photo.name] = photo.name if (self.output / photo.name).is_dir() else photo.folder
+        for photo in done:  # where its maps are, see `camlib.runs.maps.predicted_photo`
+            folders[photo.name] = photo.name if (self.output / photo.name).is_dir() else photo.folder
         return [replace(photo, folder=folders[photo.name]) for photo in photos]
 
     def is_done(self, photo):
