@@ -162,6 +162,14 @@ def test_another_photo_of_the_same_name_is_refused(form, photos, tmp_path):
         make(noise_photos(tmp_path / "other", 4)[3:], out, form, settings=settings)
 
 
+@pytest.mark.parametrize("form", ["shard of files", "shard of a store"])
+def test_other_photos_are_not_added_to_what_shards_made(form, photos, tmp_path):
+    make(photos, tmp_path / "out", form, settings={"size": 16, "photos": ["a"]})
+    for later, held in ((form, "shards of another run"), (form.split()[-1], "results of other settings")):
+        with pytest.raises(UserError, match=f"out holds {held}.*photos"):
+            open_run(tmp_path / "out", later, photos, settings={"size": 16, "photos": ["b"]})
+
+
 @every_form
 def test_foreign_files_are_left_alone(form, photos, tmp_path):
     (tmp_path / "out").mkdir()
