@@ -161,7 +161,7 @@ def check_outputs(runs, source):
             f"{place} holds one run; expected another folder, in which each method and layer has a subfolder"
         )
     if not others:
-        check_output(place, None if first.overwrite else known_settings(first, source))
+        check_output(place, None if first.overwrite or first.shard else known_settings(first, source))
 
 
 def print_layers(structure):
@@ -170,7 +170,7 @@ def print_layers(structure):
         [path, f"{height}x{width}", f"{features:,}", "default" if path == structure.target else ""]
         for path, (height, width, features) in structure.sizes.items()
     ]
-    print_table("layers that can be mapped, from the photo to the scores", ["--layer", "map", "features", ""], rows)
+    print_table("layers that can be mapped", ["--layer", "map", "features", ""], rows)
 
 
 def main(arguments=None):

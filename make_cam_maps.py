@@ -91,7 +91,7 @@ def main(arguments=None):
     places = args.places or [SHIPPED_PHOTOS]
     photos = find_photos(places, args.most_pixels)
     known = known_settings(args, source)
-    check_output(args.store or args.output, None if args.overwrite else known)
+    check_output(args.store or args.output, None if args.overwrite or args.shard else known)
     style = style_of_run(args)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
     from camlib.attribution.cam import CAM

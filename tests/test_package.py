@@ -39,7 +39,7 @@ def test_cam_of_photos_of_any_size_is_the_equation_in_float64():
     """M_c(y, x) = sum_k w_kc f_k(y, x), its mean plus the bias the logit."""
     photos = [np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8), np.full((9, 30, 3), 80, np.uint8)]
     cam = camlib.CAM(camlib.Classifier.load(GAP_NETWORK, size=(24, 32)))
-    known = "; knows dog, cat, horse, bird only: gradcam_vgg16.py --weights imagenet knows 1,000 classes"
+    known = "\nit knows dog, cat, horse, bird only; gradcam_vgg16.py --weights imagenet knows 1,000 classes"
     assert cam.classifier.description.endswith(known)
     maps, logits = cam(photos)
     network, _ = load_network(GAP_NETWORK)

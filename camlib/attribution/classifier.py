@@ -176,9 +176,9 @@ class Classifier:
         """What the network is fed with and which classes it knows, for the user."""
         names, known = self.input_spec.class_names, ""
         if tuple(names) == ORIGINAL_CLASSES:
-            known = f"; knows {', '.join(names)} only: gradcam_vgg16.py --weights imagenet knows 1,000 classes"
+            known = f"\nit knows {', '.join(names)} only; gradcam_vgg16.py --weights imagenet knows 1,000 classes"
         elif names == numbered_names(len(names)):
-            known = f"; its classes are called {names[0]} to {names[-1]}: --class-names FILE names them"
+            known = f"\nits classes are called {names[0]} to {names[-1]}; --class-names FILE names them"
         return f"network {self.source}: {self.input_spec.preprocessing}, {self.origin}{known}"
 
     @property

@@ -256,8 +256,8 @@ class GradCAM:
         structure, layer = self.classifier.structure, self.layer
         shared = f", the last of its {structure.calls[layer]} runs" if structure.calls[layer] > 1 else ""
         size = "x".join(map(str, structure.sizes[layer]))
-        about = f"{self.classifier.description}; the score is {structure.score}"
-        return f"{about}\n{self.method} of layer {layer}, {size}{shared}"
+        of_layer = f"{self.method} of layer {layer}, {size}{shared}"
+        return f"{self.classifier.description}\n{of_layer}; the score is {structure.score}"
 
     def run_portion(self, images, count, chosen):
         """The Explanation of uint8 (N, H, W, channels) as NumPy arrays."""

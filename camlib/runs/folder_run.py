@@ -152,6 +152,8 @@ class FolderRun:
             record["settings"]["photos"] = [*earlier, *new]
             write_json(self.output / RUN_FILE, record)
         names = list(dict.fromkeys([*self.rows, *(photo.name for photo in photos)]))
+        if len(names) == len(photos):
+            return photos
         folders = dict(zip(names, folders_of(names), strict=True))
         for photo in done:  # where its maps are, see `camlib.runs.maps.predicted_photo`
             folders[photo.name] = photo.name if (self.output / photo.name).is_dir() else photo.folder

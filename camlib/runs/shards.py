@@ -171,7 +171,7 @@ def check_output(output, settings):
 
     Args:
         output: Path.
-        settings: dict, those of the run that are known; None: whatever run is there is to be replaced.
+        settings: dict, those of the run that are known; None: any run may be there.
 
     Raises:
         UserError: it holds other files of the user's, or results of other settings.

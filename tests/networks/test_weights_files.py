@@ -143,9 +143,8 @@ def test_several_methods_and_layers_are_runs_of_their_own_with_one_loading(expla
 @pytest.mark.any_backend
 def test_a_network_that_nobody_names_the_classes_of_says_how(explain):
     _, printed = explain(nested(), "--classes", "0")
-    assert printed.splitlines()[0].endswith(
-        "; its classes are called class_0 to class_2: --class-names FILE names them"
-    )
+    named = "its classes are called class_0 to class_2; --class-names FILE names them"
+    assert printed.splitlines()[1] == named
     with pytest.raises(UserError, match="--classes dog is not a class; .* class_2; --class-names FILE names them$"):
         explain(nested(), "--classes", "dog")
 
