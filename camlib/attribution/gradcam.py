@@ -256,8 +256,9 @@ class GradCAM:
         structure, layer = self.classifier.structure, self.layer
         shared = f", the last of its {structure.calls[layer]} runs" if structure.calls[layer] > 1 else ""
         size = "x".join(map(str, structure.sizes[layer]))
+        fed, *known = self.classifier.description.splitlines()
         of_layer = f"{self.method} of layer {layer}, {size}{shared}"
-        return f"{self.classifier.description}\n{of_layer}; the score is {structure.score}"
+        return "\n".join([f"{fed}; the score is {structure.score}", *known, of_layer])
 
     def run_portion(self, images, count, chosen):
         """The Explanation of uint8 (N, H, W, channels) as NumPy arrays."""
