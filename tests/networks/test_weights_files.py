@@ -98,7 +98,7 @@ def test_layers_are_named_with_a_slash(explain):
     assert "grad-cam of layer trunk/first, 22x30x6" in printed
     assert np.load(output / "b" / "tall" / "gradcam_for_class_2.npy").shape == (22, 30)
     with pytest.raises(UserError, match="--layer first is not a layer .* one of scale, trunk/first, trunk/pool, "):
-        explain(nested(), "--layer", "first")
+        explain(nested(), "--layer", "first", "--overwrite")
 
 
 @pytest.mark.any_backend
@@ -146,7 +146,7 @@ def test_a_network_that_nobody_names_the_classes_of_says_how(explain):
     named = "its classes are called class_0 to class_2; --class-names FILE names them"
     assert printed.splitlines()[1] == named
     with pytest.raises(UserError, match="--classes dog is not a class; .* class_2; --class-names FILE names them$"):
-        explain(nested(), "--classes", "dog")
+        explain(nested(), "--classes", "dog", "--overwrite")
 
 
 @pytest.mark.any_backend
