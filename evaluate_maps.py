@@ -16,8 +16,17 @@ from pathlib import Path
 
 from camlib.attribution import GUIDED, METHODS
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, counted, print_table, run_script
-from camlib.evaluation import FILLS
-from camlib.options import add_network_options, add_output_options, add_pixel_option, network_options
+from camlib.evaluation import FILLS, parse_map, saved_place
+from camlib.evaluation.annotations import find_items
+from camlib.options import (
+    add_network_options,
+    add_output_options,
+    add_pixel_option,
+    check_network,
+    network_options,
+)
+from camlib.photos import SHIPPED_PHOTOS
+from camlib.runs.shards import FAILED_FILE, check_output
 
 # ---------------------------------------------------------------- settings
 
@@ -70,60 +79,73 @@ def parse_arguments(arguments=None):
 # ---------------------------------------------------------------- the script
 
 
-def load_scored(args):
-    """Load each network that --maps names, and find the saved maps: list of ScoredNetwork and SavedMaps.
+def parse_maps(args):
+    """What --maps names: (dict of a network's file -> list of its MapKind, list of Path of saved maps).
 
     Raises:
-        UserError: two have the same name, or one cannot be scored.
+        UserError: there is no such method, network or file, or two have the same name.
     """
-    from camlib.evaluation.saved_maps import SavedMaps, saved_place
-    from camlib.evaluation.scored_networks import ScoredNetwork, parse_map
-
     texts = list(dict.fromkeys(args.maps))
     places = [place for place in map(saved_place, texts) if place]
     kinds = [parse_map(text) for text in texts if not saved_place(text)]
     files = list(dict.fromkeys(kind.network for kind in kinds))
     if len({file.stem for file in (*files, *places)}) < len(files) + len(places):
         raise UserError("--maps names two files with the same name; expected different ones, as tables go by them")
-    networks = [
-        ScoredNetwork(file, [kind for kind in kinds if kind.network == file], args.steps, **network_options(args))
-        for file in files
-    ]
-    return [*networks, *(SavedMaps(place) for place in places)]
+    return {file: [kind for kind in kinds if kind.network == file] for file in files}, places
 
 
-def known_items(items, all_scored):
-    """The items whose class all networks know; says how many are left out.
+def load_scored(args, kinds, places):
+    """Load each network that --maps names, and find the saved maps: list of ScoredNetwork and SavedMaps.
+
+    Args:
+        args: the user's.
+        kinds, places: see `parse_maps`.
+
+    Raises:
+        UserError: one cannot be scored.
+    """
+    from camlib.evaluation.saved_maps import SavedMaps
+    from camlib.evaluation.scored_networks import ScoredNetwork
+
+    options = network_options(args)
+    networks = [ScoredNetwork(file, of_file, args.steps, **options) for file, of_file in kinds.items()]
+    return [*networks, *map(SavedMaps, places)]
+
+
+def known_items(items, class_names):
+    """The items whose class a network knows, one of `class_names`; says how many are left out.
 
     Raises:
         UserError: there is none.
     """
-    known = [item for item in items if all(item.class_name in scored.class_names for scored in all_scored)]
+    known = [item for item in items if item.class_name in class_names]
     if not known:
-        names = sorted({item.class_name for item in items})
-        raise UserError(
-            f"the photos show {', '.join(names[:10])}; the networks know {', '.join(all_scored[0].class_names[:10])}"
-        )
+        shown = sorted({item.class_name for item in items})
+        raise UserError(f"the photos show {', '.join(shown[:10])}; the networks know {', '.join(class_names[:10])}")
     if len(known) < len(items):
         left = len(items) - len(known)
         print(f"{left:,} of {len(items):,} items are of classes that a network does not know: left out")
     return known
 
 
+def known_settings(args):
+    """What decides the results and is known before anything is loaded: dict."""
+    names = ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
+    return {"script": "evaluate_maps.py", **{name: getattr(args, name) for name in names}}
+
+
 def run_settings(args, items, all_scored):
     """What decides the results, for run.json: dict."""
     from camlib.evaluation.annotations import items_sha256
 
-    names = ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
     return {
-        "script": "evaluate_maps.py",
+        **known_settings(args),
         "photos": [str(place.resolve()) for place in args.places],
         "annotations": str(args.annotations and args.annotations.resolve()),
         "class_names": args.class_names and [scored.class_names for scored in all_scored],
         "items": len(items),
         "networks": {scored.name: scored.identity for scored in all_scored},
         **items_sha256(items),
-        **{name: getattr(args, name) for name in names},
         "dtype": ", ".join(dict.fromkeys(scored.dtype for scored in all_scored)),
     }
 
@@ -150,22 +172,23 @@ def evaluate(scored, items, args, results, failed, with_baselines):
 
 def main(arguments=None):
     args = parse_arguments(arguments)
+    annotations = args.annotations or (None if args.places else SHIPPED_PHOTOS)
+    items = find_items(args.places, annotations, args.most_pixels)
+    kinds, places = parse_maps(args)
+    for file in kinds:
+        names, groups = check_network(args, file)
+        items = known_items(items, [*names, *groups]) if names else items
+    check_output(args.output, None if args.overwrite else known_settings(args))
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
-    from camlib.evaluation.annotations import find_items
     from camlib.evaluation.report import write_report
     from camlib.evaluation.results import Results
     from camlib.evaluation.saved_maps import SavedMaps
     from camlib.memory import check_batch
-    from camlib.photos import SHIPPED_PHOTOS
     from camlib.runs.claim import claim_folder, say_failed, write_failed
-    from camlib.runs.shards import FAILED_FILE
 
-    places, annotations = args.places, args.annotations
-    if not places and not annotations:
-        annotations = SHIPPED_PHOTOS
-    items = find_items(places, annotations, args.most_pixels)
-    all_scored = load_scored(args)
-    items = known_items(items, all_scored)
+    all_scored = load_scored(args, kinds, places)
+    for scored in all_scored:
+        items = known_items(items, scored.class_names)
     for scored in all_scored:
         if not isinstance(scored, SavedMaps):
             check_batch(scored, min(args.batch_size, len(items)), with_gradients=scored.explain_fast is not None)

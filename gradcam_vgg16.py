@@ -5,6 +5,7 @@
     python gradcam_vgg16.py my_photos --weights imagenet      # Keras's own VGG-16, 553 MB once
     python gradcam_vgg16.py my_photos --weights ResNet50V2    # or any other network of keras.applications
     python gradcam_vgg16.py my_photos --weights resnet.keras --preprocess tf --method layer-cam
+    python gradcam_vgg16.py my_photos --layer block4_conv3 block5_conv3     # each in a subfolder; --layers lists them
 
 For each photo and class it writes, below the output folder, gradcam_for_<class>, guided_backprop_for_<class> and
 guided_gradcam_for_<class> as .npy, unscaled, and as .jpg, spp_for_<class>.jpg (superposition: the map over the photo),
@@ -17,23 +18,30 @@ camlib/attribution/gradcam.py, the other methods in methods.py. Guided backpropa
 its product with Grad-CAM: guided.py.
 """
 
+import argparse
 import contextlib
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from camlib.attribution import METHODS
-from camlib.console import ArgumentParser, Progress, command, counted, run_script
-from camlib.files import file_sha256, parse_place
+from camlib.console import ArgumentParser, Progress, UserError, command, counted, print_table, run_script
+from camlib.files import RUN_FILE, file_sha256, parse_place
+from camlib.networks import VGG_NETWORK, identity_of, identity_of_architecture
 from camlib.options import (
     add_head_options,
     add_network_options,
     add_pixel_option,
     add_run_options,
+    check_network,
     check_run_options,
     network_options,
     style_of_run,
     style_settings,
 )
+from camlib.photos import SHIPPED_PHOTOS, find_photos
+from camlib.preprocessing import chosen_classes
+from camlib.runs.shards import check_output
 
 # ---------------------------------------------------------------- settings
 
@@ -47,20 +55,29 @@ def parse_arguments(arguments=None):
     parser.add_argument("places", type=parse_place, nargs="*", metavar="PHOTO_OR_FOLDER", help="default: data/photos")
     add_pixel_option(parser)
     maps = parser.add_argument_group("maps")
-    maps.add_argument("--method", default="grad-cam", choices=METHODS, help="the kind of map")
+    maps.add_argument(
+        "--method",
+        nargs="+",
+        default=["grad-cam"],
+        choices=METHODS,
+        help="the kind of map; of several, and of several layers, each goes to a subfolder, METHOD@LAYER",
+    )
     maps.add_argument(
         "--classes",
         nargs="+",
         default=["predicted"],
-        metavar="predicted|all|NAME|INDEX",
-        help="which classes to explain; with ImageNet's also dog, cat, bird, horse",
+        metavar="predicted|all|topN|NAME|INDEX",
+        help="which classes to explain; top5: the five most probable of each photo; with ImageNet's also dog, cat, "
+        "bird, horse",
     )
     maps.add_argument(
         "--layer",
+        nargs="+",
         metavar="NAME",
         help="whose output the method weighs, nested/layer in a nested network; default: the last that computes "
         "features with a spatial output",
     )
+    maps.add_argument("--layers", action="store_true", help="list the layers that can be mapped, and end")
     maps.add_argument("--counterfactual", action="store_true", help="map what speaks against the class")
     maps.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
     maps.add_argument(
@@ -79,8 +96,9 @@ def parse_arguments(arguments=None):
     add_run_options(parser, OUTPUT, batch_size=8)
     args = parser.parse_args(arguments)
     check_run_options(parser, args)
-    if args.counterfactual and METHODS[args.method].needs != "gradients":
-        parser.error(f"--counterfactual negates gradients, which {args.method} does without; expected another --method")
+    without = next((method for method in args.method if METHODS[method].needs != "gradients"), None)
+    if args.counterfactual and without:
+        parser.error(f"--counterfactual negates gradients, which {without} does without; expected another --method")
     if args.architecture and args.weights in ("4class", "imagenet"):
         parser.error(f"--weights {args.weights} needs no --architecture; expected a file of weights alone")
     return args
@@ -89,75 +107,140 @@ def parse_arguments(arguments=None):
 # ---------------------------------------------------------------- the script
 
 
-def run_settings(args, source, gradcam, places):
-    """What decides the files of a run, for run.json: dict."""
-    from camlib.networks.checkpoint import identity_of
+def runs_of(args):
+    """The user's settings for each run, one method of one layer, of which most commands have one: list of Namespace."""
+    pairs = product(dict.fromkeys(args.layer or [None]), dict.fromkeys(args.method))
+    return [argparse.Namespace(**vars(args) | {"layer": layer, "method": method}) for layer, method in pairs]
 
-    classifier = gradcam.classifier
+
+def known_settings(args, source):
+    """What decides the files of a run, for run.json, and is known before the network is: dict."""
     return {
         "script": "gradcam_vgg16.py",
-        "photos": [str(place.resolve()) for place in places],
         "weights": args.weights,
-        **identity_of(source, args.architecture),
-        "layer": gradcam.layer,
+        **identity_of(source),
         "classes": args.classes,
         "method": args.method,
         "signed": METHODS[args.method].signed,
         "counterfactual": args.counterfactual,
         "guided": not args.no_guided,
-        "head": classifier.structure.signature.head,
-        "region": args.region and file_sha256(args.region),
-        "other_inputs": args.other_inputs and file_sha256(args.other_inputs),
-        "preprocessing": classifier.input_spec.preprocessing,
-        "dtype": classifier.dtype,
-        "groups": gradcam.groups or None,
         **style_settings(args),
     }
 
 
+def run_settings(args, source, gradcam, places):
+    """What decides the files of a run, for run.json: dict."""
+    classifier = gradcam.classifier
+    return known_settings(args, source) | {
+        "photos": [str(place.resolve()) for place in places],
+        **identity_of_architecture(args.architecture),
+        "layer": gradcam.layer,
+        "region": args.region and file_sha256(args.region),
+        "other_inputs": args.other_inputs and file_sha256(args.other_inputs),
+        "head": classifier.structure.signature.head,
+        "preprocessing": classifier.input_spec.preprocessing,
+        "dtype": classifier.dtype,
+        "groups": gradcam.groups or None,
+    }
+
+
+def check_outputs(runs, source):
+    """Refuse folders that hold something else, as far as that is known before the network is.
+
+    Args:
+        runs: list of Namespace, see `runs_of`.
+        source: Path or name of the network.
+
+    Raises:
+        UserError: one does.
+    """
+    first, *others = runs
+    place = first.store or first.output
+    if others and (place / RUN_FILE).exists():
+        raise UserError(
+            f"{place} holds one run; expected another folder, in which each method and layer has a subfolder"
+        )
+    if not others:
+        check_output(place, None if first.overwrite or first.shard else known_settings(first, source))
+
+
+def print_layers(structure):
+    """Print the layers that can be mapped, with the size of their maps."""
+    rows = [
+        [path, f"{height}x{width}", f"{features:,}", "default" if path == structure.target else ""]
+        for path, (height, width, features) in structure.sizes.items()
+    ]
+    print_table("layers that can be mapped", ["--layer", "map", "features", ""], rows)
+
+
 def main(arguments=None):
     args = parse_arguments(arguments)
-    style = style_of_run(args)
+    source = VGG_NETWORK if args.weights == "4class" else args.weights
+    names, groups = check_network(args, source)
+    if names:
+        chosen_classes(args.classes, names, groups)
+    places, runs = args.places or [SHIPPED_PHOTOS], runs_of(args)
+    if not args.layers:
+        photos = find_photos(places, args.most_pixels)
+        check_outputs(runs, source)
+        style = style_of_run(args)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
-    from camlib.attribution.classifier import announce_guided, check_guided
-    from camlib.attribution.gradcam import CLASSES_AT_ONCE, GradCAM
+    from camlib.attribution.classifier import Classifier, check_guided
+    from camlib.attribution.gradcam import GradCAM
+
+    if args.engine == "ray":
+        camlib.backend.leave_gpus()
+    options = network_options(args) | {"name": args.weights}
+    classifier = Classifier.load(source, **options)
+    if args.layers:
+        print(classifier.description)
+        print_layers(classifier.structure)
+        return 0
+    settings = {"guided": not args.no_guided, "counterfactual": args.counterfactual, "classes": args.classes}
+    gradcams = [GradCAM(classifier, run.layer, run.method, **settings) for run in runs]
+    if not args.no_guided and not args.guided_anyway:
+        way_out = "--no-guided leaves it out, --guided-anyway takes the true gradient there"
+        check_guided(classifier.structure, way_out)
+    codes = []
+    for run, gradcam in zip(runs, gradcams, strict=True):
+        if len(runs) > 1:
+            name = f"{run.method}@{gradcam.layer.replace('/', '.')}"
+            run.output, run.store = run.output / name, run.store and run.store / name
+        # what a worker of Ray does too
+        load = partial(GradCAM.load, source, options, layer=run.layer, method=run.method, **settings)
+        codes.append(write_explained(run, gradcam, load, run_settings(run, source, gradcam, places), photos, style))
+    return max(codes)
+
+
+def write_explained(args, gradcam, load, settings, photos, style):
+    """Explain photos with one method of one layer, and write the maps; returns the exit code.
+
+    Args:
+        args: Namespace, see `runs_of`.
+        gradcam: GradCAM.
+        load: function that loads it in a worker of Ray.
+        settings: dict for run.json.
+        photos: list of Photo.
+        style: Style of the pictures, or None.
+    """
+    import camlib.backend
+    from camlib.attribution.classifier import announce_guided
+    from camlib.attribution.gradcam import CLASSES_AT_ONCE
     from camlib.memory import check_batch
-    from camlib.networks.checkpoint import VGG_NETWORK
-    from camlib.photos import SHIPPED_PHOTOS, find_photos
     from camlib.runs.ray import explain_on_ray
     from camlib.runs.run import explain_photos, open_run
 
-    on_ray = args.engine == "ray"
-    if on_ray:
-        camlib.backend.leave_gpus()
-    source = VGG_NETWORK if args.weights == "4class" else args.weights
-    load = partial(  # what a worker of Ray does too
-        GradCAM.load,
-        source,
-        network_options(args) | {"name": args.weights},
-        layer=args.layer,
-        method=args.method,
-        guided=not args.no_guided,
-        counterfactual=args.counterfactual,
-        classes=args.classes,
-    )
-    gradcam = load()
-    structure = gradcam.classifier.structure
-    places = args.places or [SHIPPED_PHOTOS]
-    photos = find_photos(places, args.most_pixels)
     # of many classes the maps of a batch would fill the memory
     batch_size = max(1, min(args.batch_size, len(photos)) // -(-len(gradcam.chosen) // CLASSES_AT_ONCE))
     check_batch(gradcam.classifier, batch_size, with_gradients=True)
     print(gradcam.description)
     if not args.no_guided:
-        if not args.guided_anyway:
-            check_guided(structure, "--no-guided leaves it out, --guided-anyway takes the true gradient there")
-        announce_guided(structure)
-    with open_run(args, gradcam, run_settings(args, source, gradcam, places), photos, batch_size, style) as run:
-        if not on_ray:
+        announce_guided(gradcam.classifier.structure)
+    with open_run(args, gradcam, settings, photos, batch_size, style) as run:
+        if args.engine == "process":
             print(f"{counted(len(photos), 'photo')} on {camlib.backend.device_name()}")
         run.resume(photos)
-        if on_ray:
+        if args.engine == "ray":
             batches = explain_on_ray(load, run, batch_size, args.address, args.workers)
         else:
             batches = explain_photos(gradcam, run.writer, run.pending, batch_size)

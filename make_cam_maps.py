@@ -21,16 +21,20 @@ from pathlib import Path
 
 from camlib.console import ArgumentParser, Progress, command, counted, run_script
 from camlib.files import parse_place
+from camlib.networks import GAP_NETWORK, identity_of, identity_of_architecture
 from camlib.options import (
     add_network_options,
     add_pixel_option,
     add_run_options,
+    check_network,
     check_run_options,
     network_options,
     style_of_run,
     style_settings,
 )
+from camlib.photos import SHIPPED_PHOTOS, find_photos
 from camlib.preprocessing import size_name
+from camlib.runs.shards import check_output
 
 # ---------------------------------------------------------------- settings
 
@@ -61,44 +65,48 @@ def parse_arguments(arguments=None):
 # ---------------------------------------------------------------- the script
 
 
-def run_settings(args, source, input_spec, places):
-    """What decides the files of a run, for run.json: dict."""
-    from camlib.networks.checkpoint import identity_of
-
+def known_settings(args, source):
+    """What decides the files of a run, for run.json, and is known before the network is: dict."""
     return {
         "script": "make_cam_maps.py",
-        "photos": [str(place.resolve()) for place in places],
         "model": str(source),
-        **identity_of(source, args.architecture),
-        "size": input_spec.height if input_spec.height == input_spec.width else size_name(*input_spec.shape[:2]),
+        **identity_of(source),
         "preprocess": args.preprocess,
         "dtype": args.dtype,
         **style_settings(args),
     }
 
 
+def run_settings(args, known, input_spec, places):
+    """What decides the files of a run, for run.json: dict."""
+    size = input_spec.height if input_spec.height == input_spec.width else size_name(*input_spec.shape[:2])
+    photos = [str(place.resolve()) for place in places]
+    return known | {"photos": photos, "size": size, **identity_of_architecture(args.architecture)}
+
+
 def main(arguments=None):
     args = parse_arguments(arguments)
+    source = args.model or GAP_NETWORK
+    check_network(args, source)
+    places = args.places or [SHIPPED_PHOTOS]
+    photos = find_photos(places, args.most_pixels)
+    known = known_settings(args, source)
+    check_output(args.store or args.output, None if args.overwrite or args.shard else known)
     style = style_of_run(args)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
     from camlib.attribution.cam import CAM
     from camlib.memory import check_batch
-    from camlib.networks.checkpoint import GAP_NETWORK
-    from camlib.photos import SHIPPED_PHOTOS, find_photos
     from camlib.runs.ray import explain_on_ray
     from camlib.runs.run import explain_photos, open_run
 
     on_ray = args.engine == "ray"
     if on_ray:
         camlib.backend.leave_gpus()
-    source = args.model or GAP_NETWORK
     load = partial(CAM.load, source, network_options(args))  # what a worker of Ray does too
     cam = load()
-    places = args.places or [SHIPPED_PHOTOS]
-    photos = find_photos(places, args.most_pixels)
     batch_size = min(args.batch_size, len(photos))
     check_batch(cam.classifier, batch_size, with_gradients=False)
-    with open_run(args, cam, run_settings(args, source, cam.input_spec, places), photos, batch_size, style) as run:
+    with open_run(args, cam, run_settings(args, known, cam.input_spec, places), photos, batch_size, style) as run:
         print(cam.classifier.description)
         if not on_ray:
             print(f"{counted(len(photos), 'photo')} on {camlib.backend.device_name()}")

@@ -18,6 +18,8 @@ import contextlib
 from pathlib import Path
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, run_script, whole_number
+from camlib.files import refuse_if_held
+from camlib.networks.reader import check_source
 from camlib.options import (
     add_host_options,
     add_pixel_option,
@@ -25,6 +27,8 @@ from camlib.options import (
     check_host_options,
     check_teacher_options,
 )
+from camlib.training import check_not_lost, sibling
+from camlib.training.class_folders import find_labelled_photos
 from camlib.training.recipes import RECIPES, recipe_of
 
 # ---------------------------------------------------------------- settings
@@ -100,6 +104,8 @@ def parse_arguments(arguments=None):
 
 def main(arguments=None):
     args = parse_arguments(arguments)
+    # of several hosts, all have to learn of an error before they end, see `together`
+    labelled = None if args.host else check_first(args)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
     from camlib.files import only_writer
     from camlib.training.hosts import joined_hosts, together
@@ -108,26 +114,49 @@ def main(arguments=None):
         with together(share):
             if share.host == 0:
                 held.enter_context(only_writer(args.output.parent, args.output.name))
-        return run(args, share)
+        return run(args, share, labelled)
 
 
-def run(args, share):
-    """Train as the user asked, this process's share of it; returns the exit code."""
+def check_first(args):
+    """Find what is wrong with files and folders before Keras is begun, which takes many seconds.
+
+    Returns:
+        what `find_labelled_photos` finds in the user's folders; None of the demo set.
+
+    Raises:
+        UserError: there is an earlier result, or another process writes one; a network is none, or the folders hold no
+            classes.
+    """
+    refuse_if_held(args.output.parent, args.output.name)
+    check_not_lost(args)
+    for network in filter(None, (args.weights, args.teacher, args.locator)):
+        check_source(network)
+    return find_labelled_photos(args.data, args.seed, most_pixels=args.most_pixels) if args.data else None
+
+
+def run(args, share, labelled):
+    """Train as the user asked, this process's share of it; returns the exit code.
+
+    Args:
+        args: the user's.
+        share: Share.
+        labelled: what `check_first` returns.
+    """
     import numpy as np
 
     from camlib.backend import device_name
     from camlib.training.distillation import prepare_lesson
     from camlib.training.fitting import load_data, train
     from camlib.training.hosts import check_hosts_agree, first_before_others, together
-    from camlib.training.results import sibling, write_results
-    from camlib.training.state import check_not_lost, check_same, decisive_settings, read_state, settings_of_finished
+    from camlib.training.results import write_results
+    from camlib.training.state import check_same, decisive_settings, read_state, settings_of_finished
 
     output, state_path = args.output, sibling(args.output, "state.npz")
     with together(share):
-        check_not_lost(output, state_path, args)
+        check_not_lost(args)
         goes_on, finished = args.resume and state_path.exists(), output.exists() and not state_path.exists()
         earlier = settings_of_finished(sibling(output, "run.json"), output) if args.resume and finished else None
-    materials = load_data(args, recipe_of(args), share)
+    materials = load_data(args, recipe_of(args), share, labelled)
     fixed = decisive_settings(args, materials)
     check_hosts_agree(share, fixed | {"what is there to resume": [goes_on, bool(earlier)]})
     if earlier:

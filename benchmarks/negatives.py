@@ -24,7 +24,8 @@ from scipy.stats import mannwhitneyu
 from camlib.console import ArgumentParser, UserError, counted, print_table, run_script, whole_number
 from camlib.demo.backgrounds import draw_background
 from camlib.demo.scenes import demo_folder
-from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_known_network
+from camlib.networks import GAP_NETWORK, VGG_NETWORK
+from camlib.networks.checkpoint import load_known_network
 from camlib.photos import PhotoError, find_photos, in_parallel, network_input, read_network_input
 
 SEED, SIDE = 7, 128  # of the backgrounds; no picture of the demo set has this seed

@@ -21,15 +21,15 @@ import numpy as np
 
 from camlib.console import ArgumentParser, UserError, counted, run_script, whole_number
 from camlib.demo.scenes import demo_folder
-from camlib.evaluation import metrics
+from camlib.evaluation import metrics, parse_map
 from camlib.evaluation.annotations import Item, find_items, spread
 from camlib.evaluation.metrics import bootstrap
 from camlib.evaluation.parts import batches
 from camlib.evaluation.report import BASELINES, NO_NETWORK, Score, cell_text, markdown_of, merged
 from camlib.evaluation.results import Results
-from camlib.evaluation.scored_networks import ScoredNetwork, parse_map
+from camlib.evaluation.scored_networks import ScoredNetwork
 from camlib.files import write_whole
-from camlib.networks.checkpoint import GAP_NETWORK
+from camlib.networks import GAP_NETWORK
 from camlib.plots.colours import resize_map
 from camlib.plots.figures import draw_side_by_side
 

@@ -65,7 +65,8 @@ def keras_network(case):
     # isort: split
     import keras
 
-    from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_network
+    from camlib.networks import GAP_NETWORK, VGG_NETWORK
+    from camlib.networks.checkpoint import load_network
 
     network, input_spec = load_network(GAP_NETWORK if case.maps == "cam" else VGG_NETWORK)
     return keras.Model(network.inputs, network.get_layer("class").output), input_spec

@@ -6,8 +6,16 @@ from pathlib import Path
 
 from camlib.console import UserError, did_you_mean, whole_number
 from camlib.files import LARGEST_MODEL, MOST_PIXELS
+from camlib.networks import names_told
+from camlib.networks.reader import check_source
 from camlib.plots import OWN_COLOURS
-from camlib.preprocessing import FLOAT_TYPES, OWN_PREPROCESSING, PREPROCESSING, PREPROCESSING_HELP
+from camlib.preprocessing import (
+    FLOAT_TYPES,
+    OWN_PREPROCESSING,
+    PREPROCESSING,
+    PREPROCESSING_HELP,
+    parse_preprocessing,
+)
 from camlib.runs import STORE_TYPES
 from camlib.runs.shards import parse_shard
 from camlib.training import TEACHING
@@ -80,6 +88,25 @@ def network_options(args):
     given = ("preprocess", "class_names", "size", "dtype", "architecture", "trust_model", "largest_model")
     heads = ("head", "region", "image_input", "other_inputs", "most_pixels") if hasattr(args, "head") else ()
     return {names.get(name, name): getattr(args, name) for name in (*given, *heads)}
+
+
+def check_network(args, source):
+    """What the user says of a network is looked at as far as needs no Keras, which takes many seconds to begin.
+
+    Args:
+        args: the user's, with the options of `add_network_options`.
+        source: Path of its file, or a name of keras.applications.
+
+    Returns:
+        (class names, groups), see `names_told`.
+
+    Raises:
+        UserError: there is no such network, or an option is none.
+    """
+    check_source(source, args.largest_model)
+    if args.preprocess:
+        parse_preprocessing(args.preprocess)
+    return names_told(source, args.class_names)
 
 
 def add_output_options(group, folder, what, batch_size):

@@ -4,10 +4,11 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from camlib.console import ROOT, UserError
+from camlib.console import ROOT, UserError, did_you_mean
 from camlib.files import read_text
 
 # ---------------------------------------------------------------- pixels in
@@ -183,6 +184,7 @@ def standardising(mean, std, text):
 
 # ---------------------------------------------------------------- names out
 
+PREDICTED = -1  # stands for the most probable class among class indices, -2 for the next, and so on
 IMAGENET_FILE = ROOT / "data" / "imagenet_classes.txt"
 # Indices of ImageNet's classes below WordNet's dog, domestic cat, horse and bird
 IMAGENET_GROUPS = {
@@ -198,23 +200,67 @@ def imagenet_names():
     return [line.split(" ", 1)[1] for line in IMAGENET_FILE.read_text().splitlines()]
 
 
-def read_class_names(path):
+def numbered_names(count):
+    """What classes are called that nobody names."""
+    return [f"class_{index}" for index in range(count)]
+
+
+def read_class_names(given):
     """Class names from a text file, one a line.
+
+    Args:
+        given: Path of the file, or the names themselves.
 
     Raises:
         UserError: the file cannot be read, is empty, or repeats a name.
     """
+    in_file = isinstance(given, (str, Path))
+    option = f"--class-names {given}" if in_file else "class_names"
     try:
-        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        lines = read_text(given).splitlines() if in_file else map(str, given)
     except (OSError, ValueError) as error:
-        expected = "a text file, one class a line"
-        raise UserError(f"--class-names {path} cannot be read ({error}); expected {expected}") from error
+        raise UserError(f"{option} cannot be read ({error}); expected a text file, one class a line") from error
+    names = [line.strip() for line in lines if line.strip()]
     repeated = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
     slashes = [name for name in names if set(name) & SLASHES]
     if slashes or repeated or not names:
         found = f"names {slashes[0]!r}" if slashes else f"repeats {repeated[0]!r}" if repeated else "is empty"
-        raise UserError(f"--class-names {path} {found}; expected one class a line, each once, without slashes")
+        raise UserError(f"{option} {found}; expected one class a line, each once, without slashes")
     return names
+
+
+def chosen_classes(wanted, class_names, groups=()):
+    """Class indices, negative ones and groups among them, for what the user wrote after --classes.
+
+    Args:
+        wanted: list of str.
+        class_names: list of C str.
+        groups: names of groups of classes, numbered from C on.
+
+    Returns:
+        list of int: PREDICTED, and below it one for each of a photo's next most probable classes.
+    """
+    if wanted == ["all"]:
+        return list(range(len(class_names)))
+    count, known = len(class_names), [*class_names, *groups]
+    indices = {str(index): [index] for index in range(count)} | {name: [index] for index, name in enumerate(known)}
+    indices["predicted"] = [PREDICTED]
+    found = []
+    for name in wanted:
+        top = re.fullmatch("top([1-9][0-9]{0,5})", name)
+        if name in indices:
+            found += indices[name]
+        elif top and int(top[1]) <= count:
+            found += range(PREDICTED, PREDICTED - int(top[1]), -1)
+        else:
+            some = ", ".join([*groups, *class_names][:10]) + (", ..." if len(known) > 10 else "")
+            near = did_you_mean(name, ["predicted", "all", *known])
+            named = "; --class-names FILE names them" if class_names == numbered_names(count) else ""
+            raise UserError(
+                f"--classes {name} is not a class{near} expected predicted, all, top1 to top{count}, an index below "
+                f"{count}, or one of {some}{named}"
+            )
+    return list(dict.fromkeys(found))
 
 
 def probabilities_of(logits, output_activation="softmax"):

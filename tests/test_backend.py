@@ -13,7 +13,8 @@ from camlib.attribution.cam import CAM
 from camlib.attribution.gradcam import explain
 from camlib.backend import usual_settings
 from camlib.demo.scenes import demo_folder
-from camlib.networks.checkpoint import GAP_NETWORK, load_network
+from camlib.networks import GAP_NETWORK
+from camlib.networks.checkpoint import load_network
 from camlib.photos import read_photo
 from gradcam_vgg16 import main
 

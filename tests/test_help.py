@@ -12,12 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ENVIRONMENT, ROOT, make_run
+from PIL import Image
 
 import show_heatmaps
 from camlib import console
-from camlib.attribution.classifier import check_layer, chosen_classes
+from camlib.attribution.classifier import check_layer
 from camlib.console import ArgumentParser, UserError, command, counted, did_you_mean
-from camlib.evaluation.scored_networks import parse_map
+from camlib.evaluation import parse_map
+from camlib.preprocessing import chosen_classes
 from camlib.runs.maps import find_maps, find_saved
 
 pytestmark = pytest.mark.any_backend
@@ -27,38 +29,40 @@ SCRIPTS = sorted(
     if "__main__" in path.read_text("utf-8")
 )
 HEAVY = {"keras", "tensorflow", "jax", "scipy"}
-ASK_TWICE = """
+ASK = """
 import contextlib, io, json, runpy, sys
 sys.path.insert(0, "")
-said = []
-for words in (["--help"], ["--otput", "x"]):
-    sys.argv = [sys.argv[1], *words] if not said else [sys.argv[0], *words]
+said, (_, script, commands) = [], sys.argv
+for words in json.loads(commands):
+    sys.argv = [script, *words]
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
+            runpy.run_path(script, run_name="__main__")
         except SystemExit as ended:
             said.append([ended.code, *(stream.buffer.getvalue().decode() for stream in (out, err))])
 print(json.dumps([said, sorted({name.split(".")[0] for name in sys.modules})]))
 """
 
 
+def asked(script, *commands, cwd=ROOT):
+    """What a script says to commands, one after the other: ([(code, out, error), ...], modules imported by then)."""
+    result = subprocess.run(
+        [sys.executable, "-c", ASK, str(script), json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=ENVIRONMENT | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
 @pytest.fixture(scope="module")
 def answers():
     """What each script says to --help and to a slip, and which modules it had imported by then."""
-    found = {}
-    for script in SCRIPTS:
-        result = subprocess.run(
-            [sys.executable, "-c", ASK_TWICE, script],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=ENVIRONMENT | {"COLUMNS": "120"},
-            timeout=60,
-        )
-        assert result.returncode == 0, result.stderr
-        found[script] = json.loads(result.stdout)
-    return found
+    return {script: asked(script, ["--help"], ["--otput", "x"]) for script in SCRIPTS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -72,6 +76,72 @@ def test_help_and_slips_are_answered_without_keras(answers, script):
     )  # else x is a photo's name
     near = "; did you mean --output?" if "--output" in text else ";"
     assert error == f"error: unrecognized arguments: {unknown}{near} see python {script} --help\n"
+
+
+def of_networks(option, new="new"):
+    """Commands that name a network which is none, and what each is answered."""
+    return [
+        ([option, "resnet50v2", "--output", new], "resnet50v2 does not exist; did you mean ResNet50V2 or"),
+        ([option, "pickled.h5", "--output", new], "pickled.h5 is a pickle, of a history or of another library's model"),
+    ]
+
+
+OF_OPTIONS = [
+    (["--class-names", "twice.txt", "--output", "new"], "--class-names twice.txt repeats 'ant'; expected one class"),
+    (["--preprocess", "tf2", "--output", "new"], "--preprocess tf2 is unknown; expected"),
+    (["--output", "mine"], "mine holds files of another kind; expected a new or empty folder"),
+]
+NO_PHOTO = (["nowhere"], "nowhere does not exist; expected a photo or a folder of photos")
+EARLY = {
+    "make_cam_maps.py": [*of_networks("--model"), *OF_OPTIONS, NO_PHOTO],
+    "gradcam_vgg16.py": [
+        *of_networks("--weights"),
+        *OF_OPTIONS,
+        NO_PHOTO,
+        (["--classes", "dgo"], "--classes dgo is not a class; did you mean dog? expected predicted, all, top1 to top4"),
+        (["--classes", "4"], "--classes 4 is not a class; expected"),
+        (["--classes", "top5"], "--classes top5 is not a class; expected"),
+        (["--weights", "imagenet", "--classes", "tench", "hrose"], "--classes hrose is not a class; did you mean"),
+        (["--class-names", "ants.txt", "--classes", "dog"], "--classes dog is not a class; expected"),
+        (["--output", "ran"], "ran holds results of other settings (classes, "),
+        (["--output", "ran", "--method", "layer-cam", "grad-cam"], "ran holds one run; expected another folder"),
+    ],
+    "evaluate_maps.py": [
+        *[(["--maps", f"{words[1]}:cam", *words[2:]], error) for words, error in of_networks("")],
+        *OF_OPTIONS,
+        NO_PHOTO,
+        (["--maps", "grad-cma"], "--maps grad-cma: no method 'grad-cma'; did you mean grad-cam"),
+        (["photos", "--only", "network"], "the photos show photos; the networks know dog, cat, horse, bird"),
+        (["--annotations", "nowhere"], "--annotations nowhere does not exist; expected"),
+    ],
+    "train_cam_4class.py": [
+        *of_networks("--weights", "new.h5"),
+        *of_networks("--teacher", "new.h5"),
+        (["--data", "nowhere", "--output", "new.h5"], "nowhere is not a folder; expected train/ and val/ in it"),
+        (["--data", "photos", "--output", "new.h5"], "1 photo and no class folders in photos; expected"),
+        (["--output", "pickled.h5"], "pickled.h5 exists; expected --resume to go on, --overwrite to train anew"),
+    ],
+}
+
+
+@pytest.mark.parametrize("script", EARLY)
+def test_what_costs_nothing_to_find_is_found_without_keras(script, tmp_path):
+    """Each in one line, with nothing written; the file or the name alone tells."""
+    for name in ("mine", "ran", "photos"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "ran" / "run.json").write_text(json.dumps({"settings": {"script": script, "classes": ["all"]}}))
+    (tmp_path / "pickled.h5").write_bytes(b"\x80\x04\x95")
+    (tmp_path / "twice.txt").write_text("ant\nbee\nAnt\n")
+    (tmp_path / "ants.txt").write_text("ant\nbee\n")
+    Image.new("RGB", (40, 30)).save(tmp_path / "photos" / "a.png")
+    before = sorted(tmp_path.rglob("*"))
+    words, expected = zip(*EARLY[script], strict=True)
+    said, modules = asked(ROOT / script, *words, cwd=tmp_path)
+    assert not HEAVY & set(modules)
+    for (code, _, error), start in zip(said, expected, strict=True):
+        assert code == 2 and error.startswith(f"error: {start}") and error.count("\n") == 1, (error, start)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -147,7 +217,9 @@ def test_what_ends_a_script_before_it_begins_is_one_line(tmp_path, script, modul
     """A stand-in for a library that takes forever, so that the moment is certain."""
     # In short steps: a signal that comes between Python's last look for one and a call that blocks is heeded after that
     # call, on 3.11 and 3.13 alike. One long sleep outlived 141 of 1,600 signals sent as its file appeared, these none.
-    (tmp_path / f"{module}.py").write_text(
+    (tmp_path / module / "applications").mkdir(parents=True)
+    (tmp_path / module / "applications" / "__init__.py").touch()  # where the names of Keras's networks are read
+    (tmp_path / module / "__init__.py").write_text(
         "import time\nopen('begun', 'w')\nfor _ in range(600):\n    time.sleep(0.1)\n"
     )
     process = subprocess.Popen(

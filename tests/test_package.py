@@ -10,7 +10,8 @@ from keras import ops
 
 import camlib
 from camlib.attribution.cam import class_activation_maps, pooled_classifier
-from camlib.networks.checkpoint import GAP_NETWORK, load_network
+from camlib.networks import GAP_NETWORK
+from camlib.networks.checkpoint import load_network
 
 NAMES = ["explain", "Classifier", "CAM", "GradCAM", "METHODS", "read_photo", "UserError"]
 
@@ -38,6 +39,8 @@ def test_cam_of_photos_of_any_size_is_the_equation_in_float64():
     """M_c(y, x) = sum_k w_kc f_k(y, x), its mean plus the bias the logit."""
     photos = [np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8), np.full((9, 30, 3), 80, np.uint8)]
     cam = camlib.CAM(camlib.Classifier.load(GAP_NETWORK, size=(24, 32)))
+    known = "\nit knows dog, cat, horse, bird only; gradcam_vgg16.py --weights imagenet knows 1,000 classes"
+    assert cam.classifier.description.endswith(known)
     maps, logits = cam(photos)
     network, _ = load_network(GAP_NETWORK)
     pooling, dense, _ = pooled_classifier(network)
@@ -50,6 +53,17 @@ def test_cam_of_photos_of_any_size_is_the_equation_in_float64():
     np.testing.assert_allclose(logits, expected.mean(axis=(2, 3)) + bias, atol=1e-4)
     with pytest.raises(ValueError, match="differ in K"):
         class_activation_maps(ops.convert_to_tensor(features), kernel[1:])
+
+
+@pytest.mark.any_backend
+def test_classes_are_named_in_the_call():
+    photo, names = np.zeros((16, 16, 3), np.uint8), ["ant", "bee", "cow", "doe"]
+    given = {"guided": False, "size": (16, 16)}
+    found = camlib.explain(GAP_NETWORK, [photo], classes=["doe", "bee"], class_names=names, **given)
+    assert found.chosen.tolist() == [[3], [1]]
+    for wrong, why in ((["ant", "Ant"], "class_names repeats 'ant'"), (["ant"], "1 class names for 4 outputs")):
+        with pytest.raises(camlib.UserError, match=why):
+            camlib.explain(GAP_NETWORK, [photo], class_names=wrong, **given)
 
 
 @pytest.mark.slow

@@ -20,17 +20,18 @@ from camlib.photos import network_input
 from camlib.preprocessing import (
     FLOAT_TYPES,
     IMAGENET_GROUPS,
+    ORIGINAL_CLASSES,
     OWN_PREPROCESSING,
     PREPROCESSING,
     InputSpec,
     imagenet_names,
+    numbered_names,
     parse_preprocessing,
     probabilities_of,
     read_class_names,
     size_name,
 )
 
-PREDICTED = -1  # stands for "the class the network predicts" among class indices
 HEAD_OPTIONS = {"head", "region", "image_input", "other_inputs"}  # of networks with several inputs or outputs
 A_FEW_UNITS = 20  # how far from zero pixels that a network has rescaled may lie
 
@@ -41,7 +42,7 @@ class NetworkOptions:
 
     Attributes:
         preprocess: str, what becomes of a pixel of 0..255, as after --preprocess.
-        class_names: Path of a text file, one class a line.
+        class_names: list of str, or Path of a text file, one class a line.
         size: (height, width) of the network's input where it is open.
         dtype: one of FLOAT_TYPES, what it computes in.
         architecture: Path of what `model.to_json()` wrote, for a file of weights alone.
@@ -56,7 +57,7 @@ class NetworkOptions:
     """
 
     preprocess: str | None = None
-    class_names: Path | None = None
+    class_names: Path | list | None = None
     size: tuple | None = None
     dtype: str | None = None
     architecture: Path | None = None
@@ -172,8 +173,13 @@ class Classifier:
 
     @property
     def description(self):
-        """What the network is fed with, for the user."""
-        return f"network {self.source}: {self.input_spec.preprocessing}, {self.origin}"
+        """What the network is fed with and which classes it knows, for the user."""
+        names, known = self.input_spec.class_names, ""
+        if tuple(names) == ORIGINAL_CLASSES:
+            known = f"\nit knows {', '.join(names)} only; gradcam_vgg16.py --weights imagenet knows 1,000 classes"
+        elif names == numbered_names(len(names)):
+            known = f"\nits classes are called {names[0]} to {names[-1]}; --class-names FILE names them"
+        return f"network {self.source}: {self.input_spec.preprocessing}, {self.origin}{known}"
 
     @property
     def has_probabilities(self):
@@ -342,30 +348,6 @@ def announce_guided(structure):
     print(f"guided backpropagation through {said or 'no ReLU'}")
 
 
-def chosen_classes(wanted, class_names, groups=()):
-    """Class indices, PREDICTED and groups among them, for what the user wrote after --classes.
-
-    Args:
-        wanted: list of str.
-        class_names: list of C str.
-        groups: names of groups of classes, numbered from C on.
-    """
-    if wanted == ["all"]:
-        return list(range(len(class_names)))
-    known = [*class_names, *groups]
-    indices = {str(index): index for index in range(len(class_names))}
-    indices |= {name: index for index, name in enumerate(known)} | {"predicted": PREDICTED}
-    for name in wanted:
-        if name not in indices:
-            some = ", ".join([*groups, *class_names][:10]) + (", ..." if len(known) > 10 else "")
-            near = did_you_mean(name, ["predicted", "all", *known])
-            raise UserError(
-                f"--classes {name} is not a class{near} expected predicted, all, an index below {len(class_names)}, or "
-                f"one of {some}"
-            )
-    return list(dict.fromkeys(indices[name] for name in wanted))
-
-
 def complete_input_spec(input_spec, source, options, names, structure, shape):
     """The InputSpec of a network's input and output, and where it has what becomes of a pixel from, in words.
 
@@ -401,7 +383,7 @@ def complete_input_spec(input_spec, source, options, names, structure, shape):
     if names is None and count == 1:
         names = ["output"]
     elif names is None:
-        names = imagenet_names() if count == 1000 else [f"class_{index}" for index in range(count)]
+        names = imagenet_names() if count == 1000 else numbered_names(count)
     if len(names) != count:
         raise UserError(f"{len(names):,} class names for {count:,} outputs of the network; expected one each")
     interpolation = input_spec.interpolation if input_spec else "area"

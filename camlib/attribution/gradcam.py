@@ -10,12 +10,13 @@ import numpy as np
 from keras import ops
 
 from camlib.attribution import METHODS, ExplainedBatch, Outputs, titles_of
-from camlib.attribution.classifier import PREDICTED, Classifier, check_guided, chosen_classes, kept_precision
+from camlib.attribution.classifier import Classifier, check_guided, kept_precision
 from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
 from camlib.attribution.methods import ablated_run, logits_through_masks, logits_without_features, weighed
 from camlib.attribution.tracing import ForwardPass, tapped_run
 from camlib.backend import compiled
 from camlib.memory import halving
+from camlib.preprocessing import PREDICTED, chosen_classes
 
 CLASSES_AT_ONCE = 8  # per forward pass: each takes its own part of the compiled program
 
@@ -255,8 +256,9 @@ class GradCAM:
         structure, layer = self.classifier.structure, self.layer
         shared = f", the last of its {structure.calls[layer]} runs" if structure.calls[layer] > 1 else ""
         size = "x".join(map(str, structure.sizes[layer]))
-        about = f"{self.classifier.description}; the score is {structure.score}"
-        return f"{about}\n{self.method} of layer {layer}, {size}{shared}"
+        fed, *known = self.classifier.description.splitlines()
+        of_layer = f"{self.method} of layer {layer}, {size}{shared}"
+        return "\n".join([f"{fed}; the score is {structure.score}", *known, of_layer])
 
     def run_portion(self, images, count, chosen):
         """The Explanation of uint8 (N, H, W, channels) as NumPy arrays."""
@@ -280,7 +282,7 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, guided
         method: str, a key of METHODS.
         layer: str, path of the layer whose output is mapped; default: the last with a spatial output, pooling aside.
         guided: bool, do guided backpropagation and guided Grad-CAM too.
-        options: what the network's file does not say, as for NetworkOptions: preprocess, size ...
+        options: what the network's file does not say, as for NetworkOptions: preprocess, class_names, size ...
 
     Returns:
         Explanation of NumPy arrays, see `GradCAM`.
@@ -362,7 +364,7 @@ class CompiledMaps:
 
         Args:
             images: float32 (N, H, W, channels), a tensor.
-            classes: int32 (R, N), a tensor; PREDICTED where the network is to choose.
+            classes: int32 (R, N), a tensor; PREDICTED, and below it, where the network is to choose.
             count: int, how many of the images matter, default all. Where a method takes long, the maps of the others
                 are zero.
 
@@ -394,10 +396,12 @@ class CompiledMaps:
     def from_one_pass(self, images, classes):
         """The maps of one class after the other from one forward pass; what is compiled."""
         seen = ForwardPass(self.run, self.structure, images)
-        predicted = ops.cast(ops.argmax(seen.logits, axis=1), "int32")
+        _, ranked = ops.top_k(seen.logits, self.structure.class_count)  # (N, C), the most probable first
         found = []
         for wanted in ops.unstack(classes, axis=0):
-            chosen = ops.where(wanted == PREDICTED, predicted, wanted)  # (N,)
+            rank = ops.maximum(PREDICTED - wanted, 0)[:, None]  # (N, 1)
+            of_rank = ops.take_along_axis(ops.cast(ranked, "int32"), rank, axis=1)[:, 0]
+            chosen = ops.where(wanted < 0, of_rank, wanted)  # (N,)
             _, u = score_of_targets(seen.logits, ops.take(self.targets, chosen, axis=0))  # (N, C)
             guided = guided_backpropagation(seen, u) if self.with_guided else None
             found.append((chosen, gradient_maps(seen, u, self.maps, self.counterfactual), guided))

@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-from camlib.attribution import GUIDED, METHODS
 from camlib.attribution.gradcam import targets_of
 from camlib.console import Progress, UserError, counted
-from camlib.evaluation.scored_networks import MapKind
+from camlib.evaluation import MapKind
 from camlib.evaluation.scoring import add_scores, listed_if_unreadable
 from camlib.photos import PhotoError, display_size, in_parallel, read_photo, resize_photo
 from camlib.plots import GRADIENTS
@@ -19,11 +17,6 @@ from camlib.runs.maps import MapError, all_maps, find_saved, read_map
 
 # of kinds of map as files are called, as of --maps
 METHOD_NAMES = {"heatmap": "cam", "guided_backprop": "guided-backprop", "guided_gradcam": "guided-grad-cam"}
-
-
-def saved_place(text):
-    """The Path of saved maps that the user wrote after --maps; None for a method, or a network's file with one."""
-    return Path(text) if text not in ("cam", *GUIDED, *METHODS) and Path(text).is_dir() else None
 
 
 class SavedMaps:

@@ -1,71 +1,18 @@
-"""Kinds of map that are scored, and networks with everything compiled that makes them."""
-
-from dataclasses import dataclass
-from pathlib import Path
+"""Networks that are scored, with everything compiled that makes their maps."""
 
 import numpy as np
 from keras import ops
 
-from camlib.attribution import GUIDED, METHODS
+from camlib.attribution import GUIDED
 from camlib.attribution.cam import CAM
 from camlib.attribution.classifier import Classifier, check_guided, check_layer
 from camlib.attribution.gradcam import CompiledMaps, targets_of
-from camlib.console import UserError, did_you_mean
+from camlib.console import UserError
 from camlib.evaluation.perturbation import deletion_insertion_function, probability_function
 from camlib.memory import halving
-from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, identity_of, load_network
+from camlib.networks import identity_of
+from camlib.networks.checkpoint import load_network
 from camlib.plots.colours import resize_map
-from camlib.plots.page import EVIDENCE_ENDS
-
-
-@dataclass(frozen=True)
-class MapKind:
-    """A kind of map of a network.
-
-    Attributes:
-        name: str, as tables show it.
-        method: a key of METHODS, "cam", or one of GUIDED.
-        is_signed: bool, it has values below zero.
-        network: Path; None of maps that were saved.
-        layer: str or None for the network's own target layer.
-    """
-
-    name: str
-    method: str
-    is_signed: bool
-    network: Path | None = None
-    layer: str | None = None
-
-    @property
-    def ends(self):
-        """What the ends of its colour bar stand for, see `camlib.plots.page.legend_of`."""
-        return ("", "magnitude of the gradient") if self.method in GUIDED else EVIDENCE_ENDS
-
-    @property
-    def is_slow(self):
-        """Whether it runs the network once for each feature."""
-        return self.method in METHODS and METHODS[self.method].needs not in ("gradients", "nothing")
-
-
-def parse_map(text):
-    """'FILE:METHOD@LAYER' -> MapKind; without a file it is of a shipped network.
-
-    Raises:
-        UserError: the method is unknown.
-    """
-    file, _, what = text.rpartition(":")
-    method, _, layer = what.partition("@")
-    known = ("cam", *GUIDED, *METHODS)
-    if method not in known:
-        raise UserError(
-            f"--maps {text}: no method {method!r}{did_you_mean(method, known)} expected [FILE:]METHOD[@LAYER], METHOD "
-            f"{', '.join(known)}"
-        )
-    if layer and method in ("cam", "guided-backprop"):
-        raise UserError(f"--maps {text}: {method} has no layer to choose")
-    network = Path(file) if file else GAP_NETWORK if method == "cam" else VGG_NETWORK
-    signed = method == "cam" or (method in METHODS and METHODS[method].signed)
-    return MapKind(f"{network.stem} {what}", method, signed, network, layer or None)
 
 
 def of_gradients(method, guided, cam):

@@ -4,7 +4,6 @@ Everything here is asked of Keras itself: which networks there are, what their m
 take, and which file their weights are in.
 """
 
-import inspect
 import re
 import sys
 import warnings
@@ -16,20 +15,14 @@ from keras.src.backend.config import keras_home
 from keras.src.utils import file_utils
 
 from camlib.backend import exchanged
-from camlib.console import UserError, did_you_mean, first_line
+from camlib.console import UserError, first_line
+from camlib.networks import application_names
 from camlib.preprocessing import PREPROCESSING, InputSpec, imagenet_names
 
-# name -> function that builds the network
-APPLICATIONS = {name: value for name, value in vars(keras.applications).items() if inspect.isfunction(value)}
-IMAGENET = "imagenet"  # what --weights calls VGG-16
+APPLICATIONS = {name: getattr(keras.applications, name) for name in application_names()}  # what builds each
 OPEN_SIZE = 224  # what those were trained with whose input Keras leaves open, MobileNetV3
 
-# ---------------------------------------------------------------- which network a name or a file is of
-
-
-def application_named(text):
-    """The name of a network for what the user wrote, or None."""
-    return "VGG16" if text == IMAGENET else text if text in APPLICATIONS else None
+# ---------------------------------------------------------------- which network a file is of
 
 
 def application_of_file(path, layer_names):
@@ -52,15 +45,6 @@ def application_of_file(path, layer_names):
     if name is None and any("block5_conv3" in layer for layer in layer_names):
         name = "VGG19" if any("block5_conv4" in layer for layer in layer_names) else "VGG16"
     return name
-
-
-def unknown_network(text):
-    """The UserError for what is neither a file nor a network's name."""
-    near = did_you_mean(str(text), (IMAGENET, *APPLICATIONS))
-    return UserError(
-        f"{text} does not exist{near} expected a .h5 or .keras file, imagenet, or a network of keras.applications by "
-        "its name, VGG16, ResNet50V2, EfficientNetB0 ..."
-    )
 
 
 # ---------------------------------------------------------------- the network

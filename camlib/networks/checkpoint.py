@@ -14,25 +14,17 @@ from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
 from keras.src.saving import saving_lib
 
 from camlib.backend import usual_settings
-from camlib.console import ROOT, UserError, first_line, shown_path
-from camlib.files import file_sha256, read_text, write_whole
+from camlib.console import UserError, first_line, shown_path
+from camlib.files import read_text, write_whole
+from camlib.networks import application_named
 from camlib.networks.allowlist import DO_NOT_FIT, give_memory, parsed, refuse_many_calls, refuse_unsafe, without_memory
-from camlib.networks.applications import (
-    IMAGENET,
-    application_named,
-    application_of_file,
-    load_application,
-    unknown_network,
-)
+from camlib.networks.applications import application_of_file, load_application
 from camlib.networks.architectures import original_network
 from camlib.networks.keras2_config import network_inputs, up_to_date
 from camlib.networks.keras2_operations import Refused
 from camlib.networks.keras2_weights import load_weights
 from camlib.networks.reader import read_contents
 from camlib.preprocessing import ORIGINAL_CLASSES, InputSpec, checked_input_spec
-
-MODELS = ROOT / "models"
-GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5"  # the networks shipped
 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
 ORIGINAL_INPUT_SPEC = InputSpec(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
@@ -67,8 +59,6 @@ def load_network(source, trust=False, architecture=None, largest=None):
     if name := application_named(str(source)):
         return load_application(name)
     path = Path(source)
-    if not path.exists():
-        raise unknown_network(path)
     contents = read_contents(path, largest)
     config, input_spec = describe_contents(contents, path)
     if config and architecture:
@@ -176,14 +166,6 @@ def read_architecture(path):
             f"--architecture {shown_path(path)} cannot be read ({first_line(error)}); expected what model.to_json() "
             "wrote"
         ) from error
-
-
-def identity_of(source, architecture=None):
-    """What tells a network from others in run.json: its file's SHA-256 and its architecture's, or its name in Keras."""
-    architectures = {"architecture_sha256": file_sha256(architecture)} if architecture else {}
-    name = application_named(str(source))
-    identity = f"keras {IMAGENET if name == 'VGG16' else name}" if name else file_sha256(source)
-    return {"model_sha256": identity, **architectures}
 
 
 # ---------------------------------------------------------------- rebuilding

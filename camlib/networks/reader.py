@@ -19,7 +19,7 @@ import numpy as np
 
 from camlib.console import ROOT, UserError, first_line, shown_path
 from camlib.files import LARGEST_MODEL, refuse_no_file
-from camlib.networks import plain_data
+from camlib.networks import application_named, plain_data, unknown_network
 from camlib.networks.plain_data import HDF5_SIGNATURE, ZIP_SIGNATURE
 
 DIGESTS = ROOT / "models" / "SHA256SUMS"  # of the shipped networks
@@ -79,19 +79,36 @@ class Contents:
             yield path
 
 
-def read_contents(path, largest=None):
+def check_source(source, largest=None):
+    """Refuse what is no network's name, and no file that begins as a model does; the rest is seen when it is loaded.
+
+    Args:
+        source: Path of a file, or a name of keras.applications.
+        largest: as for `read_contents`.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if not application_named(str(source)):
+        read_contents(Path(source), largest, only_look=True)
+
+
+def read_contents(path, largest=None, only_look=False):
     """What a model file holds.
 
     Args:
         path: Path.
         largest: float, GB of file at most, as the user gave it; None: LARGEST_MODEL.
+        only_look: bool, go no further than its first bytes.
 
     Returns:
-        Contents.
+        Contents; None of a look.
 
     Raises:
-        UserError: it is no model file, larger than that, or cannot be read within the limits above.
+        UserError: it does not exist, is no model file, larger than that, or cannot be read within the limits above.
     """
+    if not path.exists():
+        raise unknown_network(path)
     refuse_folder(path)
     most = int((largest or LARGEST_MODEL) * 1e9)
     try:
@@ -102,7 +119,7 @@ def read_contents(path, largest=None):
                 raise ValueError(f"it has {size / 1e9:.3g} GB; expected {most / 1e9:.3g} at most{raise_it}")
             check_kind(file.read(KIND_BYTES), path)
             file.seek(0)
-            return transcribed(file, path, size, most)
+            return None if only_look else transcribed(file, path, size, most)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{shown_path(path)} cannot be read ({reason}); {MODEL_EXPECTED}") from error

@@ -7,14 +7,14 @@ import re
 import sys
 from importlib import metadata
 
-from camlib.console import UserError, counted
+from camlib.console import counted
 from camlib.files import RUN_FILE, only_writer, refuse_if_held, write_csv, write_json
 from camlib.runs.maps import PHOTO_FILE, SIGNED
 from camlib.runs.shards import (
     FAILED_COLUMNS,
     PREDICTIONS_FILE,
-    changed_settings,
     read_record,
+    refuse_changed,
     refuse_foreign_files,
     remove_lists_of_shards,
 )
@@ -36,7 +36,7 @@ def run_record(settings, conventions):
 
 
 @contextlib.contextmanager
-def claim_folder(output, settings, conventions, overwrite, remove):
+def claim_folder(output, settings, conventions, overwrite, remove, grows=False):
     """Make the folder of a run, or go on in the one that the same command made before, and write its run.json.
 
     Until the end of the context this process alone writes there.
@@ -47,6 +47,7 @@ def claim_folder(output, settings, conventions, overwrite, remove):
         conventions: str.
         overwrite: bool, remove an earlier run's files.
         remove: function of the folder that does so.
+        grows: bool, other photos may go on in it; run.json keeps the earlier ones, to which `FolderRun.resume` adds.
 
     Raises:
         UserError: the folder holds results of other settings, or other files of the user's, or another process writes
@@ -56,12 +57,10 @@ def claim_folder(output, settings, conventions, overwrite, remove):
     with only_writer(output):
         refuse_if_held(output, "shard-*")
         record = read_record(output)
-        changed = changed_settings(record["settings"], settings) if record and not overwrite else []
-        if changed:
-            raise UserError(
-                f"{output} holds results of other settings ({', '.join(changed)}); expected another folder, or "
-                "--overwrite to replace them"
-            )
+        if record and not overwrite:
+            if grows and "photos" in settings and "shards" not in record:
+                settings = settings | {"photos": record["settings"].get("photos")}
+            refuse_changed(output, record["settings"], settings)
         if overwrite:
             remove(output)
         write_json(output / RUN_FILE, run_record(settings, conventions))

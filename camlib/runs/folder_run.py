@@ -3,13 +3,15 @@
 import contextlib
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from camlib.console import EXIT_SOME_FAILED, UserError, counted
-from camlib.files import csv_text, open_csv, write_csv
+from camlib.files import RUN_FILE, csv_text, open_csv, write_csv, write_json
+from camlib.photos import folders_of
 from camlib.runs.claim import claim_folder, remove_maps, run_record, say_failed, write_failed
-from camlib.runs.maps import SIGNED, Drawing
+from camlib.runs.maps import SIGNED, Drawing, SavedPhoto
 from camlib.runs.shards import (
     FAILED_COLUMNS,
     FAILED_FILE,
@@ -18,6 +20,7 @@ from camlib.runs.shards import (
     claim_shard,
     lists_of,
     read_list,
+    read_record,
     remove_lists_of_shards,
 )
 from camlib.runs.writers import FolderWriter
@@ -29,8 +32,9 @@ class FolderRun:
     """A folder of maps in the making: which photos are done, and one CSV row for each.
 
     A row is written after the photo's maps, so a photo with a row is done. The same command again goes on, and a run
-    that is not a shard with what shards have left, too; another model, other photos or settings need another folder, or
-    `overwrite`. One process has the folder, or its part of it, until the run is closed.
+    that is not a shard with what shards have left, too. Other photos are added to those that are there, but not to what
+    shards have made. Another model or other settings need another folder, or `overwrite`. One process has the folder,
+    or its part of it, until the run is closed.
 
     Args:
         output: Path.
@@ -58,11 +62,12 @@ class FolderRun:
             numbers += [f"probability_{name}" for name in names]
         self.columns = ["path", "predicted", *numbers, *self.writer.place_columns]
         settings = settings | {"class_names": self.class_names}
+        self.given = settings.get("photos", [])
         if part:
             self.list, self.failed_list = (output / part.list_name(path.name) for path in (self.list, self.failed_list))
             claim = claim_shard(output, run_record(settings, conventions), part)
         else:
-            claim = claim_folder(output, settings, conventions, overwrite, remove_maps)
+            claim = claim_folder(output, settings, conventions, overwrite, remove_maps, grows=True)
         with contextlib.ExitStack() as held:
             held.enter_context(claim)
             self.rows = {row[0]: row for row in self.read_rows()}
@@ -100,7 +105,11 @@ class FolderRun:
 
         Args:
             photos: list of Photo, those of all shards.
+
+        Raises:
+            UserError: the folder holds maps of another photo of the same name.
         """
+        photos = photos if self.part else self.joined(photos)
         self.photos = self.part.own if self.part else photos
         self.places = {str(photo.path): number for number, photo in enumerate(photos)}
         self.numbers = {photo.name: number for number, photo in enumerate(photos)}
@@ -117,6 +126,38 @@ class FolderRun:
         done = len(self.photos) - len(self.pending)
         if done:
             print(f"{done:,} of {counted(len(self.photos), 'photo')} are done already")
+
+    def joined(self, photos):
+        """The photos, with folders that are none of the earlier ones'; run.json says of both where they are from.
+
+        Args:
+            photos: list of Photo.
+
+        Raises:
+            UserError: one of them is not the earlier one of its name.
+        """
+        record = read_record(self.output)
+        earlier = record["settings"].get("photos") or []
+        new = [place for place in self.given if place not in earlier]
+        done = [photo for photo in photos if photo.name in self.rows]
+        for photo in done if new or len(earlier) > 1 else ():
+            sources = {path.resolve() for path in SavedPhoto(photo.name, [], settings={"photos": earlier}).sources}
+            own = photo.path.resolve()
+            if own not in sources or any(path.is_file() for path in sources - {own}):
+                raise UserError(
+                    f"{self.output} holds maps of another photo called {photo.name} than {photo.path}; expected "
+                    "another folder, or another name"
+                )
+        if new:
+            record["settings"]["photos"] = [*earlier, *new]
+            write_json(self.output / RUN_FILE, record)
+        names = list(dict.fromkeys([*self.rows, *(photo.name for photo in photos)]))
+        if len(names) == len(photos):
+            return photos
+        folders = dict(zip(names, folders_of(names), strict=True))
+        for photo in done:  # where its maps are, see `camlib.runs.maps.predicted_photo`
+            folders[photo.name] = photo.name if (self.output / photo.name).is_dir() else photo.folder
+        return [replace(photo, folder=folders[photo.name]) for photo in photos]
 
     def is_done(self, photo):
         """Whether a photo has a row, and its maps are there as they were made of it."""
@@ -157,6 +198,11 @@ class FolderRun:
         with open_csv(self.list, "a") as file:
             file.write(csv_text(map(self.listed, rows)))
 
+    def failed_elsewhere(self):
+        """The rows of failed.csv of photos that are there, and none of this run's."""
+        rows = read_list(self.failed_list)[1] if self.failed_list.exists() else []
+        return [row for row in rows if row[0] not in self.places and Path(row[0]).exists()]
+
     def finish(self, next_command):
         """Write failed.csv, and say what was written and what to run next.
 
@@ -172,7 +218,7 @@ class FolderRun:
             rows = [(path, reason, self.places[path]) for path, reason in failed]
             write_failed(self.failed_list, rows, [*FAILED_COLUMNS, NUMBER])
         else:
-            write_failed(self.failed_list, failed)
+            write_failed(self.failed_list, [*self.failed_elsewhere(), *failed])
         print(f"wrote the maps of {counted(len(self.pending) - len(failed), 'photo')} to {self.output}")
         if len(failed) < len(self.photos) or self.part:  # with nothing to look at there is nothing to do next
             print(f"next: {next_command}")

@@ -214,7 +214,9 @@ class SavedPhoto:
     @property
     def truth(self):
         """The photo's class, which the folder it lies in is named for; None where no class has that name."""
-        folder = Path(self.name).parent.name or next((path.parent.name for path in self.sources[:1]), "")
+        # of a run that photos of several folders were added to, the one that is there
+        likely = sorted(self.sources, key=lambda path: not path.is_file()) if len(self.places) > 1 else self.sources
+        folder = Path(self.name).parent.name or next((path.parent.name for path in likely[:1]), "")
         known = self.settings.get("class_names") or self.probabilities
         return folder if folder in known else None
 

@@ -166,6 +166,32 @@ def refuse_foreign_files(folder):
         raise UserError(f"{folder} holds files of another kind; expected a new or empty folder")
 
 
+def check_output(output, settings):
+    """Refuse a folder that holds something else, as far as is known before a network is loaded.
+
+    Args:
+        output: Path.
+        settings: dict, those of the run that are known; None: any run may be there.
+
+    Raises:
+        UserError: it holds other files of the user's, or results of other settings.
+    """
+    refuse_foreign_files(output)
+    record = read_record(output) if settings else None
+    if record and "shards" not in record:  # which have a way of their own
+        earlier = record["settings"]
+        refuse_changed(output, {name: earlier[name] for name in settings.keys() & earlier.keys()}, settings)
+
+
+def refuse_changed(output, earlier, settings):
+    """Raise UserError, with the names of the settings, where a folder holds results of others."""
+    if changed := changed_settings(earlier, settings):
+        raise UserError(
+            f"{output} holds results of other settings ({', '.join(changed)}); expected another folder, or "
+            "--overwrite to replace them"
+        )
+
+
 @contextlib.contextmanager
 def claim_shard(output, record, part):
     """Make the folder that shards share, or find it made by another, and agree with it on what is done.

@@ -20,13 +20,13 @@ from camlib.networks.architectures import (
 )
 from camlib.networks.checkpoint import load_known_network
 from camlib.preprocessing import InputSpec
+from camlib.training import sibling
 from camlib.training.attention import Locator, centre_classes, located
 from camlib.training.batches import Batches, PlainBatches
 from camlib.training.class_folders import find_labelled_photos, load_photos
 from camlib.training.distillation import Teacher, label_metrics
 from camlib.training.hosts import first_before_others, together
 from camlib.training.recipes import Recipe
-from camlib.training.results import sibling
 from camlib.training.state import TrainingProgress, TrainingState, dtype_policy
 
 STATISTICS_PHOTOS = 64  # about as many tell the statistics of the features of a network to start from
@@ -89,20 +89,22 @@ def input_spec_of(recipe, class_names, earlier):
     return replace(input_spec, **{name: getattr(earlier, name) for name in ("channels", "scale", "offset", "bgr")})
 
 
-def load_data(args, recipe, share):
+def load_data(args, recipe, share, labelled=None):
     """The Materials that the user asked for; the first host decodes.
 
     Args:
         args: the user's.
         recipe: Recipe.
         share: Share.
+        labelled: what `find_labelled_photos` returned, where that was called already.
     """
     with together(share):
         earlier, earlier_spec = load_known_network(args.weights) if args.weights else (None, None)
         if earlier and recipe.deepens and not recipe.depth:
             recipe = replace(recipe, depth=depth_to_go_on(earlier))
-        folders = args.data or [demo_folder()]
-        class_names, *parts = find_labelled_photos(folders, args.seed, most_pixels=args.most_pixels)
+        class_names, *parts = labelled or find_labelled_photos(
+            args.data or [demo_folder()], args.seed, most_pixels=args.most_pixels
+        )
         dtype, teacher, locator = dtype_policy(args.dtype), None, None
         if args.teacher:
             # float32 by default: on a CPU bfloat16 halves VGG-16's time, but doubles that of depthwise convolutions

@@ -9,15 +9,11 @@ from camlib.files import RUN_FILE, write_csv, write_json
 from camlib.networks.checkpoint import save_network
 from camlib.plots.figures import draw_confusion_matrix, draw_history
 from camlib.runs.claim import run_record, write_failed
+from camlib.training import sibling
 from camlib.training.batches import PlainBatches
 from camlib.training.class_folders import validation_folders
 
 BATCH_SIZE = 32  # photos in a batch of those that the finished network is asked about
-
-
-def sibling(output, ending):
-    """The file beside the network that shares its name: mine.h5 -> mine_history.csv."""
-    return output.with_name(f"{output.stem}_{ending}")
 
 
 def write_results(network, materials, history, args, fixed):

@@ -167,13 +167,6 @@ class TrainingProgress(keras.callbacks.Callback):
 # ---------------------------------------------------------------- what must be the same
 
 
-def check_not_lost(output, state_path, settings):
-    """Refuse to train over an earlier result that the user did not ask to continue or to replace."""
-    earlier = next((path for path in (output, state_path) if path.exists()), None)
-    if earlier and not settings.resume and not settings.overwrite:
-        raise UserError(f"{earlier} exists; expected --resume to go on, --overwrite to train anew, or another --output")
-
-
 def read_state(state_path):
     """What a state holds: (dict of settings, history, best_loss and waited; dict of name -> array).
 

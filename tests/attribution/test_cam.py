@@ -20,8 +20,9 @@ from camlib.attribution.cam import CAM, cam_function, class_activation_maps, poo
 from camlib.backend import usual_settings
 from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
+from camlib.networks import GAP_NETWORK, VGG_NETWORK
 from camlib.networks.architectures import modern_network, original_network
-from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_network, save_network
+from camlib.networks.checkpoint import load_network, save_network
 from camlib.photos import read_network_input, read_photo
 from camlib.plots.colours import Style, enlarged_for_display, superposition
 from camlib.preprocessing import InputSpec

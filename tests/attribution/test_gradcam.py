@@ -13,7 +13,6 @@ from PIL import Image
 from small_networks import explained
 
 from camlib.attribution.cam import cam_function, pooled_classifier
-from camlib.attribution.classifier import PREDICTED, chosen_classes
 from camlib.attribution.gradcam import explain
 from camlib.attribution.guided import guided_grad_cam, guided_rule, rectify
 from camlib.attribution.inspection import inspect_network
@@ -22,7 +21,7 @@ from camlib.console import UserError
 from camlib.networks.architectures import modern_network, vgg16_network
 from camlib.networks.checkpoint import load_network, save_network
 from camlib.photos import read_photo
-from camlib.preprocessing import InputSpec
+from camlib.preprocessing import PREDICTED, InputSpec, chosen_classes
 from camlib.runs.maps import find_saved
 from gradcam_vgg16 import main
 
@@ -149,9 +148,10 @@ def test_vgg16_against_float64_numpy():
     images = np.random.default_rng(3).random((1, 32, 64, 3), np.float32)
     plan = inspect_network(network, (32, 64, 3))
     assert plan.target == "block5_conv3" and len(plan.relus) == 14 and plan.output_activation == "softmax"
-    found = explained(network, plan, images, [1, PREDICTED])
-    np.testing.assert_array_equal(found.chosen, [[1], found.logits.argmax(1)])
-    assert found.products.shape == (2, 1, 32, 64, 3)
+    found = explained(network, plan, images, [1, PREDICTED, PREDICTED - 1, PREDICTED - 3])
+    ranked = np.argsort(-found.logits[0])
+    np.testing.assert_array_equal(found.chosen[:, 0], [1, ranked[0], ranked[1], ranked[3]])
+    assert found.products.shape == (4, 1, 32, 64, 3)
     steps = list(steps_of(network))
     for row in range(2):
         _, _, guided = oracle.maps(steps, images[0], found.chosen[row, 0], target=0)
@@ -171,8 +171,12 @@ def test_class_choices():
     assert chosen_classes(["predicted", "cat", "3", "1"], CLASSES) == [PREDICTED, 1, 3]
     assert chosen_classes(["all"], CLASSES) == [0, 1, 2, 3]
     assert chosen_classes(["bird", "herd"], CLASSES, ["herd"]) == [3, 4]
-    with pytest.raises(UserError, match="--classes 4 is not a class; expected predicted, all, an index below 4"):
-        chosen_classes(["4"], CLASSES)
+    assert chosen_classes(["top3", "cat", "predicted"], CLASSES) == [PREDICTED, PREDICTED - 1, PREDICTED - 2, 1]
+    for word in ("4", "top5", "top0", "top"):
+        with pytest.raises(UserError, match=f"--classes {word} is not a class; expected predicted, all, top1 to top4"):
+            chosen_classes([word], CLASSES)
+    with pytest.raises(UserError, match="or one of class_0, class_1; --class-names FILE names them"):
+        chosen_classes(["dog"], ["class_0", "class_1"])
 
 
 @pytest.mark.any_backend

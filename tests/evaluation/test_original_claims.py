@@ -10,7 +10,7 @@ from conftest import ROOT
 from keras import layers
 from PIL import Image
 
-from camlib.evaluation import scored_networks
+from camlib import evaluation
 from camlib.networks.checkpoint import save_network
 from camlib.preprocessing import InputSpec
 
@@ -110,7 +110,7 @@ def test_the_whole_script(run_here, tmp_path, monkeypatch):
     (tmp_path / "set" / "annotations.json").write_text(json.dumps(records))
     names = ("cam_4class", "vgg16_4class", "first")
     gap, vgg, first = (save_small_network(tmp_path / f"{name}.h5", seed) for seed, name in enumerate(names))
-    for place, path in ((original_claims, gap), (scored_networks, gap), (scored_networks, vgg)):
+    for place, path in ((original_claims, gap), (evaluation, gap), (evaluation, vgg)):
         monkeypatch.setattr(place, "VGG_NETWORK" if path == vgg else "GAP_NETWORK", path)
     words = ("--annotations", tmp_path / "set", "--original", first, "--output", tmp_path / "out")
     result = run_here("original_claims.py", *words)

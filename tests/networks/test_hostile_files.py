@@ -19,9 +19,9 @@ from keras import layers
 
 from camlib.attribution.classifier import Classifier
 from camlib.console import UserError
-from camlib.networks import plain_data, reader
+from camlib.networks import GAP_NETWORK, plain_data, reader
 from camlib.networks.allowlist import ADMITTED, CALL_FUNCTIONS, LAYERS, OPERATIONS, REFUSED_LAYERS, parsed
-from camlib.networks.checkpoint import GAP_NETWORK, load_network
+from camlib.networks.checkpoint import load_network
 from camlib.networks.reader import read_contents
 from camlib.preprocessing import checked_input_spec
 

@@ -13,7 +13,8 @@ from camlib.demo.scenes import demo_folder
 from camlib.evaluation.annotations import read_annotations
 from camlib.evaluation.metrics import binary_accuracy
 from camlib.files import file_sha256
-from camlib.networks.checkpoint import GAP_NETWORK, VGG_NETWORK, load_network
+from camlib.networks import GAP_NETWORK, VGG_NETWORK
+from camlib.networks.checkpoint import load_network
 from camlib.photos import SHIPPED_PHOTOS, find_photos, read_batches
 from camlib.plots.colours import resize_map
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 import gradcam_vgg16
 import show_heatmaps
-from camlib.attribution import tracing
+from camlib.attribution import classifier, tracing
 from camlib.attribution.gradcam import compiled_map
 from camlib.attribution.inspection import inspect_network
 from camlib.backend import BACKEND
@@ -96,7 +98,55 @@ def test_layers_are_named_with_a_slash(explain):
     assert "grad-cam of layer trunk/first, 22x30x6" in printed
     assert np.load(output / "b" / "tall" / "gradcam_for_class_2.npy").shape == (22, 30)
     with pytest.raises(UserError, match="--layer first is not a layer .* one of scale, trunk/first, trunk/pool, "):
-        explain(nested(), "--layer", "first")
+        explain(nested(), "--layer", "first", "--overwrite")
+
+
+@pytest.mark.any_backend
+def test_layers_are_listed_with_the_size_of_their_maps(explain):
+    output, printed = explain(nested(), "--layers")
+    rows = [line.split() for line in printed.splitlines() if line.startswith("trunk/")]
+    assert ["trunk/first", "22x30", "6"] in rows and ["trunk/second", "9x13", "5", "default"] in rows
+    assert sum("default" in row for row in rows) == 1 and not output.exists()
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+@pytest.mark.any_backend
+def test_several_methods_and_layers_are_runs_of_their_own_with_one_loading(explain, monkeypatch):
+    """What each subfolder holds is what the same command with one method and one layer writes."""
+    loads, load = [], classifier.load_network
+    monkeypatch.setattr(classifier, "load_network", lambda *given: loads.append(given) or load(*given))
+    network, common = nested(), ["--classes", "top2", "--no-guided"]
+    several = ["--method", "grad-cam", "layer-cam", "--layer", "trunk/first", "trunk/second"]
+    output, _ = explain(network, *several, *common)
+    assert len(loads) == 1
+    pairs = [(method, layer) for method in several[1:3] for layer in several[4:]]
+    found = {f"{method}@{layer.replace('/', '.')}": (method, layer) for method, layer in pairs}
+    assert sorted(path.name for path in output.iterdir()) == sorted(found)
+    together = output.rename(output.with_name("together"))
+    for name, (method, layer) in found.items():
+        alone, _ = explain(network, "--method", method, "--layer", layer, *common)
+        files, as_alone = map(contents, (together / name, alone))
+        one, other = (json.loads(of.pop(Path("run.json")))["settings"] for of in (files, as_alone))
+        assert files == as_alone and one.keys() == other.keys()
+        assert [key for key in one if one[key] != other[key]] == ["model_sha256"]  # the file has the time of saving
+        assert (one["method"], one["layer"]) == (method, layer)
+        for row in read_csv(alone / "predictions.csv"):
+            ranked = sorted(range(3), key=lambda index: -float(row[f"probability_class_{index}"]))[:2]
+            maps = alone.joinpath(row["path"]).with_suffix("").glob("gradcam_for_*.npy")
+            assert sorted(path.stem for path in maps) == sorted(f"gradcam_for_class_{index}" for index in ranked)
+        shutil.rmtree(alone)
+
+
+@pytest.mark.any_backend
+def test_a_network_that_nobody_names_the_classes_of_says_how(explain):
+    _, printed = explain(nested(), "--classes", "0")
+    named = "its classes are called class_0 to class_2; --class-names FILE names them"
+    assert printed.splitlines()[1] == named
+    with pytest.raises(UserError, match="--classes dog is not a class; .* class_2; --class-names FILE names them$"):
+        explain(nested(), "--classes", "dog", "--overwrite")
 
 
 @pytest.mark.any_backend

@@ -58,6 +58,10 @@ def test_the_truth_is_the_folder_that_a_class_is_named_for(tmp_path):
     assert truths(["dog"], ["a.jpg"]) == ["dog"]  # the folder that was given
     assert truths(["e.jpg"], ["e.jpg"]) == [None]
     assert truths(["val", "other"], ["val/dog/a.jpg", "other/x.jpg"]) == ["dog", None]
+    for name in ("dog/f.jpg", "cat/g.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert truths(["dog", "cat"], ["f.jpg", "g.jpg"]) == ["dog", "cat"]  # the second folder was added
 
 
 def test_where_a_photo_lies(tmp_path):

@@ -116,6 +116,60 @@ def test_other_settings_are_named_and_replaced_when_asked_to(form, photos, tmp_p
     assert left == [".lock", ".writer.json", "mine", "mine/my_photo.jpg", "run.json"]
 
 
+@pytest.mark.parametrize("form", ALONE)
+def test_other_photos_go_on_in_the_same_folder(form, photos, tmp_path, capsys):
+    """Their rows come behind the earlier ones, 000.jpg takes no folder of 000.png's, and what failed stays listed."""
+    first, later, out = tmp_path / "photos", tmp_path / "later", tmp_path / "out"
+    (first / "broken.png").write_bytes(b"no picture")
+    later.mkdir()
+    Image.fromarray(np.random.default_rng(9).integers(0, 256, (20, 24, 3), np.uint8)).save(later / "000.jpg")
+    shutil.copy(first / "001.png", later / "another.png")
+    assert make(find_photos([first]), out, form, settings={"size": 16, "photos": [str(first)]}) == 1
+    before = contents(out)
+    assert make(find_photos([later]), out, form, settings={"size": 16, "photos": [str(later)]}) == 0
+    everything = [*photos, *find_photos([later])]
+    assert assert_whole(out, everything) == 8
+    assert [row["path"] for row in read_csv(out / "predictions.csv")] == [photo.name for photo in everything]
+    assert [Path(row["path"]).name for row in read_csv(out / "failed.csv")] == ["broken.png"]
+    assert json.loads((out / "run.json").read_text())["settings"]["photos"] == [str(first), str(later)]
+    after = contents(out)
+    assert {name: after[name] for name in before if name not in ("run.json", "predictions.csv")} == {
+        name: held for name, held in before.items() if name not in ("run.json", "predictions.csv")
+    }
+    capsys.readouterr()
+    make(find_photos([first]), out, form, settings={"size": 16, "photos": [str(first)]})
+    assert "6 of 7 photos are done already" in capsys.readouterr().out and assert_whole(out, everything) == 8
+
+
+@pytest.mark.parametrize("form", ALONE)
+def test_another_photo_of_the_same_name_is_refused(form, photos, tmp_path):
+    out, other = tmp_path / "out", noise_photos(tmp_path / "other", 1)
+    make(photos, out, form, settings={"size": 16, "photos": [str(tmp_path / "photos")]})
+    before = contents(out)
+    for _ in range(2):
+        with pytest.raises(UserError, match="out holds maps of another photo called 000.png than .*other.*; expected"):
+            make(other, out, form, settings={"size": 16, "photos": [str(tmp_path / "other")]})
+    after = contents(out)
+    assert after.pop("run.json") and before.pop("run.json") and after == before
+    # the very photo by another way is done already
+    make(photos[:1], out, form, settings={"size": 16, "photos": [str(photos[0].path)]})
+    assert assert_whole(out, photos) == 6
+    # a folder that was added gets a photo of a name that is taken
+    (tmp_path / "other" / "000.png").rename(tmp_path / "other" / "new.png")
+    settings = {"size": 16, "photos": [str(tmp_path / "other")]}
+    make(find_photos([tmp_path / "other"]), out, form, settings=settings)
+    with pytest.raises(UserError, match="out holds maps of another photo called 003.png than .*other"):
+        make(noise_photos(tmp_path / "other", 4)[3:], out, form, settings=settings)
+
+
+@pytest.mark.parametrize("form", ["shard of files", "shard of a store"])
+def test_other_photos_are_not_added_to_what_shards_made(form, photos, tmp_path):
+    make(photos, tmp_path / "out", form, settings={"size": 16, "photos": ["a"]})
+    for later, held in ((form, "shards of another run"), (form.split()[-1], "results of other settings")):
+        with pytest.raises(UserError, match=f"out holds {held}.*photos"):
+            open_run(tmp_path / "out", later, photos, settings={"size": 16, "photos": ["b"]})
+
+
 @every_form
 def test_foreign_files_are_left_alone(form, photos, tmp_path):
     (tmp_path / "out").mkdir()
