@@ -85,6 +85,7 @@ EVIDENCE(0.0)  # a colour map fills itself when it is first used: here, before s
 PALEST = 0.3  # where on the way from black the colours over a photo begin: there the opacity makes them weak
 COVERED = 0.4  # share of the scale from which a map has its full opacity: its colours are the legend's on any fur
 DETAIL, SURROUNDINGS = 0.6, 1 / 8  # share of the photo's detail that a map shows; of the longer side, a square's
+SMOOTHED = 0.015  # of a gradient's longer side
 STRIP = 64  # rows that are drawn at a time: several times faster than all at once, which needs large arrays
 # Those of Matplotlib's colour maps whose middle stands for zero
 DIVERGING_NAMES = "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr seismic berlin managua vanimo"
@@ -214,6 +215,16 @@ def magnitude(values):
     """
     values = plane(values)
     return np.abs(values).max(axis=2) if values.ndim == 3 else values
+
+
+def smoothed_magnitude(gradients):
+    """What of gradients, (H, W), (H, W, 1) or (H, W, 3), lies over a photo: single pixels would be specks.
+
+    Returns:
+        float32 (H, W), their `magnitude`, smoothed by a Gaussian whose sigma is SMOOTHED of the longer side.
+    """
+    values = np.abs(magnitude(gradients)).astype(np.float32, copy=False)
+    return cv2.GaussianBlur(values, (0, 0), SMOOTHED * max(values.shape), borderType=cv2.BORDER_REFLECT)
 
 
 def plane(values):

@@ -20,6 +20,7 @@ from camlib.plots.colours import (
     resize_map,
     scale_of,
     scaled,
+    smoothed_magnitude,
     superposition,
     superposition_of,
     superposition_scale_of,
@@ -27,6 +28,7 @@ from camlib.plots.colours import (
 from camlib.plots.figures import decoded_picture
 from camlib.plots.page import MOST_OPAQUE, encode_overlay
 from camlib.plots.panels import write_jpeg, write_panel
+from camlib.viewer.album import overlaid
 
 pytestmark = pytest.mark.any_backend
 
@@ -197,6 +199,17 @@ def test_gradients_are_shown_around_mid_grey():
     picture = picture_of(values, Scale(2.0, True), 2, 2)
     np.testing.assert_array_equal(picture[0, 0], [255, 128, 128])
     np.testing.assert_array_equal(picture[1, 1], [128, 0, 128])
+
+
+def test_gradients_lie_over_a_photo_as_areas_and_not_as_specks():
+    values = np.zeros((200, 100, 3), np.float32)
+    values[100, 50] = 1, -4, 2
+    laid = smoothed_magnitude(values)  # a Gaussian with a sigma of 3 pixels
+    np.testing.assert_allclose(laid.sum(), 4, rtol=1e-3)
+    np.testing.assert_allclose(laid[100, [50, 53, 56]], 4 / (18 * np.pi) * np.exp([0, -0.5, -2]), rtol=0.02)
+    np.testing.assert_array_equal(overlaid("guided_backprop", values), laid)
+    np.testing.assert_array_equal(overlaid("guided_gradcam", values[..., 1:2]), smoothed_magnitude(values[..., 1]))
+    np.testing.assert_array_equal(overlaid("gradcam", values[..., 1]), values[..., 1])
 
 
 def test_panel_keeps_the_photos_colours_and_shape(tmp_path):
