@@ -208,6 +208,12 @@ def superposition_of(photo, values, scale, style=USUAL):
     return superposition(photo, large, scale.signed and values.shape[2:] != (3,), style)
 
 
+def overlay_of(photo, values, scale, style=USUAL):
+    """What `superposition_of` lays over the grey photo, with the photo's detail, for a map (h, w): uint8 (H, W, 4)."""
+    large = enlarged_for_display(scaled(values, scale.limit), *photo.shape[:2])
+    return overlay(large, scale.signed, style, detail_of(photo))
+
+
 def magnitude(values):
     """A map (h, w) as it is, (h, w, 1) likewise; of gradients of RGB, (H, W, 3), each pixel's largest magnitude.
 

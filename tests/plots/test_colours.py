@@ -28,6 +28,8 @@ from camlib.plots.colours import (
 from camlib.plots.figures import decoded_picture
 from camlib.plots.page import MOST_OPAQUE, encode_overlay
 from camlib.plots.panels import write_jpeg, write_panel
+from camlib.runs.claim import remove_maps
+from camlib.runs.maps import Drawing, write_photo_maps
 from camlib.viewer.album import overlaid
 
 pytestmark = pytest.mark.any_backend
@@ -164,6 +166,24 @@ def test_superposition_is_the_weighted_mean_of_photo_and_colours(style):
     expected = (photo if style.in_colour else luma) * (1 - weight) + over[..., :3] * weight
     off_by = 0.51 if style.in_colour else 1.51  # Pillow and OpenCV may round the luma differently
     assert np.abs(superposition(photo, values, True, style) - expected).max() <= off_by
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_transparent_overlay_over_the_grey_photo_is_the_superposition(tmp_path, signed):
+    generator = np.random.default_rng(1)
+    grey = generator.integers(0, 256, (80, 120), np.uint8)
+    photo, values = np.repeat(grey[..., None], 3, axis=2), generator.uniform(-1 if signed else 0, 1, (8, 12))
+    drawing = Drawing(Style(), {"heatmap": signed}, {}, overlay=True)
+    write_photo_maps(tmp_path, photo, {"heatmap": {"dog": values, "cat": 0 * values}}, drawing, {})
+    assert len(list(tmp_path.glob("overlay_for_*.png"))) == 2
+    assert not np.asarray(Image.open(tmp_path / "overlay_for_cat.png"))[..., 3].any()
+    over = Image.open(tmp_path / "overlay_for_dog.png")
+    laid = Image.alpha_composite(Image.fromarray(photo).convert("RGBA"), over).convert("RGB")
+    expected = superposition_of(photo, values, superposition_scale_of(signed, [values]))
+    np.testing.assert_allclose(np.asarray(laid).astype(int), expected, atol=2)
+    (tmp_path / "overlay.png").touch()  # the user's
+    remove_maps(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["overlay.png"]
 
 
 def test_jpeg_files_hold_what_pillow_would_write(tmp_path):
