@@ -136,6 +136,20 @@ def test_one_map_alone_in_each_format(run_folder, tmp_path, suffix, start):
     assert start in figure.read_bytes()[:200]
 
 
+def test_of_a_figure_for_a_paper_text_is_text_and_pictures_are_sharp(run_folder, tmp_path):
+    figure = tmp_path / "figure.svg"
+    assert main([str(run_folder), "--save", str(figure)]) == 0
+    drawn = figure.read_text("utf-8")
+    texts = re.findall(r"<text[^>]*>([^<]+)", drawn)
+    assert {"photo", "CAM: dog 0.750", "CAM: cat 0.250", "over the photo", "0"} <= set(texts)
+    assert not re.search(r"<g clip-path[^>]*>\s*(<!--.*-->\s*)?<text", drawn)  # clipped, they would not be seen
+    pictures = re.findall(r'<image [^>]*base64,([^"]+)"[^>]* width="([0-9.]+)"', drawn)
+    assert len(pictures) >= 4
+    for data, points in pictures:
+        dots = Image.open(io.BytesIO(base64.b64decode(data))).width
+        assert dots / float(points) * 72 == pytest.approx(300, rel=0.02)
+
+
 def test_without_a_display_the_other_ways_are_named(run_folder):
     code = "import sys; from camlib.console import run_script; from show_heatmaps import main; run_script(main)"
     done = without_display(code, run_folder)
