@@ -23,6 +23,8 @@ from camlib.plots import OPACITY
 
 DEFAULT_PLACE = Path("outputs/cam")
 WIDTH, SAVED_HEIGHTS = 10.5, (7, 9, 11, 14, 18)  # inches of the figure, the taller the more maps
+FOR_PAPERS, PRINTED_DPI = ("pdf", "svg", "eps", "ps"), 300  # dots an inch of the pictures in them
+TEXT_IS_TEXT = {"svg.fonttype": "none", "pdf.fonttype": 42, "ps.fonttype": 42}  # to be edited and searched
 SHEET_PHOTOS = 12
 TOOLKIT = (
     "expected a display and a toolkit: pip install PySide6, or apt install python3-tk; without a window --save FILE "
@@ -98,6 +100,7 @@ def open_window(photos, index, args, style):
 
 def save_figure(photos, index, args, style):
     """Write the figure of one photo to a file, without a display."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from camlib.files import write_whole
@@ -110,11 +113,12 @@ def save_figure(photos, index, args, style):
         raise UserError(f"--save {args.save}: expected a name that ends in one of {', '.join(kinds)}")
     album = Album(photos, index)
     for height in SAVED_HEIGHTS:
-        figure = Figure(figsize=(WIDTH, height), dpi=SAVED_DPI)
+        figure = Figure(figsize=(WIDTH, height), dpi=PRINTED_DPI if kind in FOR_PAPERS else SAVED_DPI)
         if Viewer(figure, album, args.class_name, style).is_roomy:
             break
     args.save.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(args.save, lambda file: figure.savefig(file, format=kind))
+    with rc_context(TEXT_IS_TEXT):
+        write_whole(args.save, lambda file: figure.savefig(file, format=kind))
     print(f"wrote {args.save}")
     return 0
 

@@ -208,6 +208,11 @@ def add_style_options(group, writes=True):
     group.add_argument("--photo-in-colour", action="store_true", help="below a map; default: grey")
     if writes:
         group.add_argument(
+            "--overlay",
+            choices=["png"],
+            help="write overlay_for_<class>.png too: what lies over the photo, transparent, for other programs",
+        )
+        group.add_argument(
             "--full-size",
             action="store_true",
             help="pictures of the photo's own size; default: a longer side of 512 pixels",
@@ -248,6 +253,7 @@ def style_of_run(args):
     for option, given in (
         ("--colours", args.colours != OWN_COLOURS),
         ("--photo-in-colour", args.photo_in_colour),
+        ("--overlay", args.overlay),
         ("--full-size", args.full_size and args.no_pictures),
     ):
         if given:
@@ -258,7 +264,8 @@ def style_of_run(args):
 def style_settings(args):
     """What of the user's options decides how a run's pictures look, and whether it has any, for run.json."""
     names = ("colours", "photo_in_colour", "full_size")
-    return {name: getattr(args, name) for name in names} | {"no_pictures": args.no_pictures or None}
+    more = {"overlay": args.overlay, "no_pictures": args.no_pictures or None}
+    return {name: getattr(args, name) for name in names} | more
 
 
 def parse_size(text):

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from camlib.demo.scenes import demo_folder
-
 # on one backend: what the cells call is tested on both elsewhere, and compiling VGG-16 takes JAX a minute
 pytestmark = pytest.mark.any_backend
 
@@ -23,7 +21,6 @@ def code_cells():
 @pytest.fixture(scope="module")
 def names():
     """What the cells leave behind."""
-    demo_folder()
     from matplotlib import pyplot
 
     backend, found = matplotlib.get_backend(), {"__name__": "__main__"}
@@ -45,7 +42,14 @@ def test_logits_and_maps_equal_a_float64_sum(names):
     np.testing.assert_allclose(names["maps"][0], maps, atol=1e-4 * np.abs(maps).max())
     np.testing.assert_allclose(names["logits"][0], maps.mean(axis=(1, 2)) + bias, atol=1e-9)
     np.testing.assert_allclose(names["probabilities"], names["said"], atol=1e-4)
-    assert names["classes"][names["logits"].argmax()] == "bird"
+    assert names["classes"][names["logits"].argmax()] == "cat"
+
+
+@pytest.mark.thorough
+def test_the_last_cell_takes_another_photo(names):
+    assert names["MY_PHOTO"].endswith("cat/korat.jpg")
+    assert names["classes"][names["mine_probabilities"].argmax()] == "cat" and names["mine"].shape[2] == 3
+    assert abs(names["mine_probabilities"].sum() - 1) < 1e-6 and names["mine_maps"].shape[0] == len(names["classes"])
 
 
 @pytest.mark.thorough
@@ -79,5 +83,5 @@ def test_notebook_is_small_and_was_run_in_order():
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
     pictures = [output for cell in cells for output in cell["outputs"] if "image/jpeg" in output.get("data", {})]
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     assert "/home/" not in NOTEBOOK.read_text("utf-8")

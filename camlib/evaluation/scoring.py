@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 from keras import ops
 
+from camlib.attribution import GUIDED
 from camlib.evaluation import metrics
 from camlib.evaluation.annotations import truth_kind
 from camlib.evaluation.report import NO_NETWORK
 from camlib.photos import PhotoError
-from camlib.plots.colours import resize_map, superposition_scale_of
+from camlib.plots.colours import resize_map, smoothed_magnitude, superposition_scale_of
 from camlib.plots.page import encode_overlay, encode_photo
 from camlib.runs.claim import NOT_FINITE
 
@@ -90,11 +91,12 @@ def scores_of_map(values, other, truth, picture, kind):
     """What is kept of one map: where it lies, how much it changes with the class, and its picture and Scale
     for the page."""
     scores = localise(values, truth) if truth else {}
-    scale = superposition_scale_of(kind.is_signed, [values], capped=True)
+    shown = smoothed_magnitude(values) if kind.method in GUIDED else values
+    scale = superposition_scale_of(kind.is_signed, [shown], capped=True)
     return scores | {
         "zero": float(not values.any()),
         "other_class": None if other is None else metrics.rank_correlation(values, other),
-        "picture": encode_overlay(values, scale, picture.shape[:2]),
+        "picture": encode_overlay(shown, scale, picture.shape[:2]),
         "scale": list(scale),
     }
 

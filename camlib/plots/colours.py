@@ -1,11 +1,12 @@
 """Maps as colours: scales, colour maps, superpositions. Does without Keras."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import matplotlib
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
 from camlib.plots import OPACITY, OWN_COLOURS
 
@@ -82,6 +83,10 @@ EVIDENCE = LinearSegmentedColormap.from_list(
 )
 EVIDENCE(0.0)  # a colour map fills itself when it is first used: here, before several threads use it
 PALEST = 0.3  # where on the way from black the colours over a photo begin: there the opacity makes them weak
+COVERED = 0.4  # share of the scale from which a map has its full opacity: its colours are the legend's on any fur
+DETAIL, SURROUNDINGS = 0.6, 1 / 8  # share of the photo's detail that a map shows; of the longer side, a square's
+SMOOTHED = 0.015  # of a gradient's longer side
+STRIP = 64  # rows that are drawn at a time: several times faster than all at once, which needs large arrays
 # Those of Matplotlib's colour maps whose middle stands for zero
 DIVERGING_NAMES = "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr seismic berlin managua vanimo"
 DIVERGING = {name + end for name in DIVERGING_NAMES.split() for end in ("", "_r")}
@@ -128,24 +133,51 @@ def colours(values, signed, style=USUAL):
     return cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB)
 
 
-def overlay(values, signed, style=USUAL):
-    """What of a scaled map lies over a photo: the more opaque the larger its magnitude, nothing where it is zero.
+@lru_cache(maxsize=64)
+def overlay_colours(signed, style):
+    """Matplotlib's colour map for a scaled map over a photo: colours with opacity, nothing where the map is zero.
+
+    The opacity rises with t = min(|value| / COVERED, 1) as 3 t^2 - 2 t^3.
+    """
+    values = np.linspace(-1 if signed else 0, 1, 511)
+    share = np.minimum(np.abs(values) / COVERED, 1)
+    opacity = style.opacity * share**2 * (3 - 2 * share)
+    if style.colours == OWN_COLOURS:
+        values = np.sign(values) * PALEST + (1 - PALEST) * values
+    elif signed and style.colours not in DIVERGING:
+        signed, opacity = False, opacity * (values > 0)
+    drawn = style.colour_map(signed)((values + 1) / 2 if signed else values)  # (511, 4)
+    made = ListedColormap(np.column_stack((drawn[:, :3], opacity)))
+    made(0.0)
+    return made
+
+
+def overlay(values, signed, style=USUAL, detail=None):
+    """What of a scaled map lies over a photo: soon opaque, so that its colours are the legend's on any fur.
 
     Args:
         values: float (H, W), in -1..1 if signed, else in 0..1; what is beyond is drawn as the ends.
         signed: bool.
         style: Style.
+        detail: int16 (H, W), of the photo, see `detail_of`, drawn into the colours; None for those of the legend.
 
     Returns:
-        (colours uint8 (H, W, 3), opacity float (H, W) in 0..1).
+        uint8 (H, W, 4), RGB and opacity.
     """
-    values = np.clip(values, -1 if signed else 0, 1)
-    if style.colours == OWN_COLOURS:
-        away = np.sign(values) * PALEST + (1 - PALEST) * values
-        return colours(away, signed, style), style.opacity * np.abs(values)
-    if signed and style.colours not in DIVERGING:
-        signed, values = False, np.clip(values, 0, 1)
-    return colours(values, signed, style), style.opacity * np.abs(values)
+    drawn = overlay_colours(signed, style)((values + 1) / 2 if signed else values, bytes=True)
+    if detail is not None:
+        drawn = cv2.add(drawn, cv2.merge([detail] * 3 + [np.zeros_like(detail)]), dtype=cv2.CV_8U)  # within 0..255
+    return drawn
+
+
+def detail_of(photo):
+    """The share DETAIL of how much lighter than its surroundings each pixel of a photo (H, W, 3) is: int16 (H, W).
+
+    In a map eyes and edges stay to be seen by it, and whether the fur is dark or white changes no colour.
+    """
+    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    side = max(1, round(SURROUNDINGS * max(grey.shape)))
+    return cv2.addWeighted(grey, DETAIL, cv2.blur(grey, (side, side)), -DETAIL, 0, dtype=cv2.CV_16S)
 
 
 def superposition(photo, values, signed, style=USUAL):
@@ -160,27 +192,26 @@ def superposition(photo, values, signed, style=USUAL):
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    above, weight = overlay(values, signed, style)
-    weight = weight.astype(np.float32)  # (H, W)
-    through = 1 - weight
-    if style.in_colour:
-        below = [plane * through for plane in cv2.split(photo)]
-    else:
-        below = [cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY) * through] * 3
-    # plane by plane: NumPy takes several times longer where the last axis has but three numbers
-    planes = []
-    for under, over in zip(below, cv2.split(above), strict=True):
-        laid = over.astype(np.float32)
-        laid *= weight
-        laid += under
-        planes.append(np.rint(laid, out=laid).astype(np.uint8))
-    return cv2.merge(planes)  # (H, W, 3)
+    laid, detail = np.empty_like(photo), detail_of(photo)
+    for top in range(0, len(photo), STRIP):
+        rows = slice(top, top + STRIP)
+        above = overlay(values[rows], signed, style, detail[rows])
+        weight = cv2.extractChannel(above, 3).astype(np.float32) / 255
+        below = photo[rows] if style.in_colour else cv2.merge([cv2.cvtColor(photo[rows], cv2.COLOR_RGB2GRAY)] * 3)
+        cv2.blendLinear(cv2.cvtColor(above, cv2.COLOR_RGBA2RGB), below, weight, 1 - weight, laid[rows])
+    return laid
 
 
 def superposition_of(photo, values, scale, style=USUAL):
     """Lay a map (h, w), or gradients (H, W, 3) by their `magnitude`, over a photo (H, W, 3): uint8 (H, W, 3)."""
     large = enlarged_for_display(scaled(magnitude(values), scale.limit), *photo.shape[:2])
     return superposition(photo, large, scale.signed and values.shape[2:] != (3,), style)
+
+
+def overlay_of(photo, values, scale, style=USUAL):
+    """What `superposition_of` lays over the grey photo, with the photo's detail, for a map (h, w): uint8 (H, W, 4)."""
+    large = enlarged_for_display(scaled(values, scale.limit), *photo.shape[:2])
+    return overlay(large, scale.signed, style, detail_of(photo))
 
 
 def magnitude(values):
@@ -190,6 +221,16 @@ def magnitude(values):
     """
     values = plane(values)
     return np.abs(values).max(axis=2) if values.ndim == 3 else values
+
+
+def smoothed_magnitude(gradients):
+    """What of gradients, (H, W), (H, W, 1) or (H, W, 3), lies over a photo: single pixels would be specks.
+
+    Returns:
+        float32 (H, W), their `magnitude`, smoothed by a Gaussian whose sigma is SMOOTHED of the longer side.
+    """
+    values = np.abs(magnitude(gradients)).astype(np.float32, copy=False)
+    return cv2.GaussianBlur(values, (0, 0), SMOOTHED * max(values.shape), borderType=cv2.BORDER_REFLECT)
 
 
 def plane(values):

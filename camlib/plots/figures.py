@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from camlib.files import write_whole
@@ -235,7 +236,12 @@ def laid_over(photo, overlay):
 
 
 def draw_history(path, history):
-    """Loss and both accuracies over the epochs, training and validation, as a PNG."""
+    """Write the curves of a training as a PNG, see `figure_of_history`."""
+    return save(figure_of_history(history), path)
+
+
+def figure_of_history(history):
+    """Matplotlib's Figure of loss and both accuracies over the epochs, training and validation."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in history]
@@ -244,5 +250,6 @@ def draw_history(path, history):
         panel.plot(epochs, [row[name] for row in history], label="train")
         panel.plot(epochs, [row[f"val_{name}"] for row in history], label="val")
         panel.set(title=title, xlabel="epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.legend()
-    return save(figure, path)
+    return figure

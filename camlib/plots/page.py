@@ -50,7 +50,7 @@ def write_page(path, title, entries, style=USUAL, report=Report()):  # noqa: B00
             legend (as `legend_of` makes it) and zero (True where the map is zero everywhere). If known also truth and
             predicted (class names), right (bool) and outlines (list of polygons, lists of (x, y) in shares of width and
             height).
-        style: Style; the maps themselves are drawn at full opacity.
+        style: Style.
         report: Report.
     """
     contents = []
@@ -81,7 +81,7 @@ def write_page(path, title, entries, style=USUAL, report=Report()):  # noqa: B00
         opacity=style.opacity,
         in_colour=" checked" if style.in_colour else "",
         entries=script_json([entry | {"name": displayable(entry["name"])} for entry in entries]),
-        bars=script_json(bars_for_page(style._replace(opacity=1.0))),
+        bars=script_json(bars_for_page(style)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
@@ -129,6 +129,7 @@ def escape(text):
 
 # ---------------------------------------------------------------- pictures for a page
 
+MOST_OPAQUE = 0.8  # a map's: the photo shines through, since its detail is not drawn into the map as in files
 PAGE_SIDE, LEAST_PAGE_SIDE = 384, 144  # pixels of the longer side, at most and at least: enlarged, and in a gallery
 EVIDENCE_ENDS = "evidence against {class}", "evidence for {class}"  # what the ends of most scales stand for
 FINER = 2  # times as fine as a map is its picture, since a browser enlarges bilinearly, which leaves diamonds
@@ -156,15 +157,13 @@ def encode_photo(photo):
 def encode_overlay(values, scale, shape, style=USUAL):
     """A map to be laid over a photo of that (height, width), as data: address; gradients of RGB hide it.
 
-    Values beyond the scale are drawn as its ends, the largest fully opaque: the page has a slider for the opacity.
+    Values beyond the scale are drawn as its ends. The page has a slider for the opacity.
     """
-    style = style._replace(opacity=1.0)
     if values.ndim == 3:
         return data_uri(picture_of(values, scale, *page_size(shape, max(values.shape[:2])), style))
     size = page_size(shape, FINER * max(values.shape))
-    return data_uri(
-        with_opacity(*overlay(enlarged_for_display(scaled(values, scale.limit), *size), scale.signed, style))
-    )
+    large = enlarged_for_display(scaled(values, scale.limit), *size)
+    return data_uri(overlay(large, scale.signed, style._replace(opacity=MOST_OPAQUE)))
 
 
 def map_for_page(values, scale, shape, ends, style=USUAL):
@@ -181,18 +180,13 @@ def map_for_page(values, scale, shape, ends, style=USUAL):
     return found if values.any() else found | {"zero": True}
 
 
-def with_opacity(above, opacity):
-    """Colours uint8 (H, W, 3) and opacity float (H, W) in 0..1 as uint8 (H, W, 4)."""
-    return np.dstack((above, np.rint(255 * opacity).astype(np.uint8)))
-
-
 def bars_for_page(style=USUAL):
     """The colour bars of a page, to be laid over grey: dict of bar's name, see `legend_of`, -> data: address."""
-    values = np.linspace(-1, 1, 256)[None]  # (1, 256)
+    values, style = np.linspace(-1, 1, 256)[None], style._replace(opacity=MOST_OPAQUE)  # (1, 256)
     grey_ramp = picture_of(np.repeat(values[..., None], 3, axis=2), Scale(1.0, True), *values.shape)
     bars = {
-        "signed": with_opacity(*overlay(values, True, style)),
-        "plain": with_opacity(*overlay((values + 1) / 2, False, style)),
+        "signed": overlay(values, True, style),
+        "plain": overlay((values + 1) / 2, False, style),
         "gradients": grey_ramp,
     }
     return {name: data_uri(bar) for name, bar in bars.items()}

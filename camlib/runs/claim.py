@@ -94,8 +94,8 @@ def remove_maps(output):
     """Remove what a run wrote, by the names it writes, and the folders that this leaves empty; nothing else."""
     (output / PREDICTIONS_FILE).unlink(missing_ok=True)
     remove_lists_of_shards(output)
-    kinds = "|".join(["spp", "panel", *SIGNED])
-    ours = re.compile(rf"({kinds})_for_.+\.(npy|jpg)|{re.escape(PHOTO_FILE)}|{PART_NAME.pattern}")
+    kinds = "|".join(["spp", "overlay", "panel", *SIGNED])
+    ours = re.compile(rf"({kinds})_for_.+\.(npy|jpg|png)|{re.escape(PHOTO_FILE)}|{PART_NAME.pattern}")
     for parent, _, files in os.walk(output, topdown=False):
         for name in files:
             if ours.fullmatch(name):

@@ -17,8 +17,8 @@ from camlib.console import UserError, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
 from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
 from camlib.plots import GRADIENTS
-from camlib.plots.colours import Style, picture_of, scale_of, superposition_of, superposition_scale_of
-from camlib.plots.panels import write_jpeg, write_panel
+from camlib.plots.colours import Style, overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
+from camlib.plots.panels import write_jpeg, write_panel, write_png
 from camlib.runs.shards import NUMBER, lists_of, read_list
 from camlib.runs.store import PART_ERRORS, PART_NAME, PLACE_COLUMNS, Part
 
@@ -54,12 +54,14 @@ class Drawing:
         signed: dict of kind -> bool, whether maps of a kind have two signs; the first kind is laid over the photo.
         titles: dict of kind -> str, its title above a panel; empty for runs without panels.
         made: str, how the maps were made, for the heading of a panel.
+        overlay: bool, write overlay_for_<class>.png too: what lies over the photo, transparent; needs a style.
     """
 
     style: Style | None
     signed: dict
     titles: dict
     made: str | None = None
+    overlay: bool = False
 
 
 def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False):
@@ -105,6 +107,8 @@ def write_photo_maps(folder, photo, maps, drawing, headings):
         kind: write_maps(folder, kind, of_classes, drawing.signed[kind], photo, drawing.style, kind == over_photo)
         for kind, of_classes in maps.items()
     }
+    for name, values in maps[over_photo].items() if drawing.overlay else ():
+        write_png(folder / f"overlay_for_{name}.png", overlay_of(photo, values, scales[over_photo][1], drawing.style))
     if drawing.style is None or not drawing.titles:
         return
     for name in maps[over_photo]:

@@ -33,7 +33,7 @@ def open_run(args, explainer, settings, photos, batch_size, style):
         UserError: the place holds something else, or another process writes to it.
     """
     outputs = explainer.outputs
-    drawing = Drawing(style, explainer.kinds, explainer.titles, explainer.made)
+    drawing = Drawing(style, explainer.kinds, explainer.titles, explainer.made, bool(args.overlay))
     place, writer = args.output, FolderWriter(args.output, drawing, not args.no_pictures, args.full_size)
     if args.store:
         place, settings = args.store, settings | {"store_dtype": args.store_dtype}

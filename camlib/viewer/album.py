@@ -11,7 +11,7 @@ from camlib.console import UserError
 from camlib.evaluation.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.photos import PhotoError, resize_photo, size_within
 from camlib.plots import GRADIENTS
-from camlib.plots.colours import Scale, magnitude, scale_of, superposition_scale_of
+from camlib.plots.colours import Scale, magnitude, scale_of, smoothed_magnitude, superposition_scale_of
 from camlib.runs.maps import MapError, all_maps, attempt, class_names_in, read_map, shown_at_once
 
 SCREEN_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
@@ -102,8 +102,8 @@ def scale_over_photo(saved, kind, maps):
 
 
 def overlaid(kind, values):
-    """What of a map lies over the photo: of gradients, of RGB or grey, the magnitude."""
-    return np.abs(magnitude(values)) if kind in GRADIENTS else magnitude(values)
+    """What of a map lies over the photo: of gradients, of RGB or grey, the smoothed magnitude."""
+    return smoothed_magnitude(values) if kind in GRADIENTS else magnitude(values)
 
 
 # ---------------------------------------------------------------- the truth

@@ -36,7 +36,8 @@ class Label(Text):
     """Lines of text in the figures' font, drawn by Pillow; in vector files they are Matplotlib's."""
 
     def __init__(self, **settings):
-        super().__init__(**({"text": ""} | settings), parse_math=False, linespacing=LINE_SPACING)
+        # not clipped to its axes, beside which it stands: nothing of it would be left in vector files
+        super().__init__(**({"text": "", "clip_on": False} | settings), parse_math=False, linespacing=LINE_SPACING)
 
     def draw(self, renderer):
         if not isinstance(renderer, RendererAgg):

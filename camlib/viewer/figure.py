@@ -307,7 +307,7 @@ class Viewer:
         self.panels[1].format_coord = self.value_at(values, kind, name)
         self.overlay_bar.set_visible(bool(kind))
         if kind:
-            labels = ["over the photo: magnitude", "magnitude"] if kind in GRADIENTS else ["over the photo"]
+            labels = ["over the photo: magnitude, smoothed", "magnitude"] if kind in GRADIENTS else ["over the photo"]
             self.draw_bar(
                 self.overlay_bar,
                 self.places.overlay_bar,

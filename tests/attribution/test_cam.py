@@ -302,12 +302,14 @@ def test_pictures_of_the_photos_own_size_in_other_colours(model_file, tmp_path):
     (tmp_path / "photos").mkdir()
     photo = np.random.default_rng(3).integers(0, 256, (28, 42, 3)).astype(np.uint8)
     Image.fromarray(photo).resize((840, 560)).save(tmp_path / "photos" / "a.jpg")
-    written = {}
-    for name, more in (("usual", []), ("other", ["--full-size", "--colours", "turbo", "--photo-in-colour"])):
+    written, alone = {}, ["--overlay", "png"]
+    for name, more in (("usual", []), ("other", ["--full-size", "--colours", "turbo", "--photo-in-colour", *alone])):
         assert make(model_file, tmp_path / "photos", tmp_path / name, *more) == 0
         written[name] = tmp_path / name / "a"
     sizes = {name: Image.open(folder / "spp_for_dog.jpg").size for name, folder in written.items()}
     assert sizes == {"usual": (512, 341), "other": (840, 560)}
+    assert Image.open(written["other"] / "overlay_for_dog.png").size == (840, 560)
+    assert not list(written["usual"].glob("*.png"))
     maps = [[np.load(folder / f"heatmap_for_{name}.npy") for name in CLASSES] for folder in written.values()]
     np.testing.assert_array_equal(*maps)
     limit = max(values.max() for values in maps[0])
@@ -318,7 +320,7 @@ def test_pictures_of_the_photos_own_size_in_other_colours(model_file, tmp_path):
     assert np.abs(found - expected).mean() < 4  # JPEG
     nothing = values < -0.05  # turbo shows no evidence against a class
     assert nothing.any() and np.abs(found - below)[nothing].mean() < 4
-    with pytest.raises(UserError, match=r"results of other settings \(colours, full_size, photo_in_colour\)"):
+    with pytest.raises(UserError, match=r"results of other settings \(colours, full_size, overlay, photo_in_colour\)"):
         make(model_file, tmp_path / "photos", tmp_path / "other")
     with pytest.raises(UserError, match="--colours turboo; did you mean turbo.* expected a colour map"):
         make(model_file, tmp_path / "photos", tmp_path / "third", "--colours", "turboo")

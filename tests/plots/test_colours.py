@@ -7,23 +7,30 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.plots.colours import (
+    COVERED,
+    DETAIL,
     DIVERGING,
     Scale,
     Style,
     colours,
+    detail_of,
     enlarged_for_display,
     overlay,
     picture_of,
     resize_map,
     scale_of,
     scaled,
+    smoothed_magnitude,
     superposition,
     superposition_of,
     superposition_scale_of,
 )
 from camlib.plots.figures import decoded_picture
-from camlib.plots.page import encode_overlay
+from camlib.plots.page import MOST_OPAQUE, encode_overlay
 from camlib.plots.panels import write_jpeg, write_panel
+from camlib.runs.claim import remove_maps
+from camlib.runs.maps import Drawing, write_photo_maps
+from camlib.viewer.album import overlaid
 
 pytestmark = pytest.mark.any_backend
 
@@ -79,7 +86,7 @@ def test_a_few_large_values_hide_nothing_in_the_page():
     assert scale == (0.5, False, True)
     uri = encode_overlay(values, scale, values.shape)
     over = np.asarray(decoded_picture(uri).convert("RGBA"))
-    assert (over[..., 3] == 255).all()
+    assert (over[..., 3] == round(255 * MOST_OPAQUE)).all()
 
 
 def test_superposition_leaves_the_grey_photo_where_the_map_is_zero():
@@ -93,21 +100,48 @@ def test_superposition_leaves_the_grey_photo_where_the_map_is_zero():
     assert against[2] == 255 and against[0] < 160  # cyan
 
 
-def test_opacity_grows_with_the_magnitude():
-    _, opacity = overlay(np.array([[-2.0, -0.5, 0.0, 0.25, 1.0]]), True, Style(opacity=1.0))
-    np.testing.assert_allclose(opacity, [[1, 0.5, 0, 0.25, 1]])
-    _, opacity = overlay(np.array([[-0.1, 0.25, 3.0]]), signed=False, style=Style(opacity=0.5))
-    np.testing.assert_allclose(opacity, [[0, 0.125, 0.5]])
+def test_opacity_grows_with_the_magnitude_and_is_full_from_covered_on():
+    values = np.array([[-2.0, -COVERED / 2, 0.0, COVERED / 4, COVERED, 1.0]])
+    opacity = overlay(values, True, Style(opacity=1.0))[..., 3] / 255
+    np.testing.assert_allclose(opacity, [[1, 0.5, 0, 3 / 16 - 2 / 64, 1, 1]], atol=0.01)
+    opacity = overlay(np.array([[-0.1, COVERED / 2, 3.0]]), signed=False, style=Style(opacity=0.5))[..., 3] / 255
+    np.testing.assert_allclose(opacity, [[0, 0.25, 0.5]], atol=0.01)
+
+
+@pytest.mark.parametrize("value", [-1.0, -0.5, 0.4, 0.6, 1.0])
+def test_a_value_has_the_legends_colour_on_white_grey_and_black_fur(value):
+    values = np.full((8, 8), value, np.float32)
+    furs = [np.full((8, 8, 3), grey, np.uint8) for grey in (255, 128, 0)]
+    white, grey, black = (superposition(fur, values, True)[4, 4] for fur in furs)
+    assert np.ptp([white, grey, black], axis=0).max() <= 27  # of 255: a tenth; in proportion to 0.5 it would be 140
+    legend = colours(np.array([[np.sign(value) * 0.3 + 0.7 * value]]), True)[0, 0]
+    np.testing.assert_allclose(grey, 0.9 * legend + 0.1 * 128, atol=1.5)
+
+
+def test_the_photos_detail_is_seen_in_a_map_but_not_whether_it_is_dark_or_light():
+    grey = np.full((160, 240), 60, np.uint8)
+    grey[:, 120:] = 180
+    grey[78:82, 58:62] = grey[78:82, 178:182] = 120  # a light spot on the dark half, a dark one on the light
+    photo = np.repeat(grey[..., None], 3, axis=2)
+    detail = detail_of(photo)
+    assert detail[20, 60] == detail[20, 180] == 0
+    spot = 60 * (1 - 16 / 900)  # its surroundings are 30 x 30 pixels
+    np.testing.assert_allclose([detail[80, 60], detail[80, 180]], [DETAIL * spot, -DETAIL * spot], atol=1)
+    laid = superposition(photo, np.full(grey.shape, 0.5, np.float32), False).astype(int)[..., 1]
+    np.testing.assert_allclose(laid[80, 60] - laid[20, 60], 0.9 * DETAIL * spot + 0.1 * 60, atol=2)
+    assert abs(laid[20, 180] - laid[20, 60]) <= 13  # 120 in the photo
 
 
 def test_colour_maps_of_matplotlib():
     values = np.array([[-1.0, 0.0, 0.5, 1.0]])
-    above, opacity = overlay(values, True, Style("turbo", opacity=1.0))  # no middle: evidence for a class alone
-    np.testing.assert_array_equal(above[0, 1:], matplotlib.colormaps["turbo"]([0.0, 0.5, 1.0], bytes=True)[:, :3])
-    np.testing.assert_allclose(opacity, [[0, 0, 0.5, 1]])
-    above, opacity = overlay(values, True, Style("RdBu_r", opacity=1.0))
-    np.testing.assert_array_equal(above[0], matplotlib.colormaps["RdBu_r"]([0, 0.5, 0.75, 1.0], bytes=True)[:, :3])
-    np.testing.assert_allclose(opacity, [[1, 0, 0.5, 1]])
+    over = overlay(values, True, Style("turbo", opacity=1.0))[0]  # no middle: evidence for a class alone
+    expected = matplotlib.colormaps["turbo"]([0.0, 0.5, 1.0], bytes=True)[:, :3].astype(int)
+    np.testing.assert_allclose(over[1:, :3], expected, atol=3)  # 511 colours from Matplotlib's 256
+    np.testing.assert_array_equal(over[:, 3], [0, 0, 255, 255])
+    over = overlay(values, True, Style("RdBu_r", opacity=1.0))[0]
+    expected = matplotlib.colormaps["RdBu_r"]([0, 0.5, 0.75, 1.0], bytes=True)[:, :3].astype(int)
+    np.testing.assert_allclose(over[:, :3], expected, atol=3)
+    np.testing.assert_array_equal(over[:, 3], [255, 0, 255, 255])
     np.testing.assert_array_equal(colours(values, True, Style("turbo")), colours(values, True))
     assert not {name for name in DIVERGING if name not in matplotlib.colormaps}
 
@@ -124,14 +158,32 @@ def test_what_is_beyond_a_scale_is_drawn_as_its_ends(name, signed):
 @pytest.mark.parametrize("style", [Style(), Style("turbo", in_colour=True, opacity=0.37)])
 def test_superposition_is_the_weighted_mean_of_photo_and_colours(style):
     generator = np.random.default_rng(0)
-    photo = generator.integers(0, 256, (60, 70, 3), np.uint8)
-    values = generator.uniform(-1, 1, (60, 70)).astype(np.float32)
-    above, weight = overlay(values, True, style)
+    photo = generator.integers(0, 256, (150, 70, 3), np.uint8)  # more rows than are drawn at a time
+    values = generator.uniform(-1, 1, (150, 70)).astype(np.float32)
+    over = overlay(values, True, style, detail_of(photo)).astype(float)
+    weight = over[..., 3:] / 255
     luma = np.asarray(Image.fromarray(photo).convert("L"), int)[..., None]
-    below = photo if style.in_colour else luma
-    expected = below * (1 - weight[..., None].astype(float)) + above * weight[..., None].astype(float)
-    off_by = 0.5 + 1e-4 if style.in_colour else 1.5 + 1e-4  # Pillow and OpenCV may round the luma differently
+    expected = (photo if style.in_colour else luma) * (1 - weight) + over[..., :3] * weight
+    off_by = 0.51 if style.in_colour else 1.51  # Pillow and OpenCV may round the luma differently
     assert np.abs(superposition(photo, values, True, style) - expected).max() <= off_by
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_transparent_overlay_over_the_grey_photo_is_the_superposition(tmp_path, signed):
+    generator = np.random.default_rng(1)
+    grey = generator.integers(0, 256, (80, 120), np.uint8)
+    photo, values = np.repeat(grey[..., None], 3, axis=2), generator.uniform(-1 if signed else 0, 1, (8, 12))
+    drawing = Drawing(Style(), {"heatmap": signed}, {}, overlay=True)
+    write_photo_maps(tmp_path, photo, {"heatmap": {"dog": values, "cat": 0 * values}}, drawing, {})
+    assert len(list(tmp_path.glob("overlay_for_*.png"))) == 2
+    assert not np.asarray(Image.open(tmp_path / "overlay_for_cat.png"))[..., 3].any()
+    over = Image.open(tmp_path / "overlay_for_dog.png")
+    laid = Image.alpha_composite(Image.fromarray(photo).convert("RGBA"), over).convert("RGB")
+    expected = superposition_of(photo, values, superposition_scale_of(signed, [values]))
+    np.testing.assert_allclose(np.asarray(laid).astype(int), expected, atol=2)
+    (tmp_path / "overlay.png").touch()  # the user's
+    remove_maps(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["overlay.png"]
 
 
 def test_jpeg_files_hold_what_pillow_would_write(tmp_path):
@@ -167,6 +219,17 @@ def test_gradients_are_shown_around_mid_grey():
     picture = picture_of(values, Scale(2.0, True), 2, 2)
     np.testing.assert_array_equal(picture[0, 0], [255, 128, 128])
     np.testing.assert_array_equal(picture[1, 1], [128, 0, 128])
+
+
+def test_gradients_lie_over_a_photo_as_areas_and_not_as_specks():
+    values = np.zeros((200, 100, 3), np.float32)
+    values[100, 50] = 1, -4, 2
+    laid = smoothed_magnitude(values)  # a Gaussian with a sigma of 3 pixels
+    np.testing.assert_allclose(laid.sum(), 4, rtol=1e-3)
+    np.testing.assert_allclose(laid[100, [50, 53, 56]], 4 / (18 * np.pi) * np.exp([0, -0.5, -2]), rtol=0.02)
+    np.testing.assert_array_equal(overlaid("guided_backprop", values), laid)
+    np.testing.assert_array_equal(overlaid("guided_gradcam", values[..., 1:2]), smoothed_magnitude(values[..., 1]))
+    np.testing.assert_array_equal(overlaid("gradcam", values[..., 1]), values[..., 1])
 
 
 def test_panel_keeps_the_photos_colours_and_shape(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from camlib.plots.figures import MOST_FIGURE_PIXELS, draw_confusion_matrix, draw_history, save
+from camlib.plots.figures import MOST_FIGURE_PIXELS, draw_confusion_matrix, draw_history, figure_of_history, save
 
 pytestmark = pytest.mark.any_backend
 
@@ -29,6 +29,15 @@ def test_a_figure_of_any_size_stays_within_its_pixels(tmp_path):
         with Image.open(tmp_path / "f.png") as picture:
             assert picture.width * picture.height <= 1.001 * MOST_FIGURE_PIXELS
             assert picture.width / picture.height == pytest.approx(size[0] / size[1], rel=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 40])
+def test_epochs_are_whole_numbers_on_the_axis(count):
+    names = ("loss", "top1", "binary_accuracy")
+    row = dict.fromkeys([*names, *(f"val_{name}" for name in names)], 0.5)
+    for panel in figure_of_history([row | {"epoch": epoch} for epoch in range(1, count + 1)]).axes:
+        ticks = [tick for tick in panel.get_xticks() if panel.get_xlim()[0] <= tick <= panel.get_xlim()[1]]
+        assert 1 <= len(ticks) <= 11 and all(tick == round(tick) for tick in ticks)
 
 
 def test_curves_of_many_epochs(tmp_path):

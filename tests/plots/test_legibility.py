@@ -7,7 +7,7 @@ import pytest
 from conftest import make_run
 from skimage.color import rgb2lab
 
-from benchmarks.legibility import colour_difference, kept_lightness, main
+from benchmarks.legibility import colour_difference, kept_lightness, lightness_of_animal, main, off_the_legend
 
 pytestmark = pytest.mark.any_backend
 
@@ -31,6 +31,21 @@ def test_kept_lightness_is_one_for_the_photo_and_minus_one_for_its_negative():
     assert kept_lightness(photo, np.zeros_like(photo)) is None
 
 
+def test_off_the_legend_is_cie76_of_the_means_where_the_map_is_middling():
+    picture, legend = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 3)).astype(np.uint8)
+    values = np.repeat([1.0, 0.75, 0.25, 0.2], 8).reshape(4, 8)
+    means = [rgb2lab(one)[1:3].mean(axis=(0, 1)) for one in (picture, legend)]
+    np.testing.assert_allclose(off_the_legend(picture, legend, values), np.linalg.norm(np.subtract(*means)), rtol=5e-3)
+    assert off_the_legend(legend, legend, values) == 0
+    assert off_the_legend(picture, legend, np.zeros((4, 8))) is None
+
+
+def test_an_animal_is_as_light_as_the_photos_central_half():
+    photo = np.full((8, 12, 3), 250, np.uint8)
+    photo[2:6, 3:9] = 7
+    assert lightness_of_animal(photo) == 7 and lightness_of_animal(255 - photo) == 248
+
+
 def test_the_table_of_a_run(tmp_path, capsys):
     run = make_run(tmp_path / "run", ["a/x.png", "a/y.png"])
     values = np.zeros((6, 8), np.float32)
@@ -40,5 +55,8 @@ def test_the_table_of_a_run(tmp_path, capsys):
     for name, class_name in predicted.items():
         np.save(run / name.removesuffix(".png") / f"heatmap_for_{class_name}.npy", values)
     assert main([str(run)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "half opaque" in line]
-    assert len(lines) == 2 and all(line[-4] == "2" and float(line[-3]) > 20 for line in lines)
+    printed = capsys.readouterr().out
+    titles = [line.split(",")[0] for line in printed.splitlines() if "of 255" in line]
+    assert titles == ["all: 2 photos", "dark: 1 photo", "white: 1 photo"]
+    lines = [line.split() for line in printed.splitlines() if "half opaque" in line]
+    assert len(lines) == 6 and all(float(line[-5]) > 20 for line in lines)

@@ -52,7 +52,7 @@ def test_pictures_keep_their_shape_and_colours():
     uri = encode_overlay(values, Scale(1.0, signed=True), (30, 90))
     overlay = np.asarray(decoded_picture(uri).convert("RGBA")).astype(int)
     left, middle, right = overlay[24, 10], overlay[24, 72], overlay[24, 134]
-    assert left[3] > 240 and right[3] > 240 and middle[3] < 40  # blue below zero, clear at zero, red above
+    assert left[3] > 190 and right[3] > 190 and middle[3] < 40  # blue below zero, clear at zero, red above
     assert left[2] > left[0] + 60 and right[0] > right[2] + 60
 
 
@@ -290,7 +290,7 @@ def test_the_truth_is_outlined_in_white_with_a_black_edge(judged_page, browser):
     assert row[white] > 160 and white / len(row) == pytest.approx(0.4 / 0.45, abs=0.02)
     assert max(row[white - 3 : white].min(), row[white + 1 : white + 4].min()) < GREY - 40
     browser.find_elements("name", "outlines")[1].click()
-    np.testing.assert_allclose(across()[white - 3 : white + 4], GREY, atol=14)
+    np.testing.assert_allclose(across()[white - 3 : white + 4], GREY, atol=20)
 
 
 def test_contents_and_tables_come_before_the_photos(judged_page, browser):

@@ -467,6 +467,8 @@ def test_arrays_alone_are_those_that_come_with_pictures(standardising, script, t
         run("arrays")
     with pytest.raises(UserError, match="--no-pictures with --full-size, which is about pictures; expected one of"):
         run("other", "--no-pictures", "--full-size")
+    with pytest.raises(UserError, match="--no-pictures with --overlay, which is about pictures; expected one of"):
+        run("other", "--no-pictures", "--overlay", "png")
     assert not (tmp_path / "other").exists()
 
 

@@ -21,6 +21,7 @@ from camlib.networks.checkpoint import load_known_network, load_network, save_ne
 from camlib.photos import find_photos, read_network_input
 from camlib.preprocessing import InputSpec
 from camlib.training.recipes import RECIPES, recipe_of
+from camlib.training.results import FEW_PHOTOS, what_would_help
 from camlib.training.state import decisive_settings, settings_of_finished
 from train_cam_4class import main, parse_arguments
 
@@ -69,6 +70,21 @@ def test_original_recipe_and_its_files(run_here, colour_photos, tmp_path):
     right, total = (sum(int(row[column]) for row in counts) for column in (1, 2))
     assert len(counts) == 4 and top1.endswith(f"{right / total:.3f}")
     assert any("what Keras called accuracy" in line for line in lines)
+
+
+@pytest.mark.any_backend
+def test_the_end_says_what_would_help_few_photos_and_nothing_otherwise(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+    def said(count, *options):
+        return what_would_help(parse_arguments(options), count)
+
+    mine = "--data", "mine"
+    assert "240 photos are few" in said(240, *mine)
+    assert "the same command with --weights models/cam_4class.h5 --overwrite starts" in said(240, *mine)
+    parse_arguments([*mine, *said(240, *mine).split("command with ")[1].split(" starts")[0].split()])
+    assert said(240, *mine, "--weights", "other.h5") == said(FEW_PHOTOS, *mine) == said(240) == ""
+    assert said(240, *mine, "--recipe", "vgg16") == said(240, *mine, "--recipe", "original") == ""
 
 
 @pytest.mark.thorough

@@ -19,6 +19,7 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.plots.colours import Style
+from camlib.plots.page import MOST_OPAQUE
 from camlib.plots.panels import MARGIN, Row
 from camlib.runs.maps import find_saved
 from camlib.viewer.gallery import entry_of
@@ -29,6 +30,7 @@ from show_heatmaps import index_of, main
 pytestmark = pytest.mark.any_backend
 
 WITHOUT_DISPLAY = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+OPAQUE = round(255 * MOST_OPAQUE)
 
 
 def test_photo_by_name(run_folder):
@@ -68,7 +70,7 @@ def test_evidence_against_another_class_fades_nothing_on_the_page(tmp_path):
     for name, value in (("dog", 2.0), ("cat", -40.0)):
         np.save(run / "a" / f"heatmap_for_{name}.npy", np.full((6, 8), value, np.float32))
     shown = entry_of(find_saved(run)[0])["maps"]["CAM"]
-    assert (opacity_of(shown["dog"]["picture"]) == 255).all()
+    assert (opacity_of(shown["dog"]["picture"]) == OPAQUE).all()
     legend = shown["dog"]["legend"]
     assert legend["ticks"] == [[0.0, "≤ -2"], [0.5, "0"], [1.0, "≥ 2"]] and legend["bar"] == "signed"
     assert legend["ends"] == ["evidence against {class}", "evidence for {class}, logit units"]
@@ -96,7 +98,7 @@ def test_single_large_gradients_of_a_grey_photo_hide_nothing_on_the_page(tmp_pat
     values[0, :4] = 60.0
     np.save(run / "a" / "guided_backprop_for_dog.npy", values)
     shown = entry_of(find_saved(run)[0])["maps"]["guided backpropagation"]["dog"]
-    assert (opacity_of(shown["picture"])[20:] == 255).all() and shown["legend"]["ticks"][-1] == [1.0, "≥ 0.5"]
+    assert (opacity_of(shown["picture"])[20:] == OPAQUE).all() and shown["legend"]["ticks"][-1] == [1.0, "≥ 0.5"]
 
 
 def test_html_keeps_the_style_that_was_asked_for(run_folder, tmp_path):
@@ -105,7 +107,7 @@ def test_html_keeps_the_style_that_was_asked_for(run_folder, tmp_path):
     text = page.read_text("utf-8")
     assert text.count('value="0.4"') == 2 and text.count('type="checkbox" checked> photo in colour') == 2
     entries = json.loads(re.search(r'id="entries">(.*?)</script>', text, re.DOTALL)[1])
-    assert opacity_of(entries[1]["maps"]["CAM"]["dog"]["picture"]).max() == 255  # the slider alone makes it weaker
+    assert opacity_of(entries[1]["maps"]["CAM"]["dog"]["picture"]).max() == OPAQUE  # the slider alone makes it weaker
 
 
 # ---------------------------------------------------------------- the script
@@ -132,6 +134,20 @@ def test_one_map_alone_in_each_format(run_folder, tmp_path, suffix, start):
     figure = tmp_path / f"one.{suffix}"
     assert main([str(run_folder / "a/y/heatmap_for_cat.npy"), "--save", str(figure)]) == 0
     assert start in figure.read_bytes()[:200]
+
+
+def test_of_a_figure_for_a_paper_text_is_text_and_pictures_are_sharp(run_folder, tmp_path):
+    figure = tmp_path / "figure.svg"
+    assert main([str(run_folder), "--save", str(figure)]) == 0
+    drawn = figure.read_text("utf-8")
+    texts = re.findall(r"<text[^>]*>([^<]+)", drawn)
+    assert {"photo", "CAM: dog 0.750", "CAM: cat 0.250", "over the photo", "0"} <= set(texts)
+    assert not re.search(r"<g clip-path[^>]*>\s*(<!--.*-->\s*)?<text", drawn)  # clipped, they would not be seen
+    pictures = re.findall(r'<image [^>]*base64,([^"]+)"[^>]* width="([0-9.]+)"', drawn)
+    assert len(pictures) >= 4
+    for data, points in pictures:
+        dots = Image.open(io.BytesIO(base64.b64decode(data))).width
+        assert dots / float(points) * 72 == pytest.approx(300, rel=0.02)
 
 
 def test_without_a_display_the_other_ways_are_named(run_folder):
