@@ -45,11 +45,11 @@ def write_page(path, title, entries, style=USUAL, report=Report()):  # noqa: B00
     Args:
         path: Path.
         title: str.
-        entries: list of dicts, one a photo: name, class (its own, shown first), note (str), picture (data: address) and
-            maps: dict of kind -> dict of class name -> dict of picture, scores (name -> float or None) and, if known,
-            legend (as `legend_of` makes it) and zero (True where the map is zero everywhere). If known also truth and
-            predicted (class names), right (bool) and outlines (list of polygons, lists of (x, y) in shares of width and
-            height).
+        entries: list of dicts, one a photo: name, class (its own, shown first), picture (data: address) and maps: dict
+            of kind -> dict of class name -> dict of picture, scores (name -> float or None) and, if known, legend (as
+            `legend_of` makes it) and zero (True where the map is zero everywhere). If known also truth and predicted
+            (class names), right and unsure (bool), probabilities (dict of class name -> float) and outlines (list of
+            polygons, lists of (x, y) in shares of width and height).
         style: Style; the maps themselves are drawn at full opacity.
         report: Report.
     """
