@@ -117,7 +117,7 @@ def answer_of(saved):
 
 
 def framed(photo, saved):
-    """The photo, in a frame where its answer is wrong or the network is unsure; the error that stands for one as it is."""
+    """The photo, in a frame where its answer is wrong or the network is unsure; an error in its place as it is."""
     colour = WRONG if saved.is_right is False else UNSURE if saved.is_unsure else None
     if colour is None or isinstance(photo, Exception):
         return photo
