@@ -69,10 +69,10 @@ function numbersOf(entry, ofKind, name) {
 }
 // what the network takes the photo for, whether that is right, and the numbers of a map
 function answerOf(entry, ofKind, name) {
-  const mark = {true: "\u2713 ", false: "\u2717 "}[entry.right] ?? "";
+  const mark = {true: "\u2713 ", false: "\u2717 "}[entry.right] ?? "", [first, ...numbers] = numbersOf(entry, ofKind, name);
   return mark + [
-    ...numbersOf(entry, ofKind, name), entry.predicted && entry.predicted !== name && `predicted ${entry.predicted}`,
-    entry.right === false && entry.truth !== name && `is ${entry.truth}`, entry.unsure && "unsure",
+    first, entry.predicted && entry.predicted !== name && `predicted ${entry.predicted}`,
+    entry.right === false && entry.truth !== name && `is ${entry.truth}`, entry.unsure && "unsure", ...numbers,
   ].filter(Boolean).join(", ");
 }
 const stateOf = entry => entry.right === false ? "wrong" : entry.unsure ? "unsure" : entry.right ? "right" : "";

@@ -4,8 +4,8 @@ from camlib.console import Progress
 from camlib.photos import PhotoError
 from camlib.plots import GRADIENTS
 from camlib.plots.colours import USUAL, scale_of, superposition_scale_of
-from camlib.plots.page import EVIDENCE_ENDS, encode_photo, map_for_page
-from camlib.runs.maps import CLASSES_SHOWN, MapError, class_names_in, find_maps, read_map
+from camlib.plots.page import EVIDENCE_ENDS, encode_photo, likely, map_for_page
+from camlib.runs.maps import MapError, class_names_in, find_maps, read_map
 
 
 def entries_of_run(photos, style):
@@ -44,7 +44,6 @@ def entry_of(saved, style=USUAL):
             for name, values in maps.items()
         }
     names = class_names_in(kinds)
-    likely = sorted(saved.probabilities, key=saved.probabilities.get, reverse=True)[:CLASSES_SHOWN]
     return {
         "name": saved.name,
         "class": saved.predicted if saved.predicted in names else (names or [""])[0],
@@ -54,7 +53,7 @@ def entry_of(saved, style=USUAL):
         "predicted": saved.predicted,
         "right": saved.is_right,
         "unsure": saved.is_unsure,
-        "probabilities": {name: share for name, share in saved.probabilities.items() if name in {*likely, *names}},
+        "probabilities": likely(saved.probabilities, names),
     }
 
 

@@ -39,7 +39,7 @@ def page(tmp_path_factory):
     grids = [("Scores <1>", ["map", "score ↑"], [["cam & co", "0.5 (0.4 to 0.6)"]])]
     figure = path.with_name("some_figure.png")
     Image.new("RGB", (20, 10), RED).save(figure)
-    write_page(path, "Maps <of> me", entries, report=Report(grids, ["a sentence & more"], [figure]))
+    write_page(path, "Maps <of> me", entries, report=Report([], grids, ["a sentence & more"], [("A figure", figure)]))
     return path
 
 
@@ -59,7 +59,9 @@ def test_pictures_keep_their_shape_and_colours():
 def test_page_is_self_contained(page):
     text = page.read_text("utf-8")
     assert not re.findall(r"(?:src|href)=[\"'](?!data:)", text) and "http://" not in text and "https://" not in text
-    assert "<td>0.5 (0.4 to 0.6)</td>" in text and "cam &amp; co" in text and "Maps &lt;of&gt; me" in text
+    assert (
+        "<td>0.5 <small>(0.4 to 0.6)</small></td>" in text and "cam &amp; co" in text and "Maps &lt;of&gt; me" in text
+    )
     entries = json.loads(re.search(r'id="entries">(.*?)</script>', text, re.DOTALL)[1])
     assert entries[1]["name"] == HOSTILE
 
@@ -169,7 +171,7 @@ def judged_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "judged.html"
     grids = [("Scores", ["map", "pointing ↑"], [["cam", "0.5"]]), ("Others", ["map"], [["cam"]])]
     explanations = {"Scores": ("docs/results.md, section X", [("pointing ↑", "how often <it> points")])}
-    write_page(path, "Judged", entries, report=Report(grids, explanations=explanations))
+    write_page(path, "Judged", entries, report=Report(grids=grids, explanations=explanations))
     return path
 
 
