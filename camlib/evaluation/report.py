@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from camlib.evaluation import metrics
+from camlib.evaluation.results import cascades_of, curves_of, entries_of, extremes_of, merged
 from camlib.files import write_csv, write_whole
 from camlib.plots import figures
-from camlib.plots.colours import Scale
-from camlib.plots.page import Report, legend_of, likely, write_page
-from camlib.runs.maps import UNSURE_BELOW
+from camlib.plots.page import Report, write_page
 
 NO_NETWORK = "no network"  # in place of a network's name, for the baselines
 BASELINES = ("whole picture", "centred Gaussian", "random", "Sobel edges")
@@ -169,19 +168,6 @@ class Table:
             yield from ((name, score, cell) for score, cell in zip(self.scores, cells, strict=True))
 
 
-def merged(network, results):
-    """dict of map's name -> dict of item -> (scores of all parts, record)."""
-    found, known = {}, {}
-    for part in ("maps", "sample", "sanity"):
-        for record in results.of(network, part):
-            about = known.setdefault(record["item"], {"photo": record["photo"]})
-            about |= {name: record[name] for name in ("truth", "right") if name in record}
-            for name, scores in record["maps"].items():
-                before, _ = found.setdefault(name, {}).get(record["item"], ({}, None))
-                found[name][record["item"]] = (before | scores, about)
-    return found
-
-
 def score_table(title, section, scores, maps, truth=None):
     """Make a table of the maps that have at least one of the scores.
 
@@ -329,9 +315,9 @@ def explanations_of(tables):
     return {title: (f"docs/results.md, section {section}", about) for title, (section, about) in found.items()}
 
 
-def markdown_of(heading, findings, grids, sentences):
+def markdown_of(heading, grids, sentences, findings=()):
     """Findings, tables as `grids_of` makes them, and sentences, as Markdown."""
-    lines = [f"# {heading}", "", *(f"- {finding}" for finding in findings), ""]
+    lines = [f"# {heading}", "", *(f"- {finding}" for finding in findings), *([""] if findings else [])]
     for title, header, rows in grids:
         lines += [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
         lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
@@ -486,7 +472,7 @@ def write_report(all_scored, args, results):
     write_tables(output, tables, network_rows)
     grids, title = grids_of(tables, network_rows, confusions), "Evaluation of maps"
     findings = findings_of(tables, network_rows)
-    write_whole(output / "report.md", lambda file: file.write(markdown_of(title, findings, grids, sentences).encode()))
+    write_whole(output / "report.md", lambda file: file.write(markdown_of(title, grids, sentences, findings).encode()))
     about = Report(findings, grids, sentences, drawn, explanations_of(tables))
     write_page(args.html or output / "report.html", title, entries, report=about)
     return grids, [*findings, *sentences]
@@ -499,71 +485,3 @@ def bars_of(table, wanted=("pointing", "energy", "box_best")):
         if score.name in wanted:
             bars.setdefault(score.title, {})[name] = cell[:3]
     return bars
-
-
-def curves_of(maps, fills):
-    """The deletion and insertion curves of all maps that have them, as `draw_curves` takes them."""
-    curves = {}
-    for fill in fills:
-        for curve in ("deletion", "insertion"):
-            of_maps = {
-                name: [scores[f"{curve}_{fill}"] for scores, _ in items.values() if f"{curve}_{fill}" in scores]
-                for name, items in maps.items()
-            }
-            curves[f"{curve}, {fill}"] = {name: values for name, values in of_maps.items() if values}
-    return curves
-
-
-def cascades_of(records):
-    """The measures of the cascading randomisation as `draw_cascade` takes them."""
-    return {
-        title: {
-            name: np.array([record["maps"][name][measure] for record in records], np.float64)
-            for name in records[0]["maps"]
-        }
-        for measure, title in (("rank_correlation", "rank correlation"), ("ssim", "SSIM"))
-    }
-
-
-def extremes_of(entries):
-    """Pictures and energies of all maps as `draw_extremes` takes them; none without annotations."""
-    found = {}
-    for entry in entries:
-        for name, of_classes in entry["maps"].items():
-            for class_name, shown in of_classes.items():
-                if "energy" in shown["scores"]:
-                    pictures = entry["picture"], shown["picture"], entry["outlines"]
-                    found.setdefault(name, []).append((shown["scores"]["energy"], class_name, *pictures))
-    return found
-
-
-def entries_of(maps, results, all_scored):
-    """What the page shows of each photo and class: list of dicts, see `camlib.plots.page.write_page`.
-
-    Whether an answer is right is known of photos of one class alone.
-    """
-    records = results.of(all_scored[0].name, "maps")
-    times = Counter(record["photo"] for record in records)
-    kinds = {name: kind for scored in all_scored for name, kind in scored.kinds.items()}
-    entries = []
-    for record in records:
-        scores = {name: items[record["item"]][0] for name, items in maps.items() if record["item"] in items}
-        of_photo = {name: {record["class"]: shown_map(found, kinds[name])} for name, found in scores.items()
-                    if "picture" in found}  # fmt: skip
-        names, outputs = all_scored[0].input_spec.class_names, record["outputs"]
-        predicted, share = max(zip(names, outputs, strict=True), key=lambda pair: pair[1])
-        right = record["right"] if times[record["photo"]] == 1 else None
-        entries.append({"name": record["photo"], "class": record["class"], "picture": record["picture"],
-                        "maps": of_photo, "truth": record["class"], "predicted": predicted, "right": right,
-                        "unsure": share < UNSURE_BELOW,
-                        "probabilities": likely(dict(zip(names, outputs, strict=True)), [record["class"]]),
-                        "outlines": record["outlines"]})  # fmt: skip
-    return entries
-
-
-def shown_map(scores, kind):
-    """What the page shows of one map, from its scores and its MapKind."""
-    shown = {name: scores[name] for name in ("pointing", "energy") if name in scores}
-    legend = legend_of(Scale(*scores["scale"]), kind.ends)
-    shown = {"picture": scores["picture"], "scores": shown, "legend": legend}
-    return shown | {"zero": True} if scores["zero"] else shown

@@ -21,7 +21,11 @@ SHEET_FORMATS = {
 }
 SIDE = 200  # pixels of a picture's longer side
 TITLE_POINTS, WIDEST = TITLE * 72 / PER_INCH, 280  # letters of a title as Matplotlib's points; pixels it may take
-WRONG, UNSURE, FRAME = (197, 34, 31), (240, 160, 0), 6  # colours and pixels of the frames around such photos
+WRONG_COLOUR, UNSURE_COLOUR, FRAME = (
+    (197, 34, 31),
+    (240, 160, 0),
+    6,
+)  # colours and pixels of the frames around such photos
 
 
 def format_of(path):
@@ -118,7 +122,7 @@ def answer_of(saved):
 
 def framed(photo, saved):
     """The photo, in a frame where its answer is wrong or the network is unsure; an error in its place as it is."""
-    colour = WRONG if saved.is_right is False else UNSURE if saved.is_unsure else None
+    colour = WRONG_COLOUR if saved.is_right is False else UNSURE_COLOUR if saved.is_unsure else None
     if colour is None or isinstance(photo, Exception):
         return photo
     height, width = photo.shape[:2]

@@ -100,5 +100,5 @@ def test_findings_stand_first_and_figures_below_their_tables(tmp_path):
     ):  # fmt: skip
         place = page.index(mark, place + 1)
     assert re.findall("<li><a href=#part.>(.*?)</a>", page) == ["First", "Second", "Third", "Photos"]
-    markdown = markdown_of("Title", ["found."], grids, ["a remark."])
+    markdown = markdown_of("Title", grids, ["a remark."], ["found."])
     assert markdown.startswith("# Title\n\n- found.\n\n## First\n") and markdown.endswith("\n\n- a remark.\n")
