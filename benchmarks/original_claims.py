@@ -26,8 +26,7 @@ from camlib.evaluation.annotations import Item, find_items, spread
 from camlib.evaluation.metrics import bootstrap
 from camlib.evaluation.parts import batches
 from camlib.evaluation.report import BASELINES, NO_NETWORK, Score, cell_text, markdown_of
-from camlib.evaluation.results import merged
-from camlib.evaluation.results import Results
+from camlib.evaluation.results import Results, merged
 from camlib.evaluation.scored_networks import ScoredNetwork, parse_map
 from camlib.files import write_whole
 from camlib.networks.checkpoint import GAP_NETWORK
