@@ -77,8 +77,9 @@ function answerOf(entry, ofKind, name) {
 }
 const stateOf = entry => entry.right === false ? "wrong" : entry.unsure ? "unsure" : entry.right ? "right" : "";
 function card(entry) {
-  const name = classOf(entry), file = element("div", "name", element("span", "", entry.name.slice(0, -NAME_END)),
-                                               element("span", "", entry.name.slice(-NAME_END)));
+  const name = classOf(entry), letters = [...entry.name];
+  const parts = [letters.slice(0, -NAME_END), letters.slice(-NAME_END)];
+  const file = element("div", "name", ...parts.map(part => element("span", "", part.join(""))));
   file.title = entry.name;
   const caption = element("figcaption", "", file, element("div", "answer", answerOf(entry, kind.value, name)));
   const figure = element("figure", stateOf(entry), superposition(entry, kind.value, name), caption);

@@ -21,11 +21,7 @@ SHEET_FORMATS = {
 }
 SIDE = 200  # pixels of a picture's longer side
 TITLE_POINTS, WIDEST = TITLE * 72 / PER_INCH, 280  # letters of a title as Matplotlib's points; pixels it may take
-WRONG_COLOUR, UNSURE_COLOUR, FRAME = (
-    (197, 34, 31),
-    (240, 160, 0),
-    6,
-)  # colours and pixels of the frames around such photos
+WRONG_COLOUR, UNSURE_COLOUR, FRAME = (197, 34, 31), (240, 160, 0), 6  # RGB, and pixels of the frames around such photos
 
 
 def format_of(path):
@@ -115,9 +111,8 @@ def answer_of(saved):
     if not saved.predicted:
         return ""
     mark, truth = {True: ("✓ ", ""), False: ("✗ ", f", is {saved.truth}"), None: ("", "")}[saved.is_right]
-    return f"{mark}predicted: {saved.predicted}{percent_of(saved, saved.predicted)}{truth}" + (
-        ", unsure" if saved.is_unsure else ""
-    )
+    unsure = ", unsure" if saved.is_unsure else ""
+    return f"{mark}predicted: {saved.predicted}{percent_of(saved, saved.predicted)}{truth}{unsure}"
 
 
 def framed(photo, saved):
