@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from camlib.evaluation import metrics
+from camlib.evaluation.results import cascades_of, curves_of, entries_of, extremes_of, merged
 from camlib.files import write_csv, write_whole
 from camlib.plots import figures
-from camlib.plots.colours import Scale
-from camlib.plots.page import Report, legend_of, write_page
+from camlib.plots.page import Report, write_page
 
 NO_NETWORK = "no network"  # in place of a network's name, for the baselines
 BASELINES = ("whole picture", "centred Gaussian", "random", "Sobel edges")
 MOST_CONFUSED = 20  # of a confusion matrix in the tables; the figure has those of any number
+OF_NETWORKS, TAKEN_FOR = "How often the networks are right", "What {} takes the photos for"  # titles of tables
 SMALL_COLLECTION = 5  # photos; collections with fewer are counted together
 
 # ---------------------------------------------------------------- tables
@@ -167,19 +168,6 @@ class Table:
             yield from ((name, score, cell) for score, cell in zip(self.scores, cells, strict=True))
 
 
-def merged(network, results):
-    """dict of map's name -> dict of item -> (scores of all parts, record)."""
-    found, known = {}, {}
-    for part in ("maps", "sample", "sanity"):
-        for record in results.of(network, part):
-            about = known.setdefault(record["item"], {"photo": record["photo"]})
-            about |= {name: record[name] for name in ("truth", "right") if name in record}
-            for name, scores in record["maps"].items():
-                before, _ = found.setdefault(name, {}).get(record["item"], ({}, None))
-                found[name][record["item"]] = (before | scores, about)
-    return found
-
-
 def score_table(title, section, scores, maps, truth=None):
     """Make a table of the maps that have at least one of the scores.
 
@@ -189,7 +177,7 @@ def score_table(title, section, scores, maps, truth=None):
         maps: as `merged` makes them.
         truth: "masks" or "boxes", to take photos with that truth only.
     """
-    rows = {}
+    rows, scores = {}, [score for score in scores if score.truth in (None, truth)]
     for name, items in maps.items():
         chosen = [pair for pair in items.values() if truth is None or pair[1].get("truth") == truth]
         cells = [score_cell(score, chosen) for score in scores]
@@ -248,7 +236,7 @@ def answers_of(records):
 
 def groups_of(records):
     """Records that are counted together, dict of name -> list: all, each class, and of several collections each large
-    one."""
+    one; none twice."""
     groups = {"all": records}
     for name in dict.fromkeys(record["class"] for record in records):
         groups[f"class {name}"] = [record for record in records if record["class"] == name]
@@ -259,7 +247,10 @@ def groups_of(records):
     }
     for title in dict.fromkeys(titles.values()) if len(sizes) > 1 else ():
         groups[title] = [record for record in records if titles[collection_of(record["photo"])] == title]
-    return groups
+    once = {}
+    for name, chosen in groups.items():
+        once |= {name: chosen} if chosen not in once.values() else {}
+    return once
 
 
 def collection_of(photo):
@@ -286,8 +277,8 @@ def grids_of(tables, network_rows, confusions):
     """
     grids = [
         (table.title, ["map", *(score.title for score in table.scores), "items"],
-         [[name, *(cell_text(cell, score.is_count) for score, cell in zip(table.scores, cells, strict=True)),
-           f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()])
+         rows_once([[name, *(cell_text(cell, score.is_count) for score, cell in zip(table.scores, cells, strict=True)),
+                     f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()]))
         for table in tables
     ]  # fmt: skip
     if network_rows:
@@ -297,24 +288,36 @@ def grids_of(tables, network_rows, confusions):
              f"{row['ece']:.3f}"]
             for row in network_rows
         ]  # fmt: skip
-        grids.append(("The networks", ["network", "photos", "number", *(name for name, _ in NETWORK)], rows))
+        grids.append((OF_NETWORKS, ["network", "photos", "number", *(name for name, _ in NETWORK)], rows))
     for name, (class_names, counts) in confusions.items():
         if len(class_names) <= MOST_CONFUSED:
             rows = [[truth, *map(str, of_truth)] for truth, of_truth in zip(class_names, counts, strict=True)]
-            grids.append((f"What {name} takes the photos for", ["true class", *class_names], rows))
+            grids.append((TAKEN_FOR.format(name), ["true class", *class_names], rows))
     return grids
+
+
+def rows_once(rows):
+    """Rows of a table, those of the same numbers as one: "vgg layer-cam, element-wise"."""
+    names = {}
+    for name, *cells in rows:
+        names.setdefault(tuple(cells), []).append(name)
+    network_of = {cells: first.partition(" ")[0] + " " for cells, (first, *_) in names.items()}
+    return [
+        [", ".join([first, *(name.removeprefix(network_of[cells]) for name in others)]), *cells]
+        for cells, (first, *others) in names.items()
+    ]
 
 
 def explanations_of(tables):
     """One line about each metric, as `write_page` takes them."""
     found = {table.title: (table.section, [(score.title, score.meaning) for score in table.scores]) for table in tables}
-    found["The networks"] = "The networks", NETWORK
+    found[OF_NETWORKS] = "The networks", NETWORK
     return {title: (f"docs/results.md, section {section}", about) for title, (section, about) in found.items()}
 
 
-def markdown_of(heading, grids, sentences):
-    """Tables as `grids_of` makes them, and sentences, as Markdown."""
-    lines = [f"# {heading}", ""]
+def markdown_of(heading, grids, sentences, findings=()):
+    """Findings, tables as `grids_of` makes them, and sentences, as Markdown."""
+    lines = [f"# {heading}", "", *(f"- {finding}" for finding in findings), *([""] if findings else [])]
     for title, header, rows in grids:
         lines += [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
         lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
@@ -335,15 +338,95 @@ def sanity_sentences(table):
     return [
         f"{name}: {FAILED[score.name].format(cell_text(cell))}"
         for name, score, cell in table.cells()
-        if score.name in FAILED and cell[1] > 0.5
+        if fails(score, cell)
     ]
+
+
+def fails(score, cell):
+    """Whether a rank correlation is surely above a half."""
+    return score.name in FAILED and cell[1] > 0.5
+
+
+# ---------------------------------------------------------------- what was found
+
+
+PLACES = {
+    "pointing": "The largest value of {name} lies on the object in {share} of {count:,} cases",
+    "energy": "{share} of the positive values of {name} lie on the object",
+}
+
+
+def findings_of(tables, network_rows):
+    """What was found, in at most five sentences: of answers, of place twice, of faithfulness and of sanity.
+
+    Args:
+        tables: list of Table that have rows.
+        network_rows: as `network_table` makes them.
+    """
+    answers = [
+        f"{row['network']} is right on {percent(row['top1'], row['low'], row['high'])} of {row['number']:,} photos"
+        for row in network_rows
+        if row["photos"] == "all"
+    ]
+    places = [place_sentence(tables, name) for name in PLACES]
+    first = [ranked for table in tables if (ranked := best_first(table, "insertion_"))]
+    fastest = " and ".join(f"{maps[0][0]} (insertion {cell_text(maps[0][1])})" for maps in first)
+    faithful = fastest and f"The class's probability rises fastest when the pixels of {fastest} are put back first"
+    return [f"{sentence}." for sentence in ("; ".join(answers), *places, faithful, sanity_finding(tables)) if sentence]
+
+
+def best_first(table, score_name, of_baselines=False):
+    """The maps of a table by the first score of such a name, the best first: list of (map's name, cell).
+
+    Those of the sample alone are left out where others have more items.
+    """
+    cells = {}
+    for name, score, cell in table.cells():
+        if score.name.startswith(score_name) and (name in BASELINES) == of_baselines and cell[-1]:
+            cells.setdefault(name, cell)
+    most = max((cell[-1] for cell in cells.values()), default=0)
+    whole = [(name, cell) for name, cell in cells.items() if cell[-1] == most]
+    return sorted(whole, key=lambda pair: pair[1][0], reverse=True)
+
+
+def place_sentence(tables, score_name):
+    """Which map lies best on the objects, the next one, and the best that knows no network; "" without annotations."""
+    of_tables = [(maps, table) for table in tables if (maps := best_first(table, score_name))]
+    if not of_tables:
+        return ""
+    maps, table = max(of_tables, key=lambda pair: pair[0][0][1][-1])  # masks or boxes: of which there are more
+    name, cell = maps[0]
+    others = [f"; next comes {name} with {percent(*cell[:3])}" for name, cell in maps[1:2]]
+    for name_of_baseline, of_baseline in best_first(table, score_name, of_baselines=True)[:1]:
+        others.append(f"; the best that knows no network, {name_of_baseline}, has {percent(*of_baseline[:3])}")
+    return PLACES[score_name].format(name=name, share=percent(*cell[:3]), count=cell[-1]) + "".join(others)
+
+
+def sanity_finding(tables):
+    """How many kinds of map fail a sanity check; "" where none was made."""
+    checked = {}
+    for table in tables:
+        for name, score, cell in table.cells():
+            if score.name in FAILED and cell[-1]:
+                checked[name] = checked.get(name, False) or fails(score, cell)
+    failed = [name for name, has_failed in checked.items() if has_failed]
+    if not checked:
+        return ""
+    which = f"{len(failed) or 'None'} of {len(checked)} kinds of map" + (f" ({', '.join(failed)})" if failed else "")
+    return f"{which} would look much the same with shuffled weights or for another class"
+
+
+def percent(value, low, high):
+    """'95 % (92 to 97 %)'."""
+    interval = "" if np.isnan(low) or low == high else f" ({100 * low:.0f} to {100 * high:.0f} %)"
+    return f"{100 * value:.0f} %{interval}"
 
 
 # ---------------------------------------------------------------- the whole report
 
 
 def write_report(all_scored, args, results):
-    """Write tables, figures and the page; returns the tables, as `grids_of` makes them, and the sanity sentences."""
+    """Write tables, figures and the page; returns the tables, as `grids_of` makes them, and what was found in words."""
     output, parts = args.output, args.only
     by_network = {scored.name: merged(scored.name, results) for scored in all_scored}
     maps = {name: scores for found in by_network.values() for name, scores in found.items() if name not in BASELINES}
@@ -354,12 +437,13 @@ def write_report(all_scored, args, results):
         sharp = f"How sharp the maps are ({truth})"
         tables += [lie, score_table(sharp, "Sharpness", SHARPNESS, with_baselines, truth)]
         if lie.rows:
-            drawn.append(figures.draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES))
+            path = figures.draw_bars(output / f"localisation_{truth}.png", lie.title, bars_of(lie), BASELINES)
+            drawn.append((lie.title, path))
     for name, found in by_network.items() if "faithfulness" in parts else ():
-        scores = faithfulness_scores(args.fill)
-        tables.append(score_table(f"Whether {name} uses what the maps show", "Faithfulness", scores, found))
+        scores, title = faithfulness_scores(args.fill), f"Whether {name} uses what the maps show"
+        tables.append(score_table(title, "Faithfulness", scores, found))
         if any((curves := curves_of(found, args.fill)).values()):
-            drawn.append(figures.draw_curves(output / f"curves_{name}.png", name, curves, BASELINES))
+            drawn.append((title, figures.draw_curves(output / f"curves_{name}.png", name, curves, BASELINES)))
     if "sanity" in parts:
         table = score_table("Whether the maps depend on the network and the class", "Sanity", SANITY, maps)
         tables.append(table)
@@ -367,7 +451,8 @@ def write_report(all_scored, args, results):
         for name in by_network:
             if records := results.of(name, "sanity"):
                 stages, scores = records[0]["stages"], cascades_of(records)
-                drawn.append(figures.draw_cascade(output / f"randomised_{name}.png", name, stages, scores))
+                path = figures.draw_cascade(output / f"randomised_{name}.png", name, stages, scores)
+                drawn.append((table.title, path))
     for scored in all_scored if "network" in parts else ():
         rows, answers = network_table(scored, results.of(scored.name, "maps"))
         network_rows += rows
@@ -375,20 +460,22 @@ def write_report(all_scored, args, results):
             (outputs, labels), names, name = answers, scored.input_spec.class_names, scored.name
             counts = metrics.confusion_matrix(labels, outputs.argmax(axis=1), outputs.shape[1])
             confusions[scored.name] = names, counts
-            drawn.append(figures.draw_confusion_matrix(output / f"confusion_{name}.png", counts, names, name))
+            path = figures.draw_confusion_matrix(output / f"confusion_{name}.png", counts, names, name)
             errors = metrics.calibration(*answers)
-            drawn.append(figures.draw_reliability(output / f"reliability_{name}.png", name, errors))
+            reliability = figures.draw_reliability(output / f"reliability_{name}.png", name, errors)
+            drawn += [(TAKEN_FOR.format(name), path), (OF_NETWORKS, reliability)]
     entries = entries_of(maps, results, all_scored)
     if extremes := extremes_of(entries):
-        title = "best (left) and worst (right) photos, by energy"
-        drawn.append(figures.draw_extremes(output / "best_and_worst.png", title, extremes))
+        title = "The best (left) and the worst (right) photos, by energy"
+        drawn.append((title, figures.draw_extremes(output / "best_and_worst.png", title, extremes)))
     tables = [table for table in tables if table.rows]
     write_tables(output, tables, network_rows)
     grids, title = grids_of(tables, network_rows, confusions), "Evaluation of maps"
-    write_whole(output / "report.md", lambda file: file.write(markdown_of(title, grids, sentences).encode()))
-    about = Report(grids, sentences, drawn, explanations_of(tables))
+    findings = findings_of(tables, network_rows)
+    write_whole(output / "report.md", lambda file: file.write(markdown_of(title, grids, sentences, findings).encode()))
+    about = Report(findings, grids, sentences, drawn, explanations_of(tables))
     write_page(args.html or output / "report.html", title, entries, report=about)
-    return grids, sentences
+    return grids, [*findings, *sentences]
 
 
 def bars_of(table, wanted=("pointing", "energy", "box_best")):
@@ -398,69 +485,3 @@ def bars_of(table, wanted=("pointing", "energy", "box_best")):
         if score.name in wanted:
             bars.setdefault(score.title, {})[name] = cell[:3]
     return bars
-
-
-def curves_of(maps, fills):
-    """The deletion and insertion curves of all maps that have them, as `draw_curves` takes them."""
-    curves = {}
-    for fill in fills:
-        for curve in ("deletion", "insertion"):
-            of_maps = {
-                name: [scores[f"{curve}_{fill}"] for scores, _ in items.values() if f"{curve}_{fill}" in scores]
-                for name, items in maps.items()
-            }
-            curves[f"{curve}, {fill}"] = {name: values for name, values in of_maps.items() if values}
-    return curves
-
-
-def cascades_of(records):
-    """The measures of the cascading randomisation as `draw_cascade` takes them."""
-    return {
-        title: {
-            name: np.array([record["maps"][name][measure] for record in records], np.float64)
-            for name in records[0]["maps"]
-        }
-        for measure, title in (("rank_correlation", "rank correlation"), ("ssim", "SSIM"))
-    }
-
-
-def extremes_of(entries):
-    """Pictures and energies of all maps as `draw_extremes` takes them; none without annotations."""
-    found = {}
-    for entry in entries:
-        for name, of_classes in entry["maps"].items():
-            for class_name, shown in of_classes.items():
-                if "energy" in shown["scores"]:
-                    pictures = entry["picture"], shown["picture"], entry["outlines"]
-                    found.setdefault(name, []).append((shown["scores"]["energy"], class_name, *pictures))
-    return found
-
-
-def entries_of(maps, results, all_scored):
-    """What the page shows of each photo and class: list of dicts, see `camlib.plots.page.write_page`.
-
-    Whether an answer is right is known of photos of one class alone.
-    """
-    records = results.of(all_scored[0].name, "maps")
-    times = Counter(record["photo"] for record in records)
-    kinds = {name: kind for scored in all_scored for name, kind in scored.kinds.items()}
-    entries = []
-    for record in records:
-        scores = {name: items[record["item"]][0] for name, items in maps.items() if record["item"] in items}
-        of_photo = {name: {record["class"]: shown_map(found, kinds[name])} for name, found in scores.items()
-                    if "picture" in found}  # fmt: skip
-        predicted = all_scored[0].input_spec.class_names[int(np.argmax(record["outputs"]))]
-        right = record["right"] if times[record["photo"]] == 1 else None
-        entries.append({"name": record["photo"], "class": record["class"], "picture": record["picture"],
-                        "maps": of_photo, "truth": record["class"], "predicted": predicted, "right": right,
-                        "outlines": record["outlines"],
-                        "note": f"misclassified as {predicted}" if right is False else ""})  # fmt: skip
-    return entries
-
-
-def shown_map(scores, kind):
-    """What the page shows of one map, from its scores and its MapKind."""
-    shown = {name: scores[name] for name in ("pointing", "energy") if name in scores}
-    legend = legend_of(Scale(*scores["scale"]), kind.ends)
-    shown = {"picture": scores["picture"], "scores": shown, "legend": legend}
-    return shown | {"zero": True} if scores["zero"] else shown

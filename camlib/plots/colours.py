@@ -106,11 +106,8 @@ class Style(NamedTuple):
     opacity: float = OPACITY
 
     def colour_map(self, signed):
-        """Matplotlib's colour map for values from -1 to 1 if signed, else from 0 to 1.
-
-        Signed maps keep our own colours where the user's have no middle for zero.
-        """
-        if self.colours == OWN_COLOURS or (signed and self.colours not in DIVERGING):
+        """Matplotlib's colour map for values from -1 to 1 if signed, else from 0 to 1."""
+        if self.colours == OWN_COLOURS:
             return EVIDENCE if signed else FOR
         return matplotlib.colormaps[self.colours]
 

@@ -1,10 +1,12 @@
 const read = id => JSON.parse(document.getElementById(id).textContent);
-const entries = read("entries"), bars = read("bars");
+const entries = read("entries"), colourBars = read("bars");
 const [kind, one, truth, answer, order, photos, count, key, dialog] =
   ["kind", "class", "truth", "answer", "order", "photos", "count", "key", "dialog"]
   .map(id => document.getElementById(id));
-const [title, note, large, scale, others] =
-  ["title", "note", "large", "scale", "others"].map(id => document.getElementById(id));
+const [title, note, large, scale, others, place, previous, next] =
+  ["title", "note", "large", "scale", "others", "place", "previous", "next"].map(id => document.getElementById(id));
+const SWIPE = 50;  // pixels, at least
+const NAME_END = 11;  // letters of a name that is cut in its middle
 const unique = list => [...new Set(list)];
 let shown = [], view = null;  // the entries in the gallery; what is enlarged: its entry, kind and class
 
@@ -21,8 +23,9 @@ function fill(select, values, texts = values) {
 }
 const classOf = entry => one.value || entry.class;
 const mapOf = (entry, ofKind = kind.value, name = classOf(entry)) => (entry.maps[ofKind] || {})[name];
-function scoresOf() {
-  return unique(entries.flatMap(entry => Object.keys((mapOf(entry) || {scores: {}}).scores)));
+// the numbers that photos are sorted by: of the map, and of the answer
+function scoresOf(entry, ofKind = kind.value, name = classOf(entry)) {
+  return {probability: entry.probabilities?.[name], ...mapOf(entry, ofKind, name)?.scores};
 }
 function picture(source, text, className) {
   const image = new Image();
@@ -35,18 +38,20 @@ function outlines(entry) {
   for (const path of made.children) path.setAttribute("d", way);
   return made;
 }
-function stack(entry, ofKind, name) {
-  const photo = picture(entry.picture, `photo ${entry.name}`, "photo");
-  const overlay = picture(mapOf(entry, ofKind, name).picture, `${ofKind} of ${name}`, "overlay");
-  const made = element("div", "stack", photo, overlay);
+function stack(entry, className, ...above) {
+  const photo = picture(entry.picture, `photo ${entry.name}`, className);
+  const made = element("div", "stack", photo, ...above);
   photo.addEventListener("load", () => made.style.setProperty("--aspect", photo.naturalWidth / photo.naturalHeight));
-  if (entry.outlines?.length) made.append(outlines(entry));
   return made;
+}
+function superposition(entry, ofKind, name) {
+  const overlay = picture(mapOf(entry, ofKind, name).picture, `${ofKind} of ${name}`, "overlay");
+  return stack(entry, "photo", overlay, ...(entry.outlines?.length ? [outlines(entry)] : []));
 }
 function legend(map, name, numbers) {
   const {bar, ticks, ends} = map.legend;
   const ended = element("div", "ends", ...ends.map(end => element("span", "", end.replace("{class}", name))));
-  const made = element("div", "legend", ended, element("div", "bar", picture(bars[bar], "", "overlay")));
+  const made = element("div", "legend", ended, element("div", "bar", picture(colourBars[bar], "", "overlay")));
   if (!numbers) return made;
   made.append(element("div", "ticks", ...ticks.map(([place, text]) => {
     const tick = element("span", "", text);
@@ -55,21 +60,36 @@ function legend(map, name, numbers) {
   })));
   return made;
 }
-function numbersOf(map) {
+const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+function numbersOf(entry, ofKind, name) {
+  const map = mapOf(entry, ofKind, name), share = entry.probabilities?.[name];
   const text = value => value === null ? "-" : value.toFixed(3);
-  const scores = Object.entries(map.scores).map(([name, value]) => `${name} ${text(value)}`);
-  return map.zero ? [...scores, "all zero"] : scores;
+  const scores = Object.entries(map.scores).map(([score, value]) => `${score} ${text(value)}`);
+  return [share === undefined ? name : `${name} ${percent(share)}`, ...scores, ...(map.zero ? ["all zero"] : [])];
 }
+// what the network takes the photo for, whether that is right, and the numbers of a map
+function answerOf(entry, ofKind, name) {
+  const mark = {true: "\u2713 ", false: "\u2717 "}[entry.right] ?? "", [first, ...numbers] = numbersOf(entry, ofKind, name);
+  return mark + [
+    first, entry.predicted && entry.predicted !== name && `predicted ${entry.predicted}`,
+    entry.right === false && entry.truth !== name && `is ${entry.truth}`, entry.unsure && "unsure", ...numbers,
+  ].filter(Boolean).join(", ");
+}
+const stateOf = entry => entry.right === false ? "wrong" : entry.unsure ? "unsure" : entry.right ? "right" : "";
 function card(entry) {
-  const caption = element("figcaption", ""), name = classOf(entry);
-  caption.textContent = [`${entry.name}: ${name}`, ...numbersOf(mapOf(entry)), entry.note].filter(Boolean).join(", ");
-  const figure = element("figure", entry.right === false ? "wrong" : "", stack(entry, kind.value, name), caption);
+  const name = classOf(entry), letters = [...entry.name];
+  const parts = [letters.slice(0, -NAME_END), letters.slice(-NAME_END)];
+  const file = element("div", "name", ...parts.map(part => element("span", "", part.join(""))));
+  file.title = entry.name;
+  const caption = element("figcaption", "", file, element("div", "answer", answerOf(entry, kind.value, name)));
+  const figure = element("figure", stateOf(entry), superposition(entry, kind.value, name), caption);
   figure.tabIndex = 0; figure.setAttribute("aria-haspopup", "dialog");
   figure.addEventListener("click", () => enlarge(entry));
   return figure;
 }
 const answers = {
   "": () => true, right: entry => entry.right === true, wrong: entry => entry.right === false,
+  unsure: entry => entry.unsure,
 };
 function isShown(entry) {
   const [what, name] = answer.value.split(/:(.*)/s);
@@ -77,12 +97,13 @@ function isShown(entry) {
     && (what === "as" ? entry.predicted === name : answers[what](entry));
 }
 function show() {
-  const scores = scoresOf();
+  const scores = unique(entries.filter(entry => mapOf(entry)).flatMap(entry => Object.entries(scoresOf(entry)))
+    .filter(([, value]) => value !== undefined).map(([name]) => name));
   fill(order, ["", ...scores.flatMap(name => [`-${name}`, `+${name}`])],
        ["name", ...scores.flatMap(name => [`${name}, highest first`, `${name}, lowest first`])]);
   const name = order.value.slice(1), sign = order.value[0] === "-" ? -1 : 1;
   shown = entries.filter(isShown);
-  if (name) shown.sort((a, b) => sign * ((mapOf(a).scores[name] ?? -1) - (mapOf(b).scores[name] ?? -1)));
+  if (name) shown.sort((a, b) => sign * ((scoresOf(a)[name] ?? -1) - (scoresOf(b)[name] ?? -1)));
   photos.replaceChildren(...shown.map(card));
   count.textContent = `${shown.length} of ${entries.length}`;
   const map = shown.length && mapOf(shown[0]);
@@ -94,22 +115,35 @@ function show() {
 function enlarge(entry, ofKind = kind.value, name = classOf(entry)) {
   view = {entry, ofKind, name};
   const map = mapOf(entry, ofKind, name), ofClasses = entry.maps[ofKind];
+  const number = shown.indexOf(entry);
   title.textContent = `${ofKind} of ${name}: ${entry.name}`;
-  note.textContent = [...numbersOf(map), entry.note, `${shown.indexOf(entry) + 1} of ${shown.length}`]
-    .filter(Boolean).join(", ");
-  large.replaceChildren(stack(entry, ofKind, name));
+  note.textContent = answerOf(entry, ofKind, name); note.className = stateOf(entry);
+  place.textContent = `${number + 1} of ${shown.length}`;
+  previous.setAttribute("aria-disabled", number < 1); next.setAttribute("aria-disabled", number + 1 >= shown.length);
+  large.replaceChildren(stack(entry, ""), superposition(entry, ofKind, name));
   scale.replaceChildren(...(map.legend ? [legend(map, name, true)] : []));
   const kinds = Object.keys(entry.maps).filter(other => mapOf(entry, other, name));
-  others.replaceChildren(
+  others.replaceChildren(...bars(entry),
     ...row(`${ofKind} of each class`, Object.keys(ofClasses).map(other => [ofKind, other, other])),
     ...row(`each map of ${name}`, kinds.map(other => [other, name, other])));
   if (!dialog.open) dialog.showModal();
 }
+function bars(entry) {
+  const likely = Object.entries(entry.probabilities ?? {}).sort((a, b) => b[1] - a[1]);
+  if (!likely.length) return [];
+  const lines = likely.map(([name, share]) => {
+    const length = element("div", "share");
+    length.style.width = `${100 * share}%`;
+    return element("tr", name === entry.truth ? "truth" : "", element("th", "", name),
+                   element("td", "", length), element("td", "", percent(share, 1)));
+  });
+  return [element("h3", "", "probabilities"), element("table", "probabilities", ...lines)];
+}
 function row(text, choices) {
   if (choices.length < 2) return [];
   const buttons = choices.map(([ofKind, name, label]) => {
-    const numbers = numbersOf(mapOf(view.entry, ofKind, name));
-    const made = element("button", "", stack(view.entry, ofKind, name), [label, ...numbers].join(", "));
+    const numbers = numbersOf(view.entry, ofKind, name), text = label === name ? numbers : [label, ...numbers.slice(1)];
+    const made = element("button", "", superposition(view.entry, ofKind, name), text.join(", "));
     made.type = "button"; made.setAttribute("aria-pressed", ofKind === view.ofKind && name === view.name);
     made.addEventListener("click", () => {
       enlarge(view.entry, ofKind, name);
@@ -127,8 +161,19 @@ function stepClass(by) {
   const names = Object.keys(view.entry.maps[view.ofKind]);
   enlarge(view.entry, view.ofKind, names[(names.indexOf(view.name) + by + names.length) % names.length]);
 }
+for (const [button, by] of [[previous, -1], [next, 1]]) button.addEventListener("click", () => step(by));
 dialog.addEventListener("click", event => {
   if (!event.target.closest("button:not(#close), label")) dialog.close();
+});
+let touched = null;  // where the one finger began, for swiping
+dialog.addEventListener("touchstart", event => {
+  touched = event.touches.length === 1 && event.target.type !== "range" ? event.touches[0] : null;
+}, {passive: true});
+dialog.addEventListener("touchend", event => {
+  if (!touched) return;
+  const {clientX, clientY} = event.changedTouches[0], by = touched.clientX - clientX;
+  if (Math.abs(by) > Math.max(SWIPE, 2 * Math.abs(touched.clientY - clientY))) step(Math.sign(by));
+  touched = null;
 });
 dialog.addEventListener("close", () => photos.children[shown.indexOf(view.entry)]?.focus());
 dialog.addEventListener("keydown", event => {
@@ -155,7 +200,7 @@ fill(one, ["", ...classes], ["each photo's own", ...classes]);
 const truths = unique(entries.map(entry => entry.truth).filter(Boolean)).sort();
 fill(truth, ["", ...truths.map(name => `:${name}`)], ["any class", ...truths]);
 truth.parentElement.hidden = !truths.length;
-const judged = entries.some(entry => typeof entry.right === "boolean") ? ["right", "wrong"] : [];
+const judged = Object.keys(answers).filter(what => what && entries.some(answers[what]));
 const guesses = unique(entries.map(entry => entry.predicted).filter(Boolean)).sort();
 fill(answer, ["", ...judged, ...guesses.map(name => `as:${name}`)], ["all", ...judged, ...guesses]);
 answer.parentElement.hidden = !guesses.length;

@@ -9,6 +9,7 @@ import hashlib
 import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +28,14 @@ class Report(NamedTuple):
     """What stands above the photos of a page.
 
     Attributes:
+        findings: list of str, what was found, before all else.
         grids: list of (title, header, rows of str), tables.
         sentences: list of str, below the tables.
-        figures: list of Path of PNG files.
+        figures: list of (title, Path of a PNG file); those with a table's title stand below it.
         explanations: dict of a table's title -> (where more is said, list of (metric, one line about it)).
     """
 
+    findings: list = []
     grids: list = []
     sentences: list = []
     figures: list = []
@@ -45,11 +48,11 @@ def write_page(path, title, entries, style=USUAL, report=Report()):  # noqa: B00
     Args:
         path: Path.
         title: str.
-        entries: list of dicts, one a photo: name, class (its own, shown first), note (str), picture (data: address) and
-            maps: dict of kind -> dict of class name -> dict of picture, scores (name -> float or None) and, if known,
-            legend (as `legend_of` makes it) and zero (True where the map is zero everywhere). If known also truth and
-            predicted (class names), right (bool) and outlines (list of polygons, lists of (x, y) in shares of width and
-            height).
+        entries: list of dicts, one a photo: name, class (its own, shown first), picture (data: address) and maps: dict
+            of kind -> dict of class name -> dict of picture, scores (name -> float or None) and, if known, legend (as
+            `legend_of` makes it) and zero (True where the map is zero everywhere). If known also truth and predicted
+            (class names), right and unsure (bool), probabilities (dict of class name -> float) and outlines (list of
+            polygons, lists of (x, y) in shares of width and height).
         style: Style.
         report: Report.
     """
@@ -59,24 +62,23 @@ def write_page(path, title, entries, style=USUAL, report=Report()):  # noqa: B00
         contents.append(text)
         return f"<h2 id=part{len(contents)}>{escape(text)}</h2>"
 
+    grids = {name: grid_html(header, rows) for name, header, rows in report.grids}
     sections = [
-        heading(name) + grid_html(header, rows) + explanation_html(*report.explanations.get(name, ("", [])))
-        for name, header, rows in report.grids
+        heading(name)
+        + grids.get(name, "")
+        + explanation_html(*report.explanations.get(name, ("", [])))
+        + "".join(figure_html(path) for of_title, path in report.figures if of_title == name)
+        for name in dict.fromkeys((*grids, *(of_title for of_title, _ in report.figures)))
     ]
-    if report.sentences:
-        sections.append("<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in report.sentences) + "</ul>")
-    for figure in report.figures:
-        text = figure.stem.replace("_", " ")
-        data = base64.b64encode(figure.read_bytes()).decode()
-        sections.append(f'{heading(text)}<img class="figure" alt="{escape(text)}" src="data:image/png;base64,{data}">')
-    of_photos = heading("Photos") if sections else ""
+    sections.append(list_html(report.sentences))
+    of_photos = heading("Photos") if contents else ""
     template, css, script = ((FOLDER / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     page = template.format(
         title=escape(title),
         style=css,
         script=script,
         hash=f"sha256-{checksum(chr(10) + script)}",  # of all that the element holds, its first line break too
-        sections="\n".join([contents_html(contents) if sections else "", *sections]),
+        sections="\n".join([list_html(report.findings), contents_html(contents) if contents else "", *sections]),
         heading=of_photos,
         opacity=style.opacity,
         in_colour=" checked" if style.in_colour else "",
@@ -112,11 +114,26 @@ def explanation_html(place, metrics):
     return f"<dl>{lines}</dl><p class=docs>{arrows} More: {escape(place)}</p>"
 
 
+def list_html(sentences):
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>" if sentences else ""
+
+
+def figure_html(path):
+    """A PNG file, with its name in words for those who do not see it."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img class="figure" alt="{escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">'
+
+
+def cell_html(cell):
+    """A cell of a table, an interval below its number."""
+    return re.sub(r"^(\S+) (\(\S+ to \S+\))$", r"\1 <small>\2</small>", escape(cell))
+
+
 def grid_html(header, rows):
     """A table."""
     head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in header)
     body = "".join(
-        f"<tr><th scope=row>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        f"<tr><th scope=row>{escape(row[0])}</th>{''.join(f'<td>{cell_html(cell)}</td>' for cell in row[1:])}</tr>"
         for row in rows
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
@@ -132,6 +149,7 @@ def escape(text):
 MOST_OPAQUE = 0.8  # a map's: the photo shines through, since its detail is not drawn into the map as in files
 PAGE_SIDE, LEAST_PAGE_SIDE = 384, 144  # pixels of the longer side, at most and at least: enlarged, and in a gallery
 EVIDENCE_ENDS = "evidence against {class}", "evidence for {class}"  # what the ends of most scales stand for
+LIKELY = 8  # bars of probabilities, at least; more where more classes have maps
 FINER = 2  # times as fine as a map is its picture, since a browser enlarges bilinearly, which leaves diamonds
 
 
@@ -178,6 +196,17 @@ def map_for_page(values, scale, shape, ends, style=USUAL):
     """
     found = {"picture": encode_overlay(values, scale, shape, style), "legend": legend_of(scale, ends, values.ndim == 3)}
     return found if values.any() else found | {"zero": True}
+
+
+def likely(probabilities, names):
+    """The probabilities that a page shows of a photo: the LIKELY largest, and those of the classes that are named.
+
+    Args:
+        probabilities: dict of class name -> float.
+        names: list of class names.
+    """
+    shown = {*sorted(probabilities, key=probabilities.get, reverse=True)[:LIKELY], *names}
+    return {name: share for name, share in probabilities.items() if name in shown}
 
 
 def bars_for_page(style=USUAL):

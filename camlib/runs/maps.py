@@ -166,6 +166,11 @@ class SavedPhoto:
         """Whether the network gives the class that it predicts less than UNSURE_BELOW."""
         return self.probabilities.get(self.predicted, 1.0) < UNSURE_BELOW
 
+    @property
+    def is_right(self):
+        """Whether the class predicted is the photo's; None where either is unknown."""
+        return self.predicted == self.truth if self.predicted and self.truth else None
+
     def is_signed(self, kind):
         """Whether maps of a kind have two signs, as this run made them."""
         return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))

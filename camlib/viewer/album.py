@@ -212,7 +212,7 @@ class Album:
         if chosen_filter == "all":
             return list(range(len(self.photos)))
         if chosen_filter == "wrong":
-            return [number for number, photo in enumerate(self.photos) if photo.truth not in (None, photo.predicted)]
+            return [number for number, photo in enumerate(self.photos) if photo.is_right is False]
         return [number for number, photo in enumerate(self.photos) if (photo.predicted,) == chosen_filter]
 
     def arrange(self, chosen_filter=None, order=None, class_name=None):

@@ -4,7 +4,7 @@ from camlib.console import Progress
 from camlib.photos import PhotoError
 from camlib.plots import GRADIENTS
 from camlib.plots.colours import USUAL, scale_of, superposition_scale_of
-from camlib.plots.page import EVIDENCE_ENDS, encode_photo, map_for_page
+from camlib.plots.page import EVIDENCE_ENDS, encode_photo, likely, map_for_page
 from camlib.runs.maps import MapError, class_names_in, find_maps, read_map
 
 
@@ -40,22 +40,20 @@ def entry_of(saved, style=USUAL):
         maps = {name: read_map(path) for name, path in paths.items()}
         scale = scale_on_page(saved, kind, maps.values())
         kinds[saved.title_of(kind)] = {
-            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style)
-            | {"scores": {"probability": saved.probabilities[name]} if name in saved.probabilities else {}}
+            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style) | {"scores": {}}
             for name, values in maps.items()
         }
     names = class_names_in(kinds)
-    right = saved.predicted == saved.truth if saved.predicted and saved.truth else None
-    note = f"predicted {saved.predicted}" if saved.predicted else ""
     return {
         "name": saved.name,
         "class": saved.predicted if saved.predicted in names else (names or [""])[0],
-        "note": f"{note}, is {saved.truth}" if right is False else note,
         "picture": encode_photo(photo),
         "maps": kinds,
         "truth": saved.truth,
         "predicted": saved.predicted,
-        "right": right,
+        "right": saved.is_right,
+        "unsure": saved.is_unsure,
+        "probabilities": likely(saved.probabilities, names),
     }
 
 

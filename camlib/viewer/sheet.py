@@ -1,5 +1,6 @@
 """The contact sheet of a run: photos in rows, the maps of their classes or kinds in columns."""
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -10,7 +11,7 @@ from camlib.plots.colours import USUAL, superposition_of
 from camlib.plots.panels import MARGIN, TICK, TITLE, Row, colour_bar, mid_grey, sheet_of
 from camlib.plots.text import FONT, PER_INCH, displayable, shortened, wrapped
 from camlib.runs.maps import CLASSES_SHOWN, all_maps, class_names_in
-from camlib.viewer.album import overlaid, read_content, share_of
+from camlib.viewer.album import overlaid, read_content
 
 SHEET_FORMATS = {
     ".png": ("PNG", 65_000),
@@ -20,6 +21,7 @@ SHEET_FORMATS = {
 }
 SIDE = 200  # pixels of a picture's longer side
 TITLE_POINTS, WIDEST = TITLE * 72 / PER_INCH, 280  # letters of a title as Matplotlib's points; pixels it may take
+WRONG_COLOUR, UNSURE_COLOUR, FRAME = (197, 34, 31), (240, 160, 0), 6  # RGB, and pixels of the frames around such photos
 
 
 def format_of(path):
@@ -58,8 +60,22 @@ def columns_of(photos, class_name=None):
     return names if len(names) <= CLASSES_SHOWN else min(most, CLASSES_SHOWN)
 
 
-def row_of(saved, columns, class_name, style):
-    """The Row of one photo, itself first, and what of it cannot be read: list of str."""
+def only_kind(photos, columns):
+    """The kind of map that a sheet shows; None where it shows several."""
+    kinds = list(dict.fromkeys(kind for saved in photos for kind in all_maps(saved)))
+    return kinds[0] if kinds and (columns is not None or len(kinds) == 1) else None
+
+
+def row_of(saved, columns, class_name, style, with_kinds=False):
+    """The Row of one photo, itself first, and what of it cannot be read: list of str.
+
+    Args:
+        saved: SavedPhoto.
+        columns: see `columns_of`.
+        class_name: str or None, see `write_sheet`.
+        style: Style.
+        with_kinds: bool, titles name kinds of map, which differ, instead of classes.
+    """
     content = read_content(saved, class_name)
     names, kinds, photo = class_names_in(content.maps), list(content.maps), content.photo
     if columns is None:
@@ -70,9 +86,11 @@ def row_of(saved, columns, class_name, style):
         wanted = [(kind, name, name == shown[-1]) for kind in kinds[:1] for name in shown]  # a scale, so a bar, a row
     if not isinstance(photo, Exception):
         photo = resize_photo(photo, *size_within(SIDE, *photo.shape[:2]))
-    cells = [("photo", photo, None)]
+    cells = [("photo", framed(photo, saved), None)]
     for kind, name, with_bar in wanted:
-        title = shortened(f"{saved.title_of(kind)}: {name}", TITLE_POINTS, WIDEST, share_of(saved, name))
+        title = shortened(name, TITLE_POINTS, WIDEST, percent_of(saved, name))
+        if with_kinds:
+            title = saved.title_of(kind) + ("" if name == saved.predicted else f": {title}")
         picture, bar = over_photo(photo, kind, content.map_of(kind, name), content.over_photo[kind], style)
         cells.append((title, picture, bar if with_bar else None))
     damaged = [f"{saved.name}: {picture}" for _, picture, _ in cells if isinstance(picture, Exception)]
@@ -80,8 +98,30 @@ def row_of(saved, columns, class_name, style):
         (title, picture_of_reason(picture) if isinstance(picture, Exception) else picture, bar)
         for title, picture, bar in cells
     ]
-    predicted = f"   predicted: {saved.predicted}{share_of(saved, saved.predicted)}" if saved.predicted else ""
-    return Row([displayable(saved.name) + predicted], cells), damaged
+    return Row([f"{displayable(saved.name)}   {answer_of(saved)}".rstrip()], cells), damaged
+
+
+def percent_of(saved, name):
+    """A class's probability as it stands behind its name: " 94 %", or nothing where it is unknown."""
+    return f" {100 * saved.probabilities[name]:.0f} %" if name in saved.probabilities else ""
+
+
+def answer_of(saved):
+    """What the network takes a photo for, and whether it is right: "✗ predicted: horse 86 %, is dog"; "" if unknown."""
+    if not saved.predicted:
+        return ""
+    mark, truth = {True: ("✓ ", ""), False: ("✗ ", f", is {saved.truth}"), None: ("", "")}[saved.is_right]
+    unsure = ", unsure" if saved.is_unsure else ""
+    return f"{mark}predicted: {saved.predicted}{percent_of(saved, saved.predicted)}{truth}{unsure}"
+
+
+def framed(photo, saved):
+    """The photo, in a frame where its answer is wrong or the network is unsure; an error in its place as it is."""
+    colour = WRONG_COLOUR if saved.is_right is False else UNSURE_COLOUR if saved.is_unsure else None
+    if colour is None or isinstance(photo, Exception):
+        return photo
+    height, width = photo.shape[:2]
+    return cv2.rectangle(photo.copy(), (0, 0), (width - 1, height - 1), colour, 2 * FRAME)  # half of it is outside
 
 
 def over_photo(photo, kind, values, scale, style):
@@ -119,8 +159,11 @@ def write_sheet(path, photos, class_name=None, style=USUAL, advance=lambda: None
     """
     kind, most = format_of(path)
     columns, rows, damaged = columns_of(photos, class_name), [], []
+    only = only_kind(photos, columns)
     for saved in photos:
-        row, bad = row_of(saved, columns, class_name, style)
+        row, bad = row_of(saved, columns, class_name, style, with_kinds=only is None)
+        if only and not rows:
+            row.heading.insert(0, f"{saved.title_of(only)} over the photo")
         rows.append(row)
         damaged += bad
         advance()

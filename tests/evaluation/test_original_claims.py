@@ -24,7 +24,7 @@ CLASSES = ["dog", "cat", "horse", "bird"]
 
 
 def items(values):
-    """As `camlib.evaluation.report.merged` makes them, of one score's values."""
+    """As `camlib.evaluation.results.merged` makes them, of one score's values."""
     return {
         f"photo{number}#dog": (
             {"pointing": value, "energy": value, "border": value, "edge": value, "grid": [4, 6]},

@@ -25,7 +25,7 @@ def entry(name, colour, own, scores, kinds=("CAM", "Grad-CAM")):
     picture = encode_overlay(values, Scale(1.0, signed=False), photo.shape[:2])
     of_classes = {name: {"picture": picture, "scores": {"energy": score}} for name, score in scores.items()}
     maps = dict.fromkeys(kinds, of_classes)
-    return {"name": name, "class": own, "note": "a note", "picture": encode_photo(photo), "maps": maps}
+    return {"name": name, "class": own, "picture": encode_photo(photo), "maps": maps}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def page(tmp_path_factory):
     grids = [("Scores <1>", ["map", "score ↑"], [["cam & co", "0.5 (0.4 to 0.6)"]])]
     figure = path.with_name("some_figure.png")
     Image.new("RGB", (20, 10), RED).save(figure)
-    write_page(path, "Maps <of> me", entries, report=Report(grids, ["a sentence & more"], [figure]))
+    write_page(path, "Maps <of> me", entries, report=Report([], grids, ["a sentence & more"], [("A figure", figure)]))
     return path
 
 
@@ -59,7 +59,9 @@ def test_pictures_keep_their_shape_and_colours():
 def test_page_is_self_contained(page):
     text = page.read_text("utf-8")
     assert not re.findall(r"(?:src|href)=[\"'](?!data:)", text) and "http://" not in text and "https://" not in text
-    assert "<td>0.5 (0.4 to 0.6)</td>" in text and "cam &amp; co" in text and "Maps &lt;of&gt; me" in text
+    assert (
+        "<td>0.5 <small>(0.4 to 0.6)</small></td>" in text and "cam &amp; co" in text and "Maps &lt;of&gt; me" in text
+    )
     entries = json.loads(re.search(r'id="entries">(.*?)</script>', text, re.DOTALL)[1])
     assert entries[1]["name"] == HOSTILE
 
@@ -83,7 +85,17 @@ def browser():
 
 
 def cards(browser):
-    return [figure.text.replace("\n", " ") for figure in browser.find_elements("css selector", "figure")]
+    """name: answer of each photo of the gallery."""
+    parts = [
+        figure.find_elements("css selector", "figcaption div")
+        for figure in browser.find_elements("css selector", "figure")
+    ]
+    return [f"{name.get_property('title')}: {answer.text}" for name, answer in parts]
+
+
+def focused(browser):
+    """The name of the photo of the gallery that has the focus."""
+    return browser.switch_to.active_element.find_element("class name", "name").get_property("title")
 
 
 def choose(browser, picker, value):
@@ -98,9 +110,9 @@ def test_page_in_a_browser(page, browser):
     for filter_of_truth in ("[id=truth]", "[id=answer]", "[name=outlines]"):  # which this page knows nothing of
         assert not browser.find_element("css selector", filter_of_truth).is_displayed()
     assert cards(browser) == [
-        "a.jpg: dog, energy 0.200, a note",
-        f"{HOSTILE}: cat, energy 0.500, a note",
-        "c\\udcff.jpg: dog, energy -, a note",
+        "a.jpg: dog, energy 0.200",
+        f"{HOSTILE}: cat, energy 0.500",
+        "c\\udcff.jpg: dog, energy -",
     ]
     images = browser.find_elements("css selector", "figure img")
     assert all(image.get_property("naturalWidth") > 0 and image.get_attribute("alt") for image in images)
@@ -123,14 +135,14 @@ def test_page_in_a_browser(page, browser):
     assert np.abs(middle() - RED).max() > np.abs(strong - RED).max()
 
     choose(browser, "class", "cat")
-    assert cards(browser) == ["a.jpg: cat, energy 0.900, a note", f"{HOSTILE}: cat, energy 0.500, a note"]
+    assert cards(browser) == ["a.jpg: cat, energy 0.900", f"{HOSTILE}: cat, energy 0.500"]
     choose(browser, "order", "+energy")
     assert [card.split(":")[0] for card in cards(browser)] == [HOSTILE, "a.jpg"]
     choose(browser, "class", "")
     choose(browser, "kind", "Grad-CAM")
     assert len(cards(browser)) == 2 and browser.find_element("id", "count").text == "2 of 3"
     browser.find_elements("css selector", "figure")[0].send_keys("\ue014")  # right arrow
-    assert browser.switch_to.active_element.text.startswith(HOSTILE)
+    assert focused(browser) == HOSTILE
     assert browser.get_log("browser") == []
 
 
@@ -148,7 +160,7 @@ def judged_entry(name, truth, predicted):
     shown = {one: map_for_page(values, scale, shape, EVIDENCE_ENDS) | {"scores": {}} for one, values in classes.items()}
     return {"name": name, "class": "dog", "note": "", "picture": encode_photo(np.full((*shape, 3), GREEN, np.uint8)),
             "maps": {"CAM": shown, "Grad-CAM": shown}, "truth": truth, "predicted": predicted,
-            "right": truth == predicted,
+            "right": truth == predicted, "unsure": name == "c.jpg", "probabilities": {"dog": 0.4, "cat": 0.6},
             "outlines": [[[0.4, 0.25], [0.6, 0.25], [0.6, 0.75], [0.4, 0.75]]]}  # fmt: skip
 
 
@@ -159,7 +171,7 @@ def judged_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "judged.html"
     grids = [("Scores", ["map", "pointing ↑"], [["cam", "0.5"]]), ("Others", ["map"], [["cam"]])]
     explanations = {"Scores": ("docs/results.md, section X", [("pointing ↑", "how often <it> points")])}
-    write_page(path, "Judged", entries, report=Report(grids, explanations=explanations))
+    write_page(path, "Judged", entries, report=Report(grids=grids, explanations=explanations))
     return path
 
 
@@ -191,7 +203,7 @@ def test_photos_are_filtered_by_class_and_by_answer(judged_page, browser):
     choose(browser, "answer", "as:dog")
     assert names(browser) == ["a.jpg", "b.jpg"]
     browser.find_elements("css selector", "figure")[1].send_keys(ENTER)
-    assert enlarged(browser) == "CAM of dog: b.jpg" and "2 of 2" in browser.find_element("id", "note").text
+    assert enlarged(browser) == "CAM of dog: b.jpg" and browser.find_element("id", "place").text == "2 of 2"
     assert browser.get_log("browser") == []
 
 
@@ -199,16 +211,97 @@ def test_a_photo_is_enlarged_by_a_click_and_closed_by_another(judged_page, brows
     browser.get(judged_page.as_uri())
     first = browser.find_element("css selector", "figure")
     first.click()
-    large = browser.find_element("css selector", "#large .stack")
-    assert enlarged(browser) == "CAM of dog: a.jpg" and large.size["width"] > 2 * first.size["width"]
+    plain, large = browser.find_elements("css selector", "#large .stack")
+    assert enlarged(browser) == "CAM of dog: a.jpg" and large.size["width"] > 1.2 * first.size["width"]
+    assert plain.size == large.size and plain.rect["y"] == large.rect["y"]  # the photo as it is, beside the map
+    np.testing.assert_allclose(pixels(plain)[10, [5, -5]], [GREEN] * 2, atol=12)
     assert large.size["width"] / large.size["height"] == pytest.approx(90 / 60, abs=0.02)
     labels = [button.text for button in browser.find_elements("css selector", "#others button")]
-    assert labels == ["dog", "cat, all zero", "CAM", "Grad-CAM"]  # its classes and its maps side by side
+    assert labels == ["dog 40 %", "cat 60 %, all zero", "CAM", "Grad-CAM"]  # its classes and its maps side by side
     large.click()
     assert enlarged(browser) is None and browser.switch_to.active_element == first
     first.click()
     browser.find_element("id", "close").click()
     assert enlarged(browser) is None and browser.get_log("browser") == []
+
+
+def test_captions_say_what_is_right_wrong_and_unsure_in_words_and_colours(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    answers = [
+        "a.jpg: \u2713 dog 40 %",
+        "b.jpg: \u2717 dog 40 %, is cat",
+        "c.jpg: \u2713 dog 40 %, predicted cat, unsure",
+    ]
+    assert cards(browser) == answers
+    figures = browser.find_elements("css selector", "figure")
+    frames = [figure.find_element("class name", "stack").value_of_css_property("outline-style") for figure in figures]
+    assert frames == ["none", "solid", "dashed"]
+    right, wrong, unsure = [pixels(figure.find_element("class name", "answer")) for figure in figures]
+    assert (wrong[..., 0] - wrong[..., 1]).max() > 120 > 40 > (right[..., 0] - right[..., 1]).max()  # red, and green
+    assert (unsure[..., 0] - unsure[..., 2]).max() > 100
+    choose(browser, "answer", "unsure")
+    assert names(browser) == ["c.jpg"]
+    browser.find_element("css selector", "figure").click()
+    assert browser.find_element("id", "note").text == answers[2].removeprefix("c.jpg: ")
+    assert browser.get_log("browser") == []
+
+
+def test_bars_of_probabilities_are_as_long_as_they_say(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    browser.find_element("css selector", "figure").click()
+    rows = browser.find_elements("css selector", ".probabilities tr")
+    assert [row.text.split("\n") for row in rows] == [["cat", "60.0 %"], ["dog", "40.0 %"]]  # the most probable first
+    lengths = [row.find_element("class name", "share").size["width"] for row in rows]
+    room = [row.find_elements("tag name", "td")[0] for row in rows]
+    inside = [cell.size["width"] - 2 * 0.3 * 12.8 for cell in room]
+    np.testing.assert_allclose(np.divide(lengths, inside), [0.6, 0.4], atol=0.03)
+    assert rows[1].get_attribute("class") == "truth" and browser.get_log("browser") == []
+
+
+def test_buttons_and_swipes_go_through_the_photos(judged_page, browser):
+    browser.get(judged_page.as_uri())
+    browser.find_element("css selector", "figure").click()
+    previous, following = browser.find_element("id", "previous"), browser.find_element("id", "next")
+    place = following.location
+    for button, name in ((previous, "a"), (following, "b"), (following, "c"), (following, "c"), (previous, "b")):
+        button.click()
+        assert enlarged(browser) == f"CAM of dog: {name}.jpg" and following.location == place
+    browser.switch_to.active_element.send_keys(LEFT)  # keys go on from the button
+    assert enlarged(browser) == "CAM of dog: a.jpg" and previous.get_attribute("aria-disabled") == "true"
+
+    def swipe(right, down):
+        box = browser.find_element("css selector", "#large .stack:last-child").rect
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        for kind, moved in (("touchStart", 0), ("touchMove", 1), ("touchEnd", None)):
+            points = [] if moved is None else [{"x": x + moved * right, "y": y + moved * down}]
+            browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    for (right, down), name in (((-90, 10), "b"), ((-30, 0), "b"), ((-90, 80), "b"), ((90, -10), "a")):
+        swipe(right, down)
+        assert enlarged(browser) == f"CAM of dog: {name}.jpg"
+    assert browser.get_log("browser") == []
+
+
+def test_nothing_is_wider_than_a_phone_and_long_names_are_cut_in_the_middle(tmp_path, browser):
+    path, name = tmp_path / "narrow.html", f"folder/{'n' * 80}_007.jpg"
+    write_page(path, "Narrow", [judged_entry(name, "cat", "dog")] * 2)
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get(path.as_uri())
+        width = "return Math.max(document.documentElement.scrollWidth, document.getElementById('dialog').scrollWidth)"
+        first, second = browser.find_elements("css selector", "figure")
+        assert first.rect["y"] == second.rect["y"] and first.size["width"] > 160  # two side by side
+        begin, end = first.find_elements("css selector", ".name span")
+        assert end.text == "nnn_007.jpg" and end.rect["x"] + end.size["width"] <= second.rect["x"]
+        assert first.find_element("class name", "name").size["height"] < 25  # one line
+        first.click()
+        assert browser.execute_script(width) <= 390
+        plain, large = browser.find_elements("css selector", "#large .stack")
+        assert large.rect["y"] > plain.rect["y"] + 150 and large.rect["y"] + large.size["height"] < 844
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert browser.get_log("browser") == []
 
 
 def test_the_enlarged_photo_is_steered_by_keys(judged_page, browser):
@@ -224,7 +317,7 @@ def test_the_enlarged_photo_is_steered_by_keys(judged_page, browser):
         assert enlarged(browser) == title
         assert browser.switch_to.active_element.get_attribute("aria-pressed") == "true"
     browser.switch_to.active_element.send_keys(ESCAPE)
-    assert enlarged(browser) is None and browser.switch_to.active_element.text.startswith("b.jpg")
+    assert enlarged(browser) is None and focused(browser) == "b.jpg"
     browser.switch_to.active_element.send_keys(LEFT, " ")
     assert enlarged(browser) == "CAM of dog: a.jpg" and browser.get_log("browser") == []
 
@@ -249,7 +342,7 @@ def test_the_photo_below_is_grey_unless_asked(judged_page, browser):
     browser.find_element("css selector", "figure").click()
 
     def thirds():
-        picture = pixels(browser.find_element("css selector", "#large .stack"))
+        picture = pixels(browser.find_element("css selector", "#large .stack:last-child"))
         return [picture[10, int(picture.shape[1] * place)] for place in (0.02, 0.5, 0.98)]
 
     against, zero, evidence = thirds()
@@ -281,7 +374,7 @@ def test_the_truth_is_outlined_in_white_with_a_black_edge(judged_page, browser):
 
     def across():
         """Brightness of a row of pixels above the middle, left of 0.45 of the width."""
-        picture = pixels(browser.find_element("css selector", "#large .stack")).mean(axis=2)
+        picture = pixels(browser.find_element("css selector", "#large .stack:last-child")).mean(axis=2)
         return picture[picture.shape[0] // 2, : int(picture.shape[1] * 0.45)]
 
     row = across()

@@ -39,8 +39,7 @@ with watched:
     from camlib.attribution import Outputs
     from camlib.console import UserError
     from camlib.evaluation.annotations import Annotation, find_items, items_sha256, mask_size, read_annotations
-    from camlib.evaluation.report import merged
-    from camlib.evaluation.results import Results
+    from camlib.evaluation.results import Results, merged
     from camlib.files import csv_text
     from camlib.networks import plain_data
     from camlib.networks.checkpoint import describe_contents, rebuilt

@@ -1,6 +1,7 @@
 """The viewer: what it finds, what it draws, its window on a real display, and what it says of bad input."""
 
 import base64
+import csv
 import importlib.util
 import io
 import json
@@ -23,7 +24,7 @@ from camlib.plots.page import MOST_OPAQUE
 from camlib.plots.panels import MARGIN, Row
 from camlib.runs.maps import find_saved
 from camlib.viewer.gallery import entry_of
-from camlib.viewer.sheet import SIDE, columns_of, row_of, spread_over
+from camlib.viewer.sheet import SIDE, UNSURE_COLOUR, WRONG_COLOUR, columns_of, only_kind, row_of, spread_over
 from camlib.viewer.window import OTHER_QT
 from show_heatmaps import index_of, main
 
@@ -59,9 +60,44 @@ def test_the_page_knows_right_and_wrong_from_class_folders(tmp_path):
     assert [entry["truth"] for entry in entries] == ["dog", "dog", "cat", None, None]
     assert [entry["predicted"] for entry in entries] == ["dog", "cat", "dog", "cat", "dog"]
     assert [entry["right"] for entry in entries] == [True, False, False, None, None]
-    assert [entry["note"] for entry in entries[:2]] == ["predicted dog", "predicted cat, is dog"]
+    assert entries[0]["probabilities"] == {"dog": pytest.approx(0.75), "cat": pytest.approx(0.25)}
     change_settings(run, photos=["/photos/cat"])  # the one folder that the run was given
     assert [entry_of(saved)["truth"] for saved in find_saved(run)][3] == "cat"
+
+
+def with_probabilities(run, **rows):
+    """Write other probabilities of dog and cat into a run's list: photo's stem -> (predicted, dog, cat)."""
+    lines = list(csv.reader((run / "predictions.csv").read_text("utf-8").splitlines()))
+    columns = [lines[0].index(name) for name in ("predicted", "probability_dog", "probability_cat")]
+    for line in lines[1:]:
+        for column, value in zip(columns, rows.get(Path(line[0]).stem, ()), strict=False):
+            line[column] = str(value)
+    (run / "predictions.csv").write_text("".join(",".join(line) + "\n" for line in lines), "utf-8")
+
+
+def test_page_and_sheet_mark_what_the_network_is_unsure_of(tmp_path):
+    run = make_run(tmp_path / "cam", ["dog/sure.jpg", "dog/unsure.jpg", "cat/wrong.jpg", "loose.jpg"])
+    with_probabilities(run, unsure=("dog", 0.54, 0.46), wrong=("dog", 0.92, 0.08), loose=("cat", 0.48, 0.52))
+    photos = find_saved(run)
+    assert [entry_of(saved)["unsure"] for saved in photos] == [False, True, False, True]
+    rows = [row_of(saved, ["dog", "cat"], None, Style())[0] for saved in photos]
+    assert [row.heading for row in rows] == [
+        ["dog/sure.jpg   ✓ predicted: dog 75 %"],
+        ["dog/unsure.jpg   ✓ predicted: dog 54 %, unsure"],
+        ["cat/wrong.jpg   ✗ predicted: dog 92 %, is cat"],
+        ["loose.jpg   predicted: cat 52 %, unsure"],
+    ]
+    corners = [tuple(row.cells[0][1][2, 2]) for row in rows]  # of the plain photo, grey 20 * number without a frame
+    assert max(corners[0]) <= 2 and corners[1:] == [UNSURE_COLOUR, WRONG_COLOUR, UNSURE_COLOUR]
+    assert all((row.cells[0][1][20, 20] == 20 * number).all() for number, row in enumerate(rows))
+
+
+def test_the_page_has_the_probabilities_of_the_likeliest_and_of_those_with_maps(tmp_path):
+    names = [f"c{number:02d}" for number in range(12)]
+    run = make_run(tmp_path / "run", ["x.jpg"], classes=names)
+    for name in names[:-1]:
+        (run / "x" / f"heatmap_for_{name}.npy").unlink()
+    assert list(entry_of(find_saved(run)[0])["probabilities"]) == [*names[:8], "c11"]
 
 
 def test_evidence_against_another_class_fades_nothing_on_the_page(tmp_path):
@@ -197,7 +233,8 @@ def test_contact_sheet_has_photos_in_rows_and_classes_in_columns(run_folder, tmp
     assert capsys.readouterr().out == f"wrote {tmp_path}/new/sheet.png: 2 of 3 photos\n"
     sheet = np.asarray(Image.open(tmp_path / "new/sheet.png")).astype(int)
     above, size = Row(["b/x.jpg"], []).above, (150, SIDE)  # of photos of 40x30
-    tops = [above, above + size[0] + MARGIN // 2 + above]
+    first = Row(["CAM over the photo", "b/x.jpg"], []).above
+    tops = [first, first + size[0] + MARGIN // 2 + above]
     photos = [sheet[top : top + size[0], MARGIN : MARGIN + size[1]] for top in tops]
     assert abs(photos[0]).max() <= 2 and abs(photos[1] - 40).max() <= 2  # the first photo and the last: 0 and 2 * 20
     white = (sheet[tops[1] : tops[1] + size[0]] == 255).all(axis=(0, 2))
@@ -208,8 +245,8 @@ def test_contact_sheet_has_photos_in_rows_and_classes_in_columns(run_folder, tmp
     assert white[: MARGIN - 1].all() and not white[MARGIN : MARGIN + SIDE].any()
 
 
-def titles_of(saved, columns, class_name=None):
-    row, _ = row_of(saved, columns, class_name, Style())
+def titles_of(saved, columns, class_name=None, **more):
+    row, _ = row_of(saved, columns, class_name, Style(), **more)
     return [title for title, _, _ in row.cells]
 
 
@@ -220,18 +257,20 @@ def test_contact_sheet_has_kinds_in_columns_of_one_class(tmp_path):
             np.save(run / name / f"guided_backprop_for_{class_name}.npy", np.ones((8, 8, 3), "f4"))
     photos = find_saved(run)
     assert columns_of(photos) == ["dog", "cat"] and columns_of(photos, "cat") is None
-    assert titles_of(photos[0], None, "cat") == ["photo", "LayerCAM: cat 0.250", "guided backpropagation: cat 0.250"]
-    assert titles_of(photos[0], ["dog", "cat"]) == ["photo", "LayerCAM: dog 0.750", "LayerCAM: cat 0.250"]
+    assert only_kind(photos, ["dog", "cat"]) == "gradcam" and only_kind(photos, None) is None
+    kinds = titles_of(photos[0], None, "cat", with_kinds=True)
+    assert kinds == ["photo", "LayerCAM: cat 25 %", "guided backpropagation: cat 25 %"]
+    assert titles_of(photos[0], ["dog", "cat"]) == ["photo", "dog 75 %", "cat 25 %"]
     for name in ("x/gradcam_for_cat", "x/guided_backprop_for_cat", "y/gradcam_for_dog", "y/guided_backprop_for_dog"):
         (run / f"{name}.npy").unlink()
     assert columns_of(find_saved(run)) is None  # one class a photo, as with --classes predicted
-    assert titles_of(photos[1], None)[1] == "LayerCAM: cat 0.750"
+    assert titles_of(photos[1], None, with_kinds=True)[1] == "LayerCAM"  # of the class predicted, in the heading
 
 
 def test_contact_sheet_of_many_classes_shows_each_photos_most_probable(tmp_path):
     run = make_run(tmp_path / "run", ["x.jpg", "y.jpg"], classes=[f"c{number:02d}" for number in range(12)])
     assert columns_of(find_saved(run)) == 8
-    assert [title.split()[1] for title in titles_of(find_saved(run)[1], 8)[1:3]] == ["c01", "c00"]
+    assert [title.split()[0] for title in titles_of(find_saved(run)[1], 8)[1:3]] == ["c01", "c00"]
 
 
 def test_contact_sheet_of_a_panorama_has_room_for_its_colour_bar(run_folder, tmp_path):

@@ -1,0 +1,104 @@
+"""The report of an evaluation from hand-set scores: what it says was found, and that it says nothing twice."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camlib.evaluation.report import (
+    FAILED,
+    LOCALISATION,
+    SANITY,
+    Score,
+    Table,
+    findings_of,
+    groups_of,
+    markdown_of,
+    rows_once,
+    score_table,
+)
+from camlib.plots.page import Report, write_page
+
+pytestmark = pytest.mark.any_backend
+NAN = float("nan")
+
+
+def table(names, **rows):
+    """A Table of hand-set cells: its scores' names, and map's name (with _ for a space) -> cells."""
+    scores = tuple(Score(name, name, name) for name in names)
+    return Table("a title", scores, {name.replace("_", " "): cells for name, cells in rows.items()}, "Section")
+
+
+def test_findings_are_five_sentences_with_their_numbers():
+    lie = table(
+        ("pointing", "energy"),
+        net_cam=[(0.9, 0.8, 0.95, 40), (0.5, 0.4, 0.6, 40)],
+        net_guided=[(0.8, NAN, NAN, 40), (0.6, 0.6, 0.6, 40)],
+        net_slow=[(1.0, 1.0, 1.0, 8), (1.0, 1.0, 1.0, 8)],  # of the sample alone: not to be compared
+        random=[(0.2, 0.1, 0.3, 40), (0.1, 0.1, 0.1, 40)],
+        Sobel_edges=[(0.7, 0.6, 0.8, 40), (0.3, 0.3, 0.3, 40)],
+    )
+    boxes = table(("pointing",), net_guided=[(1.0, 1.0, 1.0, 3)])  # of fewer objects than masks
+    faithful = table(("deletion_blur", "insertion_blur", "insertion_mean"),
+                     net_cam=[(0.1, 0.1, 0.1, 8), (0.5, 0.4, 0.6, 8), (0.9, 0.9, 0.9, 8)],
+                     net_guided=[(0.2, 0.1, 0.3, 8), (0.6, 0.5, 0.7, 8), (0.1, 0.1, 0.1, 8)],
+                     random=[(0.2, 0.1, 0.3, 8), (0.8, 0.8, 0.8, 8), (0.1, 0.1, 0.1, 8)])  # fmt: skip
+    sane = table(tuple(FAILED), net_cam=[(0.2, 0.1, 0.3, 8), (0.9, 0.4, 1.0, 8)],
+                 net_guided=[(0.1, 0.1, 0.1, 8), (0.9, 0.8, 1.0, 8)], net_slow=[(NAN, NAN, NAN, 0)] * 2)  # fmt: skip
+    answers = [
+        {"network": "net", "photos": "all", "number": 1200, "top1": 0.95, "low": 0.9, "high": 0.98},
+        {"network": "net", "photos": "class dog", "number": 6, "top1": 0.5, "low": 0.2, "high": 0.8},
+    ]
+    assert findings_of([boxes, lie, faithful, sane], answers) == [
+        "net is right on 95 % (90 to 98 %) of 1,200 photos.",
+        "The largest value of net cam lies on the object in 90 % (80 to 95 %) of 40 cases; next comes net guided with "
+        "80 %; the best that knows no network, Sobel edges, has 70 % (60 to 80 %).",
+        "60 % of the positive values of net guided lie on the object; next comes net cam with 50 % (40 to 60 %); the "
+        "best that knows no network, Sobel edges, has 30 %.",
+        "The class's probability rises fastest when the pixels of net guided (insertion 0.600 (0.500 to 0.700)) are "
+        "put back first.",
+        "1 of 2 kinds of map (net guided) would look much the same with shuffled weights or for another class.",
+    ]
+    sane.rows["net guided"] = [(0.1, 0.1, 0.1, 8)] * 2
+    assert findings_of([sane], []) == [
+        "None of 2 kinds of map would look much the same with shuffled weights or for another class."
+    ]
+    assert findings_of([], []) == []
+
+
+def test_no_row_stands_twice():
+    rows = [["net layer-cam", "0.5", "8"], ["net cam", "0.6", "8"], ["net element-wise", "0.5", "8"], ["x", "0.5", "8"]]
+    assert rows_once(rows) == [["net layer-cam, element-wise, x", "0.5", "8"], ["net cam", "0.6", "8"]]
+    names = [f"dog_{number}" for number in range(6)] + [f"cat_{number}" for number in range(6)]
+    records = [{"photo": name, "class": name[:3]} for name in names]
+    assert list(groups_of(records)) == ["all", "class dog", "class cat"]  # the collections are the classes once more
+    assert list(groups_of(records[:6])) == ["all"]
+    records[0]["photo"] = "other"
+    assert list(groups_of(records)) == ["all", "class dog", "class cat", "collection dog", "smaller collections"]
+
+
+def test_scores_that_need_masks_are_no_columns_of_boxes():
+    pairs = {"a": ({"pointing": 1.0}, {"photo": "a", "truth": "boxes"})}
+    found = score_table("lie", "Localisation", LOCALISATION, {"net cam": pairs}, "boxes")
+    assert [score.name for score in found.scores] == [score.name for score in LOCALISATION if score.truth is None]
+    assert len(found.rows["net cam"]) == len(found.scores) == 7
+    assert len(score_table("sane", "Sanity", SANITY, {"net cam": pairs}).scores) == len(SANITY)
+
+
+def test_findings_stand_first_and_figures_below_their_tables(tmp_path):
+    path, figure = tmp_path / "page.html", tmp_path / "some_bars.png"
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(figure)
+    grids = [("First", ["map"], [["cam"]]), ("Second", ["map"], [["cam"]])]
+    report = Report(["what <was> found."], grids, ["a remark."], [("Second", figure), ("Third", figure)])
+    write_page(path, "Title", [], report=report)
+    page = path.read_text("utf-8")
+    place = -1
+    for mark in (
+        "what &lt;was&gt; found", "<nav", "First</h2>", "<table>", "Second</h2>", "<table>", "<img class", "Third</h2>",
+        "<img class", "a remark", "Photos</h2>",
+    ):  # fmt: skip
+        place = page.index(mark, place + 1)
+    assert re.findall("<li><a href=#part.>(.*?)</a>", page) == ["First", "Second", "Third", "Photos"]
+    markdown = markdown_of("Title", grids, ["a remark."], ["found."])
+    assert markdown.startswith("# Title\n\n- found.\n\n## First\n") and markdown.endswith("\n\n- a remark.\n")
