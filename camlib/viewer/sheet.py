@@ -9,8 +9,8 @@ from camlib.photos import resize_photo, size_within
 from camlib.plots.colours import USUAL, superposition_of
 from camlib.plots.panels import MARGIN, TICK, TITLE, Row, colour_bar, mid_grey, sheet_of
 from camlib.plots.text import FONT, PER_INCH, displayable, shortened, wrapped
-from camlib.runs.maps import CLASSES_SHOWN, all_maps, class_names_in
-from camlib.viewer.album import overlaid, read_content, share_of
+from camlib.runs.maps import CLASSES_SHOWN, all_maps, base_kind, class_names_in
+from camlib.viewer.album import overlaid, predictions_of, read_content, share_of
 
 SHEET_FORMATS = {
     ".png": ("PNG", 65_000),
@@ -47,12 +47,14 @@ def columns_of(photos, class_name=None):
         class_name: str, the class whose kinds are shown, or None.
 
     Returns:
-        list of class names; a number where each photo has classes of its own, so many; None for kinds.
+        list of class names; a number where each photo has classes of its own, so many; None for kinds; of several runs
+        always so.
     """
     found = [all_maps(saved) for saved in photos]
     several_kinds = any(len(maps) > 1 for maps in found)
+    several_runs = any(kind != base_kind(kind) for maps in found for kind in maps)
     most = max((len(class_names_in(maps)) for maps in found), default=0)
-    if most <= 1 or (several_kinds and class_name):
+    if most <= 1 or (several_kinds and class_name) or several_runs:
         return None
     names = list(dict.fromkeys(name for maps in found for name in class_names_in(maps)))
     return names if len(names) <= CLASSES_SHOWN else min(most, CLASSES_SHOWN)
@@ -72,7 +74,7 @@ def row_of(saved, columns, class_name, style):
         photo = resize_photo(photo, *size_within(SIDE, *photo.shape[:2]))
     cells = [("photo", photo, None)]
     for kind, name, with_bar in wanted:
-        title = shortened(f"{saved.title_of(kind)}: {name}", TITLE_POINTS, WIDEST, share_of(saved, name))
+        title = shortened(f"{saved.title_of(kind)}: {name}", TITLE_POINTS, WIDEST, share_of(saved.run_of(kind), name))
         picture, bar = over_photo(photo, kind, content.map_of(kind, name), content.over_photo[kind], style)
         cells.append((title, picture, bar if with_bar else None))
     damaged = [f"{saved.name}: {picture}" for _, picture, _ in cells if isinstance(picture, Exception)]
@@ -80,8 +82,7 @@ def row_of(saved, columns, class_name, style):
         (title, picture_of_reason(picture) if isinstance(picture, Exception) else picture, bar)
         for title, picture, bar in cells
     ]
-    predicted = f"   predicted: {saved.predicted}{share_of(saved, saved.predicted)}" if saved.predicted else ""
-    return Row([displayable(saved.name) + predicted], cells), damaged
+    return Row(["   ".join([displayable(saved.name), *predictions_of(saved)])], cells), damaged
 
 
 def over_photo(photo, kind, values, scale, style):

@@ -235,12 +235,13 @@ def test_a_class_is_reached_by_typing_its_name(tmp_path):
     assert viewer.saved.name == "y.jpg" and viewer.overlay_class == "white shark"
 
 
-def test_saving_never_writes_over_a_file(layer_cam_run, tmp_path, monkeypatch):
+def test_saving_never_writes_over_a_file(layer_cam_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     controls, press = controls_of(layer_cam_run, size=(8, 6))
     press("s", "s", "m", "s")
     first, second, third = (Path(name) for name in ("val_dog_a.png", "val_dog_a_2.png", "val_dog_a_3.png"))
-    assert Image.open(first).size == (1200, 900) and "saved as val_dog_a_3.png" in controls.viewer.heading.get_text()
+    assert Image.open(first).size == (1200, 900) and "/val_dog_a_3.png" in controls.viewer.heading.get_text()
+    assert capsys.readouterr().out.splitlines()[2] == f"saved {tmp_path}/val_dog_a_3.png"
     np.testing.assert_array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
     assert (np.asarray(Image.open(third)) != np.asarray(Image.open(first))).any()
     foot = np.asarray(Image.open(first).convert("L"))[-40:]
