@@ -167,7 +167,7 @@ class SavedPhoto:
 
     @property
     def is_right(self):
-        """Whether the class predicted is the photo's own, see `truth`; None where either is unknown."""
+        """Whether the class predicted is the photo's; None where either is unknown."""
         return self.predicted == self.truth if self.predicted and self.truth else None
 
     @property

@@ -6,7 +6,9 @@ import itertools
 from pathlib import Path
 
 from camlib.console import UserError, counted
+from camlib.files import RUN_FILE
 from camlib.runs.maps import SavedPhoto, all_maps, base_kind, find_saved
+from camlib.runs.shards import lists_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class ComparedPhoto(SavedPhoto):
                 known = guided.setdefault(network_of(run) or number, set()) if kind == "guided_backprop" else set()
                 if (self.kinds and kind not in self.kinds) or places.keys() <= known:
                     continue
-                known |= places.keys()
+                known.update(places)
                 kind_here = kind + f"@{number}" * (number > 0)
                 found[kind_here], titles[kind_here] = places, (run.title_of(kind), label)
         own = [title for title, _ in titles.values()]
@@ -103,11 +105,17 @@ def labels_of(runs, places):
     return labels or [str(place) for place in places]
 
 
+def runs_in(place):
+    """The runs of a folder in which several methods or layers have one each, called METHOD@LAYER; else the place."""
+    several = place.is_dir() and not lists_of(place)
+    return (several and sorted(file.parent for file in place.glob(f"*@*/{RUN_FILE}"))) or [place]
+
+
 def find_compared(places, most_pixels, kinds=(), classes=()):
     """List the photos that all of several runs have, in the order of the first.
 
     Args:
-        places: list of Path, see `camlib.runs.maps.find_saved`.
+        places: list of Path, see `runs_in` and `camlib.runs.maps.find_saved`.
         most_pixels: int, that may be decoded of a photo.
         kinds, classes: lists of str, of the ComparedPhoto.
 
@@ -117,6 +125,7 @@ def find_compared(places, most_pixels, kinds=(), classes=()):
     Raises:
         UserError: a place has no maps, is given twice, or there is no photo that all have.
     """
+    places = [run for place in places for run in runs_in(place)]
     found = [find_saved(place, most_pixels) for place in places]
     if len(places) == 1 and not kinds and not classes:
         return found[0], []

@@ -31,7 +31,7 @@ from camlib.viewer.layout import (
 EASY_TO_SEE = 100  # pixels of a map's longer side
 EDGED = [Stroke(linewidth=2.8, foreground="black"), Normal()]  # seen on any photo
 SPACE = "   "  # between the parts of the heading
-CHOSEN, RIGHT, WRONG, UNSURE_COLOUR = "#1565c0", "#1b7f3b", "#c62828", "#b26a00"  # of frames and of the titles above
+CHOSEN, RIGHT, WRONG, DOUBTFUL = "#1565c0", "#1b7f3b", "#c62828", "#b26a00"  # of frames and of the titles above
 FRAME = 3  # pixels: width of a frame
 # What is said of values under the cursor and of a colour bar; other methods' maps have no unit of their own
 UNITS = {
@@ -377,6 +377,9 @@ def draw_outlines(axes, outlines, line):
 def verdict_on(saved):
     """(what stands above a photo, its colour): whether the answer to it is right and sure; None for black."""
     right, unsure = saved.is_right, saved.is_unsure
-    words = [] if right is None else ["✓ right"] if right else [f"✗ wrong: {saved.truth}"]
-    colour = UNSURE_COLOUR if unsure and right is None else None if right is None else RIGHT if right else WRONG
-    return ", ".join(["photo", *words, *["unsure"] * unsure]), colour
+    words, colour = {
+        True: (["✓ right"], RIGHT),
+        False: ([f"✗ wrong: it is {saved.truth}"], WRONG),
+        None: ([], DOUBTFUL if unsure else None),
+    }[right]
+    return ", ".join([*(words or ["photo"]), *["? unsure"] * unsure]), colour
