@@ -120,6 +120,7 @@ SETTINGS_READ = {
     "method": lambda value: isinstance(value, str) and value in METHODS,
     "layer": lambda value: isinstance(value, str),
     "model": lambda value: isinstance(value, str),
+    "model_sha256": lambda value: isinstance(value, str),
     "weights": lambda value: isinstance(value, str),
     "counterfactual": lambda value: isinstance(value, bool),
     "signed": lambda value: isinstance(value, bool),

@@ -33,9 +33,8 @@ class ComparedPhoto(SavedPhoto):
     @property
     def answers(self):
         """As of one run where all answer alike: a network's maps by several methods, or of several layers."""
-        found = list(self.runs.values())
-        alike = all((one.predicted, one.probabilities) == (found[0].predicted, found[0].probabilities) for one in found)
-        return {"": found[0]} if alike else self.runs
+        first, *others = self.runs.values()
+        return self.runs if any(answer_of_run(run) != answer_of_run(first) for run in others) else {"": first}
 
     @property
     def is_right(self):
@@ -69,7 +68,8 @@ class ComparedPhoto(SavedPhoto):
         for number, (label, run) in enumerate(self.runs.items()):
             for kind, places in all_maps(run).items():
                 places = {name: place for name, place in places.items() if not self.classes or name in self.classes}
-                known = guided.setdefault(network_of(run) or number, set()) if kind == "guided_backprop" else set()
+                network = run.settings.get("model_sha256", number), answer_of_run(run)
+                known = guided.setdefault(network, set()) if kind == "guided_backprop" else set()
                 if (self.kinds and kind not in self.kinds) or places.keys() <= known:
                     continue
                 known.update(places)
@@ -77,6 +77,11 @@ class ComparedPhoto(SavedPhoto):
                 found[kind_here], titles[kind_here] = places, (run.title_of(kind), label)
         own = [title for title, _ in titles.values()]
         return found, {kind: title + f", {label}" * (own.count(title) > 1) for kind, (title, label) in titles.items()}
+
+
+def answer_of_run(run):
+    """What a network answers to a photo, in three digits: other batches and layers change the last ones."""
+    return run.predicted, tuple(f"{name}{share:.3f}" for name, share in run.probabilities.items())
 
 
 def network_of(run):

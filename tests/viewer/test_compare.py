@@ -1,5 +1,6 @@
 """Several runs of the same photos side by side: what is shown of each, in figure, strip, page and sheet."""
 
+import dataclasses
 import json
 import shutil
 
@@ -27,7 +28,7 @@ PIXELS = 10**8
 def places(tmp_path):
     """CAM of x and y, and LayerCAM with gradients of y, x and z: x is a dog to one network and a cat to the other."""
     cam = make_run(tmp_path / "cam", ["x.jpg", "y.jpg"], settings={"model": "models/small.h5"})
-    settings = {"method": "layer-cam", "weights": "VGG16", "layer": "block5"}
+    settings = {"method": "layer-cam", "weights": "VGG16", "model_sha256": "5e", "layer": "block5"}
     layer_cam = make_run(tmp_path / "layer", ["y.jpg", "x.jpg", "z.jpg"], kind="gradcam", settings=settings)
     for photo in "xyz":
         for name in CLASSES:
@@ -112,6 +113,11 @@ def test_layers_of_a_network_have_labels_and_one_guided_backpropagation(places):
     shown = [photo.title_of(kind) for kind in photo.map_places()]
     assert shown == ["LayerCAM, block5", "guided backpropagation", "LayerCAM, block4"]
     assert list(photo.answers) == [""]  # one network, one answer
+    photo.runs["block4"].settings["model_sha256"] = "6f"  # the network was trained further
+    photo = dataclasses.replace(photo)
+    assert [photo.title_of(kind) for kind in photo.map_places()][1::2] == [
+        "guided backpropagation, block5", "guided backpropagation, block4",
+    ]  # fmt: skip
 
 
 def test_methods_and_layers_in_subfolders_of_a_folder_are_found(places):
