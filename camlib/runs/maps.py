@@ -171,6 +171,14 @@ class SavedPhoto:
         """Whether the class predicted is the photo's; None where either is unknown."""
         return self.predicted == self.truth if self.predicted and self.truth else None
 
+    def is_signed(self, kind):
+        """Whether maps of a kind have two signs, as this run made them."""
+        return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))
+
+    def title_of(self, kind):
+        """What a kind of map is called: that of `--method layer-cam` LayerCAM."""
+        return titles_of(self.settings.get("method"), self.settings.get("counterfactual"))[kind]
+
     @property
     def answers(self):
         """What was answered to the photo: dict of a run's label -> SavedPhoto; one run needs none."""
@@ -179,14 +187,6 @@ class SavedPhoto:
     def run_of(self, kind):
         """The SavedPhoto of the run that made a kind of map."""
         return self
-
-    def is_signed(self, kind):
-        """Whether maps of a kind have two signs, as this run made them."""
-        return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))
-
-    def title_of(self, kind):
-        """What a kind of map is called: that of `--method layer-cam` LayerCAM."""
-        return titles_of(self.settings.get("method"), self.settings.get("counterfactual"))[kind]
 
     @property
     def folder(self):

@@ -382,4 +382,4 @@ def verdict_on(saved):
         False: ([f"✗ wrong: it is {saved.truth}"], WRONG),
         None: ([], DOUBTFUL if unsure else None),
     }[right]
-    return ", ".join([*(words or ["photo"]), *["? unsure"] * unsure]), colour
+    return SPACE.join([*(words or ["photo"]), *["? unsure"] * unsure]), colour

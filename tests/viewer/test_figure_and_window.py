@@ -328,8 +328,8 @@ def test_right_wrong_and_unsure_are_seen_above_the_photo(tmp_path):
         ("✓ right", RIGHT),
         ("✗ wrong: it is dog", WRONG),
         ("photo", "black"),
-        ("photo, ? unsure", DOUBTFUL),
-        ("✓ right, ? unsure", RIGHT),
+        ("photo   ? unsure", DOUBTFUL),
+        ("✓ right   ? unsure", RIGHT),
     ]
     assert "predicted: dog 0.520, unsure" in viewer.heading.get_text()
 
