@@ -6,6 +6,8 @@
     python show_heatmaps.py outputs/cam --html page.html                    # all photos in one file, for a browser
     python show_heatmaps.py outputs/cam --sheet sheet.png                   # twelve photos, their maps, one picture
     python show_heatmaps.py outputs/cam/val/cat/cat_001/heatmap_for_cat.npy     # one map alone
+    python show_heatmaps.py outputs/cam outputs/gradcam                     # two runs of the same photos side by side
+    python show_heatmaps.py outputs/cam outputs/gradcam --strip strip.png   # one photo of both in one picture
 
 A store, as --store writes it, is shown like outputs/cam.
 
@@ -13,9 +15,19 @@ Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within 
 photos. Arrow keys or the slider go through the photos, up and down through the classes, `h` lists the keys.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from camlib.console import EXIT_SOME_FAILED, ArgumentParser, Progress, UserError, first_line, run_script
+from camlib.attribution import KIND_TITLES
+from camlib.console import (
+    EXIT_OF_SIGNALS,
+    EXIT_SOME_FAILED,
+    ArgumentParser,
+    Progress,
+    UserError,
+    first_line,
+    run_script,
+)
 from camlib.options import add_pixel_option, add_style_options, style_of
 from camlib.plots import OPACITY
 
@@ -37,15 +49,22 @@ TOOLKIT = (
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     parser.add_argument(
-        "place",
+        "places",
         type=Path,
-        nargs="?",
-        default=DEFAULT_PLACE,
+        nargs="*",
+        default=[DEFAULT_PLACE],
         metavar="FOLDER_OR_FILE",
-        help="saved maps: a run's folder, of files or a store, or one .npy",
+        help="saved maps: a run's folder, of files or a store, or one .npy; several runs of the same photos are shown "
+        "side by side",
     )
     instead = parser.add_argument_group("instead of a window")
     instead.add_argument("--save", type=Path, metavar="FILE", help="write the figure of one photo: png, jpg, pdf, svg")
+    instead.add_argument(
+        "--strip",
+        type=Path,
+        metavar="FILE",
+        help="write one photo with all its maps over it: classes in rows, kinds and runs in columns",
+    )
     instead.add_argument("--html", type=Path, metavar="FILE", help="write all photos as one HTML page")
     instead.add_argument(
         "--sheet",
@@ -61,6 +80,15 @@ def parse_arguments(arguments=None):
     shown.add_argument("--photo", metavar="NAME", help="photo to begin with; default: the first")
     shown.add_argument(
         "--class", dest="class_name", metavar="NAME", help="of the map over the photo; default: the class predicted"
+    )
+    shown.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="to show; default: all")
+    shown.add_argument(
+        "--maps",
+        nargs="+",
+        choices=KIND_TITLES,
+        default=[],
+        metavar="KIND",
+        help=f"to show, as their files are called: {', '.join(KIND_TITLES)}; default: all",
     )
     pictures = parser.add_argument_group("pictures")
     pictures.add_argument(
@@ -79,13 +107,15 @@ def parse_arguments(arguments=None):
 
 
 def open_window(photos, index, args, style):
-    """Show the window until it is closed."""
-    from camlib.viewer.window import Controls, prepare_toolkit
+    """Show the window until it is closed, or the process is asked to end."""
+    from camlib.viewer.window import Controls, drop_idle_buttons, prepare_toolkit
 
     prepare_toolkit()
     import matplotlib.pyplot as plt  # here, since --save needs no window and must not look for one
 
     try:
+        plt.switch_backend(plt.get_backend())  # whose toolbar is made with the figure
+        drop_idle_buttons()
         figure = plt.figure(figsize=(WIDTH, SAVED_HEIGHTS[0]))
     except Exception as error:  # each toolkit has its own way to say that there is no display
         raise UserError(f"no window can be opened ({first_line(error)}); {TOOLKIT}") from error
@@ -93,33 +123,38 @@ def open_window(photos, index, args, style):
         raise UserError(f"no window can be opened (no display, or no toolkit for Matplotlib); {TOOLKIT}")
     figure.canvas.manager.set_window_title(f"maps in {args.place}")
     controls = Controls(figure, photos, index, class_name=args.class_name, style=style)
+    controls.heed_signals()
     print(f"{len(photos):,} photos in {args.place}; h lists the keys, q closes the window", flush=True)
     plt.show()
-    return controls and 0  # kept until here: Matplotlib holds its widgets weakly
+    return EXIT_OF_SIGNALS + controls.asked[0] if controls.asked else 0
 
 
 def save_figure(photos, index, args, style):
-    """Write the figure of one photo to a file, without a display."""
+    """Write the figure of one photo, or a strip of it, to a file, without a display."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from camlib.files import write_whole
     from camlib.viewer.album import Album
     from camlib.viewer.figure import Viewer
+    from camlib.viewer.strip import strip_of
     from camlib.viewer.window import SAVED_DPI
 
-    kinds, kind = Figure().canvas.get_supported_filetypes(), args.save.suffix.lower().removeprefix(".")
+    path, option = (args.strip, "--strip") if args.strip else (args.save, "--save")
+    kinds, kind = Figure().canvas.get_supported_filetypes(), path.suffix.lower().removeprefix(".")
     if kind not in kinds:
-        raise UserError(f"--save {args.save}: expected a name that ends in one of {', '.join(kinds)}")
+        raise UserError(f"{option} {path}: expected a name that ends in one of {', '.join(kinds)}")
     album = Album(photos, index)
-    for height in SAVED_HEIGHTS:
+    if args.strip:
+        figure = strip_of(album, args.class_name, style)
+    for height in SAVED_HEIGHTS if args.save else ():
         figure = Figure(figsize=(WIDTH, height), dpi=PRINTED_DPI if kind in FOR_PAPERS else SAVED_DPI)
         if Viewer(figure, album, args.class_name, style).is_roomy:
             break
-    args.save.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(TEXT_IS_TEXT):
-        write_whole(args.save, lambda file: figure.savefig(file, format=kind))
-    print(f"wrote {args.save}")
+        write_whole(path, lambda file: figure.savefig(file, format=kind))
+    print(f"wrote {path}")
     return 0
 
 
@@ -166,27 +201,49 @@ def index_of(photos, name):
     raise UserError(f"--photo {name}: not among the {len(photos):,} photos; expected a name like {photos[0].name}")
 
 
+def check_choice(photo, args):
+    """Refuse a class or a kind that the photo has no map of.
+
+    Raises:
+        UserError: there is one.
+    """
+    from camlib.runs.maps import all_maps, base_kind, class_names_in
+    from camlib.viewer.compare import ComparedPhoto
+
+    maps = all_maps(photo)
+    everything = all_maps(replace(photo, kinds=(), classes=())) if isinstance(photo, ComparedPhoto) else maps
+    names, kinds = class_names_in(everything), [base_kind(kind) for kind in everything]
+    for option, wanted, known in (
+        ("--classes", args.classes, names),
+        ("--maps", args.maps, kinds),
+        ("--class", [args.class_name] if args.class_name else [], class_names_in(maps)),
+    ):
+        for name in wanted:
+            if name not in known:
+                expected = ", ".join(dict.fromkeys(known))
+                raise UserError(f"{option} {name}: {photo.name} has no map of it; expected one of {expected}")
+
+
 def main(arguments=None):
     args = parse_arguments(arguments)
-    from camlib.runs.maps import all_maps, attempt, class_names_in, find_saved, read_map
+    from camlib.runs.maps import attempt, read_map
+    from camlib.viewer.compare import find_compared
 
-    style = style_of(args, args.opacity)
-    photos = find_saved(args.place, args.most_pixels)
+    style, args.place = style_of(args, args.opacity), " and ".join(map(str, args.places))
+    photos, lacking = find_compared(args.places, args.most_pixels, args.maps, args.classes)
+    for line in lacking:
+        print(line)
     if args.html:
         return write_html(photos, args, style)
     index = index_of(photos, args.photo) if args.photo else 0
-    names = class_names_in(all_maps(photos[index]))
-    if args.class_name and args.class_name not in names:
-        raise UserError(
-            f"--class {args.class_name}: {photos[index].name} has no map of it; expected one of {', '.join(names)}"
-        )
-    if photos[index].only:
-        error = attempt(read_map, args.place)
+    check_choice(photos[index], args)
+    if photos[index].only and len(args.places) == 1:
+        error = attempt(read_map, args.places[0])
         if isinstance(error, Exception):
             raise UserError(f"{error}; expected a saved map or a folder of them")
     if args.sheet:
         return write_contact_sheet(photos, args, style)
-    return (save_figure if args.save else open_window)(photos, index, args, style)
+    return (save_figure if args.save or args.strip else open_window)(photos, index, args, style)
 
 
 if __name__ == "__main__":

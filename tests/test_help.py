@@ -295,12 +295,12 @@ def test_examples_of_the_viewer_run_on_the_demo_sets_maps(tmp_path, monkeypatch)
     make_run(tmp_path / "outputs" / "cam", names), make_run(tmp_path / "outputs" / "gradcam", names, "gradcam")
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"^    python show_heatmaps.py(.*)$", show_heatmaps.__doc__, re.MULTILINE)
-    assert len(examples) == 6
+    assert len(examples) == 8
     for example in examples:
         settings = show_heatmaps.parse_arguments(shlex.split(example, comments=True))
-        photos = find_saved(settings.place)
+        photos = find_saved(settings.places[0])
         assert find_maps(photos[show_heatmaps.index_of(photos, settings.photo) if settings.photo else 0])
-        written = settings.save or settings.html or settings.sheet
+        written = settings.save or settings.html or settings.sheet or settings.strip
         if written:  # the others open a window
             assert show_heatmaps.main(shlex.split(example, comments=True)) == 0
             assert written.stat().st_size > 1000

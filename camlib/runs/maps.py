@@ -122,6 +122,10 @@ def write_photo_maps(folder, photo, maps, drawing, headings):
 # What readers take from a run.json, if it is of the right kind: anybody may have written it
 SETTINGS_READ = {
     "method": lambda value: isinstance(value, str) and value in METHODS,
+    "layer": lambda value: isinstance(value, str),
+    "model": lambda value: isinstance(value, str),
+    "model_sha256": lambda value: isinstance(value, str),
+    "weights": lambda value: isinstance(value, str),
     "counterfactual": lambda value: isinstance(value, bool),
     "signed": lambda value: isinstance(value, bool),
     "no_pictures": lambda value: isinstance(value, bool),
@@ -178,6 +182,15 @@ class SavedPhoto:
     def title_of(self, kind):
         """What a kind of map is called: that of `--method layer-cam` LayerCAM."""
         return titles_of(self.settings.get("method"), self.settings.get("counterfactual"))[kind]
+
+    @property
+    def answers(self):
+        """What was answered to the photo: dict of a run's label -> SavedPhoto; one run needs none."""
+        return {"": self}
+
+    def run_of(self, kind):
+        """The SavedPhoto of the run that made a kind of map."""
+        return self
 
     @property
     def folder(self):
@@ -378,20 +391,24 @@ def parse_map_name(name):
     return (kind, class_name) if name.endswith(".npy") and kind in SIGNED and class_name else None
 
 
+def base_kind(kind):
+    """The kind of map, a key of SIGNED, that one of several runs has: "gradcam" of "gradcam@1"."""
+    return kind.partition("@")[0]
+
+
 def all_maps(saved):
     """Where a photo's maps are: dict of kind -> dict of class name -> Path or StoredMap, see `read_map`.
 
     Classes are in the run's order, of many the most probable first; kinds in that of SIGNED.
     """
-    found = saved.map_places()
+    found, kinds = saved.map_places(), list(SIGNED)
     order = list(saved.probabilities)
     if len(order) > CLASSES_SHOWN:
         order = sorted(order, key=saved.probabilities.get, reverse=True)
     places = {name: number for number, name in enumerate(order)}
     return {
         kind: dict(sorted(found[kind].items(), key=lambda item: places.get(item[0], -1)))
-        for kind in SIGNED
-        if kind in found
+        for kind in sorted(found, key=lambda kind: kinds.index(base_kind(kind)))
     }
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from camlib.console import UserError
 from camlib.evaluation.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.photos import PhotoError, resize_photo, size_within
-from camlib.plots import GRADIENTS
+from camlib.plots import is_gradient
 from camlib.plots.colours import Scale, magnitude, scale_of, smoothed_magnitude, superposition_scale_of
-from camlib.runs.maps import MapError, all_maps, attempt, class_names_in, read_map, shown_at_once
+from camlib.runs.maps import MapError, all_maps, attempt, base_kind, class_names_in, read_map, shown_at_once
 
 SCREEN_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
 READ_AHEAD = (1, -1, 2)  # which photos are read once one is shown
@@ -46,12 +46,22 @@ class Content:
 
     def map_of(self, kind, name):
         """The map of a class, or the error that says why there is none."""
-        return self.maps[kind].get(name, MapError(f"no {kind}_for_{name}.npy"))
+        return self.maps[kind].get(name, MapError(f"no {base_kind(kind)}_for_{name}.npy"))
 
 
 def share_of(saved, name):
     """A class's probability as it stands behind its name: " 0.750", or nothing where it is unknown."""
     return f" {saved.probabilities[name]:.3f}" if name in saved.probabilities else ""
+
+
+def predictions_of(saved, share_of=share_of):
+    """What is predicted: ["predicted: dog 0.412, unsure"], of networks that differ with their labels; or nothing."""
+    answers = [
+        f"{run.predicted}{share_of(run, run.predicted)}{', unsure' * run.is_unsure}{f' ({label})' * bool(label)}"
+        for label, run in saved.answers.items()
+        if run.predicted
+    ]
+    return [f"predicted: {'; '.join(answers)}"] if answers else []
 
 
 def read_content(saved, chosen=None, annotations=None):
@@ -85,7 +95,7 @@ def read_content(saved, chosen=None, annotations=None):
         shape,
         class_names_in(found),
         maps,
-        {kind: scale_of(saved.is_signed(kind), of_kind, kind in GRADIENTS) for kind, of_kind in readable.items()},
+        {kind: scale_of(saved.is_signed(kind), of_kind, is_gradient(kind)) for kind, of_kind in readable.items()},
         {kind: scale_over_photo(saved, kind, of_kind) for kind, of_kind in readable.items()},
         annotations.outlines_in_pixels(saved, *shape) if annotations else [],
     )
@@ -95,7 +105,7 @@ def scale_over_photo(saved, kind, maps):
     """The Scale of maps of one kind over the photo; gradients are laid there by their magnitude."""
     if not maps:
         return Scale(0.0, False)
-    gradients = kind in GRADIENTS
+    gradients = is_gradient(kind)
     return superposition_scale_of(
         saved.is_signed(kind) and not gradients, [overlaid(kind, one) for one in maps], gradients
     )
@@ -103,7 +113,7 @@ def scale_over_photo(saved, kind, maps):
 
 def overlaid(kind, values):
     """What of a map lies over the photo: of gradients, of RGB or grey, the smoothed magnitude."""
-    return smoothed_magnitude(values) if kind in GRADIENTS else magnitude(values)
+    return smoothed_magnitude(values) if is_gradient(kind) else magnitude(values)
 
 
 # ---------------------------------------------------------------- the truth

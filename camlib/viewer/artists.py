@@ -8,6 +8,7 @@ import functools
 
 import numpy as np
 from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.colors import to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import ImageFont
@@ -50,7 +51,7 @@ class Label(Text):
             shares = {"bottom": 1.0, "center": 0.5, "top": 0.0}
             top = y + shares[self.get_va()] * len(lines) * line
             for number, text in enumerate(lines):
-                letters, below = rendered(text, size)
+                letters, below = rendered(text, size, self.get_color())
                 left = x - {"left": 0.0, "center": 0.5, "right": 1.0}[self.get_ha()] * letters.shape[1]
                 stamp(renderer, letters, left, top - number * line - below - letters.shape[0])
         self.stale = False
@@ -64,10 +65,11 @@ def stamp(renderer, picture, left, bottom):
 
 
 @functools.lru_cache(maxsize=4096)
-def rendered(text, size):
-    """A line of black letters: (RGBA uint8 (h, w, 4), how far below the line's top it begins)."""
+def rendered(text, size, colour="black"):
+    """A line of letters: (RGBA uint8 (h, w, 4), how far below the line's top it begins)."""
     font = ImageFont.truetype(FONT, size)
     mask, (_, below) = font.getmask2(displayable(text) or " ", "L")
     letters = np.zeros((max(mask.size[1], 1), max(mask.size[0], 1), 4), np.uint8)
+    letters[..., :3] = np.rint(255 * np.array(to_rgb(colour)))
     letters[: mask.size[1], : mask.size[0], 3] = np.asarray(mask, np.uint8).reshape(mask.size[::-1])
     return letters, below

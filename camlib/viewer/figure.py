@@ -3,15 +3,16 @@
 import itertools
 
 import numpy as np
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from camlib.photos import resize_photo
-from camlib.plots import GRADIENTS
+from camlib.plots import is_gradient
 from camlib.plots.colours import USUAL, picture_of, superposition_of
 from camlib.plots.panels import mid_grey
 from camlib.plots.text import PER_INCH, displayable, length, line_height, shortened, wrapped
-from camlib.runs.maps import MapError, class_names_in
-from camlib.viewer.album import overlaid, share_of
+from camlib.runs.maps import MapError, base_kind, class_names_in
+from camlib.viewer.album import overlaid, predictions_of, share_of
 from camlib.viewer.artists import Label, Picture
 from camlib.viewer.layout import (
     BAR_HEIGHT,
@@ -30,7 +31,8 @@ from camlib.viewer.layout import (
 EASY_TO_SEE = 100  # pixels of a map's longer side
 EDGED = [Stroke(linewidth=2.8, foreground="black"), Normal()]  # seen on any photo
 SPACE = "   "  # between the parts of the heading
-HEADING_LINES = 2  # with room for them on each photo, so that nothing moves from one to the next
+CHOSEN, RIGHT, WRONG, DOUBTFUL = "#1565c0", "#1b7f3b", "#c62828", "#b26a00"  # of frames and of the titles above
+FRAME = 3  # pixels: width of a frame
 # What is said of values under the cursor and of a colour bar; other methods' maps have no unit of their own
 UNITS = {
     "heatmap": "logit units",
@@ -58,12 +60,18 @@ class Viewer:
         notes: list of str, added to the heading.
     """
 
+    heading_lines = 2  # with room for them on each photo, so that nothing moves from one to the next
+
     def __init__(self, figure, album, class_name=None, style=USUAL, kind=None, footer=0.0):
         self.figure, self.album, self.footer = figure, album, footer
         self.wanted_class, self.wanted_kind, self.style = class_name, kind, style
         self.panels, self.bars, self.cells, self.notes, self.with_truth = [], [], [], [], True
         self.heading = figure.add_artist(Label(fontsize=HEADING_POINTS, va="top", transform=figure.transFigure))
         self.overlay_bar = self.new_axes()
+        self.frames = [
+            figure.add_artist(Rectangle((0, 0), 0, 0, fill=False, linewidth=FRAME * 72 / PER_INCH, visible=False))
+            for _ in range(2)  # of the photo, and of the map that is laid over it
+        ]
         self.read()
         self.show()
 
@@ -107,7 +115,9 @@ class Viewer:
         """Title of a map: "Grad-CAM: horse 0.452"."""
         values = self.content.map_of(kind, name)
         zero = isinstance(values, np.ndarray) and not values.any()
-        return Title(self.saved.title_of(kind), name, share_of(self.saved, name), " (all zero)" if zero else "")
+        return Title(
+            self.saved.title_of(kind), name, share_of(self.saved.run_of(kind), name), " (all zero)" if zero else ""
+        )
 
     # ------------------------------------------------------------ drawing
 
@@ -125,7 +135,7 @@ class Viewer:
         titles = {(kind, name): self.title_of(kind, name) for name in names for kind in kinds}
         self.places = grid_in(self.room(), max(len(kinds), 1), len(names))
         self.grid = rows, columns = self.places.shape
-        names = with_chosen(names, rows if len(kinds) > 1 else rows * columns, self.overlay_class)
+        names = self.most_probable(names, rows if len(kinds) > 1 else rows * columns)
         many = len(names) < len(self.content.names)
         self.show_heading(*([f"{len(names):,} of {len(self.content.names):,} classes"] if many else []))
         self.cells = [(kind, name) for name in names for kind in kinds]
@@ -133,10 +143,12 @@ class Viewer:
             self.panels.append(self.new_axes())
         while len(self.bars) < len(kinds):
             self.bars.append(self.new_axes())
-        photo = self.content.photo
-        if not isinstance(photo, Exception):
-            photo = resize_photo(photo, *self.pixels(self.places.photo))
-        self.draw_picture(self.panels[0], self.places.photo, Title("photo"), SIZES[0], photo)
+        verdict, colour = verdict_on(self.saved)
+        photo = self.photo_in(self.places.photo)
+        self.draw_picture(self.panels[0], self.places.photo, Title(verdict), SIZES[0], photo)
+        self.panels[0].texts[0].set_color(colour or "black")
+        self.frames[0].set_visible(bool(colour))
+        self.draw_frame(self.frames[0], self.places.photo, colour)
         points = points_for(titles.values(), self.places.maps[0].width)
         for number, (kind, name) in enumerate(self.cells):
             self.draw_map(self.panels[2 + number], self.places.maps[number], (kind, name), titles[kind, name], points)
@@ -146,6 +158,19 @@ class Viewer:
             self.draw_colour_bar(axes, kind, box)
         self.show_overlay()
 
+    def most_probable(self, names, count):
+        """So many of the classes: the most probable, and that over the photo, in their order."""
+        if len(names) <= count:
+            return names
+        scores = self.saved.probabilities or self.saved.logits
+        kept = sorted(names, key=lambda name: (name != self.overlay_class, -scores.get(name, 0.0)))[:count]
+        return [name for name in names if name in kept]
+
+    def photo_in(self, cell):
+        """The photo as large as a cell, or why there is none."""
+        photo = self.content.photo
+        return photo if isinstance(photo, Exception) else resize_photo(photo, *self.pixels(cell))
+
     @property
     def aspect(self):
         """The photo's width over its height."""
@@ -154,7 +179,7 @@ class Viewer:
     def room(self):
         """The Box of the figure without heading and controls."""
         width, height = self.figure.get_size_inches() * PER_INCH
-        top = 6 + HEADING_LINES * line_height(HEADING_POINTS) + 4
+        top = 6 + self.heading_lines * line_height(HEADING_POINTS) + 4
         return Box(EDGE, top, width - 2 * EDGE, max(height - top - self.footer - EDGE, 1))
 
     def show_heading(self, *remarks):
@@ -169,9 +194,8 @@ class Viewer:
         """The photo's name, its place in the run, the class predicted, the truth, and notes."""
         saved, album = self.saved, self.album
         parts = [displayable(saved.name), f"({album.position + 1:,} of {len(album):,})"]
-        if saved.predicted:
-            parts.append(f"predicted: {saved.predicted}{share_of(saved, saved.predicted)}")
-        if saved.truth and saved.truth != saved.predicted:
+        parts += predictions_of(saved)
+        if saved.is_right is False:
             parts.append(f"truth: {saved.truth}")
         return [part for part in [*parts, *self.notes] if part]
 
@@ -241,22 +265,26 @@ class Viewer:
             if kind is None:
                 return f"{int(x)}, {int(y)}: RGB {' '.join(map(str, found))}"
             numbers = "RGB " + " ".join(f"{value:.3g}" for value in found) if np.ndim(found) else f"{found:.4g}"
-            return f"{int(x)}, {int(y)}: {name} {numbers} {UNITS.get(kind, '')}".rstrip()
+            return f"{int(x)}, {int(y)}: {name} {numbers} {UNITS.get(base_kind(kind or ''), '')}".rstrip()
 
         return say
 
     def draw_colour_bar(self, axes, kind, box):
         """Draw the colour bar of a kind of map, common to all classes."""
         scale = self.content.scales[kind]
-        coloured = kind in GRADIENTS and any(np.ndim(values) == 3 for values in self.content.maps[kind].values())
+        coloured = is_gradient(kind) and any(np.ndim(values) == 3 for values in self.content.maps[kind].values())
 
         def picture(values):
             return picture_of(
                 np.repeat(values[..., None], 3, axis=2) if coloured else values, scale, *values.shape, self.style
             )
 
-        title, unit = self.saved.title_of(kind), UNITS.get(kind, "")
-        self.draw_bar(axes, box, scale, picture, [f"{title}, {unit}", unit] if unit else [title])
+        self.draw_bar(axes, box, scale, picture, self.bar_labels(kind))
+
+    def bar_labels(self, kind):
+        """What a colour bar's numbers are, the longer first."""
+        title, unit = self.saved.title_of(kind), UNITS.get(base_kind(kind), "")
+        return [f"{title}, {unit}", unit] if unit else [title]
 
     def draw_bar(self, axes, box, scale, picture_of_values, labels):
         """Draw a colour bar with its numbers below it, and what they are in the first of the labels that fits."""
@@ -291,31 +319,46 @@ class Viewer:
 
     # ------------------------------------------------------------ the map over the photo
 
+    def laid_over_photo(self, kind, name, cell):
+        """The picture of a map over the photo, or the photo where it cannot be read, in a cell."""
+        values, content = self.content.map_of(kind, name), self.content
+        if not isinstance(values, np.ndarray) or not isinstance(content.photo, np.ndarray):
+            return content.photo if isinstance(values, np.ndarray) else values
+        return superposition_of(self.photo_in(cell), overlaid(kind, values), content.over_photo[kind], self.style)
+
+    def draw_bar_over_photo(self, axes, kind, box, labels):
+        """Draw the colour bar of a kind of map over the photo."""
+        whole = self.content.over_photo[kind]
+        self.draw_bar(axes, box, whole, lambda bar: superposition_of(mid_grey(bar), bar, whole, self.style), labels)
+
     def show_overlay(self):
-        """Lay the chosen kind and class of map over the photo."""
-        name, kind, content, cell = self.overlay_class, self.overlay_kind, self.content, self.places.overlay
-        values, title = MapError("no maps: was the run stopped here?"), Title("no maps")
+        """Lay the chosen kind and class of map over the photo, and frame that map."""
+        name, kind, cell = self.overlay_class, self.overlay_kind, self.places.overlay
+        for artist in (self.overlay_bar, self.frames[1]):
+            artist.set_visible(bool(kind))
         if kind:
-            values, title = content.map_of(kind, name), self.title_of(kind, name)._replace(remark="")
-        picture, whole = values, content.over_photo.get(kind)
-        if isinstance(values, np.ndarray) and isinstance(content.photo, np.ndarray):
-            photo = resize_photo(content.photo, *self.pixels(cell))
-            picture = superposition_of(photo, overlaid(kind, values), whole, self.style)
-        elif isinstance(values, np.ndarray):
-            picture = content.photo
-        self.draw_picture(self.panels[1], cell, title, points_for([title], cell.width), picture)
-        self.panels[1].format_coord = self.value_at(values, kind, name)
-        self.overlay_bar.set_visible(bool(kind))
-        if kind:
-            labels = ["over the photo: magnitude, smoothed", "magnitude"] if kind in GRADIENTS else ["over the photo"]
-            self.draw_bar(
-                self.overlay_bar,
-                self.places.overlay_bar,
-                whole,
-                lambda bar: superposition_of(mid_grey(bar), bar, whole, self.style),
-                labels,
-            )
+            picture, title = self.laid_over_photo(kind, name, cell), self.title_of(kind, name)._replace(remark="")
+            self.draw_picture(self.panels[1], cell, title, points_for([title], cell.width), picture)
+            self.panels[1].format_coord = self.value_at(self.content.map_of(kind, name), kind, name)
+            labels = ["over the photo: magnitude, smoothed", "magnitude"] if is_gradient(kind) else ["over the photo"]
+            self.draw_bar_over_photo(self.overlay_bar, kind, self.places.overlay_bar, labels)
+            number = self.cells.index((kind, name))
+            self.draw_frame(self.frames[1], self.places.maps[number], CHOSEN)
+            for axes in self.panels[2:]:
+                axes.texts[0].set_color(CHOSEN if axes is self.panels[2 + number] else "black")
+        else:
+            reason = MapError("no maps: was the run stopped here?")
+            self.draw_picture(self.panels[1], cell, Title("no maps"), SIZES[0], reason)
         self.show_truth()
+
+    def draw_frame(self, frame, cell, colour):
+        """Put a frame around the picture of a cell."""
+        width, height = self.figure.get_size_inches() * PER_INCH
+        left, top, wide, high = cell.picture(self.aspect)
+        out = FRAME / 2 - 0.5  # the frame covers the picture's rim, so that rounding leaves no gap
+        bounds = left - out, height - top - high - out, wide + 2 * out, high + 2 * out
+        frame.set_bounds(*np.array(bounds) / (width, height, width, height))
+        frame.set_edgecolor(colour)
 
     def show_truth(self):
         """Outline what is annotated on photo and overlay: in full what is of the overlay's class, else dotted."""
@@ -323,12 +366,20 @@ class Viewer:
             for line in list(axes.lines):
                 line.remove()
             for class_name, outlines in self.content.outlines if self.with_truth else ():
-                of_class = class_name == self.overlay_class
-                for points in outlines:
-                    axes.plot(*points.T, "-" if of_class else ":", color="white", linewidth=1.3, path_effects=EDGED)
+                draw_outlines(axes, outlines, "-" if class_name == self.overlay_class else ":")
 
 
-def with_chosen(names, count, chosen):
-    """The first names, the chosen one among them in the last place."""
-    shown = names[:count]
-    return shown if chosen in shown or chosen not in names else [*shown[:-1], chosen]
+def draw_outlines(axes, outlines, line):
+    for points in outlines:
+        axes.plot(*points.T, line, color="white", linewidth=1.3, path_effects=EDGED)
+
+
+def verdict_on(saved):
+    """(what stands above a photo, its colour): whether the answer to it is right and sure; None for black."""
+    right, unsure = saved.is_right, saved.is_unsure
+    words, colour = {
+        True: (["✓ right"], RIGHT),
+        False: ([f"✗ wrong: it is {saved.truth}"], WRONG),
+        None: ([], DOUBTFUL if unsure else None),
+    }[right]
+    return SPACE.join([*(words or ["photo"]), *["? unsure"] * unsure]), colour

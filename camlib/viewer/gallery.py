@@ -2,10 +2,10 @@
 
 from camlib.console import Progress
 from camlib.photos import PhotoError
-from camlib.plots import GRADIENTS
+from camlib.plots import is_gradient
 from camlib.plots.colours import USUAL, scale_of, superposition_scale_of
 from camlib.plots.page import EVIDENCE_ENDS, encode_photo, likely, map_for_page
-from camlib.runs.maps import MapError, class_names_in, find_maps, read_map
+from camlib.runs.maps import MapError, base_kind, class_names_in, find_maps, read_map
 
 
 def entries_of_run(photos, style):
@@ -39,8 +39,10 @@ def entry_of(saved, style=USUAL):
     for kind, paths in find_maps(saved).items():
         maps = {name: read_map(path) for name, path in paths.items()}
         scale = scale_on_page(saved, kind, maps.values())
+        probabilities = saved.run_of(kind).probabilities if len(saved.answers) > 1 else {}
         kinds[saved.title_of(kind)] = {
-            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style) | {"scores": {}}
+            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style)
+            | {"scores": {"probability": probabilities[name]} if name in probabilities else {}}
             for name, values in maps.items()
         }
     names = class_names_in(kinds)
@@ -62,13 +64,13 @@ def scale_on_page(saved, kind, maps):
     maps = list(maps)
     if any(values.ndim == 3 for values in maps):
         return scale_of(saved.is_signed(kind), maps, gradients=True)
-    return superposition_scale_of(saved.is_signed(kind), maps, capped=kind in GRADIENTS)
+    return superposition_scale_of(saved.is_signed(kind), maps, capped=is_gradient(kind))
 
 
 def scale_ends(saved, kind):
     """What the ends of the colour bar of a kind of map stand for, see `camlib.plots.page.legend_of`."""
-    if kind in GRADIENTS:
+    if is_gradient(kind):
         return "darker raises the score of {class}", "brighter raises it"
-    if kind == "heatmap":
+    if base_kind(kind) == "heatmap":
         return EVIDENCE_ENDS[0], EVIDENCE_ENDS[1] + ", logit units"
-    return EVIDENCE_ENDS[::-1] if saved.settings.get("counterfactual") else EVIDENCE_ENDS
+    return EVIDENCE_ENDS[::-1] if saved.run_of(kind).settings.get("counterfactual") else EVIDENCE_ENDS

@@ -10,8 +10,8 @@ from camlib.photos import resize_photo, size_within
 from camlib.plots.colours import USUAL, superposition_of
 from camlib.plots.panels import MARGIN, TICK, TITLE, Row, colour_bar, mid_grey, sheet_of
 from camlib.plots.text import FONT, PER_INCH, displayable, shortened, wrapped
-from camlib.runs.maps import CLASSES_SHOWN, all_maps, class_names_in
-from camlib.viewer.album import overlaid, read_content
+from camlib.runs.maps import CLASSES_SHOWN, all_maps, base_kind, class_names_in
+from camlib.viewer.album import overlaid, predictions_of, read_content
 
 SHEET_FORMATS = {
     ".png": ("PNG", 65_000),
@@ -49,12 +49,14 @@ def columns_of(photos, class_name=None):
         class_name: str, the class whose kinds are shown, or None.
 
     Returns:
-        list of class names; a number where each photo has classes of its own, so many; None for kinds.
+        list of class names; a number where each photo has classes of its own, so many; None for kinds; of several runs
+        always so.
     """
     found = [all_maps(saved) for saved in photos]
     several_kinds = any(len(maps) > 1 for maps in found)
+    several_runs = any(kind != base_kind(kind) for maps in found for kind in maps)
     most = max((len(class_names_in(maps)) for maps in found), default=0)
-    if most <= 1 or (several_kinds and class_name):
+    if most <= 1 or (several_kinds and class_name) or several_runs:
         return None
     names = list(dict.fromkeys(name for maps in found for name in class_names_in(maps)))
     return names if len(names) <= CLASSES_SHOWN else min(most, CLASSES_SHOWN)
@@ -88,7 +90,7 @@ def row_of(saved, columns, class_name, style, with_kinds=False):
         photo = resize_photo(photo, *size_within(SIDE, *photo.shape[:2]))
     cells = [("photo", framed(photo, saved), None)]
     for kind, name, with_bar in wanted:
-        title = shortened(name, TITLE_POINTS, WIDEST, percent_of(saved, name))
+        title = shortened(name, TITLE_POINTS, WIDEST, percent_of(saved.run_of(kind), name))
         if with_kinds:
             title = saved.title_of(kind) + ("" if name == saved.predicted else f": {title}")
         picture, bar = over_photo(photo, kind, content.map_of(kind, name), content.over_photo[kind], style)
@@ -108,11 +110,9 @@ def percent_of(saved, name):
 
 def answer_of(saved):
     """What the network takes a photo for, and whether it is right: "✗ predicted: horse 86 %, is dog"; "" if unknown."""
-    if not saved.predicted:
-        return ""
+    said = "".join(predictions_of(saved, percent_of))
     mark, truth = {True: ("✓ ", ""), False: ("✗ ", f", is {saved.truth}"), None: ("", "")}[saved.is_right]
-    unsure = ", unsure" if saved.is_unsure else ""
-    return f"{mark}predicted: {saved.predicted}{percent_of(saved, saved.predicted)}{truth}{unsure}"
+    return f"{mark}{said}{truth}" if said else ""
 
 
 def framed(photo, saved):

@@ -3,14 +3,16 @@
 import ctypes
 import itertools
 import os
+import signal
 import sys
 from pathlib import Path
 
 import matplotlib
+from matplotlib.backend_bases import NavigationToolbar2
 from matplotlib.figure import Figure
 from matplotlib.widgets import Slider
 
-from camlib.console import UserError, first_line
+from camlib.console import ENDING_SIGNALS, UserError, first_line
 from camlib.files import write_whole
 from camlib.photos import name_without_suffix
 from camlib.plots.text import PER_INCH, length
@@ -41,6 +43,7 @@ SAVED_DPI = 150
 OTHER_QT = ("WAYLAND_DISPLAY", "QT_QPA_PLATFORM", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_PLUGIN_PATH")
 ROW, SLIDER = 24, 10  # pixels: height of the row of controls, and of a slider in it
 FOOTER = EDGE + ROW
+SIGNALS_HEEDED = 200  # milliseconds from one look at them to the next
 
 
 def freed_keys():
@@ -88,6 +91,12 @@ def check_qt():
         ) from error
 
 
+def drop_idle_buttons():
+    """Leave out the toolbar's buttons that change nothing here: what they set, the figure places itself."""
+    for toolbar in NavigationToolbar2.__subclasses__():
+        toolbar.toolitems = [item for item in toolbar.toolitems if item[0] not in ("Subplots", "Customize")]
+
+
 class Controls:
     """Sliders, keys and mouse of a figure in a window.
 
@@ -101,6 +110,7 @@ class Controls:
     def __init__(self, figure, photos, index=0, **settings):
         self.album = Album(photos, index)
         self.viewer = Viewer(figure, self.album, footer=FOOTER, **settings)
+        self.asked = []  # signals that asked the process to end
         self.typed = None  # letters of a class's name while it is typed
         most = max(len(photos), 2)
         self.photo_slider = self.new_slider(1, most, valstep=1, valinit=index + 1)
@@ -131,6 +141,20 @@ class Controls:
         slider.label.set_visible(False)
         slider.valtext.set_visible(False)
         return slider
+
+    def heed_signals(self):
+        """At Ctrl-C, SIGTERM and SIGHUP close the window; `asked` has the signal's number then."""
+
+        def close():
+            if self.asked:
+                matplotlib.pyplot.close(self.viewer.figure)
+
+        for number in (signal.SIGINT, *ENDING_SIGNALS):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, _: self.asked.append(number))
+        # Python heeds a signal between its own steps alone, which a toolkit that waits for keys has none of
+        self.timer = self.viewer.figure.canvas.new_timer(SIGNALS_HEEDED, [(close, (), {})])
+        self.timer.start()
 
     # ------------------------------------------------------------ places
 
@@ -290,7 +314,8 @@ class Controls:
         path = free_name(name_without_suffix(viewer.saved.name).replace("/", "_"))
         try:
             write_whole(path, lambda file: figure.savefig(file, format="png"))
-            self.say(f"saved as {path}")
+            self.say(f"saved as {path.resolve()}")
+            print(f"saved {path.resolve()}", flush=True)
         except OSError as error:
             self.say(f"not saved: {error}")
         viewer.show()

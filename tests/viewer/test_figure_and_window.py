@@ -2,21 +2,26 @@
 
 import itertools
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import CLASSES, make_run
-from matplotlib.backend_bases import KeyEvent, MouseEvent
+from matplotlib import pyplot
+from matplotlib.backend_bases import KeyEvent, MouseEvent, NavigationToolbar2
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from camlib.console import ENDING_SIGNALS
 from camlib.plots.colours import Style, colours
 from camlib.runs.maps import find_saved
 from camlib.viewer.album import Album
-from camlib.viewer.figure import Viewer
-from camlib.viewer.window import KEYS, Controls, freed_keys
+from camlib.viewer.artists import rendered
+from camlib.viewer.figure import CHOSEN, DOUBTFUL, RIGHT, WRONG, Viewer
+from camlib.viewer.window import KEYS, Controls, drop_idle_buttons, freed_keys
 
 pytestmark = pytest.mark.any_backend
 
@@ -235,12 +240,13 @@ def test_a_class_is_reached_by_typing_its_name(tmp_path):
     assert viewer.saved.name == "y.jpg" and viewer.overlay_class == "white shark"
 
 
-def test_saving_never_writes_over_a_file(layer_cam_run, tmp_path, monkeypatch):
+def test_saving_never_writes_over_a_file(layer_cam_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     controls, press = controls_of(layer_cam_run, size=(8, 6))
     press("s", "s", "m", "s")
     first, second, third = (Path(name) for name in ("val_dog_a.png", "val_dog_a_2.png", "val_dog_a_3.png"))
-    assert Image.open(first).size == (1200, 900) and "saved as val_dog_a_3.png" in controls.viewer.heading.get_text()
+    assert Image.open(first).size == (1200, 900) and "/val_dog_a_3.png" in controls.viewer.heading.get_text()
+    assert capsys.readouterr().out.splitlines()[2] == f"saved {tmp_path}/val_dog_a_3.png"
     np.testing.assert_array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
     assert (np.asarray(Image.open(third)) != np.asarray(Image.open(first))).any()
     foot = np.asarray(Image.open(first).convert("L"))[-40:]
@@ -287,6 +293,95 @@ def test_the_keys_of_the_list_do_what_it_says(run_folder):
     assert single == set("/mptfoshq")
     taken = {key for keys in freed_keys().values() for key in keys}
     assert not taken & (single | {"left", "right", "home", "backspace"})
+
+
+# ---------------------------------------------------------------- seen at once
+
+
+def test_the_map_that_lies_over_the_photo_is_framed(layer_cam_run):
+    controls, press = controls_of(layer_cam_run)
+    viewer = controls.viewer
+    for keys in ([], ["down"], ["m"], ["right"]):
+        press(*keys)
+        number = viewer.cells.index((viewer.overlay_kind, viewer.overlay_class))
+        picture_box, frame = viewer.panels[2 + number].get_position(), viewer.frames[1]
+        assert frame.get_visible() and to_hex(frame.get_edgecolor()) == CHOSEN
+        for found, side, pixels in zip(frame.get_bbox().bounds, picture_box.bounds, (1050, 700) * 2, strict=True):
+            assert abs(found - side) * pixels <= 3
+        blue = [axes.texts[0].get_color() == CHOSEN for axes in viewer.panels[2:]]
+        assert blue == [place == number for place in range(len(viewer.cells))]
+
+
+def test_right_wrong_and_unsure_are_seen_above_the_photo(tmp_path):
+    run = make_run(tmp_path / "run", ["dog/a.jpg", "dog/b.jpg", "c.jpg", "d.jpg", "dog/e.jpg"])
+    controls, press = controls_of(run)
+    controls.album.photos[3].probabilities.update(dog=0.52, cat=0.48)  # taken for a cat
+    controls.album.photos[4].probabilities.update(dog=0.52, cat=0.48)
+    viewer, seen = controls.viewer, []
+    for _ in range(5):
+        frame = viewer.frames[0]
+        colour = to_hex(frame.get_edgecolor()) if frame.get_visible() else "black"
+        assert viewer.panels[0].texts[0].get_color() == colour
+        seen.append((viewer.panels[0].texts[0].get_text(), colour))
+        press("right")
+    assert seen == [
+        ("✓ right", RIGHT),
+        ("✗ wrong: it is dog", WRONG),
+        ("photo", "black"),
+        ("photo   ? unsure", DOUBTFUL),
+        ("✓ right   ? unsure", RIGHT),
+    ]
+    assert "predicted: dog 0.520, unsure" in viewer.heading.get_text()
+
+
+def test_letters_are_drawn_in_their_colour():
+    letters, _ = rendered("wrong", 12.0, WRONG)
+    assert letters[..., 3].any() and (letters[..., :3] == (198, 40, 40)).all()
+
+
+def test_where_not_all_classes_fit_the_most_probable_are_shown(tmp_path):
+    classes = [f"c{number}" for number in range(8)]
+    run = make_run(tmp_path / "run", ["x.jpg"], classes=classes, kind="gradcam")
+    for path in (run / "x").glob("gradcam_for_*.npy"):
+        np.save(path.with_name(path.name.replace("gradcam", "guided_backprop")), np.ones((8, 8, 3), "f4"))
+    photos = find_saved(run)
+    photos[0].probabilities.update(zip(classes, (0.01, 0.02, 0.03, 0.3, 0.04, 0.4, 0.05, 0.15), strict=True))
+    viewer = Viewer(Figure(figsize=(7, 4)), Album(photos), class_name="c1")
+    assert viewer.grid == (2, 2)  # the most probable, and that over the photo
+    assert list(dict.fromkeys(name for _, name in viewer.cells)) == ["c1", "c5"]
+
+
+# ---------------------------------------------------------------- buttons and signals
+
+
+def test_buttons_that_change_nothing_are_left_out(monkeypatch):
+    class Toolbar(NavigationToolbar2):
+        toolitems = [*NavigationToolbar2.toolitems, ("Customize", "", "", "")]
+
+    for toolbar in NavigationToolbar2.__subclasses__():
+        monkeypatch.setattr(toolbar, "toolitems", toolbar.toolitems)  # is put back
+    drop_idle_buttons()
+    assert [name for name, *_ in Toolbar.toolitems if name] == ["Home", "Back", "Forward", "Pan", "Zoom", "Save"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_closes_the_window(run_folder, number):
+    pyplot.switch_backend("agg")
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, *ENDING_SIGNALS)}
+    figure = pyplot.figure()
+    controls = Controls(figure, find_saved(run_folder))
+    try:
+        controls.heed_signals()
+        close = controls.timer.callbacks[0][0]
+        close()
+        assert pyplot.fignum_exists(figure.number)
+        signal.raise_signal(number)
+        close()
+        assert controls.asked == [number] and not pyplot.fignum_exists(figure.number)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        pyplot.close(figure)
 
 
 # ---------------------------------------------------------------- layout

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -385,5 +386,11 @@ def test_window_on_a_display(run_folder, display, tmp_path, backend, toolkit):
         assert abs(saved("a_z z_3.png").shape[1] - 780) < 60
         press("q")
         assert viewer.wait(20) == 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            viewer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
+            viewer.stdout.readline()
+            wait_for(lambda: xdotool("search", "--name", "maps in"))
+            viewer.send_signal(number)
+            assert viewer.communicate(timeout=20) == ("", "") and viewer.returncode == 128 + number
     finally:
         viewer.kill()
