@@ -116,7 +116,9 @@ class FolderRun:
         self.pending = [photo for photo in self.photos if not self.is_done(photo)]
         for photo in self.pending:
             self.rows.pop(photo.name, None)
-        rows = sorted(self.rows.values(), key=self.number_of)
+        rows = list(self.rows.values())  # as they were done, so that a run that is killed ends with the same list
+        if len(lists_of(self.output)) > 1 and not self.part:  # of shards, in the order of one run
+            rows.sort(key=self.number_of)
         write_csv(self.list, [self.columns + [NUMBER] * bool(self.part), *map(self.listed, rows)])
         if self.part:
             print(self.part.heading())
