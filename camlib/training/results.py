@@ -7,7 +7,8 @@ import sys
 from camlib.console import EXIT_SOME_FAILED, command, counted, first_line, print_table
 from camlib.evaluation.metrics import binary_accuracy, confusion_matrix
 from camlib.files import RUN_FILE, write_csv, write_json
-from camlib.networks.checkpoint import GAP_NETWORK, save_network
+from camlib.networks import GAP_NETWORK
+from camlib.networks.checkpoint import save_network
 from camlib.plots.figures import draw_confusion_matrix, draw_history
 from camlib.runs.claim import run_record, write_failed
 from camlib.training import sibling

@@ -21,7 +21,7 @@ SHEET_FORMATS = {
 }
 SIDE = 200  # pixels of a picture's longer side
 TITLE_POINTS, WIDEST = TITLE * 72 / PER_INCH, 280  # letters of a title as Matplotlib's points; pixels it may take
-WRONG_COLOUR, UNSURE_COLOUR, FRAME = (197, 34, 31), (240, 160, 0), 6  # RGB, and pixels of the frames around such photos
+WRONG_COLOUR, UNSURE_COLOUR, RIM = (197, 34, 31), (240, 160, 0), 6  # RGB, and pixels of the frames around such photos
 
 
 def format_of(path):
@@ -121,7 +121,7 @@ def framed(photo, saved):
     if colour is None or isinstance(photo, Exception):
         return photo
     height, width = photo.shape[:2]
-    return cv2.rectangle(photo.copy(), (0, 0), (width - 1, height - 1), colour, 2 * FRAME)  # half of it is outside
+    return cv2.rectangle(photo.copy(), (0, 0), (width - 1, height - 1), colour, 2 * RIM)  # half of it is outside
 
 
 def over_photo(photo, kind, values, scale, style):
