@@ -139,7 +139,7 @@ def test_scripts_do_not_depend_on_keras_json(run_script, photo_folder, tmp_path,
 def test_a_backend_that_does_not_start_is_one_line(run_script, tmp_path, script, settings, environment, reason):
     (tmp_path / "keras.json").write_text(json.dumps(settings))
     variables = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": environment}
-    result = run_script(script, "--output", tmp_path / "made", environment=variables)
+    result = run_script(script, "--output", tmp_path / "made.h5", environment=variables)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: Keras cannot start (") and reason in result.stderr
     assert f"expected the backend tensorflow or jax in KERAS_BACKEND or {tmp_path}/keras.json" in result.stderr
