@@ -1,6 +1,6 @@
 """Score maps: do they point at the animal, does the network use what they show, do they depend on the network at all?
 
-    python evaluate_maps.py                                   # both shipped networks on data/photos, four minutes
+    python evaluate_maps.py                                   # both shipped networks on data/photos
     python evaluate_maps.py --annotations my_set --maps cam grad-cam grad-cam@block4_conv3
     python evaluate_maps.py --annotations my_set --maps my_network.h5:cam --only localisation
     python evaluate_maps.py my_photos/val --only network      # class folders, without annotations

@@ -183,8 +183,10 @@ def compare(annotations, settings):
     if evaluate_maps.main(arguments):
         raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")
     chosen = evaluate_maps.parse_arguments(arguments)
-    all_scored = evaluate_maps.load_scored(chosen)
-    items = evaluate_maps.known_items(find_items(chosen.places, chosen.annotations), all_scored)
+    all_scored = evaluate_maps.load_scored(chosen, *evaluate_maps.parse_maps(chosen))
+    items = find_items(chosen.places, chosen.annotations)
+    for scored in all_scored:
+        items = evaluate_maps.known_items(items, scored.class_names)
     results, grids = Results(output / evaluate_maps.RESULTS_FILE), []
     found = {map_name: of for scored in all_scored for map_name, of in merged(scored.name, results).items()}
     found |= {name: of for name, of in merged(NO_NETWORK, results).items() if name in EVEN}

@@ -1,8 +1,8 @@
 """Networks and their files: read as data from a stranger, rebuilt, saved. Here stands what does without Keras."""
 
+import ast
 import functools
 import importlib.util
-import re
 from pathlib import Path
 
 from camlib.console import ROOT, UserError, did_you_mean
@@ -21,7 +21,8 @@ def application_names():
     if found is None:  # `camlib.backend` says so
         return []
     source = Path(found.origin).parent / "applications" / "__init__.py"
-    return re.findall(r"import ([A-Z]\w+)", source.read_text("utf-8"))
+    imports = (node for node in ast.walk(ast.parse(source.read_text("utf-8"))) if isinstance(node, ast.ImportFrom))
+    return [alias.name for node in imports for alias in node.names if alias.name[0].isupper()]
 
 
 def application_named(text):
