@@ -113,12 +113,17 @@ def runs_of(args):
     return [argparse.Namespace(**vars(args) | {"layer": layer, "method": method}) for layer, method in pairs]
 
 
-def known_settings(args, source):
-    """What decides the files of a run, for run.json, and is known before the network is: dict."""
+def known_settings(args, identity):
+    """What decides the files of a run, for run.json, and is known before the network is: dict.
+
+    Args:
+        args: Namespace, see `runs_of`.
+        identity: dict, the network's, see `identity_of`.
+    """
     return {
         "script": "gradcam_vgg16.py",
         "weights": args.weights,
-        **identity_of(source),
+        **identity,
         "classes": args.classes,
         "method": args.method,
         "signed": METHODS[args.method].signed,
@@ -128,10 +133,10 @@ def known_settings(args, source):
     }
 
 
-def run_settings(args, source, gradcam, places):
+def run_settings(args, identity, gradcam, places):
     """What decides the files of a run, for run.json: dict."""
     classifier = gradcam.classifier
-    return known_settings(args, source) | {
+    return known_settings(args, identity) | {
         "photos": [str(place.resolve()) for place in places],
         **identity_of_architecture(args.architecture),
         "layer": gradcam.layer,
@@ -144,12 +149,12 @@ def run_settings(args, source, gradcam, places):
     }
 
 
-def check_outputs(runs, source):
+def check_outputs(runs, identity):
     """Refuse folders that hold something else, as far as that is known before the network is.
 
     Args:
         runs: list of Namespace, see `runs_of`.
-        source: Path or name of the network.
+        identity: dict, see `known_settings`.
 
     Raises:
         UserError: one does.
@@ -161,7 +166,7 @@ def check_outputs(runs, source):
             f"{place} holds one run; expected another folder, in which each method and layer has a subfolder"
         )
     if not others:
-        check_output(place, None if first.overwrite or first.shard else known_settings(first, source))
+        check_output(place, None if first.overwrite or first.shard else known_settings(first, identity))
 
 
 def print_layers(structure):
@@ -182,7 +187,8 @@ def main(arguments=None):
     places, runs = args.places or [SHIPPED_PHOTOS], runs_of(args)
     if not args.layers:
         photos = find_photos(places, args.most_pixels)
-        check_outputs(runs, source)
+        identity = identity_of(source)
+        check_outputs(runs, identity)
         style = style_of_run(args)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
     from camlib.attribution.classifier import Classifier, check_guided
@@ -208,7 +214,7 @@ def main(arguments=None):
             run.output, run.store = run.output / name, run.store and run.store / name
         # what a worker of Ray does too
         load = partial(GradCAM.load, source, options, layer=run.layer, method=run.method, **settings)
-        codes.append(write_explained(run, gradcam, load, run_settings(run, source, gradcam, places), photos, style))
+        codes.append(write_explained(run, gradcam, load, run_settings(run, identity, gradcam, places), photos, style))
     return max(codes)
 
 

@@ -1,6 +1,6 @@
 """Make class activation maps: where each class's score comes from, at the size of the network's last features.
 
-    python make_cam_maps.py                                   # the photos of data/photos, fifteen seconds
+    python make_cam_maps.py                                   # the photos of data/photos, half a minute
     python make_cam_maps.py my_photos --output outputs/mine
     python make_cam_maps.py my_photos --model outputs/training/mine.h5 --size 128
     python make_cam_maps.py my_photos --model densenet.keras --preprocess torch --class-names names.txt

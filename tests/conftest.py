@@ -56,6 +56,14 @@ def run_script():
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_outputs(tmp_path, monkeypatch):
+    """Without `--output` scripts in this process write below the test's folder; `outputs` may hold anything."""
+    for script in ("evaluate_maps", "gradcam_vgg16", "make_cam_maps", "train_cam_4class"):
+        main = importlib.import_module(script)
+        monkeypatch.setattr(main, "OUTPUT", tmp_path / main.OUTPUT)
+
+
 @pytest.fixture
 def run_here(capsys):
     """As `run_script`, in this process, which has imported Keras already."""

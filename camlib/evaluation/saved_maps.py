@@ -11,7 +11,7 @@ from camlib.console import Progress, UserError, counted
 from camlib.evaluation import MapKind
 from camlib.evaluation.scoring import add_scores, listed_if_unreadable
 from camlib.photos import PhotoError, display_size, in_parallel, read_photo, resize_photo
-from camlib.plots import GRADIENTS
+from camlib.plots import is_gradient
 from camlib.preprocessing import IMAGENET_GROUPS, imagenet_names
 from camlib.runs.maps import MapError, all_maps, find_saved, read_map
 
@@ -54,7 +54,7 @@ class SavedMaps:
         self.kinds, self.files = {}, {}
         for kind in all_maps(photos[0]):
             method = METHOD_NAMES.get(kind) or settings.get("method") or "grad-cam"
-            name, signed = f"{self.name} {method}", photos[0].is_signed(kind) and kind not in GRADIENTS
+            name, signed = f"{self.name} {method}", photos[0].is_signed(kind) and not is_gradient(kind)
             self.kinds[name], self.files[name] = MapKind(name, method, signed), kind
         text = json.dumps([photo.settings for photo in (photos[0], photos[-1])], sort_keys=True, default=str)
         self.identity = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -2,9 +2,13 @@
 
 OWN_COLOURS = "evidence"  # the name of our own colour map
 OPACITY = 0.9  # of a map's largest value over the photo: full would hide the animal below broad maps
-GRADIENTS = ("guided_backprop", "guided_gradcam")  # the kinds of map with a value for each pixel and colour
+# Colours of what is chosen, and of answers, in windows and sheets; page.css has the like for dark pages too
+CHOSEN, RIGHT, WRONG, UNSURE = "#1565c0", "#137333", "#c5221f", "#b26a00"
 
 
 def is_gradient(kind):
-    """Whether a kind of map, one run's ("guided_gradcam") or one of several ("guided_gradcam@1"), is of gradients."""
-    return kind.startswith(GRADIENTS)
+    """Whether a kind of map, one run's ("guided_gradcam") or one of several ("guided_gradcam@1"), is of gradients.
+
+    Those have a value for each pixel and colour.
+    """
+    return kind.startswith(("guided_backprop", "guided_gradcam"))

@@ -16,7 +16,7 @@ from camlib.attribution import METHODS, titles_of
 from camlib.console import UserError, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
 from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
-from camlib.plots import GRADIENTS
+from camlib.plots import is_gradient
 from camlib.plots.colours import Style, overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
 from camlib.plots.panels import write_jpeg, write_panel, write_png
 from camlib.runs.shards import NUMBER, lists_of, read_list
@@ -83,7 +83,7 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
         write_array(folder / f"{kind}_for_{name}.npy", values)
     if style is None:
         return None
-    scale = scale_of(signed, of_classes.values(), kind in GRADIENTS)
+    scale = scale_of(signed, of_classes.values(), is_gradient(kind))
     whole = superposition_scale_of(signed, of_classes.values())
     for name, values in of_classes.items():
         write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style))

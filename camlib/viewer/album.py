@@ -175,8 +175,8 @@ def outlines_in_pixels(annotation, height, width):
 
 # ---------------------------------------------------------------- all photos
 
-CONFIDENT, UNSURE, SCORED = "most confident first", "least confident first", "highest score first"
-ORDERS = ("name", CONFIDENT, UNSURE, SCORED)
+CONFIDENT, DOUBTFUL, SCORED = "most confident first", "least confident first", "highest score first"
+ORDERS = ("name", CONFIDENT, DOUBTFUL, SCORED)
 
 
 class Album:
@@ -214,7 +214,7 @@ class Album:
     @property
     def orders(self):
         """Those of ORDERS that the run's numbers allow."""
-        confident = (CONFIDENT, UNSURE) if any(photo.probabilities for photo in self.photos) else ()
+        confident = (CONFIDENT, DOUBTFUL) if any(photo.probabilities for photo in self.photos) else ()
         return (ORDERS[0], *confident, *([SCORED] if any(photo.logits for photo in self.photos) else []))
 
     def passing(self, chosen_filter):

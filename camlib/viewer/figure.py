@@ -7,7 +7,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from camlib.photos import resize_photo
-from camlib.plots import is_gradient
+from camlib.plots import CHOSEN, RIGHT, UNSURE, WRONG, is_gradient
 from camlib.plots.colours import USUAL, picture_of, superposition_of
 from camlib.plots.panels import mid_grey
 from camlib.plots.text import PER_INCH, displayable, length, line_height, shortened, wrapped
@@ -31,7 +31,6 @@ from camlib.viewer.layout import (
 EASY_TO_SEE = 100  # pixels of a map's longer side
 EDGED = [Stroke(linewidth=2.8, foreground="black"), Normal()]  # seen on any photo
 SPACE = "   "  # between the parts of the heading
-CHOSEN, RIGHT, WRONG, DOUBTFUL = "#1565c0", "#1b7f3b", "#c62828", "#b26a00"  # of frames and of the titles above
 FRAME = 3  # pixels: width of a frame
 # What is said of values under the cursor and of a colour bar; other methods' maps have no unit of their own
 UNITS = {
@@ -380,6 +379,6 @@ def verdict_on(saved):
     words, colour = {
         True: (["✓ right"], RIGHT),
         False: ([f"✗ wrong: it is {saved.truth}"], WRONG),
-        None: ([], DOUBTFUL if unsure else None),
+        None: ([], UNSURE if unsure else None),
     }[right]
     return SPACE.join([*(words or ["photo"]), *["? unsure"] * unsure]), colour

@@ -2,11 +2,12 @@
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from camlib.console import UserError
 from camlib.files import write_whole
 from camlib.photos import resize_photo, size_within
+from camlib.plots import UNSURE, WRONG
 from camlib.plots.colours import USUAL, superposition_of
 from camlib.plots.panels import MARGIN, TICK, TITLE, Row, colour_bar, mid_grey, sheet_of
 from camlib.plots.text import FONT, PER_INCH, displayable, shortened, wrapped
@@ -21,7 +22,7 @@ SHEET_FORMATS = {
 }
 SIDE = 200  # pixels of a picture's longer side
 TITLE_POINTS, WIDEST = TITLE * 72 / PER_INCH, 280  # letters of a title as Matplotlib's points; pixels it may take
-WRONG_COLOUR, UNSURE_COLOUR, RIM = (197, 34, 31), (240, 160, 0), 6  # RGB, and pixels of the frames around such photos
+RIM = 6  # pixels of the frame around a photo
 
 
 def format_of(path):
@@ -117,11 +118,12 @@ def answer_of(saved):
 
 def framed(photo, saved):
     """The photo, in a frame where its answer is wrong or the network is unsure; an error in its place as it is."""
-    colour = WRONG_COLOUR if saved.is_right is False else UNSURE_COLOUR if saved.is_unsure else None
+    colour = WRONG if saved.is_right is False else UNSURE if saved.is_unsure else None
     if colour is None or isinstance(photo, Exception):
         return photo
     height, width = photo.shape[:2]
-    return cv2.rectangle(photo.copy(), (0, 0), (width - 1, height - 1), colour, 2 * RIM)  # half of it is outside
+    corners = (0, 0), (width - 1, height - 1)
+    return cv2.rectangle(photo.copy(), *corners, ImageColor.getrgb(colour), 2 * RIM)  # half of it is outside
 
 
 def over_photo(photo, kind, values, scale, style):

@@ -116,6 +116,19 @@ def test_other_settings_are_named_and_replaced_when_asked_to(form, photos, tmp_p
     assert left == [".lock", ".writer.json", "mine", "mine/my_photo.jpg", "run.json"]
 
 
+def test_the_list_stays_in_the_order_in_which_photos_were_done(photos, tmp_path):
+    """So that a run that was killed, and went on, ends with the bytes of one that goes on once more."""
+    out = tmp_path / "out"
+    make(photos, out, "files")
+    shutil.rmtree(out / "002")
+    make(photos, out, "files")
+    names = [row["path"] for row in read_csv(out / "predictions.csv")]
+    assert names == ["000.png", "001.png", "003.png", "004.png", "005.png", "002.png"]
+    before = (out / "predictions.csv").read_bytes()
+    make(photos, out, "files")
+    assert (out / "predictions.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize("form", ALONE)
 def test_other_photos_go_on_in_the_same_folder(form, photos, tmp_path, capsys):
     """Their rows come behind the earlier ones, 000.jpg takes no folder of 000.png's, and what failed stays listed."""

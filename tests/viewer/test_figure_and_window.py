@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from camlib.console import ENDING_SIGNALS
+from camlib.plots import CHOSEN, RIGHT, UNSURE, WRONG
 from camlib.plots.colours import Style, colours
 from camlib.runs.maps import find_saved
 from camlib.viewer.album import Album
 from camlib.viewer.artists import rendered
-from camlib.viewer.figure import CHOSEN, DOUBTFUL, RIGHT, WRONG, Viewer
+from camlib.viewer.figure import Viewer
 from camlib.viewer.window import KEYS, Controls, drop_idle_buttons, freed_keys
 
 pytestmark = pytest.mark.any_backend
@@ -328,7 +329,7 @@ def test_right_wrong_and_unsure_are_seen_above_the_photo(tmp_path):
         ("✓ right", RIGHT),
         ("✗ wrong: it is dog", WRONG),
         ("photo", "black"),
-        ("photo   ? unsure", DOUBTFUL),
+        ("photo   ? unsure", UNSURE),
         ("✓ right   ? unsure", RIGHT),
     ]
     assert "predicted: dog 0.520, unsure" in viewer.heading.get_text()
@@ -336,7 +337,7 @@ def test_right_wrong_and_unsure_are_seen_above_the_photo(tmp_path):
 
 def test_letters_are_drawn_in_their_colour():
     letters, _ = rendered("wrong", 12.0, WRONG)
-    assert letters[..., 3].any() and (letters[..., :3] == (198, 40, 40)).all()
+    assert letters[..., 3].any() and (letters[..., :3] == (197, 34, 31)).all()
 
 
 def test_where_not_all_classes_fit_the_most_probable_are_shown(tmp_path):

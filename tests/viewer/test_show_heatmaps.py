@@ -25,7 +25,7 @@ from camlib.plots.page import MOST_OPAQUE
 from camlib.plots.panels import MARGIN, Row
 from camlib.runs.maps import find_saved
 from camlib.viewer.gallery import entry_of
-from camlib.viewer.sheet import SIDE, UNSURE_COLOUR, WRONG_COLOUR, columns_of, only_kind, row_of, spread_over
+from camlib.viewer.sheet import SIDE, columns_of, only_kind, row_of, spread_over
 from camlib.viewer.window import OTHER_QT
 from show_heatmaps import index_of, main
 
@@ -89,7 +89,7 @@ def test_page_and_sheet_mark_what_the_network_is_unsure_of(tmp_path):
         ["loose.jpg   predicted: cat 52 %, unsure"],
     ]
     corners = [tuple(row.cells[0][1][2, 2]) for row in rows]  # of the plain photo, grey 20 * number without a frame
-    assert max(corners[0]) <= 2 and corners[1:] == [UNSURE_COLOUR, WRONG_COLOUR, UNSURE_COLOUR]
+    assert max(corners[0]) <= 2 and corners[1:] == [(178, 106, 0), (197, 34, 31), (178, 106, 0)]
     assert all((row.cells[0][1][20, 20] == 20 * number).all() for number, row in enumerate(rows))
 
 
