@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
 from camlib.console import ROOT, UserError
-from camlib.files import MOST_PIXELS, RUN_FILE, is_stored
+from camlib.files import MOST_PIXELS, RUN_FILE, is_stored, parse_place
+from camlib.preprocessing import pixels_of_array, unit_of
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow makes of damaged tags is nothing to be done about
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictures in a file, as phones write
@@ -54,6 +55,70 @@ class Photo:
     folder: str
     modified: float | None = None
     most_pixels: int = MOST_PIXELS
+
+
+# ---------------------------------------------------------------- handed over in Python
+
+
+def as_photos(given, channels=3, as_they_are=False):
+    """Photos that are handed over in Python, as RGB.
+
+    Args:
+        given: list of photos of any sizes, or an array (N, H, W, channels). A photo is an array (H, W, 3) or (3, H, W),
+            for a network of grey photos also (H, W) or with 1 channel; uint8, other whole numbers, or floats of 0..255
+            or of 0..1; or a picture of Pillow; or the path of a file.
+        channels: int, that the network takes.
+        as_they_are: bool, it takes numbers as they are, so that floats of 0..1 may be meant to stay so.
+
+    Returns:
+        list of uint8 (H, W, 3).
+
+    Raises:
+        UserError: they are no photos; the message says what was found.
+    """
+    single = isinstance(given, (str, bytes, os.PathLike, Image.Image)) or not hasattr(given, "__len__")
+    shape = tuple(getattr(given, "shape", (0,) * 4))
+    if single or isinstance(given, dict) or len(shape) != 4:
+        found = f"an array of shape {shape}" if len(shape) != 4 else f"one {type(given).__name__}"
+        raise UserError(f"photos are {found}; expected a list, [photo], or an array (N, H, W, {channels})")
+    if not len(given):
+        raise UserError("photos is empty; expected one photo or more")
+    found = []
+    for number, one in enumerate(given):
+        try:
+            found.append(pixels_of(one, channels))
+        except (PhotoError, ValueError) as error:
+            raise UserError(f"photos[{number}]: {error}") from error
+    floats = [values for values in found if values.dtype.kind == "f"]
+    try:
+        unit = unit_of(floats)
+    except ValueError as error:
+        raise UserError(f"photos hold {error}") from error
+    if as_they_are and floats and unit == 255:
+        raise UserError(
+            "photos hold numbers of 0..1, and nothing becomes of a pixel; expected preprocess='0.00392157,0' if the "
+            "network was trained on 0..1, or photos of 0..255 if on those"
+        )
+    return [
+        np.clip(np.rint(values * np.float64(unit)), 0, 255).astype(np.uint8) if values.dtype.kind == "f" else values
+        for values in found
+    ]
+
+
+def pixels_of(one, channels):
+    """A photo that is handed over, see `as_photos`: uint8 (H, W, 3), or floats whose range is not yet known.
+
+    Raises:
+        PhotoError, ValueError: it is no photo; the message says why.
+    """
+    if isinstance(one, str) or hasattr(one, "read_bytes"):
+        try:
+            return read_photo(parse_place(one) if isinstance(one, str) else one)
+        except PhotoError as error:
+            raise PhotoError(f"{one}: {error}") from error
+    if isinstance(one, Image.Image):
+        return np.asarray(to_rgb(ImageOps.exif_transpose(one)))
+    return pixels_of_array(one, channels)
 
 
 # ---------------------------------------------------------------- finding

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,84 @@ def checked_input_spec(record):
         if UNPRINTABLE.search(name) or len(name.encode()) > LONGEST_CLASS_NAME:
             raise ValueError(f"class name {name[:20]!r}; expected up to {LONGEST_CLASS_NAME} bytes of text")
     return input_spec
+
+
+# ---------------------------------------------------------------- what the numbers of a picture mean
+
+DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners keep in 16
+LITTLE = 1e-3  # beyond 0..1, by rounding
+LEAST_WHITE = 16  # of floats of 0..255: the largest of what a network is fed with, or of 0..1 sharpened, is below
+
+
+def eight_bits(values):
+    """Whole numbers of 8 to 16 bits as uint8: white is the largest number of the fewest bits that hold them all.
+
+    Args:
+        values: int (...), of 0..65535.
+
+    Returns:
+        (uint8 (...), bits): 8, 10, 12, 14 or 16.
+    """
+    largest = int(values.max(initial=0))
+    in_steps = largest > 255 and not (values % 257).any()  # 8 bits, each doubled to fill 16
+    bits = 16 if in_steps else next(bits for bits in DEPTHS if largest < 2**bits)
+    white = 2**bits - 1
+    return ((values.astype(np.int64) * 510 + white) // (2 * white)).astype(np.uint8), bits
+
+
+def unit_of(arrays):
+    """What the largest number of float pixels stands for: 255 for those of 0..1, and 1 for those of 0..255.
+
+    Args:
+        arrays: list of float arrays, of photos that belong together.
+
+    Raises:
+        ValueError: they are neither; the message says what was found.
+    """
+    expected = "expected photos of 0..255 or of 0..1, before what becomes of a pixel"
+    if not all(np.isfinite(values).all() for values in arrays):
+        raise ValueError(f"a number that is not finite; {expected}")
+    ends = [(float(values.min(initial=np.inf)), float(values.max(initial=0))) for values in arrays]
+    lowest, largest = min((low for low, _ in ends), default=0), max((high for _, high in ends), default=0)
+    if lowest < -LITTLE or 1 + LITTLE < largest < LEAST_WHITE or largest > 255.5:
+        raise ValueError(f"numbers of {lowest:.4g}..{largest:.4g}; {expected}")
+    if largest > 1 + LITTLE and any(0 < high <= 1 + LITTLE for _, high in ends):
+        raise ValueError(f"photos of 0..1 beside others of up to {largest:.4g}; expected all of one kind")
+    return 1 if largest > 1 + LITTLE else 255
+
+
+def pixels_of_array(given, channels):
+    """The pixels of a photo that is an array, RGB: uint8 (H, W, 3), or floats whose range is not yet known.
+
+    Args:
+        given: array (H, W, 3) or (3, H, W), for a network of grey photos also (H, W) or with 1 channel; a fourth
+            channel that is opaque is left out.
+        channels: int, that the network takes.
+
+    Raises:
+        ValueError: it is no photo; the message says what was found.
+    """
+    values = np.asarray(given)
+    if values.dtype.kind not in "uif":
+        raise ValueError(
+            f"a {type(given).__name__} of {values.dtype}; expected an array of numbers, a picture or a path"
+        )
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim == 3 and values.shape[2] not in (1, 3, 4) and values.shape[0] in (1, 3, 4):
+        values = np.moveaxis(values, 0, 2)  # (H, W, channels) of (channels, H, W)
+    if values.ndim == 3 and values.size and values.shape[2] == 4 and values[..., 3].min() == values[..., 3].max():
+        values = values[..., :3]
+    if values.ndim != 3 or values.shape[2] not in ((1, 3) if channels == 1 else (3,)) or not values.size:
+        kinds = {1: ", grey", 4: ", of which the fourth channel may be transparency"}
+        kind = kinds.get(values.shape[2], "") if values.ndim == 3 else ""
+        expected = "(H, W, 3), RGB" if channels == 3 else "(H, W) or (H, W, 3)"
+        raise ValueError(f"an array of shape {np.shape(given)}{kind}; expected {expected}")
+    if values.dtype.kind in "ui" and values.dtype != np.uint8:
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"whole numbers of {values.min()}..{values.max()}; expected 0..255, or up to 65535")
+        values, _ = eight_bits(values)
+    return values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
 
 
 def size_name(height, width):
@@ -229,38 +308,73 @@ def read_class_names(given):
     return names
 
 
+def listed(classes):
+    """Classes as a list, one name or index as a list of one; what is an array, as its values."""
+    values = np.asarray(classes).tolist() if hasattr(classes, "__array__") else classes
+    return list(values) if isinstance(values, (list, tuple)) else [values]
+
+
 def chosen_classes(wanted, class_names, groups=()):
     """Class indices, negative ones and groups among them, for what the user wrote after --classes.
 
     Args:
-        wanted: list of str.
+        wanted: list of str, or of int, which are indices whatever the classes' names.
         class_names: list of C str.
         groups: names of groups of classes, numbered from C on.
 
     Returns:
         list of int: PREDICTED, and below it one for each of a photo's next most probable classes.
+
+    Raises:
+        UserError: one of them is no class, or there is none.
     """
     if wanted == ["all"]:
         return list(range(len(class_names)))
     count, known = len(class_names), [*class_names, *groups]
     indices = {str(index): [index] for index in range(count)} | {name: [index] for index, name in enumerate(known)}
-    indices["predicted"] = [PREDICTED]
+    indices |= {"predicted": [PREDICTED]} | {index: [index] for index in range(count)}
+    if not wanted:
+        raise UserError("classes is empty; expected names or indices, or predicted")
     found = []
     for name in wanted:
-        top = re.fullmatch("top([1-9][0-9]{0,5})", name)
+        if isinstance(name, bool) or not isinstance(name, (str, Integral)):
+            raise UserError(f"classes has {name!r}, a {type(name).__name__}; expected names or whole numbers")
+        top = re.fullmatch("top([1-9][0-9]{0,5})", str(name))
         if name in indices:
             found += indices[name]
         elif top and int(top[1]) <= count:
             found += range(PREDICTED, PREDICTED - int(top[1]), -1)
         else:
             some = ", ".join([*groups, *class_names][:10]) + (", ..." if len(known) > 10 else "")
-            near = did_you_mean(name, ["predicted", "all", *known])
+            near = did_you_mean(str(name), ["predicted", "all", *known])
             named = "; --class-names FILE names them" if class_names == numbered_names(count) else ""
             raise UserError(
                 f"--classes {name} is not a class{near} expected predicted, all, top1 to top{count}, an index below "
                 f"{count}, or one of {some}{named}"
             )
     return list(dict.fromkeys(found))
+
+
+def classes_of_photos(labels, count, class_names, groups=()):
+    """Class indices of each photo: int32 (R, N).
+
+    Args:
+        labels: R rows of N names or indices, as for `chosen_classes`, one for each photo.
+        count: int, N.
+        class_names, groups: as for `chosen_classes`.
+
+    Raises:
+        UserError: one is no class, or stands for several; or there is not one for each photo.
+    """
+    rows = [[chosen_classes([label], class_names, groups) for label in listed(row)] for row in listed(labels)]
+    lengths = {len(row) for row in rows}
+    if lengths != {count} or any(len(label) != 1 for row in rows for label in row):
+        found = " or ".join(map(str, sorted(lengths)))
+        raise UserError(
+            f"classes has rows of {found} labels for {count} photos; expected one class for each photo in every row, "
+            "or no rows: a list of classes, each of them explained for all photos"
+        )
+    return np.array(rows, np.int32)[..., 0]
 
 
 def probabilities_of(logits, output_activation="softmax"):

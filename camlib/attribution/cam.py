@@ -76,13 +76,14 @@ class CAM:
         """Map where each class's score comes from.
 
         Args:
-            photos: list of uint8 (H, W, 3), RGB, of any sizes, or an array (N, H, W, 3).
+            photos: N photos, see `camlib.photos.as_photos`.
 
         Returns:
             (maps, logits): float32 (N, C, H, W) in logit units, signed, and float32 (N, C). A photo with a number that
             is not finite has NaN for logits. Both are float64 where the network computes so.
         """
-        return self.run_batch(self.classifier.inputs(photos), len(photos))
+        images = self.classifier.inputs(photos)
+        return self.run_batch(images, len(images))
 
     def explain(self, images, count):
         """The maps of a batch, for a run.

@@ -16,7 +16,7 @@ from camlib.backend import has_float64, usual_settings
 from camlib.console import UserError, did_you_mean
 from camlib.files import MOST_PIXELS
 from camlib.networks.checkpoint import load_network
-from camlib.photos import network_input
+from camlib.photos import as_photos, network_input
 from camlib.preprocessing import (
     FLOAT_TYPES,
     IMAGENET_GROUPS,
@@ -104,7 +104,7 @@ class Classifier:
         shape = input_shape_of(network, input_spec, options.size, options.image_input)
         structure = inspect_network(network, shape, signature)
         names = input_spec.class_names if input_spec else None
-        if options.class_names:
+        if options.class_names is not None:
             names = read_class_names(options.class_names)
         if structure.units == 1 and structure.output_activation == "linear" and names and len(names) == 2:
             structure = replace(structure, two_sided=True)
@@ -143,12 +143,18 @@ class Classifier:
         """Bring photos to the network's size and channels.
 
         Args:
-            photos: list of uint8 (H, W, 3), RGB, of any sizes, or an array (N, H, W, 3).
+            photos: N photos, see `as_photos`.
 
         Returns:
             uint8 (N, height, width, channels).
+
+        Raises:
+            UserError: they are no photos, or floats of 0..1 for a network that is said to take pixels as they are.
         """
-        return np.stack([network_input(photo, self.input_spec) for photo in photos])
+        spec = self.input_spec
+        as_they_are = self.origin.startswith("--preprocess") and (spec.scale, spec.offset) == (1, 0)
+        found = as_photos(photos, spec.channels, as_they_are and not self.structure.rescaling)
+        return np.stack([network_input(photo, spec) for photo in found])
 
     def prepare(self, images):
         """Turn uint8 (N, H, W, channels), of the network's input size, into its input: float64 if it computes so."""

@@ -15,8 +15,9 @@ from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
 from camlib.attribution.methods import ablated_run, logits_through_masks, logits_without_features, weighed
 from camlib.attribution.tracing import ForwardPass, tapped_run
 from camlib.backend import compiled
+from camlib.console import UserError, did_you_mean
 from camlib.memory import halving
-from camlib.preprocessing import PREDICTED, chosen_classes
+from camlib.preprocessing import PREDICTED, chosen_classes, classes_of_photos, listed
 
 CLASSES_AT_ONCE = 8  # per forward pass: each takes its own part of the compiled program
 
@@ -129,11 +130,17 @@ def score_map(method, features, changed, logits, targets):
     return method.function(features, scores, score)
 
 
-def targets_of(class_count, groups=()):
-    """Which classes each class, and each group of classes, stands for: bool (C + groups, C)."""
-    targets = np.eye(class_count + len(groups), class_count, dtype=bool)
-    for row, group in enumerate(groups, start=class_count):
-        targets[row, list(group)] = True
+def targets_of(chosen, class_count, groups=()):
+    """Which of the C classes are meant by a class, or by a group of classes: int (N,) -> bool (N, C).
+
+    Args:
+        chosen: int (N,), groups numbered from C on.
+        class_count: int, C.
+        groups: list of lists of class indices.
+    """
+    targets = chosen[:, None] == np.arange(class_count, dtype=np.int32)
+    for number, group in enumerate(groups, start=class_count):
+        targets = targets | ((chosen[:, None] == number) & np.isin(np.arange(class_count), group))
     return targets
 
 
@@ -155,7 +162,7 @@ class GradCAM:
         method: str, a key of METHODS.
         guided: bool, do guided backpropagation and guided Grad-CAM too.
         counterfactual: bool, map what speaks against the class.
-        classes: list of names or indices, or words as after --classes, each explained for every photo.
+        classes: list of names (str) or indices (int), or words as after --classes, each explained for every photo.
 
     Raises:
         UserError: there is no such layer or class, or the axes of the layer's output are not the photo's.
@@ -175,8 +182,12 @@ class GradCAM:
     ):
         self.classifier, self.input_spec = classifier, classifier.input_spec
         self.layer = classifier.layer_to_map(layer)
+        if method not in METHODS:
+            raise UserError(
+                f"method {method!r} is unknown{did_you_mean(str(method), METHODS)} expected {', '.join(METHODS)}"
+            )
         self.method, self.guided, self.counterfactual = method, guided, counterfactual
-        self.chosen = chosen_classes(list(map(str, classes)), self.input_spec.class_names, classifier.groups)
+        self.chosen = chosen_classes(listed(classes), self.input_spec.class_names, classifier.groups)
         self.groups = classifier.groups_among(self.chosen)
         self.run = compiled_map(
             classifier.network,
@@ -194,20 +205,25 @@ class GradCAM:
         """The GradCAM of a network in a file, see `Classifier.load`; options is a dict, settings are of the class."""
         return cls(Classifier.load(source, **options), **settings)
 
-    def __call__(self, photos):
+    def __call__(self, photos, labels=None):
         """Explain photos.
 
         Args:
-            photos: list of uint8 (H, W, 3), RGB, of any sizes, or an array (N, H, W, 3).
+            photos: N photos, see `camlib.photos.as_photos`.
+            labels: R rows of N names or indices, the classes of each photo; default: the object's, for every photo.
 
         Returns:
             Explanation of NumPy arrays. Guided gradients are in RGB, whatever the network's order of channels. A photo
             with a number that is not finite has NaN for logits.
 
         Raises:
-            UserError: the logits found in the network are not those behind its outputs.
+            UserError: the logits found in the network are not those behind its outputs; or what was handed over is no
+                photo or class.
         """
-        return Explanation(*self.run_batch(self.classifier.inputs(photos), len(photos), self.chosen))
+        images, chosen = self.classifier.inputs(photos), None
+        if labels is not None:
+            chosen = classes_of_photos(labels, len(images), self.input_spec.class_names, self.classifier.groups)
+        return self.explanation(images, len(images), chosen)
 
     def explain(self, images, count, chosen=None):
         """The maps of a batch, for a run.
@@ -215,12 +231,12 @@ class GradCAM:
         Args:
             images: uint8 (N, H, W, channels), of the network's input size.
             count: int, how many of them matter.
-            chosen: list of class indices; default: those of the object.
+            chosen: list of class indices, or int (R, N), of each photo; default: those of the object.
 
         Returns:
             ExplainedBatch.
         """
-        found = Explanation(*self.run_batch(images, count, self.chosen if chosen is None else chosen))
+        found = self.explanation(images, count, chosen)
         probabilities = self.classifier.with_groups(self.classifier.probabilities(found.logits), self.groups)
         maps = [maps_of_photo(found, index, self.classifier.class_names) for index in range(count)]
         zero = [zero_maps(of_photo) for of_photo in maps]
@@ -260,11 +276,17 @@ class GradCAM:
         of_layer = f"{self.method} of layer {layer}, {size}{shared}"
         return "\n".join([f"{fed}; the score is {structure.score}", *known, of_layer])
 
-    def run_portion(self, images, count, chosen):
-        """The Explanation of uint8 (N, H, W, channels) as NumPy arrays."""
-        classes = np.repeat(np.array(chosen, np.int32)[:, None], len(images), axis=1)  # (R, N)
-        inputs = ops.convert_to_tensor(self.classifier.prepare(images))
-        found = as_arrays(self.run(inputs, ops.convert_to_tensor(classes), count))
+    def explanation(self, images, count, chosen=None):
+        """The Explanation of a batch; the arguments as for `explain`."""
+        classes = np.array(self.chosen if chosen is None else chosen, np.int32)
+        if classes.ndim == 1:
+            classes = np.repeat(classes[:, None], len(images), axis=1)  # (R, N)
+        return Explanation(*self.run_batch(np.arange(len(images)), count, images, classes))
+
+    def run_portion(self, portion, count, images, classes):
+        """The Explanation of some photos of a batch, `portion` int (n,), as NumPy arrays."""
+        inputs = ops.convert_to_tensor(self.classifier.prepare(images[portion]))
+        found = as_arrays(self.run(inputs, ops.convert_to_tensor(classes[:, portion]), count))
         logits = self.classifier.checked_logits(found.outputs, found.logits, found.cams, found.guided)
         found = found._replace(logits=logits)
         if self.input_spec.bgr and found.guided is not None:
@@ -277,8 +299,9 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, guided
 
     Args:
         network: keras.Model, the path of a model file, or a name of keras.applications.
-        images: list of uint8 (H, W, 3), RGB, of any sizes, or an array (N, H, W, 3).
-        classes: list of names or indices, each explained for every photo; default: the class predicted.
+        images: N photos: arrays, pictures of Pillow or paths, see `camlib.photos.as_photos`.
+        classes: names (str) or indices (int), each explained for every photo; or R rows of N, one class for each photo
+            in every row; default: the class predicted.
         method: str, a key of METHODS.
         layer: str, path of the layer whose output is mapped; default: the last with a spatial output, pooling aside.
         guided: bool, do guided backpropagation and guided Grad-CAM too.
@@ -295,7 +318,9 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, guided
         classifier = Classifier(network, **options) if given else Classifier.load(network, **options)
         if guided:
             check_guided(classifier.structure, "guided=False leaves it out")
-        return GradCAM(classifier, layer, method, guided, classes=classes or ["predicted"])(images)
+        of_photos = classes is not None and any(isinstance(row, (list, tuple)) for row in listed(classes))
+        for_all = "predicted" if classes is None or of_photos else classes
+        return GradCAM(classifier, layer, method, guided, classes=for_all)(images, classes if of_photos else None)
 
 
 def as_arrays(found):
@@ -351,7 +376,7 @@ class CompiledMaps:
     def __init__(self, network, structure, maps, counterfactual=False, with_guided=True, groups=()):
         self.maps = [(layer, METHODS[method]) for layer, method in maps]
         self.structure, self.counterfactual, self.with_guided = structure, counterfactual, with_guided
-        self.targets = targets_of(structure.class_count, groups)
+        self.targets_of = partial(targets_of, class_count=structure.class_count, groups=groups)
         self.run = tapped_run(network, structure, list(dict.fromkeys(layer for layer, _ in maps)))
         self.explain_at_once = compiled(self.from_one_pass, network)
         if any(method.needs == "masked scores" for _, method in self.maps):
@@ -387,7 +412,7 @@ class CompiledMaps:
                 pairs = zip(images[:count], features, strict=True)
                 changed = ops.stack([self.changed_logits(method, layer, *pair) for pair in pairs])  # (count, K, C)
                 some = [
-                    score_map(method, features, changed, logits, ops.take(self.targets, chosen[:count], axis=0))
+                    score_map(method, features, changed, logits, self.targets_of(chosen[:count]))
                     for chosen in found.chosen
                 ]
                 cams[number] = ops.pad(ops.stack(some), ((0, 0), (0, len(images) - count), (0, 0), (0, 0)))
@@ -402,7 +427,7 @@ class CompiledMaps:
             rank = ops.maximum(PREDICTED - wanted, 0)[:, None]  # (N, 1)
             of_rank = ops.take_along_axis(ops.cast(ranked, "int32"), rank, axis=1)[:, 0]
             chosen = ops.where(wanted < 0, of_rank, wanted)  # (N,)
-            _, u = score_of_targets(seen.logits, ops.take(self.targets, chosen, axis=0))  # (N, C)
+            _, u = score_of_targets(seen.logits, self.targets_of(chosen))  # (N, C)
             guided = guided_backpropagation(seen, u) if self.with_guided else None
             found.append((chosen, gradient_maps(seen, u, self.maps, self.counterfactual), guided))
         chosen, cams, guided = keras.tree.map_structure(partial(joined, ops.stack), *found)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,7 +51,7 @@ class SavedMaps:
         self.input_spec, self.dtype = SimpleNamespace(class_names=names), str(settings.get("store_dtype") or "float32")
         groups = IMAGENET_GROUPS if names == imagenet_names() else {}
         self.class_names = [*names, *groups]
-        self.targets = targets_of(len(names), list(groups.values()))  # (classes and groups, C)
+        self.targets_of = partial(targets_of, class_count=len(names), groups=list(groups.values()))
         self.kinds, self.files = {}, {}
         for kind in all_maps(photos[0]):
             method = METHOD_NAMES.get(kind) or settings.get("method") or "grad-cam"

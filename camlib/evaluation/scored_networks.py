@@ -1,5 +1,7 @@
 """Networks that are scored, with everything compiled that makes their maps."""
 
+from functools import partial
+
 import numpy as np
 from keras import ops
 
@@ -59,7 +61,7 @@ class ScoredNetwork(Classifier):
                 "single linear unit is one with two --class-names)"
             )
         groups, structure = list(self.groups.values()), self.structure
-        self.targets = targets_of(structure.class_count, groups)  # (classes and groups, C)
+        self.targets_of = partial(targets_of, class_count=structure.class_count, groups=groups)
         for kind in kinds:
             if kind.method != "cam":
                 check_layer(structure, kind.layer)

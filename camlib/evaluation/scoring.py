@@ -106,7 +106,7 @@ def add_scores(results, scored, item, picture, outputs, maps, with_baselines):
 
     Args:
         results: Results.
-        scored: ScoredNetwork or SavedMaps, with its name, class_names, targets and kinds.
+        scored: ScoredNetwork or SavedMaps, with its name, class_names, targets_of and kinds.
         item: Item.
         picture: uint8 (H, W, 3), its photo.
         outputs: float (C,), the network's probabilities.
@@ -123,7 +123,7 @@ def add_scores(results, scored, item, picture, outputs, maps, with_baselines):
         lie = {name: localise(values, truth) for name, values in metrics.baseline_maps(picture, item.seed).items()}
         results.add(NO_NETWORK, "maps", item, truth=truth_kind(item), maps=lie)
     results.add(scored.name, "maps", item, label=label, outputs=outputs.tolist(),
-                right=bool(scored.targets[label, outputs.argmax()]), truth=truth_kind(item),
+                right=bool(scored.targets_of(np.array([label]))[0, outputs.argmax()]), truth=truth_kind(item),
                 picture=encode_photo(picture), outlines=outlines_of(item, truth), maps=of_item)  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def faithfulness(scored, pixels, maps, label, fill_names):
     Returns:
         dict of name -> dict of score -> number or list.
     """
-    prepare, size, target = scored.prepare, pixels.shape[:2], scored.targets[label]
+    prepare, size, (target,) = scored.prepare, pixels.shape[:2], scored.targets_of(np.array([label]))
     image, black = prepare(pixels[None])[0], prepare(np.zeros_like(pixels)[None])[0]
     fills = {name: prepare(fill[None])[0] for name, fill in fills_of(pixels, fill_names).items()}
     large = {name: resize_map(values, *size) for name, values in maps.items()}

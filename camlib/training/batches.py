@@ -126,7 +126,7 @@ class PlainBatches(MadeAhead):
         super().__init__()
         self.photos, self.input_spec, self.share = photos, input_spec, share
         self.batch_size = multiple(batch_size, share.devices)
-        self.one_hot = np.eye(len(input_spec.class_names), dtype=np.float32)
+        self.class_count = len(input_spec.class_names)
 
     def __len__(self):
         return -(-len(self.photos.labels) // self.batch_size)
@@ -142,8 +142,14 @@ class PlainBatches(MadeAhead):
         end = min((number + 1) * self.batch_size, multiple(last + 1, self.share.devices))
         rows = self.share.own(np.arange(number * self.batch_size, end))
         chosen = np.minimum(rows, last)
-        batch = self.input_spec.prepare(self.photos.images[chosen]), self.one_hot[self.photos.labels[chosen]]
+        targets = one_hot(self.photos.labels[chosen], self.class_count)
+        batch = self.input_spec.prepare(self.photos.images[chosen]), targets
         return batch if self.share.devices == 1 else (*batch, (rows <= last).astype(np.float32))
+
+
+def one_hot(labels, class_count):
+    """int (N,) -> float32 (N, C)."""
+    return (labels[:, None] == np.arange(class_count)).astype(np.float32)
 
 
 class Batches(MadeAhead):
@@ -171,9 +177,8 @@ class Batches(MadeAhead):
                 f"in equal parts; expected --batch-size {multiple(recipe.batch_size, least)}, and a photo for each"
             )
         self.photos, self.input_spec, self.recipe, self.seed, self.lesson = photos, input_spec, recipe, seed, lesson
-        class_count = len(input_spec.class_names)
-        self.one_hot = np.eye(class_count, dtype=np.float32)
-        weights = class_weights(photos.labels, class_count) if recipe.balanced else np.ones(class_count)
+        self.class_count = len(input_spec.class_names)
+        weights = class_weights(photos.labels, self.class_count) if recipe.balanced else np.ones(self.class_count)
         self.weights = weights.astype(np.float32)
 
     def __len__(self):
@@ -194,7 +199,7 @@ class Batches(MadeAhead):
         images, labels = self.photos.images[chosen], self.photos.labels[chosen]
         if crop:
             images = np.stack([seen(image, crop, *view) for image, view in zip(images, views, strict=True)])
-        targets, weights = self.one_hot[labels], self.weights[labels]  # (N, C), (N,)
+        targets, weights = one_hot(labels, self.class_count), self.weights[labels]  # (N, C), (N,)
         if self.lesson:
             targets = np.concatenate((targets, self.lesson.answers(chosen, images, labels)), axis=1)  # (N, 2 C)
         if self.recipe.mosaic:
