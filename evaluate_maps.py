@@ -130,7 +130,7 @@ def known_items(items, class_names):
 
 def known_settings(args):
     """What decides the results and is known before anything is loaded: dict."""
-    names = ("maps", "only", "sample", "steps", "fill", "preprocess", "size")
+    names = ("maps", "only", "sample", "steps", "fill", "preprocess", "interpolation", "size")
     return {"script": "evaluate_maps.py", **{name: getattr(args, name) for name in names}}
 
 

@@ -72,6 +72,7 @@ def known_settings(args, source):
         "model": str(source),
         **identity_of(source),
         "preprocess": args.preprocess,
+        "interpolation": args.interpolation,
         "dtype": args.dtype,
         **style_settings(args),
     }

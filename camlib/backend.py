@@ -17,10 +17,11 @@ def quiet_start():
 
     They are useful where a GPU is not found: set TF_CPP_MIN_LOG_LEVEL=0 to see them. Python's errors always show.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    wanted = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
+    if wanted == "0":
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = wanted or "2"
     screen = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -29,7 +30,8 @@ def quiet_start():
     finally:
         os.dup2(screen, 2)
         os.close(screen)
-        del os.environ["TF_CPP_MIN_LOG_LEVEL"]
+        if wanted is None:
+            del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
 
 class CannotStart(UserError, ImportError):

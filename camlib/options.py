@@ -11,6 +11,7 @@ from camlib.networks.reader import check_source
 from camlib.plots import OWN_COLOURS
 from camlib.preprocessing import (
     FLOAT_TYPES,
+    INTERPOLATIONS,
     OWN_PREPROCESSING,
     PREPROCESSING,
     PREPROCESSING_HELP,
@@ -42,6 +43,12 @@ def add_network_options(group):
         "--preprocess",
         metavar="|".join([*PREPROCESSING, *OWN_PREPROCESSING]),
         help="what a pixel of 0..255 becomes; default: what the file says. " + PREPROCESSING_HELP,
+    )
+    group.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        help="how photos are brought to the network's size; default: what the file says, or area. "
+        + "; ".join(f"{name}: {who}" for name, who in INTERPOLATIONS.items()),
     )
     group.add_argument("--class-names", type=Path, metavar="FILE", help="one class a line; default: what the file says")
     group.add_argument(
@@ -85,7 +92,7 @@ def add_head_options(group):
 def network_options(args):
     """What the user says of a network, as `Classifier.load` takes it: dict."""
     names = {"trust_model": "trust", "largest_model": "largest"}
-    given = ("preprocess", "class_names", "size", "dtype", "architecture", "trust_model", "largest_model")
+    given = ("preprocess", "interpolation", "class_names", "size", "dtype", "architecture", *names)
     heads = ("head", "region", "image_input", "other_inputs", "most_pixels") if hasattr(args, "head") else ()
     return {names.get(name, name): getattr(args, name) for name in (*given, *heads)}
 

@@ -14,6 +14,18 @@ from camlib.files import read_text
 
 # ---------------------------------------------------------------- pixels in
 
+# How photos are brought to a network's size: name -> who resizes so
+INTERPOLATIONS = {
+    "area": "averages over areas where a photo shrinks, bilinear where it grows",
+    "nearest": "load_img, flow_from_directory and tf.image.resize",
+    "bilinear": "image_dataset_from_directory, tf.image.resize and cv2.resize",
+    "bicubic": "tf.image.resize",
+    "lanczos": "lanczos3 of tf.image.resize",
+    "bilinear-antialiased": "Pillow, load_img and torchvision",
+    "bicubic-antialiased": "Pillow, load_img and torchvision",
+    "lanczos-antialiased": "Pillow, load_img and torchvision",
+    "cubic": "cv2.resize with INTER_CUBIC",
+}
 FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 # What a pixel becomes, by the names that Keras's applications use; torch: mean and standard deviation of ImageNet
 PREPROCESSING = {
@@ -41,7 +53,7 @@ class InputSpec:
         scale, offset: float, or list of one float per channel: the network's input is pixel * scale + offset, pixel in
             0..255.
         bgr: bool, the channels are turned to blue, green, red first.
-        interpolation: "area" or "cubic", how photos are resized; see `camlib.photos.resize_photo`.
+        interpolation: a key of INTERPOLATIONS, how photos are resized.
     """
 
     class_names: list
@@ -73,7 +85,8 @@ class InputSpec:
     def preprocessing(self):
         """What `prepare` does, in words."""
         order = {1: "grey", 3: "RGB"}.get(self.channels, f"{self.channels} channels") if not self.bgr else "BGR"
-        return f"{self.height}x{self.width} {order}, pixel * {numbers(self.scale)} + {numbers(self.offset)}"
+        resized = f", resized {self.interpolation}" if self.interpolation != "area" else ""
+        return f"{self.height}x{self.width} {order}{resized}, pixel * {numbers(self.scale)} + {numbers(self.offset)}"
 
 
 LARGEST_FACTOR = 1e30  # of a pixel, float32
@@ -104,8 +117,9 @@ def checked_input_spec(record):
             type(one) in (int, float) and math.isfinite(one) and abs(one) <= LARGEST_FACTOR for one in values
         ):
             raise ValueError(f"{name} {str(value)[:20]}; expected a number, or one per channel")
-    if type(input_spec.bgr) is not bool or input_spec.interpolation not in ("area", "cubic"):
-        raise ValueError(f"interpolation {str(input_spec.interpolation)[:20]}; expected area or cubic, and bgr or not")
+    if type(input_spec.bgr) is not bool or input_spec.interpolation not in list(INTERPOLATIONS):
+        expected = ", ".join(INTERPOLATIONS)
+        raise ValueError(f"interpolation {str(input_spec.interpolation)[:20]}; expected {expected}, and bgr or not")
     names = input_spec.class_names
     if type(names) is not list or not 1 <= len(names) <= MOST_CLASS_NAMES or len(set(names)) < len(names):
         raise ValueError("class names that are no list of different ones")
@@ -203,11 +217,11 @@ def numbers(value):
     return f"({', '.join(f'{one:.6g}' for one in value)})" if isinstance(value, list) else f"{value:.6g}"
 
 
-OWN_PREPROCESSING = ("SCALE,OFFSET", "mean=R,G,B,std=R,G,B")  # what the user may write instead of a name
+OWN_PREPROCESSING = ("[bgr,]SCALE,OFFSET", "[bgr,]mean=R,G,B,std=R,G,B")  # what the user may write instead of a name
 PREPROCESSING_HELP = (
     "SCALE,OFFSET: pixel * SCALE + OFFSET; mean=R,G,B,std=R,G,B: (pixel / 255 - mean) / std, as in PyTorch, or "
     "(pixel - mean) / std where a number above 1 shows that they are of pixels of 0..255; one number is for all "
-    "channels"
+    "channels; bgr, before it: of pixels as cv2.imread has them, with the numbers in this order too"
 )
 
 
@@ -219,17 +233,20 @@ def parse_preprocessing(text):
     """
     if text in PREPROCESSING:
         return PREPROCESSING[text]
+    words = text.removeprefix("bgr,")
+    if words in PREPROCESSING and not isinstance(PREPROCESSING[words]["offset"], list):
+        return PREPROCESSING[words] | {"bgr": True}
     try:
-        if statistics := re.fullmatch("mean=(.+),std=(.+)", text):
+        if statistics := re.fullmatch("mean=(.+),std=(.+)", words):
             scale, offset = standardising(*(channel_numbers(part) for part in statistics.groups()), text)
         else:
-            scale, offset = (channel_numbers(part) for part in text.split(","))
+            scale, offset = (channel_numbers(part) for part in words.split(","))
     except ValueError as error:
         known = ", ".join(PREPROCESSING)
         raise UserError(
             f"--preprocess {text} is unknown; expected {known}, or two numbers {' or '.join(OWN_PREPROCESSING)}"
         ) from error
-    return {"scale": scale, "offset": offset, "bgr": False}
+    return {"scale": scale, "offset": offset, "bgr": words != text}
 
 
 def channel_numbers(text):

@@ -156,7 +156,7 @@ def pooled_classifier(network):
         seen.append(pooled_scores(network, images))
         return seen[-1][0]
 
-    height, width, channels = network.input_shape[1:]
+    height, width, channels = (*network.input_shape[1:], 1)[:3]  # grey photos may have no axis of channels
     traced(look, (1, height or ANY_SIDE, width or ANY_SIDE, channels))
     _, pooling, dense, before, place = seen[-1]
     if pooling is None:

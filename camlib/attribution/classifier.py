@@ -12,7 +12,8 @@ from keras import layers, ops
 
 from camlib.attribution.heads import signature_of
 from camlib.attribution.inspection import check_axes, inspect_network, some_of
-from camlib.backend import has_float64, usual_settings
+from camlib.attribution.tracing import trace_calls
+from camlib.backend import has_float64, traced, usual_settings
 from camlib.console import UserError, did_you_mean
 from camlib.files import MOST_PIXELS
 from camlib.networks.checkpoint import load_network
@@ -20,6 +21,7 @@ from camlib.photos import as_photos, network_input
 from camlib.preprocessing import (
     FLOAT_TYPES,
     IMAGENET_GROUPS,
+    INTERPOLATIONS,
     ORIGINAL_CLASSES,
     OWN_PREPROCESSING,
     PREPROCESSING,
@@ -42,6 +44,7 @@ class NetworkOptions:
 
     Attributes:
         preprocess: str, what becomes of a pixel of 0..255, as after --preprocess.
+        interpolation: a key of INTERPOLATIONS, how photos are resized.
         class_names: list of str, or Path of a text file, one class a line.
         size: (height, width) of the network's input where it is open.
         dtype: one of FLOAT_TYPES, what it computes in.
@@ -57,6 +60,7 @@ class NetworkOptions:
     """
 
     preprocess: str | None = None
+    interpolation: str | None = None
     class_names: Path | list | None = None
     size: tuple | None = None
     dtype: str | None = None
@@ -240,6 +244,8 @@ def input_shape_of(network, input_spec, size=None, image_input=None):
             f"the network {network.name!r} does not say what it takes; expected a functional one around it: image = "
             "keras.Input((height, width, 3)); keras.Model(image, network(image))"
         )
+    if isinstance(shape, tuple) and len(shape) == 3 and is_grey_without_channels(network, shape):
+        shape = (*shape, 1)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (1, 3):
         raise UserError(f"the network {network.name!r} takes {shape}; expected one input of photos, (N, H, W, 1 or 3)")
     own = size or ((input_spec.height, input_spec.width) if input_spec else (None, None))
@@ -251,6 +257,23 @@ def input_shape_of(network, input_spec, size=None, image_input=None):
     if size and (height, width) != size:
         raise UserError(f"--size {size_name(*size)}: the network {network.name!r} takes {height}x{width} only")
     return height, width, shape[3]
+
+
+def is_grey_without_channels(network, shape):
+    """Whether a network's input (N, H, W) becomes (N, H, W, 1) in it: grey photos, from which Keras drops the 1."""
+    if None in shape[1:]:
+        return False
+    seen = []
+
+    def look(images):
+        with trace_calls() as trace:
+            outputs = network(images, training=False)
+        sizes = (tuple(getattr(call.output, "shape", ()))[1:] for call in trace.calls)
+        seen.append([size for size in sizes if len(size) == 3])
+        return outputs
+
+    traced(look, (1, *shape[1:]))
+    return seen[-1][:1] == [(*shape[1:], 1)]
 
 
 def own_dtype(network):
@@ -392,7 +415,10 @@ def complete_input_spec(input_spec, source, options, names, structure, shape):
         names = imagenet_names() if count == 1000 else numbered_names(count)
     if len(names) != count:
         raise UserError(f"{len(names):,} class names for {count:,} outputs of the network; expected one each")
-    interpolation = input_spec.interpolation if input_spec else "area"
+    interpolation = options.interpolation or (input_spec.interpolation if input_spec else "area")
+    if interpolation not in INTERPOLATIONS:
+        near = did_you_mean(str(interpolation), INTERPOLATIONS)
+        raise UserError(f"--interpolation {interpolation}{near} expected one of {', '.join(INTERPOLATIONS)}")
     return InputSpec(names, *shape, **preprocessing, interpolation=interpolation), origin
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-from keras import layers, ops
+from keras import Model, layers, ops
 from keras.src.layers.preprocessing.data_layer import DataLayer
 
 from camlib.attribution.guided import KNOWN_ACTIVATION, guided_rule
@@ -351,13 +351,14 @@ def target_of(trace, sizes, tokens, segments):
 def rescaling_of(trace):
     """`Structure.rescaling`: the layers that rescale pixels before anything else, augmentation aside.
 
-    What comes behind weights does not rescale pixels.
+    What comes behind weights does not rescale pixels. Layers of a nested network stand before it in the trace.
     """
     found = {}
     for path, layer, *_ in trace.calls:
+        nested = isinstance(layer, (Model, layers.Pipeline)) and not is_own_code(layer)
         if isinstance(layer, (layers.Rescaling, layers.Normalization)):
             found[path] = layer
-        elif not isinstance(layer, DataLayer) and (computes(layer) or getattr(layer, "weights", None)):
+        elif not isinstance(layer, DataLayer) and not nested and (computes(layer) or getattr(layer, "weights", None)):
             break
     return found
 

@@ -190,7 +190,7 @@ def rebuilt(config, trust, open_size):
         if not trust:
             refuse_unsafe(config)
             refuse_many_calls(config)
-        refuse_other_inputs(network_inputs(config))
+        refuse_other_inputs(network_inputs(config), json.dumps(config))
         config = open_input_size(config) if open_size else config
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise Refused(f"its description of the network cannot be read ({first_line(error)})") from error
@@ -256,11 +256,12 @@ def fill(network, contents):
 # ---------------------------------------------------------------- refusing
 
 
-def refuse_other_inputs(inputs):
+def refuse_other_inputs(inputs, text):
     """Raise Refused unless a network takes photos; what else it takes, `camlib.attribution.heads` asks for.
 
     Args:
         inputs: dict of name -> shape, as `network_inputs` reads them from the configuration.
+        text: str, the configuration.
     """
     expected = "expected one input of photos, (N, H, W, 1 or 3)"
     shapes = {name: tuple(shape) for name, shape in inputs.items() if shape}
@@ -270,6 +271,8 @@ def refuse_other_inputs(inputs):
         some = ", ".join(f"{name[:12]} {shape}" for name, shape in list(shapes.items())[:2])
         raise Refused(f"its network takes {len(shapes)} inputs ({some}), none of them photos; {expected}")
     (shape,) = shapes.values()
+    if len(shape) == 3 and (f'"target_shape": {json.dumps([*shape[1:], 1])}' in text or '"ExpandDims"' in text):
+        return  # grey photos, if that comes first
     kind = {2: "numbers", 3: "sequences", 5: "volumes or films"}.get(len(shape), "images of other channels")
     raise Refused(
         f"its network takes {shape}; {expected}, not {kind}. In Python, cut out the part that takes photos with "

@@ -194,7 +194,29 @@ def load_photos(parts, input_spec, cache, write=True):
         print(f"fewer than {FEW_TO_VALIDATE} photos to validate on: {shortened_list(few)}; their accuracy says little")
     if failed:
         print(f"{counted(len(failed), 'photo')} could not be read, the first {failed[0][0]}: {failed[0][1]}")
+    announce_repeated(parts, photos, {path for path, _ in failed})
     return photos, failed, sha256
+
+
+def announce_repeated(parts, photos, unread):
+    """Say which photos are in two classes, or both in train and val: of the same pixels at the network's size.
+
+    Args:
+        parts: as for `load_photos`.
+        photos: dict of name -> LabelledPhotos.
+        unread: set of the paths that could not be read.
+    """
+    seen, repeated = {}, {"two classes": [], "train and val": []}
+    for part, found in photos.items():
+        paths = [path for photo, _ in parts[part] if (path := str(photo.path)) not in unread]
+        for path, label, image in zip(paths, found.labels, found.images, strict=True):
+            first = seen.setdefault(hashlib.blake2b(image, digest_size=16).digest(), (label, part, path))
+            for kind, other, own in zip(repeated, first, (label, part), strict=False):
+                if other != own:
+                    repeated[kind].append(f"{path} is {first[-1]}")
+    for kind, pairs in repeated.items():
+        if pairs:
+            print(f"{counted(len(pairs), 'photo')} in {kind}: {shortened_list(pairs, 3)}")
 
 
 def load_labelled_photos(parts, input_spec, cache, write=True):

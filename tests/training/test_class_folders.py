@@ -31,7 +31,7 @@ def save(path, picture=None):
 
 
 def class_folders(root, counts, suffix=".png"):
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(list(root.name.encode()))  # other photos in val than in train
     for name, count in counts.items():
         for number in range(count):
             save(root / name / f"{number:03d}{suffix}", generator.integers(0, 255, (8, 8, 3), np.uint8))
@@ -225,6 +225,32 @@ def test_few_photos_to_validate_on_are_named(tmp_path, capsys):
         "fewer than 10 photos to validate on: ant 1, dog 9; their accuracy says little",
     ]
     assert len(photos["val"].labels) == 20 and failed == []
+
+
+def test_photos_in_two_classes_or_in_train_and_val_are_named(tmp_path, capsys):
+    """By their pixels, whatever their names and formats, and whatever could not be read before them."""
+    class_folders(tmp_path / "train", {"dog": 12, "cat": 12})
+    class_folders(tmp_path / "val", {"dog": 12, "cat": 12})
+    (tmp_path / "train" / "dog" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    once, again = tmp_path / "train" / "dog" / "003.png", tmp_path / "train" / "cat" / "same.png"
+    again.write_bytes(once.read_bytes())
+    for number in range(4):
+        with Image.open(tmp_path / "train" / "cat" / f"00{number}.png") as picture:
+            picture.save(tmp_path / "val" / "cat" / f"copy{number}.bmp")
+    names, *found = find_labelled_photos([tmp_path])
+    parts, input_spec = dict(zip(("train", "val"), found, strict=True)), SimpleNamespace(**vars(RGB_INPUT))
+    input_spec.class_names = names
+    expected = [
+        f"1 photo in two classes: {once} is {again}",
+        "4 photos in train and val: "
+        + ", ".join(
+            f"{tmp_path}/val/cat/copy{number}.bmp is {tmp_path}/train/cat/00{number}.png" for number in range(3)
+        )
+        + " and 1 more",
+    ]
+    for _ in range(2):  # the second time from the file of decoded photos
+        load_photos(parts, input_spec, tmp_path / "cache.npy")
+        assert capsys.readouterr().out.splitlines()[3:] == expected
 
 
 def test_where_the_photos_to_validate_on_are(tmp_path):

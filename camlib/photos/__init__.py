@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, ImageSequence
 
 from camlib.console import ROOT, UserError
 from camlib.files import MOST_PIXELS, RUN_FILE, is_stored, parse_place
+from camlib.photos.resizing import resize_photo
 from camlib.preprocessing import pixels_of_array, unit_of
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow makes of damaged tags is nothing to be done about
@@ -350,26 +351,6 @@ def to_rgb(picture):
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
-def resize_photo(image, height, width, interpolation="area"):
-    """Resize a photo.
-
-    Args:
-        image: uint8 (H, W) or (H, W, C).
-        height, width: int, pixels.
-        interpolation: "area" averages over areas where the photo shrinks and is bilinear where it grows; "cubic" is
-            OpenCV's bicubic, which skips pixels where the photo shrinks, as the original did.
-
-    Returns:
-        uint8 (height, width) or (height, width, C).
-    """
-    if interpolation == "cubic":
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    smaller = min(width, image.shape[1]), min(height, image.shape[0])
-    return cv2.resize(
-        cv2.resize(image, smaller, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_LINEAR
-    )
 
 
 def network_input(image, input_spec):
