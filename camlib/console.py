@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -48,6 +49,11 @@ def first_line(error):
     reason = re.split(r"Exception encountered:|Example error message for object .*:", text)[-1]
     line = (reason.strip() or text).splitlines()[0]
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
+
+
+def shown_shape(shape):
+    """A tensor's shape for a message, with N for the photos of a batch: (N, 224, 224, 3)."""
+    return f"(N, {', '.join('any' if side is None else str(side) for side in shape[1:])})"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -181,6 +187,8 @@ def run_script(main, go_on="the same command goes on from here"):
     who stopped it how to continue.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
+    warnings.filterwarnings("ignore", module=r"keras\.")  # to whoever built the network
+    warnings.formatwarning = lambda message, *_: f"note: {message}\n"
     try:
         with heeding_signals(go_on):
             sys.exit(main())

@@ -14,7 +14,7 @@ from camlib.attribution.heads import signature_of
 from camlib.attribution.inspection import check_axes, inspect_network, some_of
 from camlib.attribution.tracing import trace_calls
 from camlib.backend import has_float64, traced, usual_settings
-from camlib.console import UserError, did_you_mean
+from camlib.console import UserError, did_you_mean, shown_shape
 from camlib.files import MOST_PIXELS
 from camlib.networks.checkpoint import load_network
 from camlib.photos import as_photos, network_input
@@ -247,7 +247,8 @@ def input_shape_of(network, input_spec, size=None, image_input=None):
     if isinstance(shape, tuple) and len(shape) == 3 and is_grey_without_channels(network, shape):
         shape = (*shape, 1)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (1, 3):
-        raise UserError(f"the network {network.name!r} takes {shape}; expected one input of photos, (N, H, W, 1 or 3)")
+        found = shown_shape(shape) if isinstance(shape, tuple) else "several inputs"
+        raise UserError(f"the network {network.name!r} takes {found}; expected one input of photos, (N, H, W, 1 or 3)")
     own = size or ((input_spec.height, input_spec.width) if input_spec else (None, None))
     height, width = (fixed or wanted for fixed, wanted in zip(shape[1:3], own, strict=True))
     if height is None or width is None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.console import UserError, did_you_mean, first_line
+from camlib.console import UserError, did_you_mean, first_line, shown_shape
 from camlib.photos import PhotoError, read_photo
 
 
@@ -57,7 +57,7 @@ def output_named(network, outputs, wanted):
         return next(iter(heads.items()))
     if None in heads:
         raise UserError(f"--head {wanted}: the network {network.name!r} has one output only")
-    known = ", ".join(f"{name} {tuple(output.shape)}" for name, output in heads.items())
+    known = ", ".join(f"{name} {shown_shape(output.shape)}" for name, output in heads.items())
     if wanted is None:
         raise UserError(f"the network {network.name!r} has {len(heads)} outputs; expected --head with one of {known}")
     if wanted not in heads and str(wanted).isdecimal() and int(wanted) < len(heads):
@@ -121,7 +121,7 @@ def feed_of(network, image_input, other_inputs):
         if image_input or other_inputs:
             raise UserError(f"--image-input and --other-inputs: the network {network.name!r} has one input only")
         return Signature().feed
-    known = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
+    known = ", ".join(f"{name} {shown_shape(shape)}" for name, shape in inputs.items())
     if image_input not in inputs:
         found = f"--image-input {image_input} is none of them" if image_input else "one of them takes the photos"
         near = did_you_mean(image_input or "", inputs)

@@ -17,7 +17,7 @@ from camlib.attribution.heads import Signature, output_named, region_at
 from camlib.attribution.private_keras import SOFTMAXES
 from camlib.attribution.tracing import ATTENTION, ForwardPass, passes_on, tapped_run, trace_calls
 from camlib.backend import activation_operations, compiled, differentiate, traced
-from camlib.console import UserError, first_line
+from camlib.console import UserError, first_line, shown_shape
 from camlib.memory import check_memory, photo_memory
 
 POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
@@ -152,8 +152,8 @@ def inspect_network(network, shape, signature=None):
     head, outputs = output_named(network, all_outputs, signature.head)
     if not is_scores(outputs):
         raise UserError(
-            f"the network {network.name!r} returns shape {tuple(outputs.shape)}; expected scores of shape (N, classes)"
-            ", or (N, h, w, classes) of a segmentation"
+            f"the network {network.name!r} returns shape {shown_shape(outputs.shape)}; expected scores of shape "
+            "(N, classes), or (N, h, w, classes) of a segmentation"
         )
     last = trace.output_activation(outputs)
     if last is None:

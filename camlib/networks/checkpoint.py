@@ -14,7 +14,7 @@ from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
 from keras.src.saving import saving_lib
 
 from camlib.backend import usual_settings
-from camlib.console import UserError, first_line, shown_path
+from camlib.console import UserError, first_line, shown_path, shown_shape
 from camlib.files import read_text, write_whole
 from camlib.networks import application_named
 from camlib.networks.allowlist import DO_NOT_FIT, give_memory, parsed, refuse_many_calls, refuse_unsafe, without_memory
@@ -23,7 +23,7 @@ from camlib.networks.architectures import original_network
 from camlib.networks.keras2_config import network_inputs, up_to_date
 from camlib.networks.keras2_operations import Refused
 from camlib.networks.keras2_weights import load_weights
-from camlib.networks.reader import read_contents
+from camlib.networks.reader import MODEL_EXPECTED, read_contents
 from camlib.preprocessing import ORIGINAL_CLASSES, InputSpec, checked_input_spec
 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
@@ -65,7 +65,8 @@ def load_network(source, trust=False, architecture=None, largest=None):
         raise UserError(f"{shown_path(path)} describes its network itself; expected no --architecture")
     with named_refusals(path):
         if contents.weights_refused:
-            raise Refused(f"{DO_NOT_FIT} ({first_line(contents.weights_refused)})")
+            found = "its weights cannot be read" if config else "it is no file of Keras's"
+            raise Refused(f"{found} ({first_line(contents.weights_refused)}); {MODEL_EXPECTED}")
     if config is None and not architecture and (name := application_of_file(path, contents.names)):
         with contents.as_hdf5(path.name if path.name.endswith(".h5") else "network.h5") as weights:
             return load_application(name, path, weights)
@@ -268,15 +269,15 @@ def refuse_other_inputs(inputs, text):
     if not shapes or any(len(shape) == 4 and shape[3] in (1, 3) for shape in shapes.values()):
         return
     if len(shapes) > 1:
-        some = ", ".join(f"{name[:12]} {shape}" for name, shape in list(shapes.items())[:2])
+        some = ", ".join(f"{name[:12]} {shown_shape(shape)}" for name, shape in list(shapes.items())[:2])
         raise Refused(f"its network takes {len(shapes)} inputs ({some}), none of them photos; {expected}")
     (shape,) = shapes.values()
     if len(shape) == 3 and (f'"target_shape": {json.dumps([*shape[1:], 1])}' in text or '"ExpandDims"' in text):
         return  # grey photos, if that comes first
     kind = {2: "numbers", 3: "sequences", 5: "volumes or films"}.get(len(shape), "images of other channels")
     raise Refused(
-        f"its network takes {shape}; {expected}, not {kind}. In Python, cut out the part that takes photos with "
-        "keras.Model and call explain of camlib"
+        f"its network takes {shown_shape(shape)}; {expected}, not {kind}. In Python, cut out the part that takes "
+        "photos with keras.Model and call explain of camlib"
     )
 
 

@@ -17,15 +17,29 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
-from camlib.console import ROOT, UserError
+from camlib.console import ROOT, UserError, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, is_stored, parse_place
+from camlib.photos.decoding import (
+    PhotoError,
+    beginning,
+    deep_colours,
+    grey_in_eight_bits,
+    has_deep_colours,
+    has_dicom_reader,
+    is_dicom,
+    read_dicom,
+    unreadable_kind,
+)
 from camlib.photos.resizing import resize_photo
 from camlib.preprocessing import pixels_of_array, unit_of
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow makes of damaged tags is nothing to be done about
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictures in a file, as phones write
 # A file with one of these suffixes is meant as a photo: what cannot be read is reported, not passed over.
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".avif"}
+PHOTO_SUFFIXES = set(
+    ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .gif .heic .heif .hif .avif .jp2 .j2k .jpf .jpx .jxl .ppm .pgm "
+    ".pbm .pnm .dcm .dicom .psd .tga .exr .cr2 .cr3 .nef .arw .dng .raf .orf .rw2".split()
+)
 DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only makes the files larger
 SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
 RUN_SUFFIXES = (".jpg", ".npy", ".csv", ".json")  # of the files that runs write beside photos' folders, and in them
@@ -33,10 +47,6 @@ SHIPPED_PHOTOS = ROOT / "data" / "photos"  # 66, with boxes; what scripts take w
 MOST_PAGES = 1000  # of a TIFF, that are looked at
 WEIGHT_OF_COEFFICIENTS = 0.3  # of a pixel of a progressive JPEG, which is kept whole at whatever scale it is decoded
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows nothing of reduced scales; `check_pixels` counts every picture
-
-
-class PhotoError(Exception):
-    """A photo that cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +136,14 @@ def pixels_of(one, channels):
 
 
 def is_photo(path):
-    """Tell by its first bytes whether a file is a JPEG, PNG, BMP, WebP or TIFF picture; no, if it cannot be read."""
+    """Tell by its first bytes whether a file is a JPEG, PNG, BMP, WebP, TIFF or DICOM picture; no, if none is read."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(16)
+        head = beginning(path, 132)
     except OSError:
         return False
     return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"))
+        is_dicom(head)
+        or head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
         or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
     )
@@ -235,12 +245,12 @@ def name_without_suffix(name):
 def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
     """Decode a photo to upright RGB.
 
-    EXIF rotation is applied, transparency is laid on white, CMYK, palettes and 16 bits are converted to RGB of
-    8 bits. With `shorter_side`, a JPEG is decoded at the smallest of 1/8, 1/4, 1/2 that still has at least that
-    many pixels on its shorter side, which is several times faster for large photos.
+    EXIF rotation is applied, transparency is laid on white, CMYK, palettes and 10 to 16 bits are converted to RGB of
+    8 bits (`camlib.photos.decoding`). With `shorter_side`, a JPEG is decoded at the smallest of 1/8, 1/4, 1/2 that
+    still has at least that many pixels on its shorter side, which is several times faster for large photos.
 
     Args:
-        path: Path or UPath of a JPEG, PNG, BMP, WebP or TIFF file, whatever its name; or a BytesIO that holds one.
+        path: Path or UPath of a JPEG, PNG, BMP, WebP, TIFF or DICOM file, of any name; or a BytesIO that holds one.
         shorter_side: int, pixels that will be needed, or None for full size.
         most_pixels: int, that may be decoded.
 
@@ -260,8 +270,10 @@ def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
             check_pixels(picture, most_pixels)
+            deep = has_deep_colours(picture)  # which is no longer told when it is loaded
             picture.load()
             refuse_what_is_left_out(picture)
+            picture = deep_colours(source, picture) if deep else picture
             ImageOps.exif_transpose(picture, in_place=True)
             return np.asarray(to_rgb(picture))
     except FileNotFoundError:
@@ -269,11 +281,29 @@ def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
     except PermissionError:
         raise PhotoError("no permission to read it") from None
     except Image.UnidentifiedImageError:
-        raise PhotoError("damaged" if in_memory else unreadable_kind(path)) from None
+        return read_other_kind(path, source, most_pixels)
     except PhotoError:
         raise
     except Exception as error:  # decoders meet damaged bytes with errors of almost every class
         raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})".replace("\n", " ")) from error
+
+
+def read_other_kind(path, source, most_pixels):
+    """A photo that Pillow does not know: DICOM, where pydicom is installed; the arguments as for `read_photo`.
+
+    Raises:
+        PhotoError: it is no DICOM picture, or a damaged one.
+    """
+    if isinstance(path, io.BytesIO):
+        raise PhotoError("damaged")
+    if not is_dicom(beginning(path, 132)) or not has_dicom_reader():
+        raise PhotoError(unreadable_kind(path))
+    try:
+        return read_dicom(source, most_pixels)
+    except PhotoError:
+        raise
+    except Exception as error:  # as Pillow's decoders
+        raise PhotoError(f"a DICOM picture that cannot be read ({first_line(error)})") from error
 
 
 def check_pixels(picture, most_pixels):
@@ -326,26 +356,10 @@ def modified_of(path):
         return None
 
 
-def unreadable_kind(path):
-    """What a file is that is no picture, as a reason."""
-    with path.open("rb") if is_stored(path) else open(path, "rb") as file:
-        head = file.read(6)
-    if head == b"\x93NUMPY":
-        return "a NumPy array; expected a picture: save its photo as PNG or TIFF, 8 bits, grey or RGB"
-    if head.startswith((b"II*\0", b"MM\0*")):
-        return "a TIFF of bands, bits or layout that cannot be read; expected grey or RGB, 8 or 16 bits"
-    return "not a JPEG, PNG, BMP, WebP or TIFF picture"
-
-
 def to_rgb(picture):
     """Convert a Pillow picture of any mode to mode RGB."""
-    if picture.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips instead of scaling
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
-            raise PhotoError("32-bit grey values; convert it to 8 or 16 bits")
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        raise PhotoError("floating-point grey values; convert it to 8 or 16 bits")
+    if picture.mode.startswith("I") or picture.mode == "F":  # Pillow's own conversion clips instead of scaling
+        return Image.fromarray(grey_in_eight_bits(np.asarray(picture))).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

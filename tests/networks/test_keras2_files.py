@@ -516,15 +516,15 @@ def test_names_that_hide_a_class_are_refused(tmp_path):
     ("build", "message"),
     [
         (lambda: keras.Sequential([keras.Input((10, 4)), layers.LSTM(3), layers.Dense(2)]),
-         r"takes \(None, 10, 4\); expected one input of photos, \(N, H, W, 1 or 3\), not sequences.*cut out the part"),
-        (lambda: keras.Sequential([keras.Input((10,)), layers.Dense(2)]), r"takes \(None, 10\); .*not numbers"),
+         r"takes \(N, 10, 4\); expected one input of photos, \(N, H, W, 1 or 3\), not sequences.*cut out the part"),
+        (lambda: keras.Sequential([keras.Input((10,)), layers.Dense(2)]), r"takes \(N, 10\); .*not numbers"),
         (lambda: keras.Sequential([keras.Input((4, 8, 8, 3)), layers.Conv3D(2, 3), layers.Flatten(), layers.Dense(2)]),
-         r"takes \(None, 4, 8, 8, 3\); .*not volumes or films"),
+         r"takes \(N, 4, 8, 8, 3\); .*not volumes or films"),
         (lambda: keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)]),
          "not images of other channels"),
         (lambda: keras.Model([first := keras.Input((8, 3), name="track"), other := keras.Input((4,), name="age")],
                              layers.Dense(2)(layers.Concatenate()([layers.Flatten()(first), other]))),
-         r"takes 2 inputs \(track \(None, 8, 3\), age \(None, 4\)\), none of them photos; expected one input"),
+         r"takes 2 inputs \(track \(N, 8, 3\), age \(N, 4\)\), none of them photos; expected one input"),
     ],
 )  # fmt: skip
 def test_inputs_that_are_no_photos_are_told_before_anything_is_rebuilt(tmp_path, monkeypatch, build, message):
