@@ -59,7 +59,7 @@ def test_a_head_is_explained_as_if_it_were_alone(two_outputs):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (None, "has 2 outputs; expected --head with one of boxes .*4.*, kind .*3"),
+        (None, r"has 2 outputs; expected --head with one of boxes \(N, .*4\), kind \(N, 3\)"),
         ("kin", "--head kin is no output"),
         ("2", "--head 2 is no output"),
     ],

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import hostile_files as hostile
 import keras
 import numpy as np
@@ -233,6 +234,12 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path, monkeypatch):
 def test_arrays_that_the_file_does_not_hold_are_refused(tmp_path, write, message):
     assert message in index_of(write(tmp_path / "net.h5"))["weights_refused"]
     refused(tmp_path / "net.h5", "weights cannot be read")
+
+
+def test_hdf5_files_of_other_programs_are_called_so(tmp_path):
+    with h5py.File(tmp_path / "table.h5", "w") as file:
+        file["names"], file["values"] = ["a", "b"], np.zeros(3, [("x", "f4"), ("y", "i4")])
+    refused(tmp_path / "table.h5", "it is no file of Keras's .*; expected a .keras or .h5 file")
 
 
 @pytest.mark.parametrize("how", ["soft link", "external link", "external storage", "virtual", "plugin", "text"])
