@@ -82,10 +82,13 @@ def box_overlaps(values, boxes, thresholds=BOX_THRESHOLDS):
 
 def box_around(mask):
     """(x0, y0, x1, y1) around the largest connected part (8 neighbours) of a mask with at least one pixel."""
+    mask = mask.astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(mask)  # what lies beyond has no parts: less to look through
+    mask = mask[top : top + height, left : left + width]
     settings = 8, cv2.CV_32S, cv2.CCL_GRANA  # three times as fast as the default
-    _, _, found, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask.astype(np.uint8), *settings)
+    _, _, found, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask, *settings)
     x, y, width, height, _ = found[1 + found[1:, cv2.CC_STAT_AREA].argmax()]  # the first is the background
-    return x, y, x + width, y + height
+    return left + x, top + y, left + x + width, top + y + height
 
 
 def box_iou(a, b):
