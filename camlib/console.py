@@ -45,7 +45,7 @@ def first_line(error):
     Keras repeats a message at each level that it passes through, behind the whole configuration of a layer.
     """
     text = str(error).strip() or type(error).__name__
-    reason = re.split(r"Exception encountered:|Example error message for object .*:", text)[-1]
+    reason = re.split(r"Exception encountered:|Example error message for object .{0,200}:", text)[-1]
     line = (reason.strip() or text).splitlines()[0]
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 

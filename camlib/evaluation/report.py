@@ -1,6 +1,6 @@
 """The report of an evaluation: tables with intervals, figures, and one page. Imports neither Keras nor TensorFlow."""
 
-import re
+import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -255,7 +255,7 @@ def groups_of(records):
 
 def collection_of(photo):
     """The collection a photo comes from: its file's name without the number at the end."""
-    return re.sub(r"[ _-]*\d+$", "", Path(photo).stem) or "numbered"
+    return Path(photo).stem.rstrip(string.digits).rstrip(" _-") or "numbered"
 
 
 def write_tables(output, tables, network_rows):
