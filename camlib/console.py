@@ -32,11 +32,32 @@ SECONDS_TO_FINISH = 4  # the batch, after SIGTERM; schedulers kill what is there
 SHOW_CURSOR = "\x1b[?25h"
 
 
-class UserError(Exception):
-    """Something the user can mend; the message says what was found, what was expected and what to do."""
-
-
 LONGEST_REASON = 120  # characters of another library's words in a message of our own
+LONGEST_WORD, LONGEST_MESSAGE = 300, 2000  # characters; the longest name of a file has 255
+# Line breaks, what moves a terminal's cursor, and what turns the direction of letters
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def one_line(text):
+    """A message with names of anybody's in it: control characters written out, and the middle of long words cut."""
+    plain = UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+    short = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: without_middle(found[0], LONGEST_WORD), plain)
+    return without_middle(short, LONGEST_MESSAGE)
+
+
+def without_middle(text, most):
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
+class OneLineError(Exception):
+    """An error whose message is one line, whatever names are in it."""
+
+    def __str__(self):
+        return one_line(super().__str__())
+
+
+class UserError(OneLineError):
+    """Something the user can mend; the message says what was found, what was expected and what to do."""
 
 
 def first_line(error):
@@ -74,7 +95,7 @@ class ArgumentParser(argparse.ArgumentParser):
             )
 
     def error(self, message):
-        message = message if message.endswith((";", "?")) else f"{message};"
+        message = one_line(message if message.endswith((";", "?")) else f"{message};")
         self.exit(EXIT_BAD_USAGE, f"error: {message} see {command(sys.argv[0], '--help')}\n")
 
     def require(self, settings, **least):
@@ -189,7 +210,7 @@ def run_script(main, go_on="the same command goes on from here"):
     except Exception as error:
         if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error):
             raise
-        print(f"error: {words_of(error, go_on)}", file=sys.stderr)
+        print(f"error: {one_line(words_of(error, go_on))}", file=sys.stderr)
         sys.exit(EXIT_BAD_USAGE)
 
 

@@ -7,9 +7,11 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, ended_within
 
 from camlib import console
+from camlib.photos import PhotoError
+from camlib.runs.maps import MapError
 
 pytestmark = pytest.mark.any_backend
 HEADER, ROWS = ["map", "pointing", "energy"], [["cam", "0.915", "1.5"], ["grad-cam [block3]", "0.7", "10.25"]]
@@ -29,6 +31,29 @@ def test_columns_that_do_not_fit_are_named(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "10.25" not in out and "0.915" in out
     assert out.splitlines()[-1] == "(1 more column does not fit: energy)"
+
+
+@pytest.mark.parametrize("kind", [console.UserError, PhotoError, MapError])
+def test_a_message_is_one_line_whatever_names_are_in_it(kind):
+    odd = str(kind("a\nb\x1b[2J\u202eg\0\x85 " + "c" * 5000 + " expected d"))
+    assert odd.isprintable() and len(odd) < 400 and odd.startswith("a\\nb\\x1b[2J") and odd.endswith(" expected d")
+    assert len(str(kind("c " * 50_000))) < 2100
+    plain = f"{'d' * 255}/héé ☂.jpg does not exist; expected a photo"
+    assert str(kind(plain)) == plain
+
+
+def test_errors_of_the_system_are_one_line(end_of):
+    def raises(_):
+        raise OSError(22, "Invalid", "a\nb" * 2000)
+
+    code, said = end_of(raises, [])
+    assert code == 2 and said.startswith("error: [Errno 22]") and said.count("\n") == 1 and len(said) < 400
+
+
+@pytest.mark.parametrize("text", ["Example error message for object ", "Exception encountered:", "a:\n"])
+def test_the_reason_in_a_long_message_is_found_soon(text):
+    with ended_within(20):
+        assert len(console.first_line(ValueError(text * (4_000_000 // len(text))))) <= console.LONGEST_REASON
 
 
 # ---------------------------------------------------------------- ended by a signal

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from camlib.attribution import METHODS, titles_of
-from camlib.console import UserError, first_line
+from camlib.console import OneLineError, UserError, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
 from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
 from camlib.plots import is_gradient
@@ -136,7 +136,7 @@ CLASSES_SHOWN = 8  # shown at once; of more, the most probable
 UNSURE_BELOW = 0.55  # probability: 2.7 and 4.7 % of the shipped networks' right answers on 1,044 photos have less
 
 
-class MapError(Exception):
+class MapError(OneLineError):
     """A map that cannot be shown; the message is the reason."""
 
 
