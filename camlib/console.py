@@ -199,19 +199,52 @@ def run_script(main, go_on="the same command goes on from here"):
 
     What ends it in an orderly way, SIGTERM and SIGHUP, makes 143 and 129 of it. An error of the operating system (a
     full disk, a folder that may not be written) and memory that runs out are the user's to mend as well. `go_on` tells
-    who stopped it how to continue.
+    who stopped it how to continue. Who reads no more of what is printed, as `head`, ends it without a word.
     """
+    open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
         with heeding_signals(go_on):
-            sys.exit(main())
+            try:
+                check_folder()
+                sys.exit(main())
+            finally:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         stop(go_on)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes it again, and complains
+        sys.exit(EXIT_OF_SIGNALS + signal.SIGPIPE)
     except Exception as error:
         if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error):
             raise
-        print(f"error: {one_line(words_of(error, go_on))}", file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"error: {one_line(words_of(error, go_on))}", file=sys.stderr)
         sys.exit(EXIT_BAD_USAGE)
+
+
+def open_closed_streams():
+    """Open what cron or a daemon closed, to nowhere: the next file that is opened would get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                number = nowhere  # something else has its number already
+            if number != nowhere:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def check_folder():
+    """Raise UserError where the folder that the script was started in has been removed since."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the folder {os.environ.get('PWD', 'of this shell')} is not there any more; expected one that is: cd to it"
+        ) from error
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)

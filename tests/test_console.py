@@ -56,6 +56,70 @@ def test_the_reason_in_a_long_message_is_found_soon(text):
         assert len(console.first_line(ValueError(text * (4_000_000 // len(text))))) <= console.LONGEST_REASON
 
 
+# ---------------------------------------------------------------- streams
+
+WRITES = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from camlib.console import UserError, run_script
+
+def main():
+    print("a line" * int(sys.argv[2]))
+    print("another", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        print("and more")
+        file.write("whole")
+    if sys.argv[3:]:
+        raise UserError("found; expected")
+    return 0
+
+run_script(main)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the redirections are those of sh")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", "<&- 2>&-"])
+@pytest.mark.parametrize("code", [0, 2])
+def test_closed_streams_change_nothing(tmp_path, closed, code):
+    """As under cron, or a daemon; what is printed does not end in the file that is opened next."""
+    words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), "1", *["error"] * (code > 0)]
+    ended = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *words], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code and (tmp_path / "file").read_text() == "whole", ended
+    assert ended.stdout == ("" if " >&-" in f" {closed}" else "a line\nand more\n")
+    assert ended.stderr == ("" if "2>" in closed else "another\n" + "error: found; expected\n" * (code > 0))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_a_broken_pipe_ends_the_script_quietly(tmp_path, count):
+    words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), str(count)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert ended.returncode == 128 + signal.SIGPIPE and ended.stderr in ("", "another\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has this device")
+def test_a_full_disk_under_what_is_printed_is_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), "1"]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ended.returncode == 2 and "error: a file could not be written (No space" in ended.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder in use")
+def test_a_folder_that_was_removed_is_named(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), "1"]
+    command = 'cd "$1"; rmdir "$1"; shift; "$@"'
+    ended = subprocess.run(["sh", "-c", command, "sh", gone, *words], capture_output=True, text=True, timeout=60)
+    expected = f"error: the folder {gone} is not there any more; expected one that is: cd to it\n"
+    assert (ended.returncode, ended.stderr) == (2, expected)
+
+
 # ---------------------------------------------------------------- ended by a signal
 
 SECONDS = 1.5  # that a batch gets here
