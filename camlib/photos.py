@@ -256,7 +256,7 @@ def modified_of(path):
     """When a file was changed last, in seconds since 1970; None if it cannot be told."""
     try:
         return path.stat().st_mtime
-    except (OSError, AttributeError):  # some stores of objects know no time
+    except (OSError, ValueError, AttributeError):  # some stores of objects know no time
         return None
 
 

@@ -38,12 +38,18 @@ class Truth(NamedTuple):
 
 
 def truth_of(item, shape):
-    """The Truth of an item with an annotation at the size (H, W) of a picture; None without."""
+    """The Truth of an item with an annotation at the size (H, W) of a picture; None without.
+
+    Raises:
+        PhotoError: its mask cannot be read, or marks nothing.
+    """
     if not item.annotation:
         return None
     inside = item.annotation.inside(*shape, item.most_pixels)
     boxes = item.annotation.boxes_in(*shape)
-    if not boxes and inside.any():
+    if not boxes:
+        if not inside.any():
+            raise PhotoError(f"its mask {item.annotation.mask} marks nothing")
         y, x = np.nonzero(inside)
         boxes = [(x.min(), y.min(), x.max() + 1, y.max() + 1)]
     tolerance = metrics.MOST_TOLERANCE * shape[1] / item.annotation.width

@@ -103,8 +103,8 @@ def record(**changes):
     return json.dumps([good, good | changes])
 
 
-VOC_FORM = """<annotation><filename>{file}</filename><size><width>9</width><height>9</height></size><object><name>dog</name>
-<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object><object>{object}</object>
+VOC_FORM = """<annotation><filename>{file}</filename><size><width>9</width><height>9</height></size><object>
+<name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object><object>{object}</object>
 </annotation>"""
 BOX = "<bndbox><xmin>{0}</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
 BAD_RECORDS = {
