@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
-from camlib.console import ROOT, UserError
+from camlib.console import ROOT, OneLineError, UserError
 from camlib.files import MOST_PIXELS, RUN_FILE, is_stored
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow makes of damaged tags is nothing to be done about
@@ -33,7 +33,7 @@ WEIGHT_OF_COEFFICIENTS = 0.3  # of a pixel of a progressive JPEG, which is kept 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows nothing of reduced scales; `check_pixels` counts every picture
 
 
-class PhotoError(Exception):
+class PhotoError(OneLineError):
     """A photo that cannot be used; the message is the reason."""
 
 
@@ -207,7 +207,7 @@ def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
     except PhotoError:
         raise
     except Exception as error:  # decoders meet damaged bytes with errors of almost every class
-        raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})".replace("\n", " ")) from error
+        raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})") from error
 
 
 def check_pixels(picture, most_pixels):
@@ -256,7 +256,7 @@ def modified_of(path):
     """When a file was changed last, in seconds since 1970; None if it cannot be told."""
     try:
         return path.stat().st_mtime
-    except (OSError, AttributeError):  # some stores of objects know no time
+    except (OSError, ValueError, AttributeError):  # some stores of objects know no time
         return None
 
 

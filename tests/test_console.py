@@ -7,9 +7,11 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, ended_within
 
 from camlib import console
+from camlib.photos import PhotoError
+from camlib.runs.maps import MapError
 
 pytestmark = pytest.mark.any_backend
 HEADER, ROWS = ["map", "pointing", "energy"], [["cam", "0.915", "1.5"], ["grad-cam [block3]", "0.7", "10.25"]]
@@ -29,6 +31,93 @@ def test_columns_that_do_not_fit_are_named(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "10.25" not in out and "0.915" in out
     assert out.splitlines()[-1] == "(1 more column does not fit: energy)"
+
+
+@pytest.mark.parametrize("kind", [console.UserError, PhotoError, MapError])
+def test_a_message_is_one_line_whatever_names_are_in_it(kind):
+    odd = str(kind("a\nb\x1b[2J\u202eg\0\x85 " + "c" * 5000 + " expected d"))
+    assert odd.isprintable() and len(odd) < 400 and odd.startswith("a\\nb\\x1b[2J") and odd.endswith(" expected d")
+    assert len(str(kind("c " * 50_000))) < 2100
+    plain = f"{'d' * 255}/héé ☂.jpg does not exist; expected a photo"
+    assert str(kind(plain)) == plain
+
+
+def test_errors_of_the_system_are_one_line(end_of):
+    def raises(_):
+        raise OSError(22, "Invalid", "a\nb" * 2000)
+
+    code, said = end_of(raises, [])
+    assert code == 2 and said.startswith("error: [Errno 22]") and said.count("\n") == 1 and len(said) < 400
+
+
+@pytest.mark.parametrize("text", ["Example error message for object ", "Exception encountered:", "a:\n"])
+def test_the_reason_in_a_long_message_is_found_soon(text):
+    with ended_within(20):
+        assert len(console.first_line(ValueError(text * (4_000_000 // len(text))))) <= console.LONGEST_REASON
+
+
+# ---------------------------------------------------------------- streams
+
+WRITES = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from camlib.console import UserError, run_script
+
+def main():
+    print("a line" * int(sys.argv[2]))
+    print("another", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        print("and more")
+        file.write("whole")
+    if sys.argv[3:]:
+        raise UserError("found; expected")
+    return 0
+
+run_script(main)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the redirections are those of sh")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", "<&- 2>&-"])
+@pytest.mark.parametrize("code", [0, 2])
+def test_closed_streams_change_nothing(tmp_path, closed, code):
+    """As under cron, or a daemon; what is printed does not end in the file that is opened next."""
+    words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), "1", *["error"] * (code > 0)]
+    ended = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *words], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code and (tmp_path / "file").read_text() == "whole", ended
+    assert ended.stdout == ("" if " >&-" in f" {closed}" else "a line\nand more\n")
+    assert ended.stderr == ("" if "2>" in closed else "another\n" + "error: found; expected\n" * (code > 0))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_a_broken_pipe_ends_the_script_quietly(tmp_path, count):
+    words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), str(count)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert ended.returncode == 128 + signal.SIGPIPE and ended.stderr in ("", "another\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has this device")
+def test_a_full_disk_under_what_is_printed_is_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), "1"]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ended.returncode == 2 and "error: a file could not be written (No space" in ended.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder in use")
+def test_a_folder_that_was_removed_is_named(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), "1"]
+    command = 'cd "$1"; rmdir "$1"; shift; "$@"'
+    ended = subprocess.run(["sh", "-c", command, "sh", gone, *words], capture_output=True, text=True, timeout=60)
+    expected = f"error: the folder {gone} is not there any more; expected one that is: cd to it\n"
+    assert (ended.returncode, ended.stderr) == (2, expected)
 
 
 # ---------------------------------------------------------------- ended by a signal

@@ -77,7 +77,8 @@ def box_overlaps(values, boxes, thresholds=BOX_THRESHOLDS):
     if not q.any():
         return np.zeros(len(thresholds))
     found = [box_around(q >= threshold) for threshold in np.float32(thresholds)]  # in float32, as q: ties are kept
-    return np.array([max(box_iou(one, box) for box in boxes) for one in found])
+    sides = np.array(boxes, np.float64).T  # (4, B)
+    return np.array([box_iou(one, sides).max() for one in found])
 
 
 def box_around(mask):
@@ -92,12 +93,12 @@ def box_around(mask):
 
 
 def box_iou(a, b):
-    """Intersection over union of two boxes (x0, y0, x1, y1)."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    intersection = max(width, 0) * max(height, 0)
+    """Intersection over union of two boxes (x0, y0, x1, y1), or of one with B others, whose sides are float (B,)."""
+    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
+    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    return intersection / union if union > 0 else 0.0
+    return intersection / np.where(union > 0, union, np.inf)
 
 
 def pixel_counts(values, inside):

@@ -1,6 +1,6 @@
 """The report of an evaluation: tables with intervals, figures, and one page. Imports neither Keras nor TensorFlow."""
 
-import re
+import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -240,17 +240,18 @@ def answers_of(records):
 def groups_of(records):
     """Records that are counted together, dict of name -> list: all, each class, and of several collections each large
     one; none twice."""
-    groups = {"all": records}
-    for name in dict.fromkeys(record["class"] for record in records):
-        groups[f"class {name}"] = [record for record in records if record["class"] == name]
+    groups, once = {"all": records}, {}
+    for record in records:
+        groups.setdefault(f"class {record['class']}", []).append(record)
     sizes = Counter(collection_of(record["photo"]) for record in records)
     titles = {  # the largest first
         name: f"collection {name}" if count >= SMALL_COLLECTION else "smaller collections"
         for name, count in sizes.most_common()
     }
     for title in dict.fromkeys(titles.values()) if len(sizes) > 1 else ():
-        groups[title] = [record for record in records if titles[collection_of(record["photo"])] == title]
-    once = {}
+        groups[title] = []
+    for record in records if len(sizes) > 1 else ():
+        groups[titles[collection_of(record["photo"])]].append(record)
     for name, chosen in groups.items():
         once |= {name: chosen} if chosen not in once.values() else {}
     return once
@@ -258,7 +259,7 @@ def groups_of(records):
 
 def collection_of(photo):
     """The collection a photo comes from: its file's name without the number at the end."""
-    return re.sub(r"[ _-]*\d+$", "", Path(photo).stem) or "numbered"
+    return Path(photo).stem.rstrip(string.digits).rstrip(" _-") or "numbered"
 
 
 def write_tables(output, tables, network_rows):

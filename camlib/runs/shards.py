@@ -16,12 +16,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camlib.console import UserError, counted
-from camlib.files import RUN_FILE, csv_rows, only_writer, open_csv, read_json, refuse_if_held, write_json_once
+from camlib.files import (
+    RUN_FILE,
+    csv_rows,
+    only_writer,
+    open_csv,
+    read_json,
+    refuse_if_held,
+    refuse_no_file,
+    write_json_once,
+)
 
 PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
 NUMBER = "number"  # a column of shards' lists: the photo's place among all, from 0
 LIST_OF_SHARD = re.compile(r"(predictions|failed)-([0-9]+)-of-([0-9]+)\.csv")
+MOST_LIST = 2**31  # bytes: that of ten million photos and four classes has half as many
 SECONDS_TO_WRITE = 10  # for another process to write a few kilobytes
 
 # ---------------------------------------------------------------- which part is whose
@@ -248,15 +258,17 @@ def lists_of(folder, name=PREDICTIONS_FILE):
     for path in folder.glob(f"{Path(name).stem}-*-of-*.csv"):
         if match := LIST_OF_SHARD.fullmatch(path.name):
             found.append((int(match[2]), path))
-    return [path for _, path in sorted(found)] + [folder / name] * (folder / name).is_file()
+    return [path for _, path in sorted(found)] + [folder / name] * (folder / name).exists()
 
 
 def read_list(path):
     """(header, rows) of a list, lists of str; a last line that is being written is left out.
 
     Raises:
-        ValueError: it is damaged.
+        OSError: it may not be read.
+        ValueError: it is no file, longer than MOST_LIST, or damaged.
     """
+    refuse_no_file(path, MOST_LIST)
     with open_csv(path, "r") as file:
         try:
             header, *rows = csv_rows(file.read()) or [[]]

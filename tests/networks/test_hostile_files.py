@@ -13,7 +13,7 @@ import hostile_files as hostile
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, weights_of
+from conftest import ROOT, ended_within, weights_of
 from keras import layers
 
 from camlib.attribution.classifier import Classifier
@@ -255,6 +255,16 @@ def test_json_is_measured_before_it_is_read(tmp_path):
     assert parsed("[" * 100 + "]" * 100)
     with pytest.raises(ValueError, match="characters"):
         parsed(" " * (33 << 20))
+
+
+@pytest.mark.parametrize("name", hostile.LONG_TEXTS)
+def test_long_texts_are_refused_in_time_that_grows_with_their_length(tmp_path, name):
+    """In the order of a second for each; while a pattern or a loop in a loop runs, Python answers the alarm."""
+    (tmp_path / "net.json").write_text(hostile.LONG_TEXTS[name]())
+    config = hostile.write_h5(tmp_path / "net.h5", None, None, text="null")
+    with ended_within(2 * MOST_SECONDS), pytest.raises(UserError) as error:
+        load_network(config, architecture=tmp_path / "net.json")
+    assert len(str(error.value)) <= LONGEST and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", hostile.MEANINGS)

@@ -22,7 +22,7 @@ from camlib.photos import find_photos, read_network_input
 from camlib.preprocessing import InputSpec
 from camlib.training.recipes import RECIPES, recipe_of
 from camlib.training.results import FEW_PHOTOS, what_would_help
-from camlib.training.state import decisive_settings, settings_of_finished
+from camlib.training.state import decisive_settings, record_of_finished
 from train_cam_4class import main, parse_arguments
 
 
@@ -302,7 +302,7 @@ def test_two_trainings_of_one_name(colour_photos, tmp_path, end_of):
 @pytest.mark.any_backend
 def test_a_finished_network_of_unknown_settings_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="net.h5 exists without its net_run.json"):
-        settings_of_finished(tmp_path / "net_run.json", tmp_path / "net.h5")
+        record_of_finished(tmp_path / "net_run.json", tmp_path / "net.h5")
 
 
 @pytest.mark.any_backend
