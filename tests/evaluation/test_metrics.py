@@ -242,7 +242,14 @@ def test_baselines():
     assert (maps["whole picture"] == 1).all()
     gauss = maps["centred Gaussian"]
     assert gauss[20, 30] == gauss.max() and gauss[20, 45] == pytest.approx(np.exp(-0.5), abs=0.03)
-    assert maps["Sobel edges"][:, 29:31].min() > 0 and not maps["Sobel edges"][:, :29].any()
+    across, down = (
+        maps["Sobel edges"],
+        metrics.baseline_maps(np.ascontiguousarray(photo.transpose(1, 0, 2)))["Sobel edges"],
+    )
+    np.testing.assert_array_equal(across, down.T)
+    ramp = np.repeat(np.arange(60, dtype=np.uint8)[None, :, None] * 2, 3, axis=2).repeat(40, axis=0)
+    assert (metrics.baseline_maps(ramp)["Sobel edges"][:, 1:-1] == (1 + 2 + 1) * 2 * 2).all()  # its slope, not its bend
+    assert (across[:, 29:31] == (1 + 2 + 1) * 255).all() and not across[:, :29].any() and not across[:, 31:].any()
     assert 0.4 < maps["random"].mean() < 0.6
 
 

@@ -115,6 +115,11 @@ def test_superposition_leaves_the_grey_photo_where_the_map_is_zero():
     assert against[2] == 255 and against[0] < 160  # cyan
 
 
+def test_evidence_against_a_class_goes_from_black_over_blue_to_cyan():
+    shown = colours(np.array([[-1.0, -0.5, 0.0]]), signed=True)[0].astype(int)
+    np.testing.assert_allclose(shown, [(0x8C, 0xEC, 0xFF), (0x1F, 0x6F, 0xF0), (0, 0, 0)], atol=4)
+
+
 def test_opacity_grows_with_the_magnitude_and_is_full_from_covered_on():
     values = np.array([[-2.0, -COVERED / 2, 0.0, COVERED / 4, COVERED, 1.0]])
     opacity = overlay(values, True, Style(opacity=1.0))[..., 3] / 255

@@ -69,9 +69,10 @@ class Draws:
     """In place of a generator: a zoom, no rotation, shift or change of colours, mirrored (-1) or not (1)."""
 
     def __init__(self, zoom, mirror):
-        self.numbers, self.mirror = iter([np.log(zoom), 0.0, np.zeros(2), 1.0, 1.0, 0.0]), mirror
+        self.numbers, self.mirror, self.ends = iter([np.log(zoom), 0.0, np.zeros(2), 1.0, 1.0, 0.0]), mirror, []
 
-    def uniform(self, *_):
+    def uniform(self, *ends):
+        self.ends.append(ends)
         return next(self.numbers)
 
     def choice(self, _):
@@ -86,6 +87,17 @@ def test_views_have_half_pixel_centres(mirror):
     np.testing.assert_array_equal(middle, image[16:48, 16:48][:, ::mirror])
     means = image.reshape(32, 2, 32, 2, 3).mean((1, 3))[:, ::mirror]
     np.testing.assert_allclose(whole, means, atol=1)
+
+
+@pytest.mark.parametrize(("zoom", "room"), [(0.5, 16), (1.25, 3.2)])
+def test_views_move_within_the_photo_or_a_tenth_of_it(zoom, room):
+    draws = Draws(zoom, 1)
+    draw_view(64, 64, 32, draws)
+    (zooms, angles, places, *rest) = draws.ends
+    np.testing.assert_allclose(np.exp(zooms), (0.6, 1.25))
+    assert angles == (-15, 15)
+    np.testing.assert_allclose(places, [[-room] * 2, [room] * 2])
+    assert rest == [(0.5, 1.4), (0.7, 1.4), (-30, 30)]
 
 
 def test_the_lightest_and_darkest_stay_so():
