@@ -216,7 +216,7 @@ def run_script(main, go_on="the same command goes on from here"):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes it again, and complains
         sys.exit(EXIT_OF_SIGNALS + signal.SIGPIPE)
     except Exception as error:
-        if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error):
+        if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error) and not is_of_backend(error):
             raise
         with contextlib.suppress(BrokenPipeError):
             print(f"error: {one_line(words_of(error, go_on))}", file=sys.stderr)
@@ -257,7 +257,14 @@ def words_of(error, go_on):
         return f"{where} ({error.strerror}); expected room for it: free some, then {go_on}"
     if is_out_of_memory(error):
         return f"out of memory ({first_line(error)}); expected a lower --batch-size or --size; {go_on}"
+    if is_of_backend(error):
+        return f"MPLBACKEND={os.environ.get('MPLBACKEND')} ({first_line(error)}); expected one of these, or none"
     return str(error)
+
+
+def is_of_backend(error):
+    """Whether Matplotlib does not know the backend that the user names: its import fails."""
+    return isinstance(error, ValueError) and str(error).startswith("Key backend:")
 
 
 def is_out_of_memory(error):

@@ -229,8 +229,9 @@ def check_pixels(picture, most_pixels):
     need = max(count, round((count + coefficients) / 2))
     if need > most_pixels:
         width, height = (side * scale for side in picture.size)
+        memory = f", in the memory of {need:,}" if need > count else ""  # a progressive JPEG's coefficients
         raise PhotoError(
-            f"{width:,} x {height:,} pixels, of which {count:,} would be decoded; expected at most "
+            f"{width:,} x {height:,} pixels, of which {count:,} would be decoded{memory}; expected at most "
             f"{most_pixels:,}: if it is a photo, --most-pixels {need}"
         )
 

@@ -109,6 +109,21 @@ def test_a_full_disk_under_what_is_printed_is_one_line(tmp_path):
     assert ended.returncode == 2 and "error: a file could not be written (No space" in ended.stderr
 
 
+def test_an_unknown_backend_of_matplotlib_is_one_line(run_script, run_folder, tmp_path):
+    ended = run_script(
+        "show_heatmaps.py", run_folder, "--html", tmp_path / "a.html", environment={"MPLBACKEND": "bogus"}
+    )
+    assert ended.returncode == 2 and ended.stderr.startswith("error: MPLBACKEND=bogus (Key backend: 'bogus' is not")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_settings_of_keras_that_are_a_pipe_are_not_waited_for(run_script, tmp_path):
+    os.mkfifo(tmp_path / "keras.json")
+    ended = run_script("make_cam_maps.py", "--output", tmp_path / "o", environment={"KERAS_HOME": str(tmp_path)})
+    assert ended.returncode == 2 and ended.stderr.startswith("error: Keras cannot start (no file, but a folder, a pipe")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder in use")
 def test_a_folder_that_was_removed_is_named(tmp_path):
     gone = tmp_path / "gone"
