@@ -147,14 +147,6 @@ def test_a_bad_record_is_one_line_that_says_which(tmp_path, name):
     assert where in said and "; expected " in said and said.isprintable() and len(said) < 400 + len(str(path))
 
 
-def test_a_record_of_no_place_is_named(tmp_path):
-    """A photo without the object, as in sets of detectors; and one with neither boxes nor a mask at all."""
-    for changes in ({"boxes": []}, {"boxes": None}):
-        (tmp_path / "annotations.json").write_text(record(file="b.jpg", **changes))
-        with pytest.raises(UserError, match="nothing of where the dog in b.jpg is.*1 such record; expected boxes or a"):
-            find_items([], tmp_path)
-
-
 def test_missing_places_and_masks(tmp_path):
     with pytest.raises(UserError, match="does not exist; expected a JSON file"):
         read_annotations(tmp_path / "nothing")
