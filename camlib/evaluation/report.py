@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from camlib.console import counted
 from camlib.evaluation import metrics
 from camlib.evaluation.results import cascades_of, curves_of, entries_of, extremes_of, merged
 from camlib.files import write_csv, write_whole
@@ -336,18 +337,18 @@ def markdown_of(heading, grids, sentences, findings=()):
     return "\n".join([*lines, *(f"- {sentence}" for sentence in sentences)]) + "\n"
 
 
-FAILED = {  # what a rank correlation that is surely above a half means
-    "rank_mean": "as its network's weights are randomised the map hardly changes (mean rank correlation {}): it shows "
-    "the photo rather than what was learnt.",
-    "other_class": "asked for another class it gives nearly the same map (rank correlation {}): it does not tell where "
-    "a class is.",
-}
+FAILED = {  # what a rank correlation that is surely above a half means, and when a map would hardly change
+    "rank_mean": ("as its network's weights are randomised the map hardly changes (mean rank correlation {}): it shows "
+                  "the photo rather than what was learnt.", "with shuffled weights"),
+    "other_class": ("asked for another class it gives nearly the same map (rank correlation {}): it does not tell where "
+                    "a class is.", "for another class"),
+}  # fmt: skip
 
 
 def sanity_sentences(table):
     """What the sanity checks mean, in plain words, for the maps that fail them."""
     return [
-        f"{name}: {FAILED[score.name].format(cell_text(cell))}"
+        f"{name}: {FAILED[score.name][0].format(cell_text(cell))}"
         for name, score, cell in table.cells()
         if fails(score, cell)
     ]
@@ -415,16 +416,19 @@ def place_sentence(tables, score_name):
 
 def sanity_finding(tables):
     """How many kinds of map fail a sanity check; "" where none was made."""
-    checked = {}
+    checked, checks = {}, set()
     for table in tables:
         for name, score, cell in table.cells():
             if score.name in FAILED and cell[-1]:
+                checks.add(score.name)
                 checked[name] = checked.get(name, False) or fails(score, cell)
     failed = [name for name, has_failed in checked.items() if has_failed]
     if not checked:
         return ""
-    which = f"{len(failed) or 'None'} of {len(checked)} kinds of map" + (f" ({', '.join(failed)})" if failed else "")
-    return f"{which} would look much the same with shuffled weights or for another class"
+    which = f"{len(failed) or 'None'} of {counted(len(checked), 'kind')} of map" + (
+        f" ({', '.join(failed)})" if failed else ""
+    )
+    return f"{which} would look much the same {' or '.join(when for check, (_, when) in FAILED.items() if check in checks)}"
 
 
 def percent(value, low, high):

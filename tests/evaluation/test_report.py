@@ -65,6 +65,8 @@ def test_findings_are_five_sentences_with_their_numbers():
     assert findings_of([sane], []) == [
         "None of 2 kinds of map would look much the same with shuffled weights or for another class."
     ]
+    of_classes = table(("other_class",), net_guided=[(0.1, 0.1, 0.1, 8)])  # no weights were shuffled
+    assert findings_of([of_classes], []) == ["None of 1 kind of map would look much the same for another class."]
     assert findings_of([], []) == []
 
 
