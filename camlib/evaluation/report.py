@@ -340,8 +340,8 @@ def markdown_of(heading, grids, sentences, findings=()):
 FAILED = {  # what a rank correlation that is surely above a half means, and when a map would hardly change
     "rank_mean": ("as its network's weights are randomised the map hardly changes (mean rank correlation {}): it shows "
                   "the photo rather than what was learnt.", "with shuffled weights"),
-    "other_class": ("asked for another class it gives nearly the same map (rank correlation {}): it does not tell where "
-                    "a class is.", "for another class"),
+    "other_class": ("asked for another class it gives nearly the same map (rank correlation {}): it does not tell "
+                    "where a class is.", "for another class"),
 }  # fmt: skip
 
 
@@ -416,19 +416,17 @@ def place_sentence(tables, score_name):
 
 def sanity_finding(tables):
     """How many kinds of map fail a sanity check; "" where none was made."""
-    checked, checks = {}, set()
-    for table in tables:
-        for name, score, cell in table.cells():
-            if score.name in FAILED and cell[-1]:
-                checks.add(score.name)
-                checked[name] = checked.get(name, False) or fails(score, cell)
-    failed = [name for name, has_failed in checked.items() if has_failed]
-    if not checked:
+    checks = [(name, score, cell) for table in tables for name, score, cell in table.cells()]
+    checks = [
+        (name, score.name, fails(score, cell)) for name, score, cell in checks if score.name in FAILED and cell[-1]
+    ]
+    if not checks:
         return ""
-    which = f"{len(failed) or 'None'} of {counted(len(checked), 'kind')} of map" + (
-        f" ({', '.join(failed)})" if failed else ""
-    )
-    return f"{which} would look much the same {' or '.join(when for check, (_, when) in FAILED.items() if check in checks)}"
+    kinds = dict.fromkeys(name for name, _, _ in checks)
+    failed = [name for name in kinds if any(has_failed for other, _, has_failed in checks if other == name)]
+    named = f" ({', '.join(failed)})" if failed else ""
+    when = " or ".join(FAILED[check][1] for check in dict.fromkeys(check for _, check, _ in checks))
+    return f"{len(failed) or 'None'} of {counted(len(kinds), 'kind')} of map{named} would look much the same {when}"
 
 
 def percent(value, low, high):
