@@ -214,7 +214,7 @@ def run_script(main, go_on="the same command goes on from here"):
         stop(go_on)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes it again, and complains
-        sys.exit(EXIT_OF_SIGNALS + signal.SIGPIPE)
+        sys.exit(EXIT_OF_SIGNALS + getattr(signal, "SIGPIPE", 13))  # Windows has none
     except Exception as error:
         if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error) and not is_of_backend(error):
             raise
