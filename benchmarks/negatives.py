@@ -1,6 +1,6 @@
 """What the four-class networks say of pictures that hold none of their classes, and whether their confidence tells.
 
-    python benchmarks/negatives.py                                    # the demo set's backgrounds; about ten seconds
+    python benchmarks/negatives.py                                    # the demo set's backgrounds; four minutes
     python benchmarks/negatives.py --negatives my_furniture --positives photos/val
 
 A softmax over four classes has to name one of them. The table has the share of the negatives that each class is named

@@ -20,8 +20,8 @@ from camlib.plots import is_gradient
 from camlib.plots.colours import Style, overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
 from camlib.plots.panels import write_jpeg, write_panel, write_png
 from camlib.runs.places import Places
-from camlib.runs.shards import NUMBER, lists_of, read_list
-from camlib.runs.store import PART_ERRORS, PART_NAME, PLACE_COLUMNS, Part
+from camlib.runs.shards import NUMBER, lists_of, rows_of
+from camlib.runs.store import PART_ERRORS, PLACE_COLUMNS, Part
 
 PHOTO_FILE = "photo.jpg"
 
@@ -325,18 +325,14 @@ def read_predictions(run, most_pixels=MOST_PIXELS):
     found = {}  # of a photo's name: its place, and the photo
     for path in lists_of(run):
         try:
-            header, rows = read_list(path)
-            if header[:2] != ["path", "predicted"]:
-                raise ValueError("columns of another kind")
-            for row in rows:
-                refuse_outside(dict(zip(header, row, strict=True)))
+            rows = rows_of(path)
         except (OSError, ValueError) as error:
             damaged.append((path, error))
             continue
         for index, row in enumerate(rows):
             try:
-                place = int(row[-1]) if header[-1] == NUMBER else index
-                photo = predicted_photo(run, dict(zip(header, row, strict=True)), settings, most_pixels, parts)
+                place = int(row.get(NUMBER, index))
+                photo = predicted_photo(run, row, settings, most_pixels, parts)
             except (UserError, ValueError) as error:
                 damaged.append((path, error))
             else:
@@ -350,15 +346,6 @@ def read_predictions(run, most_pixels=MOST_PIXELS):
         entries = counted(len(damaged), "entry is", "entries are")
         print(f"{entries} left out of {run}, the first since {why}", flush=True)
     return [saved for _, saved in sorted(found.values(), key=lambda one: one[0])]
-
-
-def refuse_outside(row):
-    """Raise ValueError for a row that leads out of its run's folder, which no script wrote."""
-    name, part = row["path"], row.get("part", "maps-0000000.h5")
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"a photo called {name[:40]!r}")
-    if not PART_NAME.fullmatch(part):
-        raise ValueError(f"a part called {part[:40]!r}")
 
 
 def predicted_photo(run, row, settings, most_pixels, parts):

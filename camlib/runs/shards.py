@@ -26,6 +26,7 @@ from camlib.files import (
     refuse_no_file,
     write_json_once,
 )
+from camlib.runs.store import PART_NAME
 
 PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
@@ -275,6 +276,26 @@ def read_list(path):
         except csv.Error as error:
             raise ValueError(f"no table: {error}") from error
     return header, [row for row in rows if len(row) == len(header)]
+
+
+def rows_of(path):
+    """The rows of a list of predictions: list of dict of column -> str.
+
+    Raises:
+        OSError: it may not be read.
+        ValueError: it is damaged, no such list, or a row leads out of the run's folder, as no script writes it.
+    """
+    header, rows = read_list(path)
+    if header[:2] != ["path", "predicted"]:
+        raise ValueError("columns of another kind")
+    rows = [dict(zip(header, row, strict=True)) for row in rows]
+    for row in rows:
+        name, part = Path(row["path"]), row.get("part", "maps-0000000.h5")
+        if not name.parts or name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"a photo called {row['path'][:40]!r}")
+        if not PART_NAME.fullmatch(part):
+            raise ValueError(f"a part called {part[:40]!r}")
+    return rows
 
 
 def remove_lists_of_shards(folder):

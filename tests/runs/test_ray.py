@@ -3,6 +3,7 @@
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -79,6 +80,26 @@ def workers_with(mark):
         except OSError:
             continue  # it has just ended
     return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes as Linux shows them")
+def test_sigterm_ends_a_run_of_ray_as_any_other(ray, given, marked, tmp_path):
+    """Ray's own handler would end it with 15, and no worker stays."""
+    file, photos = given
+    words = [photos, "--model", file, "--output", tmp_path / "o", "--engine", "ray", "--workers", "1"]
+    command = [sys.executable, ROOT / "make_cam_maps.py", *words, "--batch-size", "1", "--size", "512"]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "o").rglob("*.npy")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said.endswith("stopped: every file written is whole; the same command goes on from here\n")
+    deadline = time.monotonic() + 30
+    while workers_with(marked) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not workers_with(marked)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes as Linux shows them")
