@@ -100,7 +100,7 @@ def test_training_is_finished_before_its_report(small, colour_photos, tmp_path, 
     assert main([*arguments, "--resume"]) == 0 and "is finished" in capsys.readouterr().out
 
 
-REPORT = ("net_history.csv", "net_curves.png", "net_confusion.png", "net.weights.h5")
+REPORT = ("net_history.csv", "net_curves.png", "net_confusion.png")
 
 
 @pytest.mark.thorough
@@ -115,7 +115,7 @@ def test_a_training_killed_before_its_report_makes_it_when_it_is_resumed(
         return ["--data", colour_photos, "--output", tmp_path / name / "net.h5", *QUICK, "--epochs", "1", *more]
 
     def report(name):
-        return {file: (tmp_path / name / file).read_bytes() for file in REPORT[:3]}
+        return {file: (tmp_path / name / file).read_bytes() for file in REPORT}
 
     assert run_here("train_cam_4class.py", *train("whole")).returncode == 0
     assert run_here("train_cam_4class.py", *train("killed", "--learning-rate", "0.5")).returncode == 0
@@ -124,13 +124,14 @@ def test_a_training_killed_before_its_report_makes_it_when_it_is_resumed(
         "tests/tools/small_training.py", *train("killed", "--overwrite"), environment={"DIES": "before its report"}
     )
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "net_state.npz").exists()
-    (tmp_path / "killed" / "net.weights.h5").unlink()  # a kill a moment before, or a hand
     resumed = run_here("train_cam_4class.py", *train("killed", "--resume"))
     assert resumed.returncode == 0 and "was without some of its files" in resumed.stdout, resumed
-    assert "top-1 accuracy on the" in resumed.stdout
-    assert report("killed") == report("whole") != other and (tmp_path / "killed" / "net.weights.h5").exists()
+    assert "top-1 accuracy on the" in resumed.stdout and report("killed") == report("whole") != other
+    (tmp_path / "killed" / "net.weights.h5").unlink()
+    assert "was without some of its files" in run_here("train_cam_4class.py", *train("killed", "--resume")).stdout
     again = run_here("train_cam_4class.py", *train("killed", "--resume"))
     assert again.stdout.endswith("is finished; to train it anew use --overwrite\n") and "without" not in again.stdout
+    assert (tmp_path / "killed" / "net.weights.h5").exists() and report("killed") == report("whole")
 
 
 @pytest.mark.any_backend
