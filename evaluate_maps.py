@@ -36,10 +36,11 @@ DEFAULT_MAPS = (
     "cam grad-cam grad-cam@block4_conv3 grad-cam@block3_conv3 guided-backprop guided-grad-cam grad-cam++ hires-cam "
     "layer-cam xgrad-cam element-wise eigen-cam ablation-cam score-cam"
 ).split()
+MEASURES = 2  # which form of the measures results.jsonl holds; results of another are not gone on with
 PARTS = ("localisation", "faithfulness", "sanity", "network")
 CONVENTIONS = (
     "results.jsonl: one line for each photo, class and part of the evaluation; the tables are made from it. Maps are "
-    "enlarged bilinearly to the photo. Values below zero are cut for energy, boxes, masks and precision."
+    "enlarged bilinearly to the photo. Values below zero are cut for energy, boxes, masks, precision and ADCC."
 )
 
 # ---------------------------------------------------------------- options
@@ -131,7 +132,7 @@ def known_items(items, class_names):
 def known_settings(args):
     """What decides the results and is known before anything is loaded: dict."""
     names = ("maps", "only", "sample", "steps", "fill", "preprocess", "interpolation", "size")
-    return {"script": "evaluate_maps.py", **{name: getattr(args, name) for name in names}}
+    return {"script": "evaluate_maps.py", "measures": MEASURES, **{name: getattr(args, name) for name in names}}
 
 
 def run_settings(args, items, all_scored):

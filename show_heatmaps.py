@@ -173,14 +173,14 @@ def write_contact_sheet(photos, args, style):
 
 def write_html(photos, args, style):
     """Write all photos and maps as one HTML page."""
-    from camlib.plots.page import write_page
-    from camlib.viewer.gallery import entries_of_run
+    from camlib.plots.page import Report, write_page
+    from camlib.viewer.gallery import entries_of_run, what_is_known
 
     entries, damaged = entries_of_run(photos, style)
     if not entries:
         raise UserError(f"no photo of {args.place} can be shown, the first since {damaged[0]}")
     args.html.parent.mkdir(parents=True, exist_ok=True)
-    write_page(args.html, f"Maps in {args.place}", entries, style=style)
+    write_page(args.html, f"Maps in {args.place}", entries, style=style, report=Report(what_is_known(photos[0])))
     print(f"wrote {args.html}: {len(entries):,} photos, {args.html.stat().st_size / 1e6:.1f} MB")
     if damaged:
         print(f"{len(damaged):,} photos are left out, the first since {damaged[0]}")

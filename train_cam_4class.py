@@ -148,21 +148,21 @@ def run(args, share, labelled):
     from camlib.training.distillation import prepare_lesson
     from camlib.training.fitting import load_data, train
     from camlib.training.hosts import check_hosts_agree, first_before_others, together
-    from camlib.training.results import write_results
-    from camlib.training.state import check_same, decisive_settings, read_state, settings_of_finished
+    from camlib.training.results import write_missing, write_results
+    from camlib.training.state import check_same, decisive_settings, read_state, record_of_finished
 
     output, state_path = args.output, sibling(args.output, "state.npz")
     with together(share):
         check_not_lost(args)
         goes_on, finished = args.resume and state_path.exists(), output.exists() and not state_path.exists()
-        earlier = settings_of_finished(sibling(output, "run.json"), output) if args.resume and finished else None
+        earlier = record_of_finished(sibling(output, "run.json"), output) if args.resume and finished else None
     materials = load_data(args, recipe_of(args), share, labelled)
     fixed = decisive_settings(args, materials)
     check_hosts_agree(share, fixed | {"what is there to resume": [goes_on, bool(earlier)]})
     if earlier:
-        check_same(output, earlier, fixed)
-        print(f"{output} is finished; to train it anew use --overwrite")
-        return 0
+        with together(share):
+            check_same(output, earlier["settings"], fixed)
+            return 0 if share.host else write_missing(materials, earlier, args)
     with together(share):
         if goes_on:  # before a teacher is asked for an hour
             check_same(state_path, read_state(state_path)[0]["settings"], fixed)

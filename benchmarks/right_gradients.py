@@ -1,6 +1,6 @@
 """Which tools give the right Grad-CAM and guided backpropagation: a table of relative errors against true values.
 
-    pip install -r requirements-parity.txt
+    pip install -r requirements-parity.txt && pip install --no-deps xplique==2.0.2
     python benchmarks/right_gradients.py                      # about a minute; prints a Markdown table
 
 Each network computes the same function, written out in float64 NumPy by tests/tools/oracle.py. An error is the largest

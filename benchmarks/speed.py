@@ -1,6 +1,6 @@
 """Time this repository and five other tools at the same maps of the same network, beside its plain forward pass.
 
-    pip install -r requirements-parity.txt
+    pip install -r requirements-parity.txt && pip install --no-deps xplique==2.0.2
     python benchmarks/speed.py --minutes 9                     # again and again, until nothing is left
     python benchmarks/speed.py --cases cam grad-cam --batches 8 --tools ours-tensorflow xplique --again
     python benchmarks/speed.py --quick                         # does it run? small photos, a minute or two

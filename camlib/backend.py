@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from camlib.console import UserError, first_line
+from camlib.files import refuse_no_file
 
 
 @contextlib.contextmanager
@@ -38,18 +39,22 @@ class CannotStart(UserError, ImportError):
     """Keras cannot be used: a script says so in one line, whoever imports this file gets an ImportError."""
 
 
+SETTINGS = Path(os.environ.get("KERAS_HOME", Path("~", ".keras").expanduser()), "keras.json")
+
+
 def reason_not_to_start(error):
     """What keeps Keras from starting, in words."""
     if isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow"):
         return f"{error.name} is not installed; expected what pip install -r requirements.txt installs"
-    settings = Path(os.environ.get("KERAS_HOME", Path("~", ".keras").expanduser()), "keras.json")
     return (
         f"Keras cannot start ({first_line(error)}); expected the backend tensorflow or jax in KERAS_BACKEND or "
-        f"{settings}, and in that file what Keras knows"
+        f"{SETTINGS}, and in that file what Keras knows"
     )
 
 
 try:
+    if SETTINGS.exists():
+        refuse_no_file(SETTINGS)  # Keras would wait for what a pipe never says
     with quiet_start():
         import keras
 

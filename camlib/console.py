@@ -33,11 +33,32 @@ SECONDS_TO_FINISH = 4  # the batch, after SIGTERM; schedulers kill what is there
 SHOW_CURSOR = "\x1b[?25h"
 
 
-class UserError(Exception):
-    """Something the user can mend; the message says what was found, what was expected and what to do."""
-
-
 LONGEST_REASON = 120  # characters of another library's words in a message of our own
+LONGEST_WORD, LONGEST_MESSAGE = 300, 2000  # characters; the longest name of a file has 255
+# Line breaks, what moves a terminal's cursor, and what turns the direction of letters
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def one_line(text):
+    """A message with names of anybody's in it: control characters written out, and the middle of long words cut."""
+    plain = UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+    short = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: without_middle(found[0], LONGEST_WORD), plain)
+    return without_middle(short, LONGEST_MESSAGE)
+
+
+def without_middle(text, most):
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
+class OneLineError(Exception):
+    """An error whose message is one line, whatever names are in it."""
+
+    def __str__(self):
+        return one_line(super().__str__())
+
+
+class UserError(OneLineError):
+    """Something the user can mend; the message says what was found, what was expected and what to do."""
 
 
 def first_line(error):
@@ -46,7 +67,7 @@ def first_line(error):
     Keras repeats a message at each level that it passes through, behind the whole configuration of a layer.
     """
     text = str(error).strip() or type(error).__name__
-    reason = re.split(r"Exception encountered:|Example error message for object .*:", text)[-1]
+    reason = re.split(r"Exception encountered:|Example error message for object .{0,200}:", text)[-1]
     line = (reason.strip() or text).splitlines()[0]
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
@@ -80,7 +101,7 @@ class ArgumentParser(argparse.ArgumentParser):
             )
 
     def error(self, message):
-        message = message if message.endswith((";", "?")) else f"{message};"
+        message = one_line(message if message.endswith((";", "?")) else f"{message};")
         self.exit(EXIT_BAD_USAGE, f"error: {message} see {command(sys.argv[0], '--help')}\n")
 
     def require(self, settings, **least):
@@ -184,21 +205,54 @@ def run_script(main, go_on="the same command goes on from here"):
 
     What ends it in an orderly way, SIGTERM and SIGHUP, makes 143 and 129 of it. An error of the operating system (a
     full disk, a folder that may not be written) and memory that runs out are the user's to mend as well. `go_on` tells
-    who stopped it how to continue.
+    who stopped it how to continue. Who reads no more of what is printed, as `head`, ends it without a word.
     """
+    open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     warnings.filterwarnings("ignore", module=r"keras\.")  # to whoever built the network
     warnings.formatwarning = lambda message, *_: f"note: {message}\n"
     try:
         with heeding_signals(go_on):
-            sys.exit(main())
+            try:
+                check_folder()
+                sys.exit(main())
+            finally:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         stop(go_on)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes it again, and complains
+        sys.exit(EXIT_OF_SIGNALS + getattr(signal, "SIGPIPE", 13))  # Windows has none
     except Exception as error:
-        if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error):
+        if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error) and not is_of_backend(error):
             raise
-        print(f"error: {words_of(error, go_on)}", file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"error: {one_line(words_of(error, go_on))}", file=sys.stderr)
         sys.exit(EXIT_BAD_USAGE)
+
+
+def open_closed_streams():
+    """Open what cron or a daemon closed, to nowhere: the next file that is opened would get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                number = nowhere  # something else has its number already
+            if number != nowhere:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def check_folder():
+    """Raise UserError where the folder that the script was started in has been removed since."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the folder {os.environ.get('PWD', 'of this shell')} is not there any more; expected one that is: cd to it"
+        ) from error
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
@@ -211,7 +265,14 @@ def words_of(error, go_on):
         return f"{where} ({error.strerror}); expected room for it: free some, then {go_on}"
     if is_out_of_memory(error):
         return f"out of memory ({first_line(error)}); expected a lower --batch-size or --size; {go_on}"
+    if is_of_backend(error):
+        return f"MPLBACKEND={os.environ.get('MPLBACKEND')} ({first_line(error)}); expected one of these, or none"
     return str(error)
+
+
+def is_of_backend(error):
+    """Whether Matplotlib does not know the backend that the user names: its import fails."""
+    return isinstance(error, ValueError) and str(error).startswith("Key backend:")
 
 
 def is_out_of_memory(error):

@@ -29,6 +29,7 @@ except ImportError:  # Windows
 
 MOST_TEXT = 2**26  # bytes: the longest description of a network has 1.2 million
 MOST_JSON = 2**28  # bytes: annotations of a million photos have fewer
+MOST_ARRAY = 2**30  # bytes of an .npy file: a map of 8,192 x 8,192 with three channels has fewer
 MOST_PIXELS = 100_000_000  # of a picture: about 1.1 GB while an RGB one of as many is decoded, 2 GB with transparency
 LARGEST_MODEL = 4.0  # GB of a model file
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -109,36 +110,52 @@ def read_text(path, most=MOST_TEXT, errors="strict"):
         OSError: it is not there, or may not be read.
         ValueError: it is no file, longer than `most` bytes, or no text.
     """
-    refuse_no_file(path)
-    if os.path.getsize(path) > most:
-        raise ValueError(f"longer than {most // 2**20} MB")
+    refuse_no_file(path, most)
     with open(path, encoding="utf-8-sig", errors=errors) as file:
         return file.read()
 
 
-def refuse_no_file(path):
-    """Raise ValueError for a pipe, a device or a folder, which may have no end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+def refuse_no_file(path, most=math.inf):
+    """Raise ValueError for a pipe, a device or a folder, which may have no end, and for more than `most` bytes."""
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
         raise ValueError("no file, but a folder, a pipe or a device")
+    if about.st_size > most:
+        raise ValueError(f"longer than {most // 2**20:,} MB")
 
 
 def read_array(path):
-    """The numbers in an .npy file, whoever wrote it: of a kind without objects, and as many as the file has room for.
+    """The numbers in an .npy file, whoever wrote it.
 
     Raises:
         OSError: it is not there, or may not be read.
-        ValueError: it holds something else, or is damaged.
+        ValueError: as for `array_in`.
     """
     refuse_no_file(path)
     with open(path, "rb") as file:
-        try:
-            shape, by_columns, dtype = HEADERS[np.lib.format.read_magic(file)](file)
-        except Exception as error:  # NumPy meets damaged headers with errors of almost every class
-            raise ValueError("no array, or of another version of the format") from error
-        size, room = math.prod(shape) * dtype.itemsize, os.path.getsize(path) - file.tell()
-        if dtype.kind not in "biuf" or min(shape, default=0) < 0 or size != room:
-            raise ValueError(f"{dtype} {shape} in {room:,} bytes")
-        numbers = np.fromfile(file, dtype)
+        return array_in(file, os.path.getsize(path))
+
+
+def array_in(file, length):
+    """The numbers in an open .npy file: of a kind without objects, and as many as it has room for.
+
+    Args:
+        file: binary file.
+        length: int, its bytes, as its folder or archive says.
+
+    Raises:
+        ValueError: it is longer than MOST_ARRAY, holds something else, or is damaged.
+    """
+    if length > MOST_ARRAY:
+        raise ValueError(f"longer than {MOST_ARRAY // 2**20:,} MB")
+    try:
+        shape, by_columns, dtype = HEADERS[np.lib.format.read_magic(file)](file)
+    except Exception as error:  # NumPy meets damaged headers with errors of almost every class
+        raise ValueError("no array, or of another version of the format") from error
+    size, room = math.prod(shape) * dtype.itemsize, length - file.tell()
+    if dtype.kind not in "biuf" or min(shape, default=0) < 0 or size != room:
+        raise ValueError(f"{dtype} {shape} in {room:,} bytes")
+    numbers = np.frombuffer(file.read(size), dtype)  # of fewer bytes, reshape raises ValueError
     return numbers.reshape(shape, order="F" if by_columns else "C")
 
 
@@ -153,7 +170,7 @@ def json_text(record):
 
 # A cell that a spreadsheet would take for a formula, or that has been kept from it
 FORMULA, KEPT_FROM_FORMULA = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
-PLAIN_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
+PLAIN_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?")
 
 
 def csv_text(rows):

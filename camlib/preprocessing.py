@@ -1,6 +1,7 @@
 """What a network's numbers mean: pixels in, class names and probabilities out. Does without Keras."""
 
 import math
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camlib.console import ROOT, UserError, did_you_mean
+from camlib.console import ROOT, UNPRINTABLE, UserError, did_you_mean
 from camlib.files import read_text
 
 # ---------------------------------------------------------------- pixels in
@@ -93,7 +94,14 @@ LARGEST_FACTOR = 1e30  # of a pixel, float32
 LARGEST_SIDE = 8192  # pixels of a photo as a network takes it
 MOST_CLASS_NAMES = 100_000
 LONGEST_CLASS_NAME = 200  # bytes of a class's name; file systems take 255 of a file's
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks, and what moves a terminal's cursor
+
+
+def is_plain_name(name):
+    """Whether a text can be a class's name: part of a line on a terminal, and of a file's name."""
+    try:
+        return 0 < len(os.fsencode(name)) <= LONGEST_CLASS_NAME and not UNPRINTABLE.search(name)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
 
 
 def checked_input_spec(record):
@@ -124,7 +132,7 @@ def checked_input_spec(record):
     if type(names) is not list or not 1 <= len(names) <= MOST_CLASS_NAMES or len(set(names)) < len(names):
         raise ValueError("class names that are no list of different ones")
     for name in names:
-        if UNPRINTABLE.search(name) or len(name.encode()) > LONGEST_CLASS_NAME:
+        if not is_plain_name(name):
             raise ValueError(f"class name {name[:20]!r}; expected up to {LONGEST_CLASS_NAME} bytes of text")
     return input_spec
 
@@ -318,10 +326,12 @@ def read_class_names(given):
         raise UserError(f"{option} cannot be read ({error}); expected a text file, one class a line") from error
     names = [line.strip() for line in lines if line.strip()]
     repeated = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
-    slashes = [name for name in names if set(name) & SLASHES]
-    if slashes or repeated or not names:
-        found = f"names {slashes[0]!r}" if slashes else f"repeats {repeated[0]!r}" if repeated else "is empty"
-        raise UserError(f"{option} {found}; expected one class a line, each once, without slashes")
+    odd = [name for name in names if set(name) & SLASHES or not is_plain_name(name)]
+    if odd or repeated or not names:
+        found = f"names {odd[0][:40]!r}" if odd else f"repeats {repeated[0][:40]!r}" if repeated else "is empty"
+        raise UserError(
+            f"{option} {found}; expected one class a line, each once, up to {LONGEST_CLASS_NAME} bytes without slashes"
+        )
     return names
 
 

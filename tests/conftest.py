@@ -221,6 +221,22 @@ def full_after(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@contextlib.contextmanager
+def ended_within(seconds):
+    """Let the test fail where something takes longer, which might not end for hours."""
+
+    def end(*_):
+        pytest.fail(f"not done within {seconds} s")  # which no "except Exception" catches
+
+    before = signal.signal(signal.SIGALRM, end)  # Windows has none
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 CLASSES = ["dog", "cat"]
 
 

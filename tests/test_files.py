@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import make_run
+from conftest import ended_within, make_run
 
 import show_heatmaps
 from camlib.console import UserError
@@ -103,6 +103,90 @@ def test_records_of_a_strangers_run_are_one_line_or_do_not_matter(tmp_path, end_
     except UserError as error:
         assert name == "predictions.csv" and "\n" not in str(error) and len(str(error)) <= 300
         assert end_of(show_heatmaps.main, [run, "--html", tmp_path / "a.html"])[0] == 2
+
+
+def claims_6_gb(run):
+    with open(run / "b" / "heatmap_for_dog.npy", "wb") as file:
+        file.write(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (40000, 40000), }"))
+        file.truncate(file.tell() + 4 * 40_000**2)
+
+
+def with_map(values):
+    return lambda run: np.save(run / "b" / "heatmap_for_dog.npy", values)
+
+
+def with_pipe(name):
+    def make(run):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+
+    return make
+
+
+def with_row(name="b.jpg", predicted="dog", dog="0.5"):
+    """Another photo's row between the others of predictions.csv."""
+
+    def write(run):
+        header, first, *rest = (run / "predictions.csv").read_text().splitlines()
+        row = [
+            {"path": name, "predicted": predicted, "probability_dog": dog}.get(key, "0") for key in header.split(",")
+        ]
+        (run / "predictions.csv").write_text("\n".join([header, first, ",".join(row), *rest]) + "\n")
+
+    return write
+
+
+def with_settings(**settings):
+    return lambda run: (run / "run.json").write_text(json.dumps({"settings": settings}))
+
+
+DAMAGED_ENTRIES = {
+    "an array that claims 6 GB": (claims_6_gb, "longer than 1,024 MB"),
+    "numbers beyond float32": (with_map(np.full((6, 8), 1e300)), "finite numbers of float32"),
+    "a map of one line": (with_map(np.ones((1, 200_000))), "H and W up to"),
+    "a map that is a pipe": (with_pipe("b/heatmap_for_dog.npy"), "a pipe or a device"),
+    "a photo that is a pipe": (with_pipe("b/photo.jpg"), "empty file"),
+    "a list that is a pipe": (with_pipe("predictions-1-of-2.csv"), "predictions-1-of-2.csv cannot be read (no file"),
+    "a record that is a pipe": (with_pipe("run.json"), ""),
+    "a name of 5,000 letters": (with_row("c" * 5000 + ".jpg"), "a photo called 'cc"),
+    "a name of 5,000 folders": (with_row("c/" * 5000 + "d.jpg"), "a photo called 'c/c"),
+    "a name with NUL": (with_row("c\0.jpg"), "a photo called 'c"),
+    "no number": (with_row("c.jpg", dog="much"), "could not convert"),
+    "a class of 100,000 letters": (with_row("b.jpg", "d" * 100_000), ""),
+    "a place of 5,000 letters": (with_settings(photos=["/" + "a" * 5000], no_pictures=True), ""),
+    "a place with NUL": (with_settings(photos=["/a\0", "/b"]), ""),
+    "a layer of 100,000 letters": (with_settings(layer="a" * 100_000, model="b" * 100_000), ""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_ENTRIES)
+def test_one_damaged_entry_is_left_out_and_the_rest_is_shown(tmp_path, capsys, name):
+    damage, said = DAMAGED_ENTRIES[name]
+    run = make_run(tmp_path / "run", ["a.jpg", "b.jpg"])
+    damage(run)
+    capsys.readouterr()
+    with ended_within(20):
+        assert show_heatmaps.main([str(run), "--save", str(tmp_path / "a.png"), "--photo", "a.jpg"]) == 0
+        assert show_heatmaps.main([str(run), "--sheet", str(tmp_path / "s.png")]) in (0, 1)
+        assert show_heatmaps.main([str(run), "--html", str(tmp_path / "a.html")]) in (0, 1)
+    assert said in capsys.readouterr().out
+    page = (tmp_path / "a.html").read_text()
+    assert '"name": "a.jpg"' in page
+
+
+def test_photos_given_one_by_one_take_time_with_their_number(tmp_path):
+    """Where each photo may be is asked of all places at once: thousands in seconds, not millions of looks."""
+    names = [f"{number}.jpg" for number in range(3000)]
+    (tmp_path / "run").mkdir()
+    rows = "".join(f"{name},dog,0.5\n" for name in names)
+    (tmp_path / "run" / "predictions.csv").write_text(f"path,predicted,probability_dog\n{rows}")
+    places = [str(tmp_path / "photos" / name) for name in names]
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": {"photos": places, "class_names": ["dog"]}}))
+    with ended_within(10):
+        found = find_saved(tmp_path / "run")
+        sources = [photo.sources for photo in found]
+        assert [photo.truth for photo in found] == [None] * 3000
+    assert sources == [[tmp_path / "photos" / name] for name in names]
 
 
 ANNOTATIONS = [

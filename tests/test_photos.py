@@ -230,6 +230,15 @@ def test_what_counts_of_a_large_jpeg_is_the_scale_it_is_decoded_at(tmp_path, opt
     assert read_photo(path, most_pixels=3_840_000).shape == (1600, 2400, 3)
 
 
+def test_a_refused_progressive_jpeg_says_what_its_coefficients_take(tmp_path):
+    """An eighth of each side, 60,000 pixels, and 0.3 of all 3,840,000: as much memory as half of their sum takes."""
+    path = save(tmp_path / "a.jpg", blocks(1600, 2400), progressive=True)
+    expected = "60,000 would be decoded, in the memory of 606,000; expected at most 500,000: .*--most-pixels 606000"
+    with pytest.raises(PhotoError, match=expected):
+        read_photo(path, 200, most_pixels=500_000)
+    assert read_photo(path, 200, most_pixels=606_000).shape == (200, 300, 3)
+
+
 def test_a_tiff_without_end_is_no_photo(tmp_path):
     pages = [Image.fromarray(np.full((2, 2), number, np.uint8)) for number in range(3)]
     path = save(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:])

@@ -92,7 +92,13 @@ def test_preprocessing_that_makes_no_sense_is_one_line(text, message):
 
 def test_class_names_files(tmp_path):
     path = tmp_path / "names.txt"
-    for text, message in (("", "is empty"), ("a\nB\nb\n", "repeats 'b'"), ("a\nb/c\n", "names 'b/c'")):
+    for text, message in (
+        ("", "is empty"),
+        ("a\nB\nb\n", "repeats 'b'"),
+        ("a\nb/c\n", "names 'b/c'"),
+        ("a\nb\x1b[2Jc\n", r"names 'b\\x1b\[2Jc'"),
+        ("a\n" + "b" * 5000, "names 'b{40}'; expected one class a line, each once, up to 200 bytes"),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_class_names(path)

@@ -1,6 +1,7 @@
 """Networks with several inputs or several outputs (heads), or with a score for each pixel: what is asked of them."""
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from camlib.console import UserError, did_you_mean, first_line, shown_shape
+from camlib.files import array_in, refuse_no_file
 from camlib.photos import PhotoError, read_photo
 
 
@@ -155,11 +157,16 @@ def read_other_inputs(path, shapes):
         raise UserError(
             f"the network takes {wanted} beside the photos; expected --other-inputs FILE.npz with these arrays"
         )
+    values, member = {}, ""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            values = {name: file[name] for name in shapes if name in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"--other-inputs {path} cannot be read ({first_line(error)}); expected a .npz file") from error
+        refuse_no_file(path)
+        with zipfile.ZipFile(path) as archive:
+            for member in [f"{name}.npy" for name in shapes if f"{name}.npy" in archive.namelist()]:
+                with archive.open(member) as file:
+                    values[member.removesuffix(".npy")] = array_in(file, archive.getinfo(member).file_size)
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        where = f"{path}, {member}," if member else path
+        raise UserError(f"--other-inputs {where} cannot be read ({first_line(error)}); expected a .npz file") from error
     for name, (_, *shape) in shapes.items():
         value = values.get(name)
         if value is not None and value.ndim == len(shape):

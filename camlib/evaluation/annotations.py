@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import math
+import os
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,13 +12,16 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
-from camlib.console import UserError
-from camlib.files import MOST_PIXELS, file_sha256, read_json, refuse_no_file
+from camlib.console import UserError, first_line
+from camlib.files import MOST_PIXELS, MOST_TEXT, file_sha256, read_json, refuse_no_file
 from camlib.photos import FORMATS, PhotoError, check_pixels, find_photos, name_without_suffix
+from camlib.preprocessing import is_plain_name
 
 ANNOTATIONS_FILE = "annotations.json"
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what keeps a mask's values
 LONGEST_PHOTO_SIDE = 1_000_000  # pixels
+# What damaged files meet their readers with; LookupError is of keys, and of encodings that nobody knows
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 MASK_FORMATS = (*FORMATS, "GIF", "PPM")  # of those that Pillow knows, some start other programs
 
 
@@ -101,29 +104,55 @@ def read_annotations(place):
 
 def read_records(path):
     """The objects of our own format."""
+    found, records = [], None
     try:
-        return [
-            Annotation(
-                path.parent / record["file"],
-                str(record["class"]),
-                tuple(box_of(box) for box in record.get("boxes") or ()),
-                path.parent / record["mask"] if record.get("mask") else None,
-                *sides_of(record["width"], record["height"]),
-            )
-            for record in read_json(path)
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        records = read_json(path)
+        for record in records:
+            found.append(annotation_of(record, path.parent))  # noqa: PERF401 - what is raised is of the next one
+        return found
+    except DAMAGE as error:
+        where = f"record {len(found) + 1}, " if records else ""
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); expected a list of records with file, class, "
-            "boxes, mask, width and height"
+            f"{path} cannot be read ({where}{type(error).__name__}: {first_line(error)}); expected a list of records "
+            "with file, class, boxes or mask, width and height"
         ) from error
+
+
+def annotation_of(record, folder):
+    """The Annotation of a record of our own format.
+
+    Raises:
+        ValueError, and what else DAMAGE lists: it is none.
+    """
+    mask, boxes = record.get("mask"), tuple(box_of(box) for box in record.get("boxes") or ())
+    return Annotation(
+        file_below(folder, record["file"]),
+        class_called(record["class"]),
+        boxes,
+        file_below(folder, mask) if mask else None,
+        *sides_of(record["width"], record["height"]),
+    )
+
+
+def file_below(folder, name):
+    """The Path of a file that somebody names."""
+    if b"\0" in os.fsencode(name):
+        raise ValueError(f"a file called {name[:40]!r}")
+    return folder / name
+
+
+def class_called(name):
+    """A class's name, str."""
+    if not isinstance(name, (str, int)) or not is_plain_name(str(name)):
+        raise ValueError(f"a class called {str(name)[:40]!r}")
+    return str(name)
 
 
 def box_of(numbers):
     """(x0, y0, x1, y1) as float, of a positive area."""
     x0, y0, x1, y1 = map(float, numbers)
-    if not (-math.inf < x0 < x1 < math.inf and -math.inf < y0 < y1 < math.inf):
-        raise ValueError(f"box {numbers} has no area")
+    if not (x0 < x1 and y0 < y1 and max(map(abs, (x0, y0, x1, y1))) < LONGEST_PHOTO_SIDE):
+        raise ValueError(f"box {numbers} has no area, or no end")
     return x0, y0, x1, y1
 
 
@@ -138,22 +167,28 @@ def sides_of(*sides):
 
 def read_voc(path):
     """The objects of one PASCAL VOC file: one Annotation a class, with the boxes of all objects of that class."""
+    boxes, things, done = {}, [], 0
     try:
-        refuse_no_file(path)
+        refuse_no_file(path, MOST_TEXT)
         root = ElementTree.parse(path).getroot()
         if root.tag != "annotation":
             return []
         width, height = sides_of(root.findtext("size/width"), root.findtext("size/height"))
-        boxes = {}
-        for thing in root.iter("object"):
+        things = list(root.iter("object"))
+        for thing in things:
             # VOC counts pixels from 1 and includes the last one
             x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
-            boxes.setdefault(thing.findtext("name"), []).append(box_of((x0 - 1, y0 - 1, x1, y1)))
+            of_class = boxes.setdefault(class_called(thing.findtext("name")), [])
+            of_class.append(box_of((x0 - 1, y0 - 1, x1, y1)))
+            done += 1
         name = Path(root.findtext("filename")).name
-    except (OSError, ElementTree.ParseError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); expected a PASCAL VOC annotation") from error
-    beside = (path.parent / name, path.parent.parent / "JPEGImages" / name)
-    photo = next((candidate for candidate in beside if candidate.exists()), beside[0])
+        beside = (path.parent / name, path.parent.parent / "JPEGImages" / name)
+        photo = next((candidate for candidate in beside if candidate.exists()), beside[0])
+    except (*DAMAGE, ElementTree.ParseError) as error:
+        where = f"object {done + 1}, " if done < len(things) else ""
+        raise UserError(
+            f"{path} cannot be read ({where}{first_line(error)}); expected a PASCAL VOC annotation"
+        ) from error
     return [
         Annotation(photo, class_name, tuple(of_class), None, width, height) for class_name, of_class in boxes.items()
     ]

@@ -1,7 +1,7 @@
 """How good a map is: where it points, whether the network uses what it shows, whether it depends on the network at all.
 
 Everything here is NumPy: maps and truth in, numbers out. A map is float (H, W) at the photo's size, higher where the
-class's evidence is; `inside` is bool (H, W), True on the animal (its mask, or its boxes filled).
+class's evidence is, and finite; `inside` is bool (H, W), True on the animal (its mask, or its boxes filled).
 """
 
 import math
@@ -13,7 +13,7 @@ from scipy.sparse.linalg import spsolve
 from scipy.stats import binomtest, spearmanr
 
 LEVELS = 100  # thresholds, in shares of the map's largest value, at which masks are compared
-BOX_THRESHOLDS = np.arange(1, 20) * 5 / 100  # of the largest value: 0.05 to 0.95
+BOX_THRESHOLDS = np.arange(1, 100) / 100  # of the largest value
 MOST_TOLERANCE = 15  # pixels, of the pointing game
 BORDER = 0.03  # of the photo's longer side: how far the border of an animal reaches, for border_energy
 ROAD_SHARES = (0.2, 0.4, 0.6, 0.8)  # of the pixels removed
@@ -56,7 +56,7 @@ def energy(values, inside):
     """
     values = np.maximum(values, 0, dtype=np.float64)
     total = values.sum()
-    return float(values[inside].sum() / total) if total > 0 else 0.0
+    return float(values[inside].sum() / total) if total else 0.0
 
 
 def box_overlaps(values, boxes, thresholds=BOX_THRESHOLDS):
@@ -76,23 +76,29 @@ def box_overlaps(values, boxes, thresholds=BOX_THRESHOLDS):
     q = normalised(values)
     if not q.any():
         return np.zeros(len(thresholds))
-    return np.array([max(box_iou(box_around(q >= threshold), box) for box in boxes) for threshold in thresholds])
+    found = [box_around(q >= threshold) for threshold in np.float32(thresholds)]  # in float32, as q: ties are kept
+    sides = np.array(boxes, np.float64).T  # (4, B)
+    return np.array([box_iou(one, sides).max() for one in found])
 
 
 def box_around(mask):
     """(x0, y0, x1, y1) around the largest connected part (8 neighbours) of a mask with at least one pixel."""
-    _, _, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    mask = mask.astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(mask)  # what lies beyond has no parts: less to look through
+    mask = mask[top : top + height, left : left + width]
+    settings = 8, cv2.CV_32S, cv2.CCL_GRANA  # three times as fast as the default
+    _, _, found, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask, *settings)
     x, y, width, height, _ = found[1 + found[1:, cv2.CC_STAT_AREA].argmax()]  # the first is the background
-    return x, y, x + width, y + height
+    return left + x, top + y, left + x + width, top + y + height
 
 
 def box_iou(a, b):
-    """Intersection over union of two boxes (x0, y0, x1, y1)."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    intersection = max(width, 0) * max(height, 0)
+    """Intersection over union of two boxes (x0, y0, x1, y1), or of one with B others, whose sides are float (B,)."""
+    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
+    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    return intersection / union if union > 0 else 0.0
+    return intersection / np.where(union > 0, union, np.inf)
 
 
 def pixel_counts(values, inside):
@@ -198,7 +204,7 @@ def average_drop(probability, masked):
 
     Chattopadhay et al. 2018, section 4.1. Increase in confidence is O > Y.
     """
-    return float(max(0.0, probability - masked) / probability) if probability > 0 else 0.0
+    return float(np.maximum(0, probability - masked) / probability) if probability else 0.0
 
 
 def coherency(values, again):
@@ -206,7 +212,7 @@ def coherency(values, again):
     values, again = values.ravel().astype(np.float64), again.ravel().astype(np.float64)
     values, again = values - values.mean(), again - again.mean()
     norm = np.sqrt((values**2).sum() * (again**2).sum())
-    return float(0.5 + 0.5 * (values * again).sum() / norm) if norm > 0 else 0.5
+    return float(0.5 + 0.5 * (values * again).sum() / norm) if norm else 0.5
 
 
 def adcc(drop, coherent, complexity):
@@ -221,7 +227,7 @@ def adcc(drop, coherent, complexity):
         float, 0 to 1, the higher the better; 0 where one of the three is at its worst.
     """
     parts = np.array([coherent, 1 - complexity, 1 - drop])
-    return float(3 / (1 / parts).sum()) if (parts > 0).all() else 0.0
+    return 0.0 if (parts <= 0).any() else float(3 / (1 / parts).sum())
 
 
 # Neighbours and their weights in ROAD's imputation (Rong et al. 2022, section 5)

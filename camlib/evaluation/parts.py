@@ -57,7 +57,7 @@ def evaluate_sample(scored, sample, results, failed, fill_names):
             outputs, fast = scored.fast_maps(prepared, labels[None])
             slow = scored.slow_maps(prepared, np.stack((labels, other)))
             with scoring.listed_if_unreadable(item, failed):
-                scoring.check_finite(outputs[0])
+                scoring.check_finite(outputs[0], *slow.values())
                 truth = scoring.truth_of(item, picture.shape[:2])
                 scores = {
                     name: scoring.scores_of_map(values[0, 0], values[1, 0], truth, picture, scored.kinds[name])

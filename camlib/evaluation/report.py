@@ -1,6 +1,6 @@
 """The report of an evaluation: tables with intervals, figures, and one page. Imports neither Keras nor TensorFlow."""
 
-import re
+import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from camlib.console import counted
 from camlib.evaluation import metrics
 from camlib.evaluation.results import cascades_of, curves_of, entries_of, extremes_of, merged
 from camlib.files import write_csv, write_whole
@@ -55,7 +56,7 @@ def best(means):
 
 def is_right(overlaps, threshold):
     """Whether the box at a threshold overlaps a true one by half or more."""
-    return float(overlaps[int(np.argmin(np.abs(metrics.BOX_THRESHOLDS - threshold)))] >= 0.5)
+    return float(overlaps[list(metrics.BOX_THRESHOLDS).index(threshold)] >= 0.5)
 
 
 def mean_known(values):
@@ -75,7 +76,8 @@ LOCALISATION = (
     Score("box_20", "box at 20 % ↑", "boxes", lambda overlaps, about: is_right(overlaps, 0.20),
           meaning="the same above 20 %"),
     Score("box_best", "best box ↑", "boxes", lambda overlaps, about: np.array(overlaps) >= 0.5, best,
-          meaning="the same above the threshold that is best for all photos together"),
+          meaning="the same above the best of 99 thresholds for all photos together: MaxBoxAcc of maps cut at "
+          "zero, where the paper's are stretched from their least value"),
     Score("ilsvrc_error_20", "ILSVRC error at 20 % ↓", "boxes",
           lambda overlaps, about: 1 - is_right(overlaps, 0.20) * about.get("right", np.nan),
           meaning="share of objects whose photo is misclassified or whose box at 20 % is wrong"),
@@ -102,7 +104,7 @@ SANITY = (
           meaning="the same with all layers' weights shuffled"),
     Score("rank_mean", "mean of the cascade ↓", "rank_correlation", lambda found, about: mean_known(found),
           meaning="mean of the same while layer after layer is shuffled, from the output down; near 1 the map shows "
-          "the photo rather than what was learnt"),
+          "the photo rather than what was learnt; stages that leave an even map, which has no ranks, are left out"),
     Score("ssim_mean", "SSIM, mean of the cascade ↓", "ssim", lambda found, about: mean_known(found),
           meaning="the same with structural similarity in place of rank correlation"),
     Score("other_class", "rank correlation with another class ↓", "other_class",
@@ -127,8 +129,9 @@ def faithfulness_scores(fills):
             f"{curve}, {fill} {arrow}",
             f"{curve}_{fill}",
             lambda points, about: metrics.area(points),
-            meaning=f"mean probability of the class while the photo's pixels are {what} {fill}, the map's highest "
-            "first",
+            meaning=f"mean probability of the annotated class while the photo's pixels are {what} {fill}, the map's "
+            "highest first, in --steps steps; RISE takes the predicted class, 224 steps, grey for deletion and a "
+            "narrower blur for insertion",
         )
         for fill in fills
         for curve, arrow, what in (("deletion", "↓", "replaced by its"), ("insertion", "↑", "put back into its"))
@@ -139,10 +142,11 @@ def faithfulness_scores(fills):
               meaning="share of the probability that is lost where pixels are dimmed by how little the map shows them"),
         Score("increase", "increase ↑", "increase", meaning="share of photos whose probability that raises"),
         Score("adcc", "ADCC ↑", "adcc",
-              meaning="average drop, coherency (the map of what it shows) and complexity (its mean) in one number"),
+              meaning="average drop, coherency (correlation with the map of what it shows, both cut at zero and "
+              "enlarged) and complexity (its mean) in one number, of the annotated class"),
         Score("road", "ROAD ↑", "road",
               meaning="half the probability without the map's lowest pixels less that without its highest, filled in "
-              "from their surroundings"),
+              "from their surroundings; the paper compares accuracies"),
     )  # fmt: skip
 
 
@@ -237,17 +241,18 @@ def answers_of(records):
 def groups_of(records):
     """Records that are counted together, dict of name -> list: all, each class, and of several collections each large
     one; none twice."""
-    groups = {"all": records}
-    for name in dict.fromkeys(record["class"] for record in records):
-        groups[f"class {name}"] = [record for record in records if record["class"] == name]
+    groups, once = {"all": records}, {}
+    for record in records:
+        groups.setdefault(f"class {record['class']}", []).append(record)
     sizes = Counter(collection_of(record["photo"]) for record in records)
     titles = {  # the largest first
         name: f"collection {name}" if count >= SMALL_COLLECTION else "smaller collections"
         for name, count in sizes.most_common()
     }
     for title in dict.fromkeys(titles.values()) if len(sizes) > 1 else ():
-        groups[title] = [record for record in records if titles[collection_of(record["photo"])] == title]
-    once = {}
+        groups[title] = []
+    for record in records if len(sizes) > 1 else ():
+        groups[titles[collection_of(record["photo"])]].append(record)
     for name, chosen in groups.items():
         once |= {name: chosen} if chosen not in once.values() else {}
     return once
@@ -255,7 +260,7 @@ def groups_of(records):
 
 def collection_of(photo):
     """The collection a photo comes from: its file's name without the number at the end."""
-    return re.sub(r"[ _-]*\d+$", "", Path(photo).stem) or "numbered"
+    return Path(photo).stem.rstrip(string.digits).rstrip(" _-") or "numbered"
 
 
 def write_tables(output, tables, network_rows):
@@ -277,8 +282,7 @@ def grids_of(tables, network_rows, confusions):
     """
     grids = [
         (table.title, ["map", *(score.title for score in table.scores), "items"],
-         rows_once([[name, *(cell_text(cell, score.is_count) for score, cell in zip(table.scores, cells, strict=True)),
-                     f"{max(cell[-1] for cell in cells):,}"] for name, cells in table.rows.items()]))
+         rows_once([score_row(name, table.scores, cells) for name, cells in table.rows.items()]))
         for table in tables
     ]  # fmt: skip
     if network_rows:
@@ -294,6 +298,14 @@ def grids_of(tables, network_rows, confusions):
             rows = [[truth, *map(str, of_truth)] for truth, of_truth in zip(class_names, counts, strict=True)]
             grids.append((TAKEN_FOR.format(name), ["true class", *class_names], rows))
     return grids
+
+
+def score_row(name, scores, cells):
+    """A map's row: its name, its cells, and how many items they are of; a cell of fewer says so: "0.500 of 6"."""
+    most = max(cell[-1] for cell in cells)
+    texts = [cell_text(cell, score.is_count) + (f" of {cell[-1]:,}" if 0 < cell[-1] < most else "")
+             for score, cell in zip(scores, cells, strict=True)]  # fmt: skip
+    return [name, *texts, f"{most:,}"]
 
 
 def rows_once(rows):
@@ -325,18 +337,18 @@ def markdown_of(heading, grids, sentences, findings=()):
     return "\n".join([*lines, *(f"- {sentence}" for sentence in sentences)]) + "\n"
 
 
-FAILED = {  # what a rank correlation that is surely above a half means
-    "rank_mean": "as its network's weights are randomised the map hardly changes (mean rank correlation {}): it shows "
-    "the photo rather than what was learnt.",
-    "other_class": "asked for another class it gives nearly the same map (rank correlation {}): it does not tell where "
-    "a class is.",
-}
+FAILED = {  # what a rank correlation that is surely above a half means, and when a map would hardly change
+    "rank_mean": ("as its network's weights are randomised the map hardly changes (mean rank correlation {}): it shows "
+                  "the photo rather than what was learnt.", "with shuffled weights"),
+    "other_class": ("asked for another class it gives nearly the same map (rank correlation {}): it does not tell "
+                    "where a class is.", "for another class"),
+}  # fmt: skip
 
 
 def sanity_sentences(table):
     """What the sanity checks mean, in plain words, for the maps that fail them."""
     return [
-        f"{name}: {FAILED[score.name].format(cell_text(cell))}"
+        f"{name}: {FAILED[score.name][0].format(cell_text(cell))}"
         for name, score, cell in table.cells()
         if fails(score, cell)
     ]
@@ -404,16 +416,17 @@ def place_sentence(tables, score_name):
 
 def sanity_finding(tables):
     """How many kinds of map fail a sanity check; "" where none was made."""
-    checked = {}
-    for table in tables:
-        for name, score, cell in table.cells():
-            if score.name in FAILED and cell[-1]:
-                checked[name] = checked.get(name, False) or fails(score, cell)
-    failed = [name for name, has_failed in checked.items() if has_failed]
-    if not checked:
+    checks = [(name, score, cell) for table in tables for name, score, cell in table.cells()]
+    checks = [
+        (name, score.name, fails(score, cell)) for name, score, cell in checks if score.name in FAILED and cell[-1]
+    ]
+    if not checks:
         return ""
-    which = f"{len(failed) or 'None'} of {len(checked)} kinds of map" + (f" ({', '.join(failed)})" if failed else "")
-    return f"{which} would look much the same with shuffled weights or for another class"
+    kinds = dict.fromkeys(name for name, _, _ in checks)
+    failed = [name for name in kinds if any(has_failed for other, _, has_failed in checks if other == name)]
+    named = f" ({', '.join(failed)})" if failed else ""
+    when = " or ".join(FAILED[check][1] for check in dict.fromkeys(check for _, check, _ in checks))
+    return f"{len(failed) or 'None'} of {counted(len(kinds), 'kind')} of map{named} would look much the same {when}"
 
 
 def percent(value, low, high):

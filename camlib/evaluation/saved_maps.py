@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from functools import partial
 from types import SimpleNamespace
 
@@ -61,7 +62,7 @@ class SavedMaps:
         self.identity = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         self.by_path = {source.resolve(): photo for photo in photos for source in photo.sources}
         # of photos that are no longer where they were, since another set may have photos of the same names
-        self.by_name = {photo.name: photo for photo in photos if not any(source.is_file() for source in photo.sources)}
+        self.by_name = {photo.name: photo for photo in photos if not any(map(os.path.isfile, photo.sources))}
 
     def maps_of(self, item):
         """The maps of an item's class, and of the next one, None where there is none: dict of name -> (float, float).

@@ -101,8 +101,8 @@ class ScoredNetwork(Classifier):
             labels: int32 (R, N), the classes to explain.
 
         Returns:
-            (probabilities float (N, C), NaN where the network's numbers are not finite, dict of name -> float32
-            (R, N, h, w)).
+            (probabilities float (N, C), NaN where the network's numbers or a map are not finite, dict of name ->
+            float32 (R, N, h, w)).
         """
         probabilities, *maps = self.in_portions(np.arange(len(images)), len(images), images, labels)
         return probabilities, {kind.name: values for kind, values in zip(self.fast_kinds, maps, strict=True)}
@@ -113,16 +113,17 @@ class ScoredNetwork(Classifier):
         maps, photos = {}, np.arange(len(images))
         if self.explain_cam:
             of_classes, logits, outputs = map(ops.convert_to_numpy, self.explain_cam(ops.convert_to_tensor(images)))
-            logits = self.checked_logits(outputs, logits)
             cams = np.stack([of_classes[photos, classes] for classes in labels])
+            logits = self.checked_logits(outputs, logits, cams)
             maps = {kind.name: cams for kind in self.fast_kinds if kind.method == "cam"}
         if self.explain_fast:
             found = self.explain_fast(ops.convert_to_tensor(images), ops.convert_to_tensor(labels))
-            logits = self.checked_logits(ops.convert_to_numpy(found.outputs), ops.convert_to_numpy(found.logits))
             guided = ops.convert_to_numpy(found.guided) if self.guided else None
             for kind in self.compiled_kinds:
                 cam = ops.convert_to_numpy(found.cams[self.pairs.index(self.pair_of(kind))])
                 maps[kind.name] = of_gradients(kind.method, guided, cam) if kind.method in GUIDED else cam
+            answers = map(ops.convert_to_numpy, (found.outputs, found.logits))
+            logits = self.checked_logits(*answers, *maps.values())
         return self.probabilities(logits), *[maps[kind.name] for kind in self.fast_kinds]
 
     def slow_maps(self, images, labels):

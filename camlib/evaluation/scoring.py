@@ -38,12 +38,18 @@ class Truth(NamedTuple):
 
 
 def truth_of(item, shape):
-    """The Truth of an item with an annotation at the size (H, W) of a picture; None without."""
+    """The Truth of an item with an annotation at the size (H, W) of a picture; None without.
+
+    Raises:
+        PhotoError: its mask cannot be read, or marks nothing, as boxes beside the photo do.
+    """
     if not item.annotation:
         return None
     inside = item.annotation.inside(*shape, item.most_pixels)
+    if not inside.any():
+        raise PhotoError(f"its annotation marks no pixel as {item.class_name}; expected a mask or boxes that do")
     boxes = item.annotation.boxes_in(*shape)
-    if not boxes and inside.any():
+    if not boxes:
         y, x = np.nonzero(inside)
         boxes = [(x.min(), y.min(), x.max() + 1, y.max() + 1)]
     tolerance = metrics.MOST_TOLERANCE * shape[1] / item.annotation.width
@@ -114,7 +120,7 @@ def add_scores(results, scored, item, picture, outputs, maps, with_baselines):
         with_baselines: bool, score maps that know no network, too.
 
     Raises:
-        PhotoError: its mask cannot be read, or the outputs are not finite.
+        PhotoError: its truth cannot be read, or the outputs are not finite.
     """
     check_finite(outputs)
     label, truth = scored.class_names.index(item.class_name), truth_of(item, picture.shape[:2])
@@ -163,12 +169,14 @@ def faithfulness(scored, pixels, maps, label, fill_names):
     fills = {name: prepare(fill[None])[0] for name, fill in fills_of(pixels, fill_names).items()}
     large = {name: resize_map(values, *size) for name, values in maps.items()}
     orders = {name: metrics.pixel_order(values) for name, values in large.items()}
-    masked = {name: black + (image - black) * metrics.normalised(values)[..., None] for name, values in large.items()}
+    shown = {name: metrics.normalised(values) for name, values in large.items()}
+    masked = {name: black + (image - black) * values[..., None] for name, values in shown.items()}
     without = {name: prepare(255 * metrics.road_images(pixels / 255, order)) for name, order in orders.items()}
     everything = np.concatenate([image[None], np.stack(list(masked.values())), *without.values()])
     probabilities = scored.probability(everything, np.broadcast_to(target, (len(everything), len(target))))
     whole, of_masked, of_without = np.split(probabilities, [1, 1 + len(maps)])
     again = maps_again(scored, masked, label)
+    check_finite(probabilities, *again.values())
     scores = {}
     for index, name in enumerate(maps):
         drop = metrics.average_drop(whole[0], of_masked[index])
@@ -178,10 +186,11 @@ def faithfulness(scored, pixels, maps, label, fill_names):
             "road": metrics.road(of_without[8 * index : 8 * index + 8]),
         }
         if name in again:
-            coherent = metrics.coherency(maps[name], again[name])
-            scores[name]["adcc"] = metrics.adcc(drop, coherent, float(metrics.normalised(large[name]).mean()))
+            coherent = metrics.coherency(shown[name], metrics.normalised(resize_map(again[name], *size)))
+            scores[name]["adcc"] = metrics.adcc(drop, coherent, float(shown[name].mean()))
         for fill, values in fills.items():
             deletion, insertion = scored.curves(image, values, orders[name], target)
+            check_finite(deletion, insertion)
             scores[name] |= {f"deletion_{fill}": deletion.tolist(), f"insertion_{fill}": insertion.tolist()}
     return scores
 
@@ -278,7 +287,7 @@ def listed_if_unreadable(item, failed):
         failed[str(item.path)] = str(error)
 
 
-def check_finite(numbers):
-    """Raise PhotoError where a network's numbers for a photo, float (C,), are not finite."""
-    if not np.isfinite(numbers).all():
+def check_finite(*numbers):
+    """Raise PhotoError where a network's numbers for a photo, float arrays, are not finite."""
+    if not all(np.isfinite(some).all() for some in numbers):
         raise PhotoError(NOT_FINITE)

@@ -20,12 +20,12 @@ from camlib.networks.keras2_operations import BUILD_IT, Refused
 
 # ---------------------------------------------------------------- text into data
 
-LONGEST_JSON = 32 << 20  # characters of JSON; keras.applications' longest has 1.2 million
+LONGEST_JSON = 8 << 20  # characters of JSON; keras.applications' longest has 1.2 million
 DEEPEST_JSON = 100  # lists and dicts in each other; a network in a network takes three
 
 
 def parsed(text):
-    """JSON as data, unless it is so long or deep that reading it would take the memory or the stack.
+    """JSON as data, unless it is so long or deep that working with it would take the memory or the stack.
 
     Args:
         text: str or None.
@@ -40,12 +40,15 @@ def parsed(text):
         return None
     if len(text) > LONGEST_JSON:
         raise ValueError(f"{len(text):,} characters; expected {LONGEST_JSON:,} at most")
-    depth = 0
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text, re.DOTALL):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
-        if depth > DEEPEST_JSON:
-            raise ValueError(f"lists in lists, more than {DEEPEST_JSON} deep")
-    return json.loads(text)
+    with contextlib.suppress(RecursionError):
+        data = json.loads(text)
+        level = [data]
+        for _ in range(DEEPEST_JSON + 1):
+            holders = [one for one in level if isinstance(one, (dict, list))]
+            level = [part for one in holders for part in (one.values() if isinstance(one, dict) else one)]
+            if not holders:
+                return data
+    raise ValueError(f"lists in lists, more than {DEEPEST_JSON} deep")
 
 
 # ---------------------------------------------------------------- what may be named

@@ -217,8 +217,13 @@ def nodes_in_dicts(entry):
     """The inputs of a layer's call were lists of names, the keywords beside each of them.
 
     Keras builds a layer by its calls; the shapes that it was built for are written otherwise now.
+
+    Raises:
+        Refused: calls in calls, each of which would be looked through once for every one around it.
     """
     nodes = entry.get("inbound_nodes") or []
+    if any(isinstance(part, dict) and "inbound_nodes" in part for part in parts_of(nodes)):
+        raise Refused(f"its layer {entry_in_words(entry)} is called on a layer's description; expected its output")
     if any("args" not in node for node in nodes):
         entry["inbound_nodes"] = [node_in_dict(node) for node in nodes]
         entry.pop("build_config", None)
@@ -234,9 +239,12 @@ def node_in_dict(node):
 
 def parts_of(value):
     """A value and all lists, dicts and plain values in it, the outer ones first."""
-    yield value
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from parts_of(part)
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        yield value
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        pending += reversed(inner)
 
 
 def references_in(value):
@@ -282,15 +290,25 @@ def names_without_slashes(entry):
     return entry
 
 
+def by_layer(references):
+    """References as a dict of the layer's name -> list of them."""
+    found = {}
+    for reference in references:
+        found.setdefault(reference[0], []).append(reference)
+    return found
+
+
 def calls_from_zero(entry):
     """The calls of a network in another were counted from one, since its own graph was the call of number zero.
 
     Only where a network ends in a functional one does Keras 3 go on counting from one.
     """
-    for inner in entry["config"].get("layers", []) if entry["class_name"] == "Functional" else ():
+    if entry["class_name"] != "Functional":
+        return entry
+    uses, ends = by_layer(tensors_in(nodes_of(entry))), by_layer(references_in(output_references(entry)))
+    for name, inner in {layer.get("name"): layer for layer in entry["config"].get("layers", [])}.items():
         if inner["class_name"] in NETWORKS and "inbound_nodes" in inner:
-            inside = [one for one in tensors_in(nodes_of(entry)) if one[0] == inner["name"]]
-            at_the_end = [one for one in references_in(output_references(entry)) if one[0] == inner["name"]]
+            inside, at_the_end = uses.get(name, []), ends.get(name, [])
             last = max((one[1] for one in inside + at_the_end), default=0)
             if last >= len(inner["inbound_nodes"]) and all(one[1] for one in inside):
                 for one in inside + (at_the_end if inner["class_name"] == "Sequential" else []):

@@ -285,7 +285,7 @@ def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
     except PhotoError:
         raise
     except Exception as error:  # decoders meet damaged bytes with errors of almost every class
-        raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})".replace("\n", " ")) from error
+        raise PhotoError(f"damaged or cut off ({str(error) or type(error).__name__})") from error
 
 
 def read_other_kind(path, source, most_pixels):
@@ -325,8 +325,9 @@ def check_pixels(picture, most_pixels):
     need = max(count, round((count + coefficients) / 2))
     if need > most_pixels:
         width, height = (side * scale for side in picture.size)
+        memory = f", in the memory of {need:,}" if need > count else ""  # a progressive JPEG's coefficients
         raise PhotoError(
-            f"{width:,} x {height:,} pixels, of which {count:,} would be decoded; expected at most "
+            f"{width:,} x {height:,} pixels, of which {count:,} would be decoded{memory}; expected at most "
             f"{most_pixels:,}: if it is a photo, --most-pixels {need}"
         )
 
@@ -352,7 +353,7 @@ def modified_of(path):
     """When a file was changed last, in seconds since 1970; None if it cannot be told."""
     try:
         return path.stat().st_mtime
-    except (OSError, AttributeError):  # some stores of objects know no time
+    except (OSError, ValueError, AttributeError):  # some stores of objects know no time
         return None
 
 

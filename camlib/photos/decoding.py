@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from camlib.console import OneLineError
 from camlib.files import is_stored
 from camlib.preprocessing import eight_bits, unit_of
 
@@ -26,7 +27,7 @@ OTHER_KINDS = (  # how a file begins, a regular expression, and what it is
 )
 
 
-class PhotoError(Exception):
+class PhotoError(OneLineError):
     """A photo that cannot be used; the message is the reason."""
 
 

@@ -21,11 +21,13 @@ function fill(select, values, texts = values) {
   select.replaceChildren(...values.map((value, i) => new Option(texts[i], value)));
   if (values.includes(before)) select.value = before;
 }
-const classOf = entry => one.value || entry.class;
-const mapOf = (entry, ofKind = kind.value, name = classOf(entry)) => (entry.maps[ofKind] || {})[name];
+// what the network that a kind of map is of answers; several networks may be shown
+const answerFor = (entry, ofKind = kind.value) => entry.answers?.[ofKind] ?? entry;
+const classOf = (entry, ofKind = kind.value) => one.value || answerFor(entry, ofKind).class;
+const mapOf = (entry, ofKind = kind.value, name = classOf(entry, ofKind)) => (entry.maps[ofKind] || {})[name];
 // the numbers that photos are sorted by: of the map, and of the answer
-function scoresOf(entry, ofKind = kind.value, name = classOf(entry)) {
-  return {probability: entry.probabilities?.[name], ...mapOf(entry, ofKind, name)?.scores};
+function scoresOf(entry, ofKind = kind.value, name = classOf(entry, ofKind)) {
+  return {probability: answerFor(entry, ofKind).probabilities?.[name], ...mapOf(entry, ofKind, name)?.scores};
 }
 function picture(source, text, className) {
   const image = new Image();
@@ -62,39 +64,39 @@ function legend(map, name, numbers) {
 }
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 function numbersOf(entry, ofKind, name) {
-  const map = mapOf(entry, ofKind, name), share = entry.probabilities?.[name];
+  const map = mapOf(entry, ofKind, name), share = answerFor(entry, ofKind).probabilities?.[name];
   const text = value => value === null ? "-" : value.toFixed(3);
   const scores = Object.entries(map.scores).map(([score, value]) => `${score} ${text(value)}`);
   return [share === undefined ? name : `${name} ${percent(share)}`, ...scores, ...(map.zero ? ["all zero"] : [])];
 }
 // what the network takes the photo for, whether that is right, and the numbers of a map
 function answerOf(entry, ofKind, name) {
-  const mark = {true: "\u2713 ", false: "\u2717 "}[entry.right] ?? "", [first, ...numbers] = numbersOf(entry, ofKind, name);
-  return mark + [
-    first, entry.predicted && entry.predicted !== name && `predicted ${entry.predicted}`,
-    entry.right === false && entry.truth !== name && `is ${entry.truth}`, entry.unsure && "unsure", ...numbers,
+  const {predicted, right, unsure} = answerFor(entry, ofKind), [first, ...numbers] = numbersOf(entry, ofKind, name);
+  return ({true: "\u2713 ", false: "\u2717 "}[right] ?? "") + [
+    first, predicted && predicted !== name && `predicted ${predicted}`,
+    right === false && entry.truth !== name && `is ${entry.truth}`, unsure && "unsure", ...numbers,
   ].filter(Boolean).join(", ");
 }
-const stateOf = entry => entry.right === false ? "wrong" : entry.unsure ? "unsure" : entry.right ? "right" : "";
+const stateOf = ({right, unsure}) => right === false ? "wrong" : unsure ? "unsure" : right ? "right" : "";
 function card(entry) {
   const name = classOf(entry), letters = [...entry.name];
   const parts = [letters.slice(0, -NAME_END), letters.slice(-NAME_END)];
   const file = element("div", "name", ...parts.map(part => element("span", "", part.join(""))));
   file.title = entry.name;
   const caption = element("figcaption", "", file, element("div", "answer", answerOf(entry, kind.value, name)));
-  const figure = element("figure", stateOf(entry), superposition(entry, kind.value, name), caption);
+  const figure = element("figure", stateOf(answerFor(entry)), superposition(entry, kind.value, name), caption);
   figure.tabIndex = 0; figure.setAttribute("aria-haspopup", "dialog");
   figure.addEventListener("click", () => enlarge(entry));
   return figure;
 }
 const answers = {
-  "": () => true, right: entry => entry.right === true, wrong: entry => entry.right === false,
-  unsure: entry => entry.unsure,
+  "": () => true, right: said => said.right === true, wrong: said => said.right === false,
+  unsure: said => said.unsure,
 };
 function isShown(entry) {
-  const [what, name] = answer.value.split(/:(.*)/s);
+  const [what, name] = answer.value.split(/:(.*)/s), said = answerFor(entry);
   return mapOf(entry) && (!truth.value || entry.truth === truth.value.slice(1))
-    && (what === "as" ? entry.predicted === name : answers[what](entry));
+    && (what === "as" ? said.predicted === name : answers[what](said));
 }
 function show() {
   const scores = unique(entries.filter(entry => mapOf(entry)).flatMap(entry => Object.entries(scoresOf(entry)))
@@ -112,24 +114,24 @@ function show() {
 
 // one photo, enlarged
 
-function enlarge(entry, ofKind = kind.value, name = classOf(entry)) {
+function enlarge(entry, ofKind = kind.value, name = classOf(entry, ofKind)) {
   view = {entry, ofKind, name};
   const map = mapOf(entry, ofKind, name), ofClasses = entry.maps[ofKind];
   const number = shown.indexOf(entry);
   title.textContent = `${ofKind} of ${name}: ${entry.name}`;
-  note.textContent = answerOf(entry, ofKind, name); note.className = stateOf(entry);
+  note.textContent = answerOf(entry, ofKind, name); note.className = stateOf(answerFor(entry, ofKind));
   place.textContent = `${number + 1} of ${shown.length}`;
   previous.setAttribute("aria-disabled", number < 1); next.setAttribute("aria-disabled", number + 1 >= shown.length);
   large.replaceChildren(stack(entry, ""), superposition(entry, ofKind, name));
   scale.replaceChildren(...(map.legend ? [legend(map, name, true)] : []));
   const kinds = Object.keys(entry.maps).filter(other => mapOf(entry, other, name));
-  others.replaceChildren(...bars(entry),
+  others.replaceChildren(...bars(entry, ofKind),
     ...row(`${ofKind} of each class`, Object.keys(ofClasses).map(other => [ofKind, other, other])),
     ...row(`each map of ${name}`, kinds.map(other => [other, name, other])));
   if (!dialog.open) dialog.showModal();
 }
-function bars(entry) {
-  const likely = Object.entries(entry.probabilities ?? {}).sort((a, b) => b[1] - a[1]);
+function bars(entry, ofKind) {
+  const likely = Object.entries(answerFor(entry, ofKind).probabilities ?? {}).sort((a, b) => b[1] - a[1]);
   if (!likely.length) return [];
   const lines = likely.map(([name, share]) => {
     const length = element("div", "share");
@@ -200,8 +202,9 @@ fill(one, ["", ...classes], ["each photo's own", ...classes]);
 const truths = unique(entries.map(entry => entry.truth).filter(Boolean)).sort();
 fill(truth, ["", ...truths.map(name => `:${name}`)], ["any class", ...truths]);
 truth.parentElement.hidden = !truths.length;
-const judged = Object.keys(answers).filter(what => what && entries.some(answers[what]));
-const guesses = unique(entries.map(entry => entry.predicted).filter(Boolean)).sort();
+const said = entries.flatMap(entry => [entry, ...Object.values(entry.answers ?? {})]);
+const judged = Object.keys(answers).filter(what => what && said.some(answers[what]));
+const guesses = unique(said.map(({predicted}) => predicted).filter(Boolean)).sort();
 fill(answer, ["", ...judged, ...guesses.map(name => `as:${name}`)], ["all", ...judged, ...guesses]);
 answer.parentElement.hidden = !guesses.length;
 for (const select of [kind, one, truth, answer, order]) select.addEventListener("change", show);

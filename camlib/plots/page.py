@@ -53,6 +53,8 @@ def write_page(path, title, entries, style=USUAL, report=Report()):  # noqa: B00
             `legend_of` makes it) and zero (True where the map is zero everywhere). If known also truth and predicted
             (class names), right and unsure (bool), probabilities (dict of class name -> float) and outlines (list of
             polygons, lists of (x, y) in shares of width and height).
+            Where several networks were asked, answers: dict of kind -> dict of class, predicted, right, unsure and
+            probabilities.
         style: Style.
         report: Report.
     """

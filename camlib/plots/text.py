@@ -4,6 +4,7 @@ Lengths are in pixels of a figure of 100 dots per inch, whatever its own; points
 """
 
 import functools
+from bisect import bisect
 from pathlib import Path
 
 import matplotlib
@@ -32,11 +33,14 @@ def line_height(points):
 
 def shortened(text, points, room, ending=""):
     """A line of text that fits: where it does not, its middle is left out; `ending` is kept."""
-    line, kept = text + ending, len(text)
-    while kept > 1 and length(line, points) > room:
-        kept -= 1
-        line = f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}{ending}"
-    return line
+
+    def with_letters(kept):
+        return f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}{ending}"
+
+    if len(text) < 2 or length(text + ending, points) <= room:
+        return text + ending
+    counts = range(2, len(text))
+    return with_letters(1 + bisect(counts, room, key=lambda kept: length(with_letters(kept), points)))
 
 
 def wrapped(words, points, room, between=" "):

@@ -92,7 +92,7 @@ class FolderRun:
         for path in [self.list] if self.part else lists_of(self.output):
             try:
                 header, rows = read_list(path) if path.exists() else ([], [])
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 raise UserError(
                     f"{path} is damaged ({error}); expected the list of the run's photos: --overwrite begins anew"
                 ) from error

@@ -13,14 +13,15 @@ import h5py
 import numpy as np
 
 from camlib.attribution import METHODS, titles_of
-from camlib.console import UserError, first_line
+from camlib.console import OneLineError, UserError, counted, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
 from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
 from camlib.plots import is_gradient
 from camlib.plots.colours import Style, overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
 from camlib.plots.panels import write_jpeg, write_panel, write_png
-from camlib.runs.shards import NUMBER, lists_of, read_list
-from camlib.runs.store import PART_ERRORS, PART_NAME, PLACE_COLUMNS, Part
+from camlib.runs.places import Places
+from camlib.runs.shards import NUMBER, lists_of, rows_of
+from camlib.runs.store import PART_ERRORS, PLACE_COLUMNS, Part
 
 PHOTO_FILE = "photo.jpg"
 
@@ -133,10 +134,11 @@ SETTINGS_READ = {
     "class_names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
 }
 CLASSES_SHOWN = 8  # shown at once; of more, the most probable
+LONGEST_MAP_SIDE = 2**14  # of a map; the largest photos that a network takes have half as much
 UNSURE_BELOW = 0.55  # probability: 2.7 and 4.7 % of the shipped networks' right answers on 1,044 photos have less
 
 
-class MapError(Exception):
+class MapError(OneLineError):
     """A map that cannot be shown; the message is the reason."""
 
 
@@ -205,7 +207,7 @@ class SavedPhoto:
         """
         photo = self.folder / PHOTO_FILE
         if self.settings.get("no_pictures"):
-            photo = next((path for path in self.sources if path.is_file()), photo)
+            photo = next(filter(os.path.isfile, self.sources), photo)
         return read_photo(photo, most_pixels=self.most_pixels)
 
     def map_places(self):
@@ -222,22 +224,19 @@ class SavedPhoto:
 
     @property
     def places(self):
-        """list of Path: the photos and folders that the run was given; empty if unknown."""
-        return [Path(place) for place in self.settings.get("photos", ())]
+        """Places: the photos and folders that the run was given; empty if unknown."""
+        return Places.of(self.settings.get("photos", ()))
 
     @property
     def sources(self):
-        """list of Path: where the photo itself may be, see `camlib.photos.find_photos` for its name."""
-        under = [place / self.name for place in self.places]
-        of_several = [place.parent / self.name for place in self.places if self.name.startswith(f"{place.name}/")]
-        files = [place for place in self.places if place.name == self.name]
-        return files + (of_several + under if len(self.places) > 1 else under)
+        """list of Path: where the photo itself may be."""
+        return self.places.sources(self.name)
 
     @property
     def truth(self):
         """The photo's class, which the folder it lies in is named for; None where no class has that name."""
         # of a run that photos of several folders were added to, the one that is there
-        likely = sorted(self.sources, key=lambda path: not path.is_file()) if len(self.places) > 1 else self.sources
+        likely = sorted(self.sources, key=os.path.isfile, reverse=True) if len(self.places) > 1 else self.sources
         folder = Path(self.name).parent.name or next((path.parent.name for path in likely[:1]), "")
         known = self.settings.get("class_names") or self.probabilities
         return folder if folder in known else None
@@ -267,7 +266,7 @@ class StoredPhoto(SavedPhoto):
             picture = self.part.picture(self.name, self.row) if self.part else b""
         except PART_ERRORS as error:
             raise PhotoError(f"damaged or cut off ({first_line(error)})") from error
-        source = next((path for path in self.sources if path.is_file()), Path(self.name))
+        source = next(filter(os.path.isfile, self.sources), Path(self.name))
         return read_photo(io.BytesIO(picture) if picture else source, most_pixels=self.most_pixels)
 
     def map_places(self):
@@ -295,14 +294,15 @@ def find_saved(place, most_pixels=MOST_PIXELS):
         return [SavedPhoto(place.name, [place.parent], only=place, settings=settings, most_pixels=most_pixels)]
     if not place.is_dir():
         raise UserError(f"{place} does not exist; expected a folder of maps: run python make_cam_maps.py first")
-    for run in (place.resolve(), *place.resolve().parents):
+    here = place.resolve()
+    for run in (here, *here.parents):
         if lists_of(run):
             known = read_predictions(run, most_pixels)
-            saved = [photo for photo in known if photo.folder.is_relative_to(place.resolve())]
+            saved = [photo for photo in known if photo.folder.is_relative_to(here)]
             break
     else:
         parents = sorted(parent for parent, _, files in os.walk(place) if any(map(parse_map_name, files)))
-        settings = settings_of_run(place.resolve())
+        settings = settings_of_run(here)
         saved = [
             SavedPhoto(os.path.relpath(parent, place), [Path(parent)], settings=settings, most_pixels=most_pixels)
             for parent in parents
@@ -315,26 +315,36 @@ def find_saved(place, most_pixels=MOST_PIXELS):
 def read_predictions(run, most_pixels=MOST_PIXELS):
     """The photos of all lists of a run, in the order of its photos; see `camlib.runs.shards.lists_of`.
 
-    Of two rows of a photo the later counts, or that which knows the photo as it is now.
+    Of two rows of a photo the later counts, or that which knows the photo as it is now. A list, a row or a part of a
+    store that is damaged is left out, and said.
 
     Raises:
-        UserError: a list is damaged, or no list of predictions, or a part of a store is damaged.
+        UserError: nothing is left.
     """
-    settings, parts = settings_of_run(run), {}
+    settings, parts, damaged = settings_of_run(run), {}, []
     found = {}  # of a photo's name: its place, and the photo
     for path in lists_of(run):
         try:
-            header, rows = read_list(path)
-            if header[:2] != ["path", "predicted"]:
-                raise ValueError("columns of another kind")
-            for index, row in enumerate(rows):
-                place = int(row[-1]) if header[-1] == NUMBER else index
-                photo = predicted_photo(run, dict(zip(header, row, strict=True)), settings, most_pixels, parts)
+            rows = rows_of(path)
+        except (OSError, ValueError) as error:
+            damaged.append((path, error))
+            continue
+        for index, row in enumerate(rows):
+            try:
+                place = int(row.get(NUMBER, index))
+                photo = predicted_photo(run, row, settings, most_pixels, parts)
+            except (UserError, ValueError) as error:
+                damaged.append((path, error))
+            else:
                 if photo.name not in found or photo.is_current or not found[photo.name][1].is_current:
                     found[photo.name] = place, photo
-        except (OSError, ValueError) as error:
-            why = first_line(error)
-            raise UserError(f"{path} cannot be read ({why}); expected the list of a run's maps") from error
+    for path, error in damaged[:1]:
+        why = f"{path} cannot be read ({first_line(error)}); expected the list of a run's maps"
+        why = error if isinstance(error, UserError) else UserError(why)
+        if not found:
+            raise why
+        entries = counted(len(damaged), "entry is", "entries are")
+        print(f"{entries} left out of {run}, the first since {why}", flush=True)
     return [saved for _, saved in sorted(found.values(), key=lambda one: one[0])]
 
 
@@ -345,14 +355,14 @@ def predicted_photo(run, row, settings, most_pixels, parts):
         run: Path.
         row: dict of column -> str.
         settings, most_pixels: of the SavedPhoto.
-        parts: dict of file name -> Part or None, to which those that are read are added.
+        parts: dict of file name -> Part, None or the UserError of a damaged one, to which those read are added.
 
     Raises:
-        ValueError: its name leads out of the run's folder, or a number is none.
+        ValueError: no file can have its name, or a number is none.
         UserError: its part of a store is damaged.
     """
     name = row["path"]
-    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if "\0" in name or max(map(len, map(os.fsencode, Path(name).parts))) > 255 or len(os.fsencode(run / name)) > 4000:
         raise ValueError(f"a photo called {name[:40]!r}")
     numbers = numbers_of(row, "probability_"), numbers_of(row, "logit_")
     if not all(column in row for column in PLACE_COLUMNS):
@@ -360,10 +370,13 @@ def predicted_photo(run, row, settings, most_pixels, parts):
         folders = [run / name, run / name_without_suffix(name)]
         return SavedPhoto(name, folders, row["predicted"], *numbers, settings=settings, most_pixels=most_pixels)
     part, number, modified = (row[column] for column in PLACE_COLUMNS)
-    if not PART_NAME.fullmatch(part):
-        raise ValueError(f"a part called {part[:40]!r}")
     if part not in parts:
-        parts[part] = Part(run / part) if (run / part).is_file() else None
+        try:
+            parts[part] = Part(run / part) if (run / part).is_file() else None
+        except UserError as error:
+            parts[part] = error
+    if isinstance(parts[part], UserError):
+        raise parts[part]
     stored = {"part": parts[part], "row": int(number), "modified": modified}
     return StoredPhoto(name, [run], row["predicted"], *numbers, settings=settings, most_pixels=most_pixels, **stored)
 
@@ -379,7 +392,8 @@ def settings_of_run(folder):
         if (run / RUN_FILE).is_file():
             try:
                 settings = read_json(run / RUN_FILE)["settings"]
-                return {name: settings[name] for name, fits in SETTINGS_READ.items() if fits(settings.get(name))}
+                known = {name: settings[name] for name, fits in SETTINGS_READ.items() if fits(settings.get(name))}
+                return known | {"photos": Places(known.get("photos", ()))}
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 return {}  # run.json is not needed to look at maps
     return {}
@@ -449,12 +463,17 @@ def read_map(path):
         values = read_array(path) if isinstance(path, Path) else path.read()
     except (OSError, ValueError) as error:
         raise MapError(f"{path.name} cannot be read ({first_line(error)})") from error
-    of_maps_shape = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
-    if not of_maps_shape or not values.size or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+    kind, of_maps_shape = values.dtype, values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
+    fits = of_maps_shape and min(values.shape) > 0 and max(values.shape) <= LONGEST_MAP_SIDE and kind.kind in "fiu"
+    if fits:
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+    if not fits or not np.isfinite(values).all():
         raise MapError(
-            f"{path.name} holds {values.dtype} {values.shape}; expected finite numbers (H, W), (H, W, 1) or (H, W, 3)"
+            f"{path.name} holds {kind} {values.shape}; expected finite numbers of float32 (H, W), (H, W, 1) or "
+            f"(H, W, 3), H and W up to {LONGEST_MAP_SIDE:,}"
         )
-    return (values[..., 0] if values.shape[2:] == (1,) else values).astype(np.float32)
+    return values[..., 0] if values.shape[2:] == (1,) else values
 
 
 def attempt(read, *path):

@@ -6,10 +6,11 @@ Ray is asked for by the user alone, and imported then; it is in requirements-clu
 import logging
 import os
 import pickle
+import signal
 import socket
 import warnings
 
-from camlib.console import UserError, counted, first_line
+from camlib.console import ENDING_SIGNALS, STOP, UserError, counted, first_line
 from camlib.runs.run import explain_photos
 from camlib.runs.shards import read_record
 
@@ -70,7 +71,8 @@ def explain_on_ray(load, run, batch_size, address=None, workers=None):
             "expected more memory for each: fewer --workers, or a smaller --batch-size; the same command goes on"
         ) from None
     finally:
-        ray.shutdown()
+        if not STOP.signal:  # takes seconds; the system ends Ray's processes with this one
+            ray.shutdown()
 
 
 def begin_ray(address):
@@ -88,6 +90,7 @@ def begin_ray(address):
     import ray.data
 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     alone = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
@@ -100,6 +103,8 @@ def begin_ray(address):
             f"Ray cannot begin at {address} ({first_line(error)}); expected --address of a running cluster, HOST:6379, "
             "with the same versions of Ray and Python, or none for this machine"
         ) from None
+    for number, handler in handlers.items():  # Ray sets its own, which ends the process with another code
+        signal.signal(number, handler)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -16,12 +16,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camlib.console import UserError, counted
-from camlib.files import RUN_FILE, csv_rows, only_writer, open_csv, read_json, refuse_if_held, write_json_once
+from camlib.files import (
+    RUN_FILE,
+    csv_rows,
+    only_writer,
+    open_csv,
+    read_json,
+    refuse_if_held,
+    refuse_no_file,
+    write_json_once,
+)
+from camlib.runs.store import PART_NAME
 
 PREDICTIONS_FILE, FAILED_FILE = "predictions.csv", "failed.csv"
 FAILED_COLUMNS = ["path", "reason"]
 NUMBER = "number"  # a column of shards' lists: the photo's place among all, from 0
 LIST_OF_SHARD = re.compile(r"(predictions|failed)-([0-9]+)-of-([0-9]+)\.csv")
+MOST_LIST = 2**31  # bytes: that of ten million photos and four classes has half as many
 SECONDS_TO_WRITE = 10  # for another process to write a few kilobytes
 
 # ---------------------------------------------------------------- which part is whose
@@ -248,21 +259,43 @@ def lists_of(folder, name=PREDICTIONS_FILE):
     for path in folder.glob(f"{Path(name).stem}-*-of-*.csv"):
         if match := LIST_OF_SHARD.fullmatch(path.name):
             found.append((int(match[2]), path))
-    return [path for _, path in sorted(found)] + [folder / name] * (folder / name).is_file()
+    return [path for _, path in sorted(found)] + [folder / name] * (folder / name).exists()
 
 
 def read_list(path):
     """(header, rows) of a list, lists of str; a last line that is being written is left out.
 
     Raises:
-        ValueError: it is damaged.
+        OSError: it may not be read.
+        ValueError: it is no file, longer than MOST_LIST, or damaged.
     """
+    refuse_no_file(path, MOST_LIST)
     with open_csv(path, "r") as file:
         try:
             header, *rows = csv_rows(file.read()) or [[]]
         except csv.Error as error:
             raise ValueError(f"no table: {error}") from error
     return header, [row for row in rows if len(row) == len(header)]
+
+
+def rows_of(path):
+    """The rows of a list of predictions: list of dict of column -> str.
+
+    Raises:
+        OSError: it may not be read.
+        ValueError: it is damaged, no such list, or a row leads out of the run's folder, as no script writes it.
+    """
+    header, rows = read_list(path)
+    if header[:2] != ["path", "predicted"]:
+        raise ValueError("columns of another kind")
+    rows = [dict(zip(header, row, strict=True)) for row in rows]
+    for row in rows:
+        name, part = Path(row["path"]), row.get("part", "maps-0000000.h5")
+        if not name.parts or name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"a photo called {row['path'][:40]!r}")
+        if not PART_NAME.fullmatch(part):
+            raise ValueError(f"a part called {part[:40]!r}")
+    return rows
 
 
 def remove_lists_of_shards(folder):

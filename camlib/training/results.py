@@ -3,12 +3,13 @@
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 from camlib.console import EXIT_SOME_FAILED, command, counted, first_line, print_table
 from camlib.evaluation.metrics import binary_accuracy, confusion_matrix
 from camlib.files import RUN_FILE, write_csv, write_json
 from camlib.networks import GAP_NETWORK
-from camlib.networks.checkpoint import save_network
+from camlib.networks.checkpoint import load_network, save_network
 from camlib.plots.figures import draw_confusion_matrix, draw_history
 from camlib.runs.claim import run_record, write_failed
 from camlib.training import sibling
@@ -22,7 +23,8 @@ BATCH_SIZE = 32  # photos in a batch of those that the finished network is asked
 def write_results(network, materials, history, args, fixed):
     """Write all that stays beside the network, and say how good it is and what comes next.
 
-    The training counts as finished, and its state is removed, before anything is drawn.
+    The training counts as finished, and its state is removed, before anything is drawn: what is drawn is made from the
+    network, the photos, and the history in run.json, now or by `write_missing`.
 
     Args:
         network: keras.Model.
@@ -37,8 +39,11 @@ def write_results(network, materials, history, args, fixed):
     output, input_spec, failed = args.output, materials.input_spec, materials.failed
     save_network(network, output, input_spec, half=args.half)
     save_network(network, output.with_suffix(".weights.h5"), input_spec, half=args.half)
-    write_json(sibling(output, "run.json"), run_record(vars(args) | fixed, "classes in the order of class_names"))
+    record = run_record(vars(args) | fixed, "classes in the order of class_names")
+    write_json(sibling(output, "run.json"), record | {"history": history})
     write_failed(sibling(output, "failed.csv"), failed)
+    for earlier in filter(Path.is_file, report_files(output)):  # of what was trained before
+        earlier.unlink()
     sibling(output, "state.npz").unlink()
     missing = report_training(network, input_spec, materials.photos["val"], output, history)
     also = "" if missing else ", history, curves and confusion matrix"
@@ -51,11 +56,37 @@ def write_results(network, materials, history, args, fixed):
     return EXIT_SOME_FAILED if missing else 0
 
 
+def report_files(output):
+    """What is drawn and told of a training, list of Path."""
+    return [sibling(output, ending) for ending in ("history.csv", "curves.png", "confusion.png")]
+
+
+def write_missing(materials, record, args):
+    """Make what a finished training lacks of its files, as one that was killed then.
+
+    Args:
+        materials: `camlib.training.fitting.Materials`.
+        record: dict, of its run.json.
+        args: the user's.
+
+    Returns:
+        int, the exit code.
+    """
+    output, weights, missing = args.output, args.output.with_suffix(".weights.h5"), []
+    if not all(path.exists() for path in (weights, *report_files(output))):
+        network, input_spec = load_network(output)
+        save_network(network, weights, input_spec, half=args.half)
+        missing = report_training(network, input_spec, materials.photos["val"], output, record.get("history"))
+        print(f"{output} was without some of its files, which are made now")
+    print(f"{output} is finished; to train it anew use --overwrite")
+    return EXIT_SOME_FAILED if missing else 0
+
+
 def report_training(network, input_spec, photos, output, history):
     """Write history, curves and confusion matrix, and print the accuracies of the network kept.
 
     Args:
-        network, history: as for `write_results`.
+        network, history: as for `write_results`; the latter None where an earlier version did not keep it.
         input_spec: InputSpec of the network.
         photos: LabelledPhotos, those to validate on.
         output: Path of the network.
@@ -64,17 +95,18 @@ def report_training(network, input_spec, photos, output, history):
         list of str, what could not be made.
     """
     missing, class_count = [], len(input_spec.class_names)
+    history_file, curves, confusion = report_files(output)
     with warned_of("the history", missing):
-        write_csv(sibling(output, "history.csv"), [history[0].keys(), *(row.values() for row in history)])
+        write_csv(history_file, [history[0].keys(), *(row.values() for row in history)])
     with warned_of("the curves", missing):
-        draw_history(sibling(output, "curves.png"), history)
+        draw_history(curves, history)
     with warned_of("the accuracies and the confusion matrix", missing):
         probabilities = network.predict(PlainBatches(photos, input_spec, BATCH_SIZE), verbose=0)  # (N, C)
         counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), class_count)
         print_accuracies(counts, input_spec.class_names)
         binary = binary_accuracy(probabilities, photos.labels)
         print(f"binary accuracy (what Keras called accuracy in the original): {binary:.3f}")
-        draw_confusion_matrix(sibling(output, "confusion.png"), counts, input_spec.class_names, "photos of val")
+        draw_confusion_matrix(confusion, counts, input_spec.class_names, "photos of val")
     return missing
 
 

@@ -193,12 +193,12 @@ def check_same(path, saved, fixed):
         )
 
 
-def settings_of_finished(record_path, output):
-    """The settings a finished network was trained with, as its run.json holds them."""
+def record_of_finished(record_path, output):
+    """The run.json of a finished network: how it was trained, dict with the dict `settings`."""
     try:
-        settings = read_json(record_path)["settings"]
-        settings.keys()  # of a dict
-        return settings
+        record = read_json(record_path)
+        record["settings"].keys()  # of a dict
+        return record
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{output} exists without its {record_path.name}, so that nothing says how it was trained; expected "

@@ -1,6 +1,7 @@
 """The photos of a run as they are looked through: which of them, in which order, and read before they are asked for."""
 
 import functools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -147,7 +148,7 @@ class Annotations:
         near = {}
         for place in self.places:
             files = [folder / ANNOTATIONS_FILE for folder in (place, *list(place.parents)[:FOLDERS_ABOVE])]
-            near.update(dict.fromkeys([file for file in files if file.is_file()][:1]))
+            near.update(dict.fromkeys(list(filter(os.path.isfile, files))[:1]))
         return list(near)
 
     def outlines_in_pixels(self, saved, height, width):
@@ -199,7 +200,7 @@ class Album:
     def __init__(self, photos, index=0):
         self.photos, self.chosen, self.position = photos, list(range(len(photos))), index
         self.filter, self.order = "all", ORDERS[0]
-        self.annotations = Annotations(photos[0].places)
+        self.annotations = Annotations(photos[0].places.paths)
         self.class_name = None  # that was asked for last
         self.pool = ThreadPoolExecutor(1)
         self.read = functools.lru_cache(PHOTOS_KEPT)(self.begin)

@@ -7,6 +7,8 @@ from camlib.plots.colours import USUAL, scale_of, superposition_scale_of
 from camlib.plots.page import EVIDENCE_ENDS, encode_photo, likely, map_for_page
 from camlib.runs.maps import MapError, base_kind, class_names_in, find_maps, read_map
 
+FEW_CLASSES = 10  # as many are named in a line
+
 
 def entries_of_run(photos, style):
     """What the page shows of all photos, and why some are left out.
@@ -29,29 +31,49 @@ def entries_of_run(photos, style):
     return entries, damaged
 
 
+def what_is_known(saved):
+    """That a network of few classes calls everything one of them: list of str, empty of many or several networks."""
+    names = saved.settings.get("class_names") or []
+    if len(saved.answers) > 1 or not 1 < len(names) <= FEW_CLASSES:
+        return []
+    return [f"The network knows {', '.join(names)} only: whatever a photo shows, it calls it one of them."]
+
+
 def entry_of(saved, style=USUAL):
     """What the page shows of a photo, see `camlib.plots.page.write_page`.
 
     Raises:
         MapError, PhotoError: the photo or a map cannot be read.
     """
-    photo, kinds = saved.read_photo(), {}
+    photo, kinds, answers = saved.read_photo(), {}, {}
     for kind, paths in find_maps(saved).items():
         maps = {name: read_map(path) for name, path in paths.items()}
         scale = scale_on_page(saved, kind, maps.values())
-        probabilities = saved.run_of(kind).probabilities if len(saved.answers) > 1 else {}
         kinds[saved.title_of(kind)] = {
-            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style)
-            | {"scores": {"probability": probabilities[name]} if name in probabilities else {}}
+            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style) | {"scores": {}}
             for name, values in maps.items()
         }
-    names = class_names_in(kinds)
+        if len(saved.answers) > 1:
+            answers[saved.title_of(kind)] = answer_on_page(saved.run_of(kind), list(maps))
     return {
         "name": saved.name,
-        "class": saved.predicted if saved.predicted in names else (names or [""])[0],
         "picture": encode_photo(photo),
         "maps": kinds,
         "truth": saved.truth,
+        "answers": answers,
+        **answer_on_page(saved, class_names_in(kinds)),
+    }
+
+
+def answer_on_page(saved, names):
+    """What a network answers to a photo: dict, see `camlib.plots.page.write_page`.
+
+    Args:
+        saved: SavedPhoto.
+        names: list of str, the classes that have maps.
+    """
+    return {
+        "class": saved.predicted if saved.predicted in names else (names or [""])[0],
         "predicted": saved.predicted,
         "right": saved.is_right,
         "unsure": saved.is_unsure,

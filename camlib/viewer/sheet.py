@@ -82,8 +82,7 @@ def row_of(saved, columns, class_name, style, with_kinds=False):
     content = read_content(saved, class_name)
     names, kinds, photo = class_names_in(content.maps), list(content.maps), content.photo
     if columns is None:
-        own = next((name for name in (class_name, saved.predicted) if name in names), (names or [None])[0])
-        wanted = [(kind, own, True) for kind in kinds if own]
+        wanted = [(kind, own_class(saved.run_of(kind), class_name, names), True) for kind in kinds if names]
     else:
         shown = columns if isinstance(columns, list) else names[:columns]
         wanted = [(kind, name, name == shown[-1]) for kind in kinds[:1] for name in shown]  # a scale, so a bar, a row
@@ -93,7 +92,8 @@ def row_of(saved, columns, class_name, style, with_kinds=False):
     for kind, name, with_bar in wanted:
         title = shortened(name, TITLE_POINTS, WIDEST, percent_of(saved.run_of(kind), name))
         if with_kinds:
-            title = saved.title_of(kind) + ("" if name == saved.predicted else f": {title}")
+            of_all = len(saved.answers) == 1 and name == saved.predicted  # then the row's heading names it
+            title = saved.title_of(kind) + ("" if of_all else f": {title}")
         picture, bar = over_photo(photo, kind, content.map_of(kind, name), content.over_photo[kind], style)
         cells.append((title, picture, bar if with_bar else None))
     damaged = [f"{saved.name}: {picture}" for _, picture, _ in cells if isinstance(picture, Exception)]
@@ -102,6 +102,11 @@ def row_of(saved, columns, class_name, style, with_kinds=False):
         for title, picture, bar in cells
     ]
     return Row([f"{displayable(saved.name)}   {answer_of(saved)}".rstrip()], cells), damaged
+
+
+def own_class(saved, asked, names):
+    """The class whose map is shown of a run: the one asked for, else what the network predicts, else the first."""
+    return next((name for name in (asked, saved.predicted) if name in names), names[0])
 
 
 def percent_of(saved, name):

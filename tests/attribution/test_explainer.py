@@ -192,7 +192,7 @@ def test_a_network_in_half_precision_can_be_cloned(dtype):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_half_precision_maps_are_float32_and_close(drawings, dtype):
     """The shipped network on drawings: maps of single photos may jump where a ReLU or a maximum changes sides."""
     images, full = drawings

@@ -13,7 +13,8 @@ from PIL import Image
 from small_networks import explained
 
 from camlib.attribution.cam import cam_function, pooled_classifier
-from camlib.attribution.gradcam import explain
+from camlib.attribution.classifier import Classifier
+from camlib.attribution.gradcam import GradCAM, explain
 from camlib.attribution.guided import guided_grad_cam, guided_rule, rectify
 from camlib.attribution.inspection import inspect_network
 from camlib.backend import differentiate
@@ -269,6 +270,23 @@ def test_explaining_in_one_call_equals_the_scripts_files(photo_folder, tmp_path)
                 np.testing.assert_allclose(values[row, photo], saved, atol=1e-5 * np.abs(saved).max())
     predicted = explain(network, np.stack([images[0], images[0]]), preprocess="none", guided=False)
     assert predicted.guided is None and predicted.chosen[0].tolist() == predicted.logits.argmax(axis=1).tolist()
+
+
+def test_guided_maps_of_a_bgr_network_are_in_rgb():
+    """Those of the same network that takes red first."""
+    network, swapped = random_network(small_network), random_network(small_network)
+    kernel, bias = network.get_layer("first").get_weights()
+    swapped.get_layer("first").set_weights([kernel[:, :, ::-1], bias])
+    photos = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    found, of_swapped = (
+        GradCAM(Classifier(one, InputSpec(CLASSES, 64, 64, 3, bgr=bgr)), classes=["all"])(photos)
+        for one, bgr in ((network, False), (swapped, True))
+    )
+    for kind in ("logits", "cams", "guided", "products"):
+        expected = getattr(found, kind)
+        largest = np.abs(expected).max()
+        assert largest > 0
+        np.testing.assert_allclose(getattr(of_swapped, kind), expected, atol=1e-5 * largest)
 
 
 @pytest.mark.any_backend

@@ -1,8 +1,13 @@
 """Networks with several inputs or outputs, or with a score for each pixel."""
 
+import io
+import os
+import zipfile
+
 import keras
 import numpy as np
 import pytest
+from conftest import ended_within
 from keras import layers, ops
 from oracle import cam_of, gradient_of
 from PIL import Image
@@ -109,6 +114,47 @@ def test_inputs_that_do_not_fit_are_told(two_inputs, two_outputs, tmp_path):
             feed_of(two_inputs, *arguments)
     with pytest.raises(UserError, match="has one input only"):
         feed_of(two_outputs[0], "photo", None)
+
+
+def header(descr="<f4", shape=(2,)):
+    """The beginning of an .npy file."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+BAD_MEMBERS = {
+    "empty": b"", "text": b"3, 4", "no numbers": header(), "more numbers": header() + bytes(12),
+    "claims 373 GiB": header("<f4", (10**11,)) + bytes(8), "objects": header("|O", (1,)) + bytes(8),
+    "broken header": b"\x93NUMPY\x01\0\x76\0" + b"{'descr': " + b"(" * 106 + b"\n",
+    "negative": header("<f4", (-1, -2)) + bytes(8),
+}  # fmt: skip
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("name", [*BAD_MEMBERS, "encrypted", "lies about its size", ".npy", "pipe", "text file"])
+def test_bad_files_of_other_inputs_are_one_line(two_inputs, tmp_path, name):
+    path, member = tmp_path / "others.npz", "age.npy,"
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == ".npy":
+        path.write_bytes(header() + bytes(8))
+    elif name == "text file":
+        path.write_text("age")
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("age.npy", BAD_MEMBERS.get(name, header() + bytes(8)))
+    if name == "encrypted":  # as the flags of both of its entries say
+        content = bytearray(path.read_bytes())
+        content[6] |= 1
+        content[content.index(b"PK\x01\x02") + 8] |= 1
+        path.write_bytes(content)
+    if name == "lies about its size":
+        content = path.read_bytes()
+        path.write_bytes(content.replace(len(header() + bytes(8)).to_bytes(4, "little"), (2**31).to_bytes(4, "little")))
+    with ended_within(10), pytest.raises(UserError, match="--other-inputs .* cannot be read") as why:
+        feed_of(two_inputs, "photo", path)
+    assert (member in str(why.value)) == (name not in (".npy", "pipe", "text file")) and str(why.value).isprintable()
 
 
 # ---------------------------------------------------------------- segmentation

@@ -61,15 +61,15 @@ def element_wise(a, g, *_):
 
 
 def eigen_grad_cam(a, g, *_):
-    products = (g * a).reshape(H * W, K)
+    products = (g * a).reshape(-1, a.shape[-1])
     centred = products - products.mean(axis=0)
     projected = centred @ np.linalg.svd(centred)[2][0]
-    return (projected * np.sign(projected @ products.sum(axis=1))).reshape(H, W)
+    return (projected * np.sign(projected @ products.sum(axis=1))).reshape(a.shape[:2])
 
 
 def eigen_cam(a, *_):
-    matrix = a.reshape(H * W, K)
-    projected = (matrix @ np.linalg.svd(matrix)[2][0]).reshape(H, W)
+    matrix = a.reshape(-1, a.shape[-1])
+    projected = (matrix @ np.linalg.svd(matrix)[2][0]).reshape(a.shape[:2])
     return projected * np.sign(projected.sum())
 
 
@@ -108,6 +108,16 @@ def test_equation(name):
     assert (found < 0).any() <= method.signed
 
 
+@pytest.mark.parametrize(("name", "equation"), [("eigen-cam", eigen_cam), ("eigen-grad-cam", eigen_grad_cam)])
+def test_components_of_more_features_than_cells(name, equation):
+    """As of VGG-16: 14 x 14 cells of 512 features."""
+    a, g = np.maximum(GENERATOR.normal(size=(2, 2, 3, 20)), 0), GENERATOR.normal(size=(2, 2, 3, 20))
+    method = METHODS[name]
+    found = method.function(*map(tensor, (a, g) if method.needs == "gradients" else (a,)))
+    expected = np.stack([equation(*pair) for pair in zip(a, g, strict=True)])
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_silent_features_give_zero_not_nan(name):
     found = map_of(METHODS[name], FEATURES * 0, SCORE * 0)
@@ -137,6 +147,7 @@ def small_network(features=CHANGED_AT_ONCE + 3):
 
 IMAGES = GENERATOR.normal(size=(2, 6, 5, 3)).astype(np.float32)
 CLASSES = [0, 2]
+GROUP, OF_GROUP = 3, [0, 2]  # explained after the network's three classes, as the two of them together
 
 
 def numpy_head(network, features):
@@ -149,22 +160,28 @@ def numpy_head(network, features):
     return x
 
 
+def scores_of(logits):
+    """The scores Y (..., 3) of both CLASSES and of the group, log sum exp, from logits (..., 3)."""
+    return np.stack([logits[..., 0], logits[..., 2], np.log(np.exp(logits[..., OF_GROUP]).sum(axis=-1))], axis=-1)
+
+
 def test_ablation_cam_sets_one_feature_to_zero_at_a_time():
     network = small_network()
-    found = explained(network, None, IMAGES, CLASSES, method="ablation-cam")
+    found = explained(network, None, IMAGES, [*CLASSES, GROUP], method="ablation-cam", groups=[OF_GROUP])
     for n in range(2):
         a = found.features[n].astype(np.float64)
-        logits = numpy_head(network, a)
-        without = np.stack([numpy_head(network, a * (np.arange(a.shape[-1]) != k)) for k in range(a.shape[-1])])
-        for row, c in enumerate(CLASSES):
-            weights = (logits[c] - without[:, c]) / abs(logits[c])
+        score = scores_of(numpy_head(network, a))
+        changed = (a * (np.arange(a.shape[-1]) != k) for k in range(a.shape[-1]))
+        without = scores_of(np.stack([numpy_head(network, features) for features in changed]))
+        for row in range(3):
+            weights = (score[row] - without[:, row]) / abs(score[row])
             expected = relu(a @ weights)
             np.testing.assert_allclose(found.cams[row, n], expected, atol=1e-4 * expected.max())
 
 
 def test_score_cam_looks_through_one_feature_at_a_time():
     network = small_network()
-    found = explained(network, None, IMAGES, CLASSES, method="score-cam")
+    found = explained(network, None, IMAGES, [*CLASSES, GROUP], method="score-cam", groups=[OF_GROUP])
     features_of = keras.Model(network.inputs[0], network.get_layer("conv").output)
     for n in range(2):
         a = found.features[n].astype(np.float64)
@@ -172,8 +189,8 @@ def test_score_cam_looks_through_one_feature_at_a_time():
         masks = (a - a.min((0, 1))) / np.where(spread == 0, 1, spread)
         masked = np.stack([IMAGES[n] * masks[..., k, None] for k in range(a.shape[-1])])
         logits = np.stack([numpy_head(network, ops.convert_to_numpy(f)) for f in features_of(tensor(masked))])
-        for row, c in enumerate(CLASSES):
-            weights = np.exp(logits[:, c]) / np.exp(logits[:, c]).sum()
+        for row, scores in enumerate(scores_of(logits).T):
+            weights = np.exp(scores) / np.exp(scores).sum()
             expected = relu(a @ weights)
             np.testing.assert_allclose(found.cams[row, n], expected, atol=1e-4 * expected.max())
 

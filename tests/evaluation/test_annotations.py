@@ -97,6 +97,56 @@ def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
         read_annotations(tmp_path)
 
 
+def record(**changes):
+    """annotations.json of a good record and one with changes."""
+    good = {"file": "a.jpg", "class": "dog", "boxes": [[1, 1, 5, 9]], "mask": None, "width": 9, "height": 9}
+    return json.dumps([good, good | changes])
+
+
+VOC_FORM = """<annotation><filename>{file}</filename><size><width>9</width><height>9</height></size><object>
+<name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object><object>{object}</object>
+</annotation>"""
+BOX = "<bndbox><xmin>{0}</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+BAD_RECORDS = {
+    "NUL": (record(file="a\0.jpg"), "record 2"),
+    "half a surrogate": (record(file="\ud800.jpg"), "record 2"),
+    "mask of half a surrogate": (record(mask="\udfff.png"), "record 2"),
+    "NUL in a mask": (record(mask="\0"), "record 2"),
+    "class of no name": (record(**{"class": None}), "record 2"),
+    "class of two lines": (record(**{"class": "a\nb"}), "record 2"),
+    "class that clears the screen": (record(**{"class": "\x1b[2J"}), "record 2"),
+    "class of 5,000 letters": (record(**{"class": "a" * 5000}), "record 2"),
+    "class of half a surrogate": (record(**{"class": "\ud800"}), "record 2"),
+    "box of 1e308": (record(boxes=[[0, 0, 1e308, 1e308]]), "record 2"),
+    "box of 400 digits": (record(boxes=[[0, 0, 10**400, 5]]), "record 2"),
+    "side of 400 digits": (record(width=10**400), "record 2"),
+    "sides of 1e308": (record(width=1e308), "record 2"),
+    "a list": ("[[]]", "record 1"),
+    "a number": ("7", "TypeError"),
+}
+BAD_VOC = {
+    "object without a name": (VOC_FORM.format(file="a.jpg", object=BOX.format(1)), "object 2"),
+    "object of an empty name": (VOC_FORM.format(file="a.jpg", object="<name/>" + BOX.format(1)), "object 2"),
+    "object without a box": (VOC_FORM.format(file="a.jpg", object="<name>cat</name>"), "object 2"),
+    "box of 1e308": (VOC_FORM.format(file="a.jpg", object="<name>cat</name>" + BOX.format("-1e308")), "object 2"),
+    "file of 5,000 letters": (VOC_FORM.format(file="a" * 5000, object="<name>cat</name>" + BOX.format(1)), "too long"),
+    "unknown encoding": ('<?xml version="1.0" encoding="bogus"?><annotation/>', "unknown encoding"),
+    "encoding of several bytes": ('<?xml version="1.0" encoding="utf-7"?><annotation/>', "encoding"),
+    "NUL": ("<annotation>\0</annotation>", "not well-formed"),
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_RECORDS, *(f"VOC: {name}" for name in BAD_VOC)])
+def test_a_bad_record_is_one_line_that_says_which(tmp_path, name):
+    text, where = BAD_VOC[name[5:]] if name.startswith("VOC: ") else BAD_RECORDS[name]
+    path = tmp_path / ("one.xml" if name.startswith("VOC: ") else "annotations.json")
+    path.write_text(text)
+    with pytest.raises(UserError) as why:
+        find_items([], path)
+    said = str(why.value)
+    assert where in said and "; expected " in said and said.isprintable() and len(said) < 400 + len(str(path))
+
+
 def test_missing_places_and_masks(tmp_path):
     with pytest.raises(UserError, match="does not exist; expected a JSON file"):
         read_annotations(tmp_path / "nothing")

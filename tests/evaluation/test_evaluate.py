@@ -148,10 +148,16 @@ def test_every_map_and_baseline_has_its_scores(run):
     whole = found["Where the maps lie (masks)", "whole picture", "energy"]
     assert whole[0] == pytest.approx(20 * 24 / (48 * 64), abs=1e-5)
     assert found["Where the maps lie (masks)", "gap ablation-cam", "energy"][3] == 4  # slow maps: of the sample alone
+    lines = (run[1] / "results.jsonl").read_text("utf-8").splitlines()
+    records = [record for record in map(json.loads, lines) if record["part"] == "sample"]
     for network, name in (("gap", "gap cam"), ("vgg", "vgg guided-backprop"), ("gap", "random")):
         for score in ("deletion_blur", "insertion_mean", "average_drop", "increase", "road"):
             value, *_, count = found[f"Whether {network} uses what the maps show", name, score]
-            assert count == 4 and -1 <= value <= 1
+            source = {"average_drop": "drop"}.get(score, score)
+            of_photos = [record["maps"][name][source] for record in records if record["network"] == network]
+            # of a curve of five points over 0 to 1 the area, of a number itself
+            expected = np.mean([np.trapezoid(one, dx=1 / 4) if np.ndim(one) else one for one in of_photos])
+            assert count == 4 and value == pytest.approx(expected, abs=1e-6)
     sanity = "Whether the maps depend on the network and the class"
     assert found[sanity, "gap cam", "rank_mean"][3] == found[sanity, "vgg guided-backprop", "rank_mean"][3] == 4
     assert found["How sharp the maps are (masks)", "vgg grad-cam@conv2", "cells"][0] == 16 * 16

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity as reference_ssim
 from sklearn.metrics import average_precision_score
@@ -64,10 +65,28 @@ def test_box_is_around_the_largest_part():
     values[10:12, 20:24] = 1.0  # 8 pixels
     values[15:19, 1:29] = 0.3  # larger, but below the threshold from 0.35 on
     found = metrics.box_overlaps(values, [(3, 2, 9, 6), (0, 0, 1, 1)])
-    assert found[metrics.BOX_THRESHOLDS > 0.3].tolist() == [1.0] * 13
-    assert (found[metrics.BOX_THRESHOLDS < 0.3] == 0).all()
+    assert found.tolist() == [0.0] * 30 + [1.0] * 69  # at 0.01 to 0.99
     assert not metrics.box_overlaps(-values, [(3, 2, 9, 6)]).any()
     assert metrics.box_around(np.eye(5, dtype=bool)) == (0, 0, 5, 5)  # diagonal neighbours are connected
+
+
+def test_a_value_at_the_threshold_belongs_to_the_box():
+    for level in range(1, 100):
+        values = np.zeros((20, 30), np.float32)
+        values[2:6, 3:9], values[2:6, 9:14] = 100, level
+        found = metrics.box_overlaps(values, [(3, 2, 14, 6)])
+        assert found[level - 1] == 1.0 and (found[level:] < 1).all()
+
+
+def test_what_is_no_number_stays_none(square):
+    values = np.ones((20, 30))
+    values[0, 0] = np.nan
+    assert np.isnan([metrics.energy(values, square), metrics.border_energy(values, square)]).all()
+    assert np.isnan([metrics.coherency(values, values), metrics.coherency(np.ones((2, 2)), values[:2, :2])]).all()
+    assert np.isnan([metrics.average_drop(0.5, np.nan), metrics.average_drop(np.nan, 0.5)]).all()
+    assert np.isnan(
+        [metrics.adcc(np.nan, 1.0, 0.5), metrics.adcc(0.5, np.nan, 0.5), metrics.adcc(0.5, 1, np.nan)]
+    ).all()
 
 
 def test_mask_iou_at_every_threshold(generator, square):
@@ -100,11 +119,21 @@ def test_border_energy_is_one_for_an_even_map(square):
     assert metrics.border_energy(np.ones((20, 30)), square) == pytest.approx(1.0)
     outline = square.copy()
     outline[6:14, 11:19] = False
-    # BORDER of 30 pixels is less than one, so the border is the outermost pixels inside and their neighbours outside
+    # 3 % of 30 pixels are less than one, so the border is the outermost pixels inside and their neighbours outside
     near = metrics.grown(square, 1) & metrics.grown(~square, 1)
     assert near.sum() == 36 + 40
     assert metrics.border_energy(outline.astype(float), square) == pytest.approx(600 / 76)
     assert np.isnan(metrics.border_energy(np.ones((20, 30)), np.ones((20, 30), bool)))
+
+
+def test_the_border_reaches_three_percent_of_the_longer_side():
+    inside = np.zeros((200, 300), bool)
+    inside[40:120, 60:200] = True
+    near = np.where(inside, distance_transform_edt(inside), distance_transform_edt(~inside)) <= 9
+    values = np.random.default_rng(0).random((200, 300))
+    expected = values[near].sum() / values.sum() / near.mean()
+    assert metrics.border_energy(values, inside) == pytest.approx(expected, rel=1e-9)
+    assert metrics.border_energy(near.astype(float), inside) == pytest.approx(1 / near.mean())
 
 
 def test_edge_width_of_ramps():
@@ -177,7 +206,7 @@ def test_road_removes_most_then_least_relevant(generator):
     image, order = generator.random((10, 10, 3)), metrics.pixel_order(generator.random((10, 10)))
     images = metrics.road_images(image, order)
     kept = (images == image.astype(np.float32)).all(axis=-1)
-    for index, share in enumerate(metrics.ROAD_SHARES):
+    for index, share in enumerate((0.2, 0.4, 0.6, 0.8)):
         np.testing.assert_array_equal(kept[index], order >= np.float32(share))
         np.testing.assert_array_equal(kept[4 + index], order < np.float32(1 - share))
     assert metrics.road([0.1, 0.1, 0.1, 0.1, 0.9, 0.7, 0.5, 0.3]) == pytest.approx((0.8 + 0.6 + 0.4 + 0.2) / 8)
@@ -213,7 +242,14 @@ def test_baselines():
     assert (maps["whole picture"] == 1).all()
     gauss = maps["centred Gaussian"]
     assert gauss[20, 30] == gauss.max() and gauss[20, 45] == pytest.approx(np.exp(-0.5), abs=0.03)
-    assert maps["Sobel edges"][:, 29:31].min() > 0 and not maps["Sobel edges"][:, :29].any()
+    across, down = (
+        maps["Sobel edges"],
+        metrics.baseline_maps(np.ascontiguousarray(photo.transpose(1, 0, 2)))["Sobel edges"],
+    )
+    np.testing.assert_array_equal(across, down.T)
+    ramp = np.repeat(np.arange(60, dtype=np.uint8)[None, :, None] * 2, 3, axis=2).repeat(40, axis=0)
+    assert (metrics.baseline_maps(ramp)["Sobel edges"][:, 1:-1] == (1 + 2 + 1) * 2 * 2).all()  # its slope, not its bend
+    assert (across[:, 29:31] == (1 + 2 + 1) * 255).all() and not across[:, :29].any() and not across[:, 31:].any()
     assert 0.4 < maps["random"].mean() < 0.6
 
 

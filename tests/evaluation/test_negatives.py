@@ -14,16 +14,18 @@ from camlib.preprocessing import InputSpec
 pytestmark = pytest.mark.any_backend
 
 
-def test_separation_is_that_of_the_roc_curve():
+@pytest.mark.parametrize("count", [217, 200])  # of a multiple of twenty 95 % is a whole number
+def test_separation_is_that_of_the_roc_curve(count):
     generator = np.random.default_rng(0)
-    positives = generator.beta(5, 1, 217).round(2)  # with ties
+    positives = generator.beta(5, 1, count).round(2)  # with ties
     others = generator.beta(2, 2, 143).round(2)
-    truth = np.repeat([1, 0], [217, 143])
+    truth = np.repeat([1, 0], [count, 143])
     scores = np.concatenate((positives, others))
     false_positives, true_positives, _ = roc_curve(truth, scores, drop_intermediate=False)
     auroc, fpr95 = separation(positives, others)
     assert auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
     assert fpr95 == pytest.approx(false_positives[true_positives >= 0.95].min(), abs=1e-12)
+    assert separation(np.arange(1, 21), np.repeat([1.5, 0.5], 10)) == (0.975, 0.0)  # 19 of 20 are at least 2
 
 
 def test_it_says_what_a_network_takes_pictures_for(tmp_path, photo_folder, capsys):

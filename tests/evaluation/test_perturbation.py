@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from camlib.evaluation.metrics import pixel_order
-from camlib.evaluation.perturbation import PHOTOS_AT_ONCE, deletion_insertion_function, probability_function
+from camlib.evaluation.perturbation import deletion_insertion_function, probability_function
 
 GENERATOR = np.random.default_rng(5)
 KERNEL, BIAS = GENERATOR.normal(size=(6 * 4 * 3, 3)), GENERATOR.normal(size=3)
@@ -48,10 +48,21 @@ def test_curves_replace_pixels_in_order(ending, steps):
 def test_probabilities_of_any_number_of_photos():
     network = linear_network("softmax")
     of_all = probability_function(network, "softmax")
-    for count in (1, PHOTOS_AT_ONCE, PHOTOS_AT_ONCE + 3):
+    for count in (1, 20, 23):
         images = GENERATOR.normal(size=(count, 6, 4, 3)).astype(np.float32)
         targets = GENERATOR.random((count, 3)) < 0.5
         expected = [
             probability(image[None], target, "softmax")[0] for image, target in zip(images, targets, strict=True)
         ]
         np.testing.assert_allclose(of_all(images, targets), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["sigmoid", "linear"])
+def test_one_unit_stands_for_two_classes(ending):
+    image = keras.Input((6, 4, 3))
+    network = keras.Model(image, layers.Dense(1, activation=ending)(layers.Flatten()(image)))
+    network.layers[-1].set_weights([KERNEL[:, :1], BIAS[:1]])
+    images, targets = GENERATOR.normal(size=(2, 6, 4, 3)).astype(np.float32), np.array([[True, False], [False, True]])
+    second = 1 / (1 + np.exp(-(images.reshape(2, -1).astype(np.float64) @ KERNEL[:, 0] + BIAS[0])))
+    found = probability_function(network, ending)(images, targets)
+    np.testing.assert_allclose(found, [1 - second[0], second[1]], atol=1e-5)

@@ -13,6 +13,7 @@ from camlib.evaluation.report import (
     Score,
     Table,
     findings_of,
+    grids_of,
     groups_of,
     markdown_of,
     rows_once,
@@ -64,6 +65,8 @@ def test_findings_are_five_sentences_with_their_numbers():
     assert findings_of([sane], []) == [
         "None of 2 kinds of map would look much the same with shuffled weights or for another class."
     ]
+    of_classes = table(("other_class",), net_guided=[(0.1, 0.1, 0.1, 8)])  # no weights were shuffled
+    assert findings_of([of_classes], []) == ["None of 1 kind of map would look much the same for another class."]
     assert findings_of([], []) == []
 
 
@@ -76,6 +79,17 @@ def test_no_row_stands_twice():
     assert list(groups_of(records[:6])) == ["all"]
     records[0]["photo"] = "other"
     assert list(groups_of(records)) == ["all", "class dog", "class cat", "collection dog", "smaller collections"]
+
+
+def test_a_cell_of_fewer_objects_says_so():
+    sane = table(("rank_mean", "other_class"), net_cam=[(0.2, 0.1, 0.3, 6), (0.5, 0.4, 0.6, 250)],
+                 net_slow=[(NAN, NAN, NAN, 0), (0.5, NAN, NAN, 8)])  # fmt: skip
+    ((_, header, rows),) = grids_of([sane], [], {})
+    assert header == ["map", "rank_mean", "other_class", "items"]
+    assert rows == [
+        ["net cam", "0.200 (0.100 to 0.300) of 6", "0.500 (0.400 to 0.600)", "250"],
+        ["net slow", "-", "0.500", "8"],
+    ]
 
 
 def test_scores_that_need_masks_are_no_columns_of_boxes():

@@ -7,8 +7,6 @@ from PIL import Image
 
 from camlib.console import UserError
 from camlib.plots.colours import (
-    COVERED,
-    DETAIL,
     DIVERGING,
     Scale,
     Style,
@@ -26,13 +24,14 @@ from camlib.plots.colours import (
     superposition_scale_of,
 )
 from camlib.plots.figures import decoded_picture
-from camlib.plots.page import MOST_OPAQUE, encode_overlay
-from camlib.plots.panels import write_jpeg, write_panel
+from camlib.plots.page import encode_overlay
+from camlib.plots.panels import colour_bar, write_jpeg, write_panel
 from camlib.runs.claim import remove_maps
 from camlib.runs.maps import Drawing, write_photo_maps
 from camlib.viewer.album import overlaid
 
 pytestmark = pytest.mark.any_backend
+COVERED, DETAIL, MOST_OPAQUE = 0.4, 0.6, 0.8  # as drawn: from which share on, of the detail, in a page
 
 
 def test_resize_has_half_pixel_centres():
@@ -79,6 +78,22 @@ def test_the_largest_gradients_are_drawn_alike():
     assert [text for _, text in Scale(0.25, False).ticks()] == ["0", "0.25"]
 
 
+@pytest.mark.parametrize(
+    ("scale", "ticks", "ends"),
+    [
+        (Scale(2.0, True), [("-2", 100), ("0", 50), ("2", 0)], (2, -2)),
+        (Scale(2.0, False), [("0", 100), ("2", 0)], (2, 0)),
+        (Scale(0.0, True), [("0", 0)], (0, 0)),
+    ],
+)
+def test_ticks_stand_beside_their_colours(scale, ticks, ends):
+    values, found = colour_bar(scale, 101, lambda values: values)
+    assert sorted(found, key=lambda tick: -tick[1]) == ticks
+    assert values.shape == (101, 14) and (values[0, 0], values[-1, 0]) == ends
+    for text, y in found:
+        assert values[y, 0] == pytest.approx(float(text))
+
+
 def test_a_few_large_values_hide_nothing_in_the_page():
     values = np.full((40, 40), 0.5, np.float32)
     values[:2, :3] = 60.0
@@ -98,6 +113,11 @@ def test_superposition_leaves_the_grey_photo_where_the_map_is_zero():
     np.testing.assert_array_equal(evidence, colours(np.array([[1.0]]), signed=True)[0, 0])  # full at the top
     assert evidence[0] == 255 and evidence[1] > 200 and evidence[2] < 130  # yellow
     assert against[2] == 255 and against[0] < 160  # cyan
+
+
+def test_evidence_against_a_class_goes_from_black_over_blue_to_cyan():
+    shown = colours(np.array([[-1.0, -0.5, 0.0]]), signed=True)[0].astype(int)
+    np.testing.assert_allclose(shown, [(0x8C, 0xEC, 0xFF), (0x1F, 0x6F, 0xF0), (0, 0, 0)], atol=4)
 
 
 def test_opacity_grows_with_the_magnitude_and_is_full_from_covered_on():

@@ -246,6 +246,27 @@ def test_captions_say_what_is_right_wrong_and_unsure_in_words_and_colours(judged
     assert browser.get_log("browser") == []
 
 
+def test_each_of_two_networks_maps_stands_by_its_own_answer(tmp_path, browser):
+    said = {
+        kind: {"class": name, "predicted": name, "right": name == "dog", "unsure": False, "probabilities": shares}
+        for kind, name, shares in (
+            ("CAM", "dog", {"dog": 0.9, "cat": 0.1}),
+            ("Grad-CAM", "cat", {"dog": 0.2, "cat": 0.8}),
+        )
+    }
+    photo = entry("a.jpg", RED, "dog", {"dog": 0.2, "cat": 0.9}) | {"truth": "dog", "answers": said} | said["CAM"]
+    write_page(tmp_path / "page.html", "Two", [photo])
+    browser.get((tmp_path / "page.html").as_uri())
+    assert cards(browser) == ["a.jpg: \u2713 dog 90 %, energy 0.200"]
+    choose(browser, "kind", "Grad-CAM")
+    assert cards(browser) == ["a.jpg: \u2717 cat 80 %, is dog, energy 0.900"]
+    choose(browser, "answer", "wrong")
+    browser.find_element("css selector", "figure").click()
+    assert browser.find_element("id", "note").get_attribute("class") == "wrong"
+    rows = [row.text.split("\n") for row in browser.find_elements("css selector", ".probabilities tr")]
+    assert rows == [["cat", "80.0 %"], ["dog", "20.0 %"]] and browser.get_log("browser") == []
+
+
 def test_bars_of_probabilities_are_as_long_as_they_say(judged_page, browser):
     browser.get(judged_page.as_uri())
     browser.find_element("css selector", "figure").click()

@@ -3,6 +3,7 @@
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -82,6 +83,26 @@ def workers_with(mark):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes as Linux shows them")
+def test_sigterm_ends_a_run_of_ray_as_any_other(ray, given, marked, tmp_path):
+    """Ray's own handler would end it with 15, and no worker stays."""
+    file, photos = given
+    words = [photos, "--model", file, "--output", tmp_path / "o", "--engine", "ray", "--workers", "1"]
+    command = [sys.executable, ROOT / "make_cam_maps.py", *words, "--batch-size", "1", "--size", "512"]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "o").rglob("*.npy")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said.endswith("stopped: every file written is whole; the same command goes on from here\n")
+    deadline = time.monotonic() + 30
+    while workers_with(marked) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not workers_with(marked)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes as Linux shows them")
 def test_a_killed_workers_photos_are_done_again(ray, given, marked, tmp_path, capsys):
     assert run("make_cam_maps", given, tmp_path / "single") == 1
     expected, killed = contents(tmp_path / "single"), []
@@ -122,7 +143,7 @@ def test_two_workers_make_what_one_process_does(ray, given, tmp_path, capsys):
     assert [line for line in by_ray if "zero everywhere" in line] == [
         line for line in single if "zero everywhere" in line
     ]
-    assert run("gradcam_vgg16", given, tmp_path / "ray", *arguments, "--engine", "ray", "--workers", "1") == 1
+    assert run("gradcam_vgg16", given, tmp_path / "ray", *arguments) == 1  # a single run goes on where Ray stopped
     assert "24 of 25 photos are done already" in capsys.readouterr().out
 
 

@@ -265,6 +265,38 @@ def deep_json(depth=100_000):
     return '{"class_name": "Sequential", "config": ' + "[" * depth + "]" * depth + "}"
 
 
+MB4 = 4 << 20
+LONG_TEXTS = {  # JSON of up to 4 MB that a reader with a pattern or a loop in a loop would read for hours
+    "quotes": lambda: '"' + '\\"' * (MB4 // 2),
+    "backslashes": lambda: '"' + "\\" * MB4,
+    "open texts": lambda: '"a" ' * (MB4 // 4),
+    "digits": lambda: "[" + "1" * MB4 + "]",
+    "digits behind a point": lambda: "[1." + "1" * MB4 + "x]",
+    "lists": lambda: "[" + "[]," * (MB4 // 12) + "[]]",
+    "brackets": lambda: "[" * MB4,
+    "repeated names": lambda: "{" + '"a":1,' * (MB4 // 6) + '"a":1}',
+    "layers": lambda: json.dumps(stack(*[entry("ReLU", "r")] * 15_000)),
+    "networks": lambda: json.dumps(many_networks(10_000)),
+    "calls in calls": lambda: json.dumps(classifier((entry("ReLU", "relu"), [[calls_in_calls(30, MB4 // 4)]]))),
+    "message in messages": lambda: json.dumps(stack(convolution("Example error message for object " * (MB4 // 33)))),
+}
+
+
+def many_networks(count):
+    """A network of Keras 2 of so many networks of one name, each of which calls itself."""
+    inner = {"class_name": "Sequential", "name": "n", "config": {"name": "n", "layers": []}}
+    inner["inbound_nodes"] = [[["n", 0, 0, {}]]]
+    return entry("Functional", "net", "keras", layers=[inner] * count, input_layers=[], output_layers=[])
+
+
+def calls_in_calls(depth, size):
+    """A layer that is called on a layer's description, and so on, and the innermost on a list of so many numbers."""
+    inner = [1] * size + [tensor("image")]
+    for _ in range(depth):
+        inner = entry("ReLU", "relu") | {"inbound_nodes": [inner]}
+    return inner
+
+
 MEANINGS = {
     "height": {"height": BIG}, "no height": {"height": 0}, "a float": {"width": 8.5}, "text": {"height": "8"},
     "channels": {"channels": BIG}, "four channels": {"channels": 4}, "NaN": {"scale": float("nan")},

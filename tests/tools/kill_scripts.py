@@ -283,11 +283,13 @@ def differing(expected, found):
 
 
 def table(known):
-    """The lines of a table: a row for each command."""
-    header = ["command", *(one.name for one in SIGNALS), "files that differ", "day"]
-    cells = [
-        [name, *result["kills"].values(), len(result["differing"]), result["day"]] for name, result in known.items()
-    ]
+    """The lines of a table: a row for the commands of the same counts, which are of each command."""
+    header = ["each command", *(one.name for one in SIGNALS), "files that differ", "day"]
+    alike = {}
+    for name, result in known.items():
+        counts = *result["kills"].values(), len(result["differing"]), result["day"]
+        alike.setdefault(counts, []).append(name)
+    cells = [[", ".join(names), *counts] for counts, names in alike.items()]
     return [*rows(header, cells), "", f"{sum(sum(result['kills'].values()) for result in known.values())} kills."]
 
 

@@ -2,7 +2,8 @@
 
     python tests/tools/small_training.py --data ...
 
-is the script with that network; where DIES is in the environment, it is killed after its first epoch.
+is the script with that network. It is killed after its first epoch where DIES is in the environment, or where that is
+"before its report" when the network is finished.
 """
 
 import os
@@ -52,13 +53,19 @@ def die_after_an_epoch():
     TrainingState.save = save_and_die
 
 
+def die_before_the_report():
+    import camlib.training.results
+
+    camlib.training.results.report_training = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main():
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
     import camlib.networks.architectures
 
     camlib.networks.architectures.MODERN_CONVOLUTIONS = CONVOLUTIONS
     if "DIES" in os.environ:
-        die_after_an_epoch()
+        die_before_the_report() if os.environ["DIES"] == "before its report" else die_after_an_epoch()
     runpy.run_path(str(ROOT / "train_cam_4class.py"), run_name="__main__")
 
 

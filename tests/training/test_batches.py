@@ -65,6 +65,52 @@ def test_labels_follow_their_photos_into_mosaics():
         np.testing.assert_array_equal(weights, np.ones_like(weights))
 
 
+class Draws:
+    """In place of a generator: a zoom, no rotation, shift or change of colours, mirrored (-1) or not (1)."""
+
+    def __init__(self, zoom, mirror):
+        self.numbers, self.mirror, self.ends = iter([np.log(zoom), 0.0, np.zeros(2), 1.0, 1.0, 0.0]), mirror, []
+
+    def uniform(self, *ends):
+        self.ends.append(ends)
+        return next(self.numbers)
+
+    def choice(self, _):
+        return self.mirror
+
+
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_views_have_half_pixel_centres(mirror):
+    """Of 64 pixels in 32: at half the size the middle itself, at the whole size the means of 2 x 2 pixels."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    middle, whole = (seen(image, 32, *draw_view(64, 64, 32, Draws(zoom, mirror))) for zoom in (0.5, 1.0))
+    np.testing.assert_array_equal(middle, image[16:48, 16:48][:, ::mirror])
+    means = image.reshape(32, 2, 32, 2, 3).mean((1, 3))[:, ::mirror]
+    np.testing.assert_allclose(whole, means, atol=1)
+
+
+@pytest.mark.parametrize(("zoom", "room"), [(0.5, 16), (1.25, 3.2)])
+def test_views_move_within_the_photo_or_a_tenth_of_it(zoom, room):
+    draws = Draws(zoom, 1)
+    draw_view(64, 64, 32, draws)
+    (zooms, angles, places, *rest) = draws.ends
+    np.testing.assert_allclose(np.exp(zooms), (0.6, 1.25))
+    assert angles == (-15, 15)
+    np.testing.assert_allclose(places, [[-room] * 2, [room] * 2])
+    assert rest == [(0.5, 1.4), (0.7, 1.4), (-30, 30)]
+
+
+def test_the_lightest_and_darkest_stay_so():
+    """Beyond 0 and 255 colours end; a cast alone would make white of black."""
+    as_it_is = np.array([[1.0, 0, 0], [0, 1, 0]])
+    image = np.full((8, 8, 3), 250, np.uint8)
+    image[:4] = 5
+    for contrast, brightness in ((1.4, 30), (1.4, -30), (1.0, 30), (1.0, -30)):
+        view = seen(image, 8, as_it_is, 1.4, contrast, brightness)
+        expected = np.clip(127.5 + (image - 127.5) * contrast + brightness, 0, 255)
+        np.testing.assert_allclose(view, expected, atol=1)
+
+
 def test_augmentation_keeps_the_photo_in_view():
     """A bright square in the middle of a dark photo is shown in nearly every view, mirrored in half of them."""
     image = np.full((64, 64, 3), 20, np.uint8)

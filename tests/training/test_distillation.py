@@ -11,10 +11,11 @@ from small_training import CONVOLUTIONS, QUICK, assert_same_training, colour_fil
 
 from camlib.console import UserError, duration
 from camlib.networks.checkpoint import load_network, save_network
+from camlib.photos import PhotoError, read_photo
 from camlib.preprocessing import InputSpec
 from camlib.training.batches import Batches
 from camlib.training.class_folders import LabelledPhotos
-from camlib.training.distillation import Distillation, Lesson, Teacher, photo_logits, view_logits, views_of
+from camlib.training.distillation import Distillation, Lesson, Teacher, photo_logits, read_views, view_logits, views_of
 from camlib.training.recipes import RECIPES
 from train_cam_4class import main
 
@@ -83,6 +84,18 @@ def test_views_are_the_photo_its_mirror_image_and_four_corners():
         side = cut.shape[0] // 8
         expected = cut.reshape(8, side, 16, side, 3).mean((1, 3))
         assert np.abs(view - expected).max() <= 0.5
+
+
+@pytest.mark.any_backend
+def test_views_of_a_large_jpeg_are_decoded_small_and_no_smaller(tmp_path):
+    """A view of 0.8 of the photo in 64 pixels takes 80 of the whole: of 520 pixels a quarter, not an eighth."""
+    blocks = np.random.default_rng(0).integers(60, 200, (65, 65, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    Image.fromarray(blocks).save(tmp_path / "photo.jpg", quality=95)
+    whole = views_of(read_photo(tmp_path / "photo.jpg"), InputSpec(CLASSES, 64, 64, 3)).astype(int)
+    found = read_views(tmp_path / "photo.jpg", InputSpec(CLASSES, 64, 64, 3), most_pixels=130 * 130)
+    assert found.shape == (6, 64, 64, 3) and np.abs(found - whole).mean() < 1.5  # of an eighth: 2.6
+    with pytest.raises(PhotoError, match="expected at most 16,900"):  # cubic sampling needs the photo as it is
+        read_views(tmp_path / "photo.jpg", InputSpec(CLASSES, 64, 64, 3, interpolation="cubic"), 130 * 130)
 
 
 def test_answers_are_the_teachers_for_each_view_in_the_students_order(teacher, tmp_path):

@@ -100,6 +100,40 @@ def test_training_is_finished_before_its_report(small, colour_photos, tmp_path, 
     assert main([*arguments, "--resume"]) == 0 and "is finished" in capsys.readouterr().out
 
 
+REPORT = ("net_history.csv", "net_curves.png", "net_confusion.png")
+
+
+@pytest.mark.thorough
+@pytest.mark.any_backend
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL to send to a process")
+def test_a_training_killed_before_its_report_makes_it_when_it_is_resumed(
+    small, run_here, run_script, colour_photos, tmp_path
+):
+    """The files are those of a training that was not killed, and not those of an earlier one."""
+
+    def train(name, *more):
+        return ["--data", colour_photos, "--output", tmp_path / name / "net.h5", *QUICK, "--epochs", "1", *more]
+
+    def report(name):
+        return {file: (tmp_path / name / file).read_bytes() for file in REPORT}
+
+    assert run_here("train_cam_4class.py", *train("whole")).returncode == 0
+    assert run_here("train_cam_4class.py", *train("killed", "--learning-rate", "0.5")).returncode == 0
+    other = report("killed")
+    killed = run_script(
+        "tests/tools/small_training.py", *train("killed", "--overwrite"), environment={"DIES": "before its report"}
+    )
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "net_state.npz").exists()
+    resumed = run_here("train_cam_4class.py", *train("killed", "--resume"))
+    assert resumed.returncode == 0 and "was without some of its files" in resumed.stdout, resumed
+    assert "top-1 accuracy on the" in resumed.stdout and report("killed") == report("whole") != other
+    (tmp_path / "killed" / "net.weights.h5").unlink()
+    assert "was without some of its files" in run_here("train_cam_4class.py", *train("killed", "--resume")).stdout
+    again = run_here("train_cam_4class.py", *train("killed", "--resume"))
+    assert again.stdout.endswith("is finished; to train it anew use --overwrite\n") and "without" not in again.stdout
+    assert (tmp_path / "killed" / "net.weights.h5").exists() and report("killed") == report("whole")
+
+
 @pytest.mark.any_backend
 def test_a_loss_that_is_no_number_ends_training(tmp_path):
     """Of the validation photos as well, and in the first epoch, when there are no best weights to save."""

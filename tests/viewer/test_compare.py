@@ -74,14 +74,24 @@ def test_photos_that_a_run_lacks_are_said_once(places, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("has no maps of 1 photo, the first z.jpg") == 1 and "2 photos" in said
     assert page.read_text("utf-8").count('"name": "x.jpg"') == 1
+    assert "The network knows" not in page.read_text("utf-8")  # they are two
 
 
 def test_the_page_and_the_sheet_show_the_maps_of_all_runs(places):
     photos, _ = find_compared(places, PIXELS)
     assert list(entry_of(photos[0])["maps"]) == ["CAM", "LayerCAM", "guided backpropagation"]
     assert columns_of(photos) is None  # kinds and runs
-    row, damaged = row_of(photos[0], None, None, Style())
+    row, damaged = row_of(photos[0], None, None, Style(), with_kinds=True)
     assert len(row.cells) == 4 and damaged == []
+    # one calls it a dog, the other a cat: each map is of what its own network answers, and says so
+    assert [title for title, *_ in row.cells] == [
+        "photo", "CAM: dog 75 %", "LayerCAM: cat 75 %", "guided backpropagation: cat 75 %",
+    ]  # fmt: skip
+    answers = entry_of(photos[0])["answers"]
+    assert [(kind, said["class"], said["predicted"]) for kind, said in answers.items()] == [
+        ("CAM", "dog", "dog"), ("LayerCAM", "cat", "cat"), ("guided backpropagation", "cat", "cat"),
+    ]  # fmt: skip
+    assert answers["LayerCAM"]["probabilities"] == {"dog": 0.25, "cat": 0.75}
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_maps_share_one_colour_scale(run_folder):
     assert photo.shape == overlay.shape
     assert titles(viewer) == ["photo", "CAM: dog 0.750", "CAM: dog 0.750", "CAM: cat 0.250"]
     assert numbers(viewer.bars[0]) == ["-3", "0", "3"]
+    assert [text.get_position()[0] for text in viewer.bars[0].texts[:3]] == [0, 0.5, 1]
     assert numbers(viewer.overlay_bar) == ["≤ -2", "0", "≥ 2"]  # the largest evidence for a class
 
 

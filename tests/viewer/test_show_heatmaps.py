@@ -145,6 +145,7 @@ def test_html_keeps_the_style_that_was_asked_for(run_folder, tmp_path):
     assert text.count('value="0.4"') == 2 and text.count('type="checkbox" checked> photo in colour') == 2
     entries = json.loads(re.search(r'id="entries">(.*?)</script>', text, re.DOTALL)[1])
     assert opacity_of(entries[1]["maps"]["CAM"]["dog"]["picture"]).max() == OPAQUE  # the slider alone makes it weaker
+    assert "The network knows dog, cat only: whatever a photo shows, it calls it one of them." in text
 
 
 # ---------------------------------------------------------------- the script

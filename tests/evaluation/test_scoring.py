@@ -1,0 +1,184 @@
+"""What is scored of one photo, against figures worked out apart in float64 NumPy, and photos that cannot be scored."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import read_csv
+from keras import layers, ops
+from PIL import Image
+from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+
+import evaluate_maps
+from camlib.evaluation import metrics, parse_map, scoring
+from camlib.evaluation.annotations import Annotation, Item
+from camlib.evaluation.scored_networks import ScoredNetwork
+from camlib.networks.checkpoint import save_network
+from camlib.preprocessing import InputSpec
+from camlib.runs.claim import NOT_FINITE
+
+pytestmark = pytest.mark.any_backend
+NAMES = ["dark", "light"]
+STEPS = 4
+
+# ---------------------------------------------------------------- where the truth is
+
+
+@pytest.mark.parametrize("marked", ["boxes", "mask"])
+def test_truth_is_shown_at_the_photos_size(tmp_path, marked):
+    """A photo of 1,200 x 600 pixels at 300 x 150: a quarter of everything, the fifteen pixels of tolerance too."""
+    whole = np.zeros((600, 1200), bool)
+    whole[80:240, 400:1000] = True
+    Image.fromarray(np.uint8(255) * whole).save(tmp_path / "mask.png")
+    boxes, mask = (((400, 80, 1000, 240),), None) if marked == "boxes" else ((), tmp_path / "mask.png")
+    annotation = Annotation(tmp_path / "a.png", "dog", boxes, mask, 1200, 600)
+    inside, near, found = scoring.truth_of(Item(tmp_path / "a.png", "a.png", "dog", annotation), (150, 300))
+    np.testing.assert_array_equal(inside, whole[::4, ::4])
+    np.testing.assert_array_equal(near, distance_transform_edt(~whole[::4, ::4]) <= 15 / 4)
+    np.testing.assert_array_equal(found, [(100, 20, 250, 60)])
+    squeezed, _, found = scoring.truth_of(Item(tmp_path / "a.png", "a.png", "dog", annotation), (300, 300))
+    np.testing.assert_array_equal(squeezed, whole[::2, ::4])
+    np.testing.assert_array_equal(found, [(100, 40, 250, 120)])
+
+
+# ---------------------------------------------------------------- whether the network uses what the map shows
+
+
+@pytest.fixture(scope="module")
+def brightness(tmp_path_factory):
+    """A network that sees nothing but a photo's mean: p(light) = 1 / (1 + exp(5 - 12 mean))."""
+    image = keras.Input((24, 24, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(1, 1, activation="relu", name="grey")(image))
+    network = keras.Model(image, layers.Dense(2, activation="softmax", name="class")(x))
+    network.get_layer("grey").set_weights([np.full((1, 1, 3, 1), 1 / 3), np.zeros(1)])
+    network.get_layer("class").set_weights([np.array([[0.0, 12.0]]), np.array([0.0, -5.0])])
+    path = tmp_path_factory.mktemp("brightness") / "net.h5"
+    save_network(network, path, InputSpec(NAMES, 24, 24, 3))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """Dark noise with a bright square, uint8 (24, 24, 3)."""
+    pixels = np.random.default_rng(0).integers(0, 80, (24, 24, 3), np.uint8)
+    pixels[6:14, 9:20] += 150
+    return pixels
+
+
+def probability(images, label):
+    """float64 (N,) of uint8 or float (N, 24, 24, 3) in 0..255."""
+    light = 1 / (1 + np.exp(5 - 12 * np.asarray(images, np.float64).mean(axis=(1, 2, 3)) / 255))
+    return light if NAMES[label] == "light" else 1 - light
+
+
+@pytest.fixture(scope="module")
+def maps(photo):
+    """A map of the photo's brightness, one of its darkness, and a coarse one of both signs."""
+    grey = photo.mean(axis=2, dtype=np.float32)
+    coarse = np.random.default_rng(1).normal(size=(6, 6)).astype(np.float32)
+    return {"net cam": grey, "darkness": 255 - grey, "coarse": coarse}
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_faithfulness_of_a_network_that_sees_brightness_alone(brightness, photo, maps, label):
+    scored = ScoredNetwork(brightness, [parse_map(f"{brightness}:cam")], STEPS)
+    found = scoring.faithfulness(scored, photo, maps, label, ["blur", "mean"])
+    whole = probability(photo[None], label)[0]
+    fills = {"blur": gaussian_filter(photo.astype(np.float64), (2.4, 2.4, 0), mode="mirror"),
+             "mean": np.broadcast_to(photo.mean(axis=(0, 1)), photo.shape)}  # fmt: skip
+    for name, values in maps.items():
+        large = zoom(values, 24 / len(values), order=1, grid_mode=True, mode="nearest")
+        order, shown = np.argsort(-large.ravel()), np.maximum(large, 0) / large.max()
+        masked = probability([photo * shown[..., None]], label)[0]
+        assert found[name]["drop"] == pytest.approx(max(0, whole - masked) / whole, abs=1e-4)
+        assert found[name]["increase"] == (masked > whole)
+        for fill, pixels in fills.items():
+            kept = np.ones((STEPS + 1, 24 * 24, 1), bool)
+            for step in range(1, STEPS + 1):
+                kept[step, order[: step * 24 * 24 // STEPS]] = False
+            kept = kept.reshape(STEPS + 1, 24, 24, 1)
+            for curve, keep in (("deletion", kept), ("insertion", ~kept)):
+                expected = probability(np.where(keep, photo, pixels), label)
+                np.testing.assert_allclose(found[name][f"{curve}_{fill}"], expected, atol=2e-3)
+    # ROAD's sign: bright pixels speak for one class, dark ones for the other
+    sign = 1 if NAMES[label] == "light" else -1
+    assert sign * found["net cam"]["road"] > 0.02 and sign * found["darkness"]["road"] < -0.02
+
+
+def test_road_is_half_the_difference_of_probabilities(brightness, photo, maps):
+    scored = ScoredNetwork(brightness, [parse_map(f"{brightness}:cam")], STEPS)
+    changed = metrics.road_images(photo / 255, metrics.pixel_order(maps["net cam"]))
+    p = probability(np.clip(changed, 0, 1) * 255, 1)
+    found = scoring.faithfulness(scored, photo, maps, 1, [])
+    assert found["net cam"]["road"] == pytest.approx((p[4:] - p[:4]).mean() / 2, abs=2e-3)
+
+
+def test_adcc_by_the_convention_of_its_authors(brightness, photo):
+    """Coherency is of maps cut at zero and as large as the photo; this network's CAM is 12 times the brightness."""
+    scored = ScoredNetwork(brightness, [parse_map(f"{brightness}:cam")], STEPS)
+    name = scored.fast_kinds[0].name
+    values = np.random.default_rng(2).normal(size=(6, 6)).astype(np.float32)
+    found = scoring.faithfulness(scored, photo, {name: values}, 1, [])[name]
+    large = np.maximum(zoom(values, 4, order=1, grid_mode=True, mode="nearest"), 0)
+    shown = large / large.max()
+    again = (photo * shown[..., None]).mean(axis=2)
+    coherent = (1 + np.corrcoef(shown.ravel(), again.ravel())[0, 1]) / 2
+    expected = 3 / (1 / coherent + 1 / (1 - shown.mean()) + 1 / (1 - found["drop"]))
+    assert found["adcc"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 30), (120, 200)])
+def test_the_blur_is_a_tenth_of_the_longer_side(height, width):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    sigma = max(height, width) / 10
+    expected = gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0), mode="mirror")
+    np.testing.assert_allclose(scoring.fills_of(pixels, ["blur"])["blur"], expected, atol=0.2)
+
+
+# ---------------------------------------------------------------- photos that cannot be scored
+
+
+def test_what_marks_nothing_is_a_row_of_failed(brightness, photo, tmp_path):
+    """An empty mask, neither mask nor boxes, a box beside the photo; the photo with a box is scored."""
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(tmp_path / "mask.png")
+    places = {"empty": {"mask": "mask.png"}, "none": {}, "beside": {"boxes": [[30, 0, 40, 9]]},
+              "good": {"boxes": [[9, 6, 20, 14]]}}  # fmt: skip
+    records = []
+    for name, place in places.items():
+        Image.fromarray(photo).save(tmp_path / f"{name}.png")
+        records.append({"file": f"{name}.png", "class": "light", "width": 24, "height": 24} | place)
+    (tmp_path / "annotations.json").write_text(json.dumps(records))
+    arguments = ["--annotations", str(tmp_path), "--maps", f"{brightness}:cam", "--steps", "2"]
+    assert evaluate_maps.main([*arguments, "--output", str(tmp_path / "out")]) == 1
+    rows = read_csv(tmp_path / "out" / "failed.csv")
+    assert [row["path"] for row in rows] == [str(tmp_path / f"{name}.png") for name in ("empty", "none", "beside")]
+    assert all("marks no pixel as light; expected a mask or boxes that do" in row["reason"] for row in rows)
+    assert {row["items"] for row in read_csv(tmp_path / "out" / "scores.csv") if "lie" in row["table"]} == {"1"}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("method", "failed"), [("grad-cam", ["black"]), ("score-cam", ["black", "good"])])
+def test_a_map_that_is_no_number_is_a_row_of_failed(photo, tmp_path, method, failed):
+    """Their answers are finite. Of a black photo the root's slope is infinite, and a feature times it no number. What
+    Score-CAM's mask of a silent feature leaves is black, and standardising divides zero by zero there."""
+    x = image = keras.Input((24, 24, 3))
+    if method == "score-cam":
+        x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=0, center=False, scale=False)(x)
+    conv = layers.Conv2D(2, 1, activation="relu", name="conv")
+    x = layers.GlobalAveragePooling2D()(conv(x))
+    network = keras.Model(image, layers.Dense(2, activation="softmax")(ops.sqrt(x) if method == "grad-cam" else x))
+    if method == "score-cam":
+        conv.set_weights([conv.get_weights()[0], np.array([0.0, -1000.0])])
+    network.save(tmp_path / "net.keras")
+    (tmp_path / "names.txt").write_text("dark\nlight\n", encoding="utf-8")
+    for name, pixels in (("black", photo * 0), ("good", photo)):
+        (tmp_path / "photos" / "light").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / "light" / f"{name}.png")
+    arguments = [str(tmp_path / "photos"), "--maps", f"{tmp_path / 'net.keras'}:{method}", "--preprocess", "none"]
+    arguments += ["--class-names", str(tmp_path / "names.txt"), "--steps", "2", "--output", str(tmp_path / "out")]
+    assert evaluate_maps.main(arguments) == 1
+    rows = [(row["path"], row["reason"]) for row in read_csv(tmp_path / "out" / "failed.csv")]
+    assert rows == [(str(tmp_path / "photos" / "light" / f"{name}.png"), NOT_FINITE) for name in failed]
+    records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert not {record["photo"] for record in records if record["maps"]} & {f"light/{name}.png" for name in failed}
