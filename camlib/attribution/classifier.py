@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers, ops
 
 from camlib.attribution.heads import signature_of
-from camlib.attribution.inspection import check_axes, inspect_network, some_of
+from camlib.attribution.inspection import check_axes, check_place, inspect_network, some_of
 from camlib.backend import has_float64, usual_settings
 from camlib.console import UserError, did_you_mean
 from camlib.files import MOST_PIXELS
@@ -132,11 +132,13 @@ class Classifier:
         """The path of the layer whose output is mapped: the one asked for, or the default.
 
         Raises:
-            UserError: there is no such layer, its output has no rows and columns, or these are not the photo's.
+            UserError: there is no such layer, its output has no rows and columns, these are not the photo's, or the
+                part of the photo that it covers is not known.
         """
         check_layer(self.structure, layer)
         chosen = layer or self.structure.target
         check_axes(self.network, self.structure, chosen, self.input_spec, asked=layer is not None)
+        check_place(self.network, self.structure, chosen, self.input_spec)
         return chosen
 
     def inputs(self, photos):

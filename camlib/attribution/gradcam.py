@@ -32,6 +32,8 @@ class Explanation(NamedTuple):
         cams: float32 (R, N, h, w).
         guided: float32 (R, N, H, W, channels), guided gradients of the score with respect to the network's input.
         products: float32 like guided, guided Grad-CAM. Both None where they are not asked for.
+        extent: float64 (N, 4), the part of each photo that its maps `cams` cover: top, left, bottom, right in pixels of
+            the photo as it was given; nothing is claimed outside it, and what is outside the photo was padded.
     """
 
     logits: object
@@ -41,9 +43,10 @@ class Explanation(NamedTuple):
     cams: object
     guided: object
     products: object
+    extent: object = None
 
 
-PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1)  # which axis of each is that of the photos
+PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1, 0)  # which axis of each is that of the photos
 WHY_ZERO = {  # kind of map -> why one may be zero everywhere
     "gradcam": "its weighted features are nowhere positive (--counterfactual maps what speaks against the class), or "
     "its score does not depend on the layer",
@@ -147,6 +150,7 @@ class GradCAM:
         classifier: Classifier.
         input_spec: InputSpec of its input.
         layer: str, path of the layer whose output is A.
+        extent: the part of each photo that its maps cover, see `Structure.extent_of`.
         chosen: list of class indices, those explained.
 
     Args:
@@ -175,6 +179,7 @@ class GradCAM:
     ):
         self.classifier, self.input_spec = classifier, classifier.input_spec
         self.layer = classifier.layer_to_map(layer)
+        self.extent = classifier.structure.extent_of(self.layer)
         self.method, self.guided, self.counterfactual = method, guided, counterfactual
         self.chosen = chosen_classes(list(map(str, classes)), self.input_spec.class_names, classifier.groups)
         self.groups = classifier.groups_among(self.chosen)
@@ -207,7 +212,9 @@ class GradCAM:
         Raises:
             UserError: the logits found in the network are not those behind its outputs.
         """
-        return Explanation(*self.run_batch(self.classifier.inputs(photos), len(photos), self.chosen))
+        found = Explanation(*self.run_batch(self.classifier.inputs(photos), len(photos), self.chosen))
+        sizes = np.array([photo.shape[:2] * 2 for photo in photos])  # (N, 4)
+        return found._replace(extent=sizes * np.array(self.extent or (0.0, 0.0, 1.0, 1.0)))
 
     def explain(self, images, count, chosen=None):
         """The maps of a batch, for a run.
@@ -254,7 +261,9 @@ class GradCAM:
     def description(self):
         """What is about to be computed of what, for the user."""
         structure, layer = self.classifier.structure, self.layer
-        shared = f", the last of its {structure.calls[layer]} runs" if structure.calls[layer] > 1 else ""
+        run, runs = structure.runs[layer], structure.calls[layer]
+        which = "the last" if run == runs else f"number {run}, which sees the photo,"
+        shared = f", {which} of its {runs} runs" if runs > 1 else ""
         size = "x".join(map(str, structure.sizes[layer]))
         fed, *known = self.classifier.description.splitlines()
         of_layer = f"{self.method} of layer {layer}, {size}{shared}"
@@ -418,7 +427,7 @@ class CompiledMaps:
             features: float32 (h, w, K).
         """
         if method.needs == "masked scores":
-            return logits_through_masks(self.logits_of, image, features)
+            return logits_through_masks(self.logits_of, image, features, self.structure.extent_of(layer))
         return logits_without_features(self.logits_behind[layer], image, features)
 
 
@@ -443,7 +452,8 @@ def compiled_map(network, structure, layer=None, method="grad-cam", **settings):
         found = explain_all(images, classes, count)
         cams, products = found.cams[0], None
         if found.guided is not None:
-            products = ops.stack([guided_grad_cam(*pair) for pair in zip(found.guided, cams, strict=True)])
+            extent = structure.extent_of(layer)
+            products = ops.stack([guided_grad_cam(*pair, extent) for pair in zip(found.guided, cams, strict=True)])
         return found._replace(features=found.features[layer], cams=cams, products=products)
 
     return explain_one

@@ -36,12 +36,17 @@ FLOAT16_SCALE = 4096.0  # of gradients, which float16 holds down to 6e-8 only
 
 
 class LayerCall(NamedTuple):
-    """One call of a layer, or of a ReLU as a function: then `layer` is None."""
+    """One call of a layer, or of a ReLU as a function: then `layer` is None.
+
+    The input is the first of its arguments, before the layer cast it to its own precision.
+    """
 
     path: str
     layer: layers.Layer | None
     input: object
     output: object
+    arguments: tuple = ()
+    keywords: dict = {}
 
 
 class ActivationCall(NamedTuple):
@@ -87,7 +92,11 @@ class Trace:
         relus: list of (path, kind), one for each ReLU that ran.
         guided: set of indices into relus, of those through which a guided gradient was taken.
         activations: list of ActivationCall.
+        photo: tensor, what the network was called with, and sees_photo: function of a tensor -> bool, whether it was
+            made from that; set by who calls the network.
     """
+
+    photo, sees_photo = None, staticmethod(lambda tensor: True)
 
     def __init__(self, tap=None):
         self.tap = tap
@@ -155,12 +164,13 @@ class Trace:
             for call in self.calls[activation.order :]
         )
 
-    def ended(self, path, layer, before, output):
+    def ended(self, path, layer, output, arguments, keywords=None):
         """Note a call of a layer, or of a ReLU; returns what to go on with in the place of its output."""
         if not path or any(isinstance(outer, ATTENTION) for outer in self.running[:-1]):
             return output
         output = self.tap(path, output) if self.tap else output
-        self.calls.append(LayerCall(path, layer, self.uncast(before), output))
+        before = self.uncast(arguments[0]) if arguments else None
+        self.calls.append(LayerCall(path, layer, before, output, arguments, keywords or {}))
         return output
 
     def relu(self, x, negative_slope=0.0, max_value=None, threshold=0.0):
@@ -169,7 +179,7 @@ class Trace:
         path, index = self.path, len(self.relus)
         self.relus.append((path, kind if max_value is None else f"{kind} up to {max_value:g}"))
         y = rectify(x, negative_slope, max_value, threshold, lambda: self.guided.add(index))
-        return self.ended(f"{path}/relu".lstrip("/"), None, x, y)
+        return self.ended(f"{path}/relu".lstrip("/"), None, y, (x,))
 
 
 def has_own_weights(layer):
@@ -232,7 +242,7 @@ def stand_ins(trace):
                 output = run_operation(layer, *arguments, **keywords)
             if trace.calls and trace.calls[-1].layer is None and trace.calls[-1].output is output:
                 trace.calls.pop()  # the ReLU at a layer's end goes by the layer's name
-            return trace.ended(trace.path, layer, arguments[0] if arguments else None, output)
+            return trace.ended(trace.path, layer, output, arguments, keywords)
         finally:
             trace.running.pop()
 
@@ -265,19 +275,19 @@ def stand_ins(trace):
 def tapped_run(network, structure, layers):
     """The function (images, tap) -> (logits, outputs) of a network.
 
-    `tap(layer, features)` is handed what the last call of each of the layers puts out, and returns what to go on with.
+    `tap(layer, features)` is handed what the mapped run of each of the layers puts out, and returns what to go on with.
     """
 
     def run(images, tap):
-        calls_left = {layer: structure.calls[layer] for layer in layers}
+        calls_left = {layer: structure.runs[layer] for layer in layers}
 
-        def tap_last_call(path, output):
+        def tap_mapped_run(path, output):
             if path not in calls_left:
                 return output
             calls_left[path] -= 1
             return output if calls_left[path] else tap(path, output)
 
-        with trace_calls(tap_last_call) as trace:
+        with trace_calls(tap_mapped_run) as trace:
             outputs = structure.signature.run(network, images)
         return structure.scores(trace, outputs)
 

@@ -55,6 +55,7 @@ class Drawing:
         titles: dict of kind -> str, its title above a panel; empty for runs without panels.
         made: str, how the maps were made, for the heading of a panel.
         overlay: bool, write overlay_for_<class>.png too: what lies over the photo, transparent; needs a style.
+        extent: the part of the photo that maps of a layer cover, see `camlib.plots.colours.over_extent`.
     """
 
     style: Style | None
@@ -62,9 +63,14 @@ class Drawing:
     titles: dict
     made: str | None = None
     overlay: bool = False
+    extent: tuple | None = None
+
+    def extent_of(self, kind):
+        """The part of the photo that maps of a kind cover: gradients, which are of its pixels, cover it all."""
+        return None if is_gradient(kind) else self.extent
 
 
-def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False):
+def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False, extent=None):
     """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
 
     Args:
@@ -75,6 +81,7 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
         photo: uint8 (H, W, 3), for display.
         style: Style; None for the arrays alone.
         over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
+        extent: the part of the photo that the maps cover, see `camlib.plots.colours.over_extent`.
 
     Returns:
         (the Scale that all classes share, that of the superpositions); None without pictures.
@@ -86,9 +93,9 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     scale = scale_of(signed, of_classes.values(), is_gradient(kind))
     whole = superposition_scale_of(signed, of_classes.values())
     for name, values in of_classes.items():
-        write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style))
+        write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style, extent))
         if over_photo:
-            write_jpeg(folder / f"spp_for_{name}.jpg", superposition_of(photo, values, whole, style))
+            write_jpeg(folder / f"spp_for_{name}.jpg", superposition_of(photo, values, whole, style, extent))
     return scale, whole
 
 
@@ -102,22 +109,36 @@ def write_photo_maps(folder, photo, maps, drawing, headings):
         drawing: Drawing.
         headings: dict of class name -> str, the first line above its panel.
     """
-    over_photo = next(iter(maps))
-    scales = {
-        kind: write_maps(folder, kind, of_classes, drawing.signed[kind], photo, drawing.style, kind == over_photo)
-        for kind, of_classes in maps.items()
-    }
+    over_photo, style, scales = next(iter(maps)), drawing.style, {}
+    for kind, of_classes in maps.items():
+        settings = drawing.signed[kind], photo, style, kind == over_photo, drawing.extent_of(kind)
+        scales[kind] = write_maps(folder, kind, of_classes, *settings)
     for name, values in maps[over_photo].items() if drawing.overlay else ():
-        write_png(folder / f"overlay_for_{name}.png", overlay_of(photo, values, scales[over_photo][1], drawing.style))
-    if drawing.style is None or not drawing.titles:
+        laid = overlay_of(photo, values, scales[over_photo][1], style, drawing.extent_of(over_photo))
+        write_png(folder / f"overlay_for_{name}.png", laid)
+    if style is None or not drawing.titles:
         return
     for name in maps[over_photo]:
-        panels = [(drawing.titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
+        panels = [
+            (drawing.titles[kind], of_classes[name], scales[kind][0], drawing.extent_of(kind))
+            for kind, of_classes in maps.items()
+        ]
         heading, whole = [headings[name], drawing.made], scales[over_photo][1]
-        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, drawing.style, whole)
+        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, whole)
 
 
 # ---------------------------------------------------------------- finding and reading saved maps
+
+FARTHEST = 16  # of a photo's side: what a map may cover beyond it
+
+
+def is_extent(value):
+    """Whether a run's file says (top, left, bottom, right) of what its maps cover, in shares of the photo."""
+    if not isinstance(value, list) or len(value) != 4 or not all(type(one) in (int, float) for one in value):
+        return False
+    top, left, bottom, right = value
+    return -FARTHEST <= top < bottom <= FARTHEST and -FARTHEST <= left < right <= FARTHEST
+
 
 # What readers take from a run.json, if it is of the right kind: anybody may have written it
 SETTINGS_READ = {
@@ -129,6 +150,7 @@ SETTINGS_READ = {
     "counterfactual": lambda value: isinstance(value, bool),
     "signed": lambda value: isinstance(value, bool),
     "no_pictures": lambda value: isinstance(value, bool),
+    "extent": lambda value: is_extent(value),
     "photos": lambda value: isinstance(value, list) and all(isinstance(place, str) for place in value),
     "class_names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
 }
@@ -178,6 +200,10 @@ class SavedPhoto:
     def is_signed(self, kind):
         """Whether maps of a kind have two signs, as this run made them."""
         return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))
+
+    def extent_of(self, kind):
+        """The part of the photo that maps of a kind cover, see `Drawing.extent_of`."""
+        return None if is_gradient(kind) else self.run_of(kind).settings.get("extent")
 
     def title_of(self, kind):
         """What a kind of map is called: that of `--method layer-cam` LayerCAM."""

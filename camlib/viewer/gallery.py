@@ -41,7 +41,7 @@ def entry_of(saved, style=USUAL):
         scale = scale_on_page(saved, kind, maps.values())
         probabilities = saved.run_of(kind).probabilities if len(saved.answers) > 1 else {}
         kinds[saved.title_of(kind)] = {
-            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style)
+            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style, saved.extent_of(kind))
             | {"scores": {"probability": probabilities[name]} if name in probabilities else {}}
             for name, values in maps.items()
         }
