@@ -276,9 +276,15 @@ def set_dtype(network, dtype):
             "KERAS_BACKEND=tensorflow, or --dtype float32"
         )
     for layer in layers_of(network):
-        if not isinstance(layer, layers.Softmax):  # in half precision it would lose small probabilities
+        # in half precision a softmax would lose small probabilities; without its policy a quantised layer is another
+        if not isinstance(layer, layers.Softmax) and not is_quantised(layer):
             kept = next((keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights), dtype)
             layer.dtype_policy = policy_of(kept, dtype)
+
+
+def is_quantised(layer):
+    """Whether a layer keeps its weights as whole numbers, or in float8, with a scale."""
+    return isinstance(layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy)
 
 
 def policy_of(kept, dtype):

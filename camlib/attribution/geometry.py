@@ -10,27 +10,48 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
-from keras.src.layers.convolutional.base_conv import BaseConv
-from keras.src.layers.convolutional.base_conv_transpose import BaseConvTranspose
-from keras.src.layers.convolutional.base_depthwise_conv import BaseDepthwiseConv
-from keras.src.layers.convolutional.base_separable_conv import BaseSeparableConv
-from keras.src.layers.pooling.base_pooling import BasePooling
+from keras import layers, ops
+from keras.src.layers.preprocessing.data_layer import DataLayer
 
+from camlib.attribution.tracing import passes_on
 from camlib.backend import usual_settings
 
-WINDOWS = (BaseConv, BaseDepthwiseConv, BaseSeparableConv, BaseConvTranspose, BasePooling)
-WINDOW_OPERATIONS = {
-    "AveragePool",
-    "Conv",
-    "ConvTranspose",
-    "DepthwiseConv",
-    "ExtractPatches",
-    "MaxPool",
-    "SeparableConv",
-}
-RESIZES = {"Resize", "Resizing", "UpSampling2D", "CenterCrop", "AdaptiveMaxPool", "AdaptiveMaxPooling2D",
-           "AdaptiveAveragePool", "AdaptiveAveragePooling2D"}  # fmt: skip
+POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
+POOLING_OPERATIONS = {"MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool"}
+# What moves values about
+REARRANGING = (layers.Permute, layers.Reshape, layers.Flatten)
+REARRANGING_OPERATIONS = set(
+    "DepthToSpace Einsum Flip Fliplr Flipud Moveaxis Ravel Reshape Roll Rot90 SpaceToDepth Stack Swapaxes Tensordot "
+    "Transpose".split()
+)
+# What else gives no new features: other sizes of the same ones, noise of training, pixels as the network wants them
+PASSING = (
+    layers.Cropping2D,
+    layers.ZeroPadding2D,
+    layers.UpSampling2D,
+    layers.SpatialDropout2D,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+    DataLayer,
+)
+PASSING_OPERATIONS = set(
+    "BroadcastTo Cast ConvertToTensor Copy CropImages ExpandDims GetItem Pad PadImages Repeat Resize SaturateCast "
+    "Slice Split Squeeze StopGradient Tile".split()
+)
+WINDOWS = (
+    layers.Conv2D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv2D,
+    layers.Conv2DTranspose,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+)
+WINDOW_OPERATIONS = set("AveragePool Conv ConvTranspose DepthwiseConv ExtractPatches MaxPool SeparableConv".split())
+RESIZES = set(
+    "Resize Resizing UpSampling2D CenterCrop AdaptiveAveragePool AdaptiveAveragePooling2D AdaptiveMaxPool "
+    "AdaptiveMaxPooling2D".split()
+)
 LEAST_SHIFT = 1e-6  # of a photo's side: what is nearer to its edge lies at it
 
 
@@ -71,9 +92,25 @@ def grid_of_tensor(tensor):
     return shape[1:3] if len(shape) == 4 and None not in shape[1:3] and shape[1] * shape[2] > 1 else None
 
 
-def is_layer(layer, kinds, names):
-    """Whether a layer or operation of Keras is of one of the classes, or has one of the names."""
-    return isinstance(layer, kinds) or (type(layer).__module__.startswith("keras.") and type(layer).__name__ in names)
+def is_one_of(layer, kinds, operations):
+    """Whether a layer or operation is one of the kinds."""
+    return isinstance(layer, kinds) or (
+        type(layer).__module__.startswith("keras.src.") and type(layer).__name__ in operations
+    )
+
+
+def rearranges(layer):
+    return is_one_of(layer, REARRANGING, REARRANGING_OPERATIONS)
+
+
+def computes(layer):
+    """Whether a layer computes new features, rather than passing its input on in another order, size or range."""
+    return not (
+        rearranges(layer)
+        or passes_on(layer)
+        or is_one_of(layer, POOLING, POOLING_OPERATIONS)
+        or is_one_of(layer, PASSING, PASSING_OPERATIONS)
+    )
 
 
 class Places:
@@ -84,11 +121,10 @@ class Places:
 
     Args:
         trace: Trace.
-        rearranges: function of a layer -> bool, whether it moves values about.
     """
 
-    def __init__(self, trace, rearranges):
-        self.trace, self.rearranges = trace, rearranges
+    def __init__(self, trace):
+        self.trace = trace
         self.known = {id(trace.photo): PIXELS}
         self.latest = {grid_of_tensor(trace.photo): PIXELS}
 
@@ -118,18 +154,18 @@ class Places:
             return [UNKNOWN] * len(outputs)
         place, before = placed[0]
         if isinstance(place, Place) and before and grid:
-            if is_layer(call.layer, WINDOWS, WINDOW_OPERATIONS):
+            if is_one_of(call.layer, WINDOWS, WINDOW_OPERATIONS):
                 return [of_window(place, call, before, grid)]
-            if is_layer(call.layer, (), RESIZES):
+            if is_one_of(call.layer, (), RESIZES):
                 return [of_resize(place, call.layer, before, grid)]
-            if is_layer(call.layer, (), {"Pad"}):  # whose border may be the photo's own, mirrored
+            if is_one_of(call.layer, (), {"Pad"}):  # whose border may be the photo's own, mirrored
                 return [place.moved(-np.array([side[0] for side in pads_of(call.layer)]))]
         of_maps = [one for one, of_input in placed if of_input]
         alike = grid and of_maps and all(of_input in (grid, None) for _, of_input in placed)
-        if alike and not self.rearranges(call.layer):
+        if alike and not rearranges(call.layer):
             return [agreed(of_maps)] * len(outputs)
         moves = call.layer is not None and not getattr(call.layer, "weights", None)
-        if not moves or any(isinstance(one, str) for one, _ in placed) or not (of_maps or self.rearranges(call.layer)):
+        if not moves or any(isinstance(one, str) for one, _ in placed) or not (of_maps or rearranges(call.layer)):
             nowhere = of_maps and all(one is NOWHERE for one in of_maps)
             return [NOWHERE if nowhere else self.latest.get(grid, UNKNOWN)] * len(outputs)
         return self.called_with_coordinates(call, outputs)
@@ -167,17 +203,17 @@ def agreed(places):
 
 def of_window(place, call, before, after):
     """The Place of a convolution, a pooling or patches: the middle of each window."""
-    layer, name = call.layer, type(call.layer).__name__
+    layer, transposed = call.layer, is_one_of(call.layer, layers.Conv2DTranspose, {"ConvTranspose"})
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None) or getattr(layer, "size", None)
     kernel = np.broadcast_to(kernel if kernel is not None else tuple(call.arguments[1].shape[:2]), 2)
     strides = getattr(layer, "strides", None)
     strides = np.broadcast_to(kernel if strides is None else strides, 2)
     dilation = getattr(layer, "dilation_rate", None)
     reach = (kernel - 1) * np.broadcast_to(1 if dilation is None else dilation, 2)  # from its first to its last cell
-    small, large = (after, before) if "Transpose" not in name else (before, after)
+    small, large = (before, after) if transposed else (after, before)
     padded = np.maximum((np.array(small) - 1) * strides + reach + 1 - large, 0) // 2
     middle = reach / 2 - (padded if layer.padding == "same" else 0)  # of the first window, in cells of the larger side
-    return place.moved(middle, strides) if small is after else place.moved(-middle / strides, 1 / strides)
+    return place.moved(-middle / strides, 1 / strides) if transposed else place.moved(middle, strides)
 
 
 def of_resize(place, layer, before, after):

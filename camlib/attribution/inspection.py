@@ -13,38 +13,14 @@ import numpy as np
 from keras import layers, ops
 from keras.src.layers.preprocessing.data_layer import DataLayer
 
-from camlib.attribution.geometry import NOWHERE, UNKNOWN, Place, Places
+from camlib.attribution.geometry import NOWHERE, UNKNOWN, Place, Places, computes, rearranges
 from camlib.attribution.guided import KNOWN_ACTIVATION, guided_rule
 from camlib.attribution.heads import Signature, output_named, region_at
-from camlib.attribution.private_keras import SOFTMAXES
-from camlib.attribution.tracing import ATTENTION, ForwardPass, passes_on, tapped_run, trace_calls
+from camlib.attribution.tracing import ATTENTION, SOFTMAXES, ForwardPass, tapped_run, trace_calls
 from camlib.backend import activation_operations, compiled, depends_on, differentiate, traced
 from camlib.console import UserError, first_line
 from camlib.memory import check_memory, photo_memory
 
-POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
-POOLING_OPERATIONS = {"MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool"}
-# What moves values about
-REARRANGING = (layers.Permute, layers.Reshape, layers.Flatten)
-REARRANGING_OPERATIONS = set(
-    "DepthToSpace Einsum Flip Fliplr Flipud Moveaxis Ravel Reshape Roll Rot90 SpaceToDepth Stack Swapaxes Tensordot "
-    "Transpose".split()
-)
-# What else gives no new features: other sizes of the same ones, noise of training, pixels as the network wants them
-PASSING = (
-    layers.Cropping2D,
-    layers.ZeroPadding2D,
-    layers.UpSampling2D,
-    layers.SpatialDropout2D,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
-    DataLayer,
-)
-PASSING_OPERATIONS = set(
-    "BroadcastTo Cast ConvertToTensor Copy CropImages ExpandDims GetItem Pad PadImages Repeat Resize SaturateCast "
-    "Slice Split Squeeze StopGradient Tile".split()
-)
 # Activations that squeeze a score into a range: behind the last weights they hide it
 SQUEEZING = {*"sigmoid hard_sigmoid sparse_sigmoid log_sigmoid tanh hard_tanh softsign".split(), *SOFTMAXES}
 
@@ -272,27 +248,6 @@ def refuse_hidden_logits(network, trace, outputs):
 # ---------------------------------------------------------------- what can be mapped
 
 
-def is_one_of(layer, kinds, operations):
-    """Whether a layer or operation is one of the kinds."""
-    return isinstance(layer, kinds) or (
-        type(layer).__module__.startswith("keras.src.ops") and type(layer).__name__ in operations
-    )
-
-
-def rearranges(layer):
-    return is_one_of(layer, REARRANGING, REARRANGING_OPERATIONS)
-
-
-def computes(layer):
-    """Whether a layer computes new features, rather than passing its input on in another order, size or range."""
-    return not (
-        rearranges(layer)
-        or passes_on(layer)
-        or is_one_of(layer, POOLING, POOLING_OPERATIONS)
-        or is_one_of(layer, PASSING, PASSING_OPERATIONS)
-    )
-
-
 def is_own_code(layer):
     """Whether a layer or network runs code that is not Keras's; a functional network runs its layers alone."""
     return layer is not None and not type(layer).__module__.startswith("keras.")
@@ -307,7 +262,7 @@ def outputs_to_map(network, trace):
         UserError: a layer's output is (N, K, h, w).
     """
     sizes, tokens, in_doubt, runs, found = {}, set(), set(), {}, {}
-    grids, doubt, count, places = [], is_own_code(network), Counter(), Places(trace, rearranges)
+    grids, doubt, count, places = [], is_own_code(network), Counter(), Places(trace)
     transforms = any(isinstance(call.layer, ATTENTION) for call in trace.calls)
     for call in trace.calls:
         path, layer, output = call.path, call.layer, call.output
@@ -473,7 +428,7 @@ def check_place(network, structure, layer, input_spec):
         )
 
 
-EDGE = 16, 8  # what share of the photo is changed at an edge; of the map's, where that has to be seen
+EDGE_SHARES = 16, 8  # what share of the photo is changed at an edge; of the map's, where that has to be seen
 
 
 def reaches_edges(network, structure, layer, input_spec):
@@ -482,8 +437,8 @@ def reaches_edges(network, structure, layer, input_spec):
     of_photo, of_map = [
         (np.s_[:rows], np.s_[-rows:], np.s_[:, :columns], np.s_[:, -columns:])
         for rows, columns in (
-            (max(1, input_spec.height // EDGE[0]), max(1, input_spec.width // EDGE[0])),
-            (max(1, height // EDGE[1]), max(1, width // EDGE[1])),
+            (max(1, input_spec.height // EDGE_SHARES[0]), max(1, input_spec.width // EDGE_SHARES[0])),
+            (max(1, height // EDGE_SHARES[1]), max(1, width // EDGE_SHARES[1])),
         )
     ]
     changes = changes_in(network, structure, layer, input_spec, of_photo)

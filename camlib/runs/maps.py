@@ -70,24 +70,23 @@ class Drawing:
         return None if is_gradient(kind) else self.extent
 
 
-def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False, extent=None):
+def write_maps(folder, kind, of_classes, photo, drawing, over_photo=False):
     """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
 
     Args:
         folder: Path.
         kind: str, a key of SIGNED.
         of_classes: dict of class name -> float (h, w) or (H, W, 3).
-        signed: bool, whether maps of this kind have two signs.
         photo: uint8 (H, W, 3), for display.
-        style: Style; None for the arrays alone.
+        drawing: Drawing; without a style it is for the arrays alone.
         over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
-        extent: the part of the photo that the maps cover, see `camlib.plots.colours.over_extent`.
 
     Returns:
         (the Scale that all classes share, that of the superpositions); None without pictures.
     """
     for name, values in of_classes.items():
         write_array(folder / f"{kind}_for_{name}.npy", values)
+    signed, style, extent = drawing.signed[kind], drawing.style, drawing.extent_of(kind)
     if style is None:
         return None
     scale = scale_of(signed, of_classes.values(), is_gradient(kind))
@@ -109,10 +108,11 @@ def write_photo_maps(folder, photo, maps, drawing, headings):
         drawing: Drawing.
         headings: dict of class name -> str, the first line above its panel.
     """
-    over_photo, style, scales = next(iter(maps)), drawing.style, {}
-    for kind, of_classes in maps.items():
-        settings = drawing.signed[kind], photo, style, kind == over_photo, drawing.extent_of(kind)
-        scales[kind] = write_maps(folder, kind, of_classes, *settings)
+    over_photo, style = next(iter(maps)), drawing.style
+    scales = {
+        kind: write_maps(folder, kind, of_classes, photo, drawing, kind == over_photo)
+        for kind, of_classes in maps.items()
+    }
     for name, values in maps[over_photo].items() if drawing.overlay else ():
         laid = overlay_of(photo, values, scales[over_photo][1], style, drawing.extent_of(over_photo))
         write_png(folder / f"overlay_for_{name}.png", laid)
