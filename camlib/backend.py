@@ -241,8 +241,8 @@ def traced(function, shape):
 
 def depends_on(tensor):
     """The function of a tensor -> bool, whether it was made from the one given; asked while that is traced."""
-    if BACKEND == "jax":  # what is not made from what is traced is computed at once
-        return lambda one: isinstance(one, jax.core.Tracer)
+    if BACKEND == "jax":  # where a gradient is traced, what does not depend on its input is of another kind
+        return lambda one: isinstance(one, type(tensor))
     made, left = {id(tensor.op)}, [tensor]
     while left:
         for operation in left.pop().consumers():
