@@ -246,6 +246,19 @@ def traced(function, shape):
     return jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, "float32")).jaxpr
 
 
+def depends_on(tensor):
+    """The function of a tensor -> bool, whether it was made from the one given; asked while that is traced."""
+    if BACKEND == "jax":  # where a gradient is traced, what does not depend on its input is of another kind
+        return lambda one: isinstance(one, type(tensor))
+    made, left = {id(tensor.op)}, [tensor]
+    while left:
+        for operation in left.pop().consumers():
+            if id(operation) not in made:
+                made.add(id(operation))
+                left += operation.outputs
+    return lambda one: hasattr(one, "graph") and id(one.op) in made
+
+
 # What only shows or passes on another value, without memory of its own
 TENSORFLOW_VIEWS = set("Identity IdentityN Reshape ReadVariableOp Placeholder Const Squeeze ExpandDims Shape".split())
 JAX_VIEWS = {"reshape", "squeeze", "expand_dims", "copy", "convert_element_type"}

@@ -4,7 +4,7 @@ from keras import activations, layers, ops
 
 from camlib.attribution import ExplainedBatch, Outputs
 from camlib.attribution.classifier import Classifier
-from camlib.attribution.inspection import both_sides, check_axes
+from camlib.attribution.inspection import both_sides, check_axes, check_place
 from camlib.attribution.tracing import trace_calls
 from camlib.backend import compiled, traced, widened
 from camlib.console import UserError
@@ -42,6 +42,7 @@ class CAM:
     Attributes:
         classifier: Classifier.
         input_spec: InputSpec of its input.
+        extent: the part of each photo that the maps cover, see `Structure.extent_of`.
 
     Args:
         classifier: Classifier whose scores come from one Dense layer right behind global average pooling.
@@ -64,6 +65,8 @@ class CAM:
         classifier.layer_to_map()
         _, _, place = pooled_classifier(network)
         check_axes(network, structure, place, self.input_spec, asked=False)
+        check_place(network, structure, place, self.input_spec)
+        self.extent = classifier.structure.extent_of(place)
         self.run = cam_function(network, structure.two_sided)
         self.run_batch = halving(self.run_portion, axes=(0, 0))
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers, ops
 
 from camlib.attribution.heads import signature_of
-from camlib.attribution.inspection import check_axes, inspect_network, some_of
+from camlib.attribution.inspection import check_axes, check_place, inspect_network, some_of
 from camlib.attribution.tracing import trace_calls
 from camlib.backend import has_float64, traced, usual_settings
 from camlib.console import UserError, did_you_mean, shown_shape
@@ -136,29 +136,32 @@ class Classifier:
         """The path of the layer whose output is mapped: the one asked for, or the default.
 
         Raises:
-            UserError: there is no such layer, its output has no rows and columns, or these are not the photo's.
+            UserError: there is no such layer, its output has no rows and columns, these are not the photo's, or the
+                part of the photo that it covers is not known.
         """
         check_layer(self.structure, layer)
         chosen = layer or self.structure.target
         check_axes(self.network, self.structure, chosen, self.input_spec, asked=layer is not None)
+        check_place(self.network, self.structure, chosen, self.input_spec)
         return chosen
 
-    def inputs(self, photos):
-        """Bring photos to the network's size and channels.
-
-        Args:
-            photos: N photos, see `as_photos`.
-
-        Returns:
-            uint8 (N, height, width, channels).
+    def photos(self, given):
+        """N photos, see `as_photos`, as a list of uint8 (H, W, 3).
 
         Raises:
             UserError: they are no photos, or floats of 0..1 for a network that is said to take pixels as they are.
         """
         spec = self.input_spec
         as_they_are = self.origin.startswith("--preprocess") and (spec.scale, spec.offset) == (1, 0)
-        found = as_photos(photos, spec.channels, as_they_are and not self.structure.rescaling)
-        return np.stack([network_input(photo, spec) for photo in found])
+        return as_photos(given, spec.channels, as_they_are and not self.structure.rescaling)
+
+    def inputs(self, photos):
+        """N photos, see `as_photos`, at the network's size and channels: uint8 (N, height, width, channels).
+
+        Raises:
+            UserError: as of `photos`.
+        """
+        return np.stack([network_input(photo, self.input_spec) for photo in self.photos(photos)])
 
     def prepare(self, images):
         """Turn uint8 (N, H, W, channels), of the network's input size, into its input: float64 if it computes so."""
@@ -304,9 +307,15 @@ def set_dtype(network, dtype):
             "KERAS_BACKEND=tensorflow, or --dtype float32"
         )
     for layer in layers_of(network):
-        if not isinstance(layer, layers.Softmax):  # in half precision it would lose small probabilities
+        # in half precision a softmax would lose small probabilities; without its policy a quantised layer is another
+        if not isinstance(layer, layers.Softmax) and not is_quantised(layer):
             kept = next((keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights), dtype)
             layer.dtype_policy = policy_of(kept, dtype)
+
+
+def is_quantised(layer):
+    """Whether a layer keeps its weights as whole numbers, or in float8, with a scale."""
+    return isinstance(layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy)
 
 
 def policy_of(kept, dtype):

@@ -33,6 +33,8 @@ class Explanation(NamedTuple):
         cams: float32 (R, N, h, w).
         guided: float32 (R, N, H, W, channels), guided gradients of the score with respect to the network's input.
         products: float32 like guided, guided Grad-CAM. Both None where they are not asked for.
+        extent: float64 (N, 4), the part of each photo that its maps `cams` cover: top, left, bottom, right in pixels of
+            the photo as it was given; nothing is claimed outside it, and what is outside the photo was padded.
     """
 
     logits: object
@@ -42,9 +44,10 @@ class Explanation(NamedTuple):
     cams: object
     guided: object
     products: object
+    extent: object = None
 
 
-PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1)  # which axis of each is that of the photos
+PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1, 0)  # which axis of each is that of the photos
 WHY_ZERO = {  # kind of map -> why one may be zero everywhere
     "gradcam": "its weighted features are nowhere positive (--counterfactual maps what speaks against the class), or "
     "its score does not depend on the layer",
@@ -154,6 +157,7 @@ class GradCAM:
         classifier: Classifier.
         input_spec: InputSpec of its input.
         layer: str, path of the layer whose output is A.
+        extent: the part of each photo that its maps cover, see `Structure.extent_of`.
         chosen: list of class indices, those explained.
 
     Args:
@@ -186,6 +190,7 @@ class GradCAM:
             raise UserError(
                 f"method {method!r} is unknown{did_you_mean(str(method), METHODS)} expected {', '.join(METHODS)}"
             )
+        self.extent = classifier.structure.extent_of(self.layer)
         self.method, self.guided, self.counterfactual = method, guided, counterfactual
         self.chosen = chosen_classes(listed(classes), self.input_spec.class_names, classifier.groups)
         self.groups = classifier.groups_among(self.chosen)
@@ -220,10 +225,12 @@ class GradCAM:
             UserError: the logits found in the network are not those behind its outputs; or what was handed over is no
                 photo or class.
         """
-        images, chosen = self.classifier.inputs(photos), None
+        photos, chosen = self.classifier.photos(photos), None
         if labels is not None:
-            chosen = classes_of_photos(labels, len(images), self.input_spec.class_names, self.classifier.groups)
-        return self.explanation(images, len(images), chosen)
+            chosen = classes_of_photos(labels, len(photos), self.input_spec.class_names, self.classifier.groups)
+        found = self.explanation(self.classifier.inputs(photos), len(photos), chosen)
+        sizes = np.array([photo.shape[:2] * 2 for photo in photos])  # (N, 4)
+        return found._replace(extent=sizes * np.array(self.extent or (0.0, 0.0, 1.0, 1.0)))
 
     def explain(self, images, count, chosen=None):
         """The maps of a batch, for a run.
@@ -270,7 +277,9 @@ class GradCAM:
     def description(self):
         """What is about to be computed of what, for the user."""
         structure, layer = self.classifier.structure, self.layer
-        shared = f", the last of its {structure.calls[layer]} runs" if structure.calls[layer] > 1 else ""
+        run, runs = structure.runs[layer], structure.calls[layer]
+        which = "the last" if run == runs else f"number {run}, which sees the photo,"
+        shared = f", {which} of its {runs} runs" if runs > 1 else ""
         size = "x".join(map(str, structure.sizes[layer]))
         fed, *known = self.classifier.description.splitlines()
         of_layer = f"{self.method} of layer {layer}, {size}{shared}"
@@ -443,7 +452,7 @@ class CompiledMaps:
             features: float32 (h, w, K).
         """
         if method.needs == "masked scores":
-            return logits_through_masks(self.logits_of, image, features)
+            return logits_through_masks(self.logits_of, image, features, self.structure.extent_of(layer))
         return logits_without_features(self.logits_behind[layer], image, features)
 
 
@@ -468,7 +477,8 @@ def compiled_map(network, structure, layer=None, method="grad-cam", **settings):
         found = explain_all(images, classes, count)
         cams, products = found.cams[0], None
         if found.guided is not None:
-            products = ops.stack([guided_grad_cam(*pair) for pair in zip(found.guided, cams, strict=True)])
+            extent = structure.extent_of(layer)
+            products = ops.stack([guided_grad_cam(*pair, extent) for pair in zip(found.guided, cams, strict=True)])
         return found._replace(features=found.features[layer], cams=cams, products=products)
 
     return explain_one

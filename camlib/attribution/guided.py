@@ -9,7 +9,7 @@ import threading
 
 from keras import ops
 
-from camlib.attribution.methods import enlarged
+from camlib.attribution.methods import covered, enlarged
 from camlib.backend import named, with_gradient
 
 KNOWN_ACTIVATION = "watched_activation"  # scope of the operations of activations that tracing knows
@@ -84,6 +84,8 @@ def guided_backpropagation(seen, u):
         return seen.gradients_at_images(u)
 
 
-def guided_grad_cam(guided_gradients, cam):
-    """Multiply guided gradients (N, H, W, C) by the map (N, h, w), enlarged bilinearly with half-pixel centres."""
-    return guided_gradients * enlarged(cam[..., None], *guided_gradients.shape[1:3])
+def guided_grad_cam(guided_gradients, cam, extent=None):
+    """Multiply guided gradients (N, H, W, C) by the map (N, h, w), enlarged bilinearly over the part that it covers."""
+    size = guided_gradients.shape[1:3]
+    products = guided_gradients * enlarged(cam[..., None], *size, extent)
+    return products if extent is None else products * ops.cast(covered(extent, *size), products.dtype)

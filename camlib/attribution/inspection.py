@@ -8,41 +8,19 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
 from keras import Model, layers, ops
 from keras.src.layers.preprocessing.data_layer import DataLayer
 
+from camlib.attribution.geometry import NOWHERE, UNKNOWN, Place, Places, computes, rearranges
 from camlib.attribution.guided import KNOWN_ACTIVATION, guided_rule
 from camlib.attribution.heads import Signature, output_named, region_at
-from camlib.attribution.private_keras import SOFTMAXES
-from camlib.attribution.tracing import ATTENTION, ForwardPass, passes_on, tapped_run, trace_calls
-from camlib.backend import activation_operations, compiled, differentiate, traced
+from camlib.attribution.tracing import ATTENTION, SOFTMAXES, ForwardPass, tapped_run, trace_calls
+from camlib.backend import activation_operations, compiled, depends_on, differentiate, traced
 from camlib.console import UserError, first_line, shown_shape
 from camlib.memory import check_memory, photo_memory
 
-POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
-POOLING_OPERATIONS = {"MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool"}
-# What moves values about
-REARRANGING = (layers.Permute, layers.Reshape, layers.Flatten)
-REARRANGING_OPERATIONS = set(
-    "DepthToSpace Einsum Flip Fliplr Flipud Moveaxis Ravel Reshape Roll Rot90 SpaceToDepth Stack Swapaxes Tensordot "
-    "Transpose".split()
-)
-# What else gives no new features: other sizes of the same ones, noise of training, pixels as the network wants them
-PASSING = (
-    layers.Cropping2D,
-    layers.ZeroPadding2D,
-    layers.UpSampling2D,
-    layers.SpatialDropout2D,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
-    DataLayer,
-)
-PASSING_OPERATIONS = set(
-    "BroadcastTo Cast ConvertToTensor Copy CropImages ExpandDims GetItem Pad PadImages Repeat Resize SaturateCast "
-    "Slice Split Squeeze StopGradient Tile".split()
-)
 # Activations that squeeze a score into a range: behind the last weights they hide it
 SQUEEZING = {*"sigmoid hard_sigmoid sparse_sigmoid log_sigmoid tanh hard_tanh softsign".split(), *SOFTMAXES}
 
@@ -59,7 +37,10 @@ class Structure:
         target: path of the default: the last that computes anything new, tokens and pooling aside (VGG-16's
             block5_conv3); of a vision transformer the normalisation before the last attention; of a segmentation the
             last of the coarsest.
+        extents: dict of path -> (top, left, bottom, right), the part of the photo that each of them covers, in shares
+            of its height and width; None for all of it; UNKNOWN or NOWHERE of `camlib.attribution.geometry`.
         calls: dict of path -> int, how often each of them is called; more than once for a shared layer.
+        runs: dict of path -> int, which of these calls is mapped, from 1: the last that saw the photo.
         in_doubt: set of the paths whose axes may not be the photo's, since something that moves values about, or code
             of the network's own, ran before.
         rescaling: dict of path -> layer, the Rescaling and Normalization layers that the network begins with.
@@ -77,7 +58,9 @@ class Structure:
     sizes: dict
     tokens: set
     target: str | None
+    extents: dict
     calls: dict
+    runs: dict
     in_doubt: set
     rescaling: dict
     relus: list
@@ -102,6 +85,14 @@ class Structure:
             return logits
         where = "the pixels that it gives to the class" if self.signature.region is None else "the region"
         return f"{logits}, added up over {where}"
+
+    def extent_of(self, path):
+        """(top, left, bottom, right), the part of the photo that a layer's map covers, in shares; None for all of it.
+
+        What is beyond 0 and 1 was padded. See `check_place` for what is not known.
+        """
+        extent = self.extents[path]
+        return None if isinstance(extent, str) else extent
 
     def as_picture(self, path, values):
         """What a layer puts out as (N, h, w, K): tokens in the places of their patches, leading ones left out."""
@@ -160,12 +151,17 @@ def inspect_network(network, shape, signature=None):
         refuse_hidden_logits(network, trace, outputs)
     segments, kind = len(outputs.shape) == 4, last.kind if last else "linear"
     region = region_at(signature.region, network, outputs) if signature.region is not None else None
-    sizes, tokens, in_doubt = outputs_to_map(network, trace)
+    sizes, tokens, in_doubt, runs, places = outputs_to_map(network, trace)
     return Structure(
         sizes,
         tokens,
         target=target_of(trace, sizes, tokens, segments),
+        extents={
+            path: place.extent(sizes[path][:2], shape[:2]) if isinstance(place, Place) else place
+            for path, place in places.items()
+        },
         calls=Counter(call.path for call in trace.calls),
+        runs=runs,
         in_doubt=in_doubt,
         rescaling=rescaling_of(trace),
         relus=trace.relus,
@@ -190,6 +186,7 @@ def trace_network(network, shape, signature):
     def logits_of(images):
         with trace_calls() as trace:
             outputs = network(signature.feed(images), training=False)
+        trace.photo, trace.sees_photo = images, depends_on(images)
         seen.append((trace, outputs))
         try:
             _, output = output_named(network, outputs, signature.head)
@@ -251,43 +248,28 @@ def refuse_hidden_logits(network, trace, outputs):
 # ---------------------------------------------------------------- what can be mapped
 
 
-def is_one_of(layer, kinds, operations):
-    """Whether a layer or operation is one of the kinds."""
-    return isinstance(layer, kinds) or (
-        type(layer).__module__.startswith("keras.src.ops") and type(layer).__name__ in operations
-    )
-
-
-def rearranges(layer):
-    return is_one_of(layer, REARRANGING, REARRANGING_OPERATIONS)
-
-
-def computes(layer):
-    """Whether a layer computes new features, rather than passing its input on in another order, size or range."""
-    return not (
-        rearranges(layer)
-        or passes_on(layer)
-        or is_one_of(layer, POOLING, POOLING_OPERATIONS)
-        or is_one_of(layer, PASSING, PASSING_OPERATIONS)
-    )
-
-
 def is_own_code(layer):
     """Whether a layer or network runs code that is not Keras's; a functional network runs its layers alone."""
     return layer is not None and not type(layer).__module__.startswith("keras.")
 
 
 def outputs_to_map(network, trace):
-    """(sizes, tokens, in_doubt) for Structure.
+    """(sizes, tokens, in_doubt, runs) for Structure, and dict of path -> Place, UNKNOWN or NOWHERE.
+
+    Calls that did not see the photo, as of a twin network's other one, are left out.
 
     Raises:
         UserError: a layer's output is (N, K, h, w).
     """
-    sizes, tokens, in_doubt = {}, set(), set()
-    grids, doubt = [], is_own_code(network)
+    sizes, tokens, in_doubt, runs, found = {}, set(), set(), {}, {}
+    grids, doubt, count, places = [], is_own_code(network), Counter(), Places(trace)
     transforms = any(isinstance(call.layer, ATTENTION) for call in trace.calls)
-    for path, layer, _, output in trace.calls:
-        size = tuple(getattr(output, "shape", ()))[1:]
+    for call in trace.calls:
+        path, layer, output = call.path, call.layer, call.output
+        count[path] += 1
+        if not any(trace.sees_photo(one) for one in keras.tree.flatten(output)):
+            continue
+        size, place = tuple(getattr(output, "shape", ()))[1:], places.of_call(call)
         # one number per channel has no place: squeeze-and-excitation reshapes such
         moved = rearranges(layer) and any(side != 1 for side in size[:-1])
         doubt = doubt or moved or is_own_code(layer)
@@ -299,16 +281,16 @@ def outputs_to_map(network, trace):
             if computes(layer):
                 grids.append(size[:2])
         elif len(size) == 2 and (grid := grid_of(size[0], grids, transforms)):
-            size = (*grid, size[1])
+            size, place = (*grid, size[1]), places.latest.get(grid, UNKNOWN)
             tokens.add(path)
         else:
             continue
         sizes.pop(path, None)  # what is called again moves to the end
-        sizes[path] = size
+        sizes[path], runs[path], found[path] = size, count[path], place
         in_doubt.discard(path)
         if doubt or path in tokens:
             in_doubt.add(path)
-    return sizes, tokens, in_doubt
+    return sizes, tokens, in_doubt, runs, found
 
 
 def grid_of(count, grids, transforms):
@@ -334,7 +316,7 @@ def target_of(trace, sizes, tokens, segments):
     if normalised and isinstance(normalised[-1].layer, layers.LayerNormalization):
         return normalised[-1].path
     seen, found = set(), []
-    for path, layer, _, output in trace.calls:
+    for path, layer, _, output, *_ in trace.calls:
         # a nested network repeats its last layer
         if path in sizes and path not in tokens and id(output) not in seen and computes(layer):
             found.append(path)
@@ -416,15 +398,9 @@ def axes_moved(network, structure, layer, input_spec):
         (along (2,), across (2,)): from a change of the photo's upper to one of its lower half along the map's rows,
         from left to right along its columns; and along its rows from left to right, its columns from up to down.
     """
-    generator = np.random.default_rng(0)
-    photos = generator.integers(0, 256, (5, input_spec.height, input_spec.width, input_spec.channels)).astype(np.uint8)
-    photos[1:] = photos[0]
-    middle_row, middle_column = input_spec.height // 2, input_spec.width // 2
-    halves = (np.s_[:middle_row], np.s_[middle_row:], np.s_[:, :middle_column], np.s_[:, middle_column:])
-    for photo, half in zip(photos[1:], halves, strict=True):
-        photo[half] = 255 - photo[half]
-    values = features_of(network, structure, layer, input_spec.prepare(photos)).astype(np.float64)
-    changes = np.abs(values[1:] - values[0]).sum(axis=-1)  # (4, h, w)
+    rows, columns = input_spec.height // 2, input_spec.width // 2
+    halves = (np.s_[:rows], np.s_[rows:], np.s_[:, :columns], np.s_[:, columns:])
+    changes = changes_in(network, structure, layer, input_spec, halves)  # (4, h, w)
     total = changes.sum(axis=(1, 2))
     if not (np.isfinite(total).all() and (total > 0).all()):
         return np.zeros(2), np.zeros(2)
@@ -435,8 +411,59 @@ def axes_moved(network, structure, layer, input_spec):
     return np.array([row[1] - row[0], column[3] - column[2]]), np.array([row[3] - row[2], column[1] - column[0]])
 
 
+def check_place(network, structure, layer, input_spec):
+    """Make sure that a layer's map lies in a rectangle of the photo that is known.
+
+    Where code that cannot be followed made it, it is supposed to cover the whole photo, and that is put to the test.
+
+    Raises:
+        UserError: it lies in none, or not over the whole photo.
+    """
+    place = structure.extents[layer]
+    if place is NOWHERE or (place is UNKNOWN and not reaches_edges(network, structure, layer, input_spec)):
+        found = "is no rectangle" if place is NOWHERE else "is not known"
+        known = some_of([name for name, one in structure.extents.items() if not isinstance(one, str)])
+        raise UserError(
+            f"the part of the photo that layer {layer!r} covers {found}, so that its map cannot be laid over the "
+            f"photo; expected --layer with one of {known}"
+        )
+
+
+EDGE_SHARES = 16, 8  # what share of the photo is changed at an edge; of the map's, where that has to be seen
+
+
+def reaches_edges(network, structure, layer, input_spec):
+    """Whether what changes at each edge of the photo changes a layer's output most at the same edge."""
+    height, width, _ = structure.sizes[layer]
+    of_photo, of_map = [
+        (np.s_[:rows], np.s_[-rows:], np.s_[:, :columns], np.s_[:, -columns:])
+        for rows, columns in (
+            (max(1, input_spec.height // EDGE_SHARES[0]), max(1, input_spec.width // EDGE_SHARES[0])),
+            (max(1, height // EDGE_SHARES[1]), max(1, width // EDGE_SHARES[1])),
+        )
+    ]
+    changes = changes_in(network, structure, layer, input_spec, of_photo)
+    return all(change[edge].mean() > change.mean() for change, edge in zip(changes, of_map, strict=True))
+
+
+def changes_in(network, structure, layer, input_spec, regions):
+    """How much each cell of a layer's output changes with the negative of a region of a photo: float (R, h, w).
+
+    Args:
+        network, structure, layer, input_spec: as for `check_axes`.
+        regions: list of R slices of the photo.
+    """
+    shape = (1 + len(regions), input_spec.height, input_spec.width, input_spec.channels)
+    photos = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    photos[1:] = photos[0]
+    for photo, region in zip(photos[1:], regions, strict=True):
+        photo[region] = 255 - photo[region]
+    values = features_of(network, structure, layer, input_spec.prepare(photos)).astype(np.float64)
+    return np.abs(values[1:] - values[0]).sum(axis=-1)
+
+
 def features_of(network, structure, layer, inputs):
-    """What a layer puts out in its last run, as (N, h, w, K): a NumPy array."""
+    """What a layer puts out in the run that is mapped, as (N, h, w, K): a NumPy array."""
     run = tapped_run(network, structure, [layer])
     # compiled, since what every layer puts out at once would fill the memory
     features = compiled(lambda images: ForwardPass(run, structure, images).features[layer], network)

@@ -106,14 +106,17 @@ def eigen_cam(features):
 # ---------------------------------------------------------------- from the scores of changed photos or features
 
 
-def enlarged(maps, height, width):
+def enlarged(maps, height, width, extent=None):
     """Maps (N, h, w, K) as (N, height, width, K): bilinear, half-pixel centres (cv2.INTER_LINEAR), in their own dtype.
 
+    They cover the part `extent` of it, see `Structure.extent_of`; beyond that their border goes on, see `covered`.
     `keras.ops.image.resize` computes in float32, and along axes that the user's settings choose.
     """
-    for axis, size in ((1, height), (2, width)):
+    top, left, bottom, right = extent or (0.0, 0.0, 1.0, 1.0)
+    for axis, size, begin, end in ((1, height, top, bottom), (2, width, left, right)):
         side = maps.shape[axis]
-        places = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+        places = (np.arange(size) + 0.5 - begin * size) * side / ((end - begin) * size) - 0.5
+        places = np.clip(places, 0, side - 1)
         lower = np.floor(places).astype(np.int32)
         before, after = (ops.take(maps, rows, axis=axis) for rows in (lower, np.minimum(lower + 1, side - 1)))
         share = ops.cast((places - lower).reshape((-1, 1, 1) if axis == 1 else (-1, 1)), maps.dtype)
@@ -121,18 +124,27 @@ def enlarged(maps, height, width):
     return maps
 
 
-def score_cam_masks(features, height, width):
+def covered(extent, height, width):
+    """Which pixels of (height, width) have their middle in an extent: float32 (height, width, 1), 1 or 0."""
+    top, left, bottom, right = extent or (0.0, 0.0, 1.0, 1.0)
+    rows, columns = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+    inside = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
+    return inside[..., None].astype(np.float32)
+
+
+def score_cam_masks(features, height, width, extent=None):
     """Each feature as a mask over the photo: enlarged bilinearly, then from 0 at its least to 1 at its largest value.
 
-    A feature that is the same everywhere gives a mask of zeros.
+    A feature that is the same everywhere gives a mask of zeros; so has each what its layer does not cover.
 
     Returns:
         float (N, height, width, K).
     """
-    masks = enlarged(features, height, width)
+    masks = enlarged(features, height, width, extent)
     least, largest = ops.min(masks, axis=(1, 2), keepdims=True), ops.max(masks, axis=(1, 2), keepdims=True)
     spread = largest - least
-    return (masks - least) / ops.where(spread == 0, ops.ones_like(spread), spread)
+    masks = (masks - least) / ops.where(spread == 0, ops.ones_like(spread), spread)
+    return masks if extent is None else masks * ops.cast(covered(extent, height, width), masks.dtype)
 
 
 def score_cam(features, scores, score):
@@ -184,18 +196,19 @@ def ablated_run(run, structure, layer):
     return logits_of
 
 
-def logits_through_masks(logits_of, image, features):
+def logits_through_masks(logits_of, image, features, extent=None):
     """The logits of a photo seen through one feature at a time, for Score-CAM.
 
     Args:
         logits_of: function, (N, H, W, channels) -> (N, C).
         image: float32 (H, W, channels), the network's input; zero is what a mask hides.
         features: float32 (h, w, K).
+        extent: the part of the photo that they cover, see `Structure.extent_of`.
 
     Returns:
         float32 (K, C).
     """
-    masks = score_cam_masks(features[None], *image.shape[:2])[0]  # (H, W, K)
+    masks = score_cam_masks(features[None], *image.shape[:2], extent)[0]  # (H, W, K)
     masks = ops.moveaxis(masks, -1, 0)[..., None]  # (K, H, W, 1)
     return in_chunks(lambda chosen: logits_of(image * ops.take(masks, chosen, axis=0)), len(masks))
 

@@ -6,6 +6,7 @@ are exchanged for others that take notes, for as long as a network is traced. Th
 """
 
 import contextlib
+import importlib
 from typing import NamedTuple
 
 import keras
@@ -14,8 +15,8 @@ from keras.src import backend as keras_backend
 from keras.src.activations.activations import ReLU
 
 from camlib.attribution.guided import EXCHANGE_LOCK, KNOWN_ACTIVATION, rectify
-from camlib.attribution.private_keras import OTHER_ACTIVATIONS, SOFTMAXES, check_private_names
 from camlib.backend import (
+    CannotStart,
     activations_of_backend,
     differentiate,
     exchanged,
@@ -25,6 +26,67 @@ from camlib.backend import (
     widened,
 )
 from camlib.console import UserError
+
+# ---------------------------------------------------------------- names that Keras does not promise to keep
+
+# Keras's activations other than ReLUs
+OTHER_ACTIVATIONS = (
+    "celu elu gelu glu hard_shrink hard_sigmoid hard_silu hard_tanh log_sigmoid selu sigmoid silu soft_shrink softplus "
+    "softsign sparse_plus sparse_sigmoid squareplus tanh tanh_shrink threshold"
+).split()
+# No activations: they mix their inputs, and end networks or weigh attention
+SOFTMAXES = ("softmax", "log_softmax")
+# Module -> names in it, with dots for what is in what; a layer's instance is marked with ().
+PRIVATE = {
+    "keras": (
+        "Operation.__call__",  # exchanged while a network is traced
+        "Layer._flatten_layers", "Variable._deferred_initialize", "layers.PReLU.call",
+        "layers.ReLU()._inbound_nodes", "layers.ReLU()._trainable_variables", "layers.ReLU()._non_trainable_variables",
+    ),
+    "keras.src.activations.activations": ("ReLU.static_call",),
+    "keras.src.backend": (
+        "numpy.tanh",
+        *(f"nn.{name}" for name in (*SOFTMAXES, *OTHER_ACTIVATIONS)),
+    ),
+    "keras.src.backend.common": ("global_state.get_global_attribute", "global_state.set_global_attribute"),
+    "keras.src.backend.config": ("keras_home",),
+    "keras.src.layers.preprocessing.data_layer": ("DataLayer",),
+    "keras.src.legacy.saving.legacy_h5_format": ("load_attributes_from_hdf5_group", "save_model_to_hdf5"),
+    "keras.src.ops": ("core", "einops", "image", "linalg", "math", "nn", "numpy"),
+    "keras.src.saving": ("saving_lib.H5IOStore", "saving_lib._save_state"),
+    "keras.src.utils": ("file_utils.get_file",),
+}  # fmt: skip
+
+
+def check_private_names():
+    """Refuse to go on with a Keras that lacks one of the names.
+
+    Raises:
+        CannotStart: the message names the first.
+    """
+    if missing := missing_names():
+        raise CannotStart(
+            f"Keras {keras.__version__} has no {missing[0]}, which is used here; expected one of the versions that "
+            "pip install -r requirements.txt installs"
+        )
+
+
+def missing_names():
+    """Those that this Keras does not have: list of str, empty of one that the tests have run on."""
+    return [f"{module}.{name}" for module, names in PRIVATE.items() for name in names if not is_there(module, name)]
+
+
+def is_there(module, name):
+    """Whether there is such a name, without or with what it lies in."""
+    try:
+        found = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part.removesuffix("()"))
+            found = found(name="looked_at") if part.endswith("()") else found  # a name that Keras need not count up
+    except (ImportError, AttributeError):
+        return False
+    return True
+
 
 check_private_names()
 
@@ -36,12 +98,17 @@ FLOAT16_SCALE = 4096.0  # of gradients, which float16 holds down to 6e-8 only
 
 
 class LayerCall(NamedTuple):
-    """One call of a layer, or of a ReLU as a function: then `layer` is None."""
+    """One call of a layer, or of a ReLU as a function: then `layer` is None.
+
+    The input is the first of its arguments, before the layer cast it to its own precision.
+    """
 
     path: str
     layer: layers.Layer | None
     input: object
     output: object
+    arguments: tuple = ()
+    keywords: dict = {}
 
 
 class ActivationCall(NamedTuple):
@@ -87,7 +154,11 @@ class Trace:
         relus: list of (path, kind), one for each ReLU that ran.
         guided: set of indices into relus, of those through which a guided gradient was taken.
         activations: list of ActivationCall.
+        photo: tensor, what the network was called with, and sees_photo: function of a tensor -> bool, whether it was
+            made from that; set by who calls the network.
     """
+
+    photo, sees_photo = None, staticmethod(lambda tensor: True)
 
     def __init__(self, tap=None):
         self.tap = tap
@@ -155,12 +226,13 @@ class Trace:
             for call in self.calls[activation.order :]
         )
 
-    def ended(self, path, layer, before, output):
+    def ended(self, path, layer, output, arguments, keywords=None):
         """Note a call of a layer, or of a ReLU; returns what to go on with in the place of its output."""
         if not path or any(isinstance(outer, ATTENTION) for outer in self.running[:-1]):
             return output
         output = self.tap(path, output) if self.tap else output
-        self.calls.append(LayerCall(path, layer, self.uncast(before), output))
+        before = self.uncast(arguments[0]) if arguments else None
+        self.calls.append(LayerCall(path, layer, before, output, arguments, keywords or {}))
         return output
 
     def relu(self, x, negative_slope=0.0, max_value=None, threshold=0.0):
@@ -169,7 +241,7 @@ class Trace:
         path, index = self.path, len(self.relus)
         self.relus.append((path, kind if max_value is None else f"{kind} up to {max_value:g}"))
         y = rectify(x, negative_slope, max_value, threshold, lambda: self.guided.add(index))
-        return self.ended(f"{path}/relu".lstrip("/"), None, x, y)
+        return self.ended(f"{path}/relu".lstrip("/"), None, y, (x,))
 
 
 def has_own_weights(layer):
@@ -232,7 +304,7 @@ def stand_ins(trace):
                 output = run_operation(layer, *arguments, **keywords)
             if trace.calls and trace.calls[-1].layer is None and trace.calls[-1].output is output:
                 trace.calls.pop()  # the ReLU at a layer's end goes by the layer's name
-            return trace.ended(trace.path, layer, arguments[0] if arguments else None, output)
+            return trace.ended(trace.path, layer, output, arguments, keywords)
         finally:
             trace.running.pop()
 
@@ -265,19 +337,19 @@ def stand_ins(trace):
 def tapped_run(network, structure, layers):
     """The function (images, tap) -> (logits, outputs) of a network.
 
-    `tap(layer, features)` is handed what the last call of each of the layers puts out, and returns what to go on with.
+    `tap(layer, features)` is handed what the mapped run of each of the layers puts out, and returns what to go on with.
     """
 
     def run(images, tap):
-        calls_left = {layer: structure.calls[layer] for layer in layers}
+        calls_left = {layer: structure.runs[layer] for layer in layers}
 
-        def tap_last_call(path, output):
+        def tap_mapped_run(path, output):
             if path not in calls_left:
                 return output
             calls_left[path] -= 1
             return output if calls_left[path] else tap(path, output)
 
-        with trace_calls(tap_last_call) as trace:
+        with trace_calls(tap_mapped_run) as trace:
             outputs = structure.signature.run(network, images)
         return structure.scores(trace, outputs)
 

@@ -20,6 +20,7 @@ class MapKind:
         is_signed: bool, it has values below zero.
         network: Path; None of maps that were saved.
         layer: str or None for the network's own target layer.
+        extent: the part of the photo that it covers, see `camlib.plots.colours.over_extent`, once the network is known.
     """
 
     name: str
@@ -27,6 +28,7 @@ class MapKind:
     is_signed: bool
     network: Path | None = None
     layer: str | None = None
+    extent: tuple | None = None
 
     @property
     def ends(self):

@@ -1,5 +1,6 @@
 """Networks that are scored, with everything compiled that makes their maps."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,7 @@ from keras import ops
 
 from camlib.attribution import GUIDED
 from camlib.attribution.cam import CAM
-from camlib.attribution.classifier import Classifier, check_guided, check_layer
+from camlib.attribution.classifier import Classifier, check_guided
 from camlib.attribution.gradcam import CompiledMaps, targets_of
 from camlib.console import UserError
 from camlib.evaluation.perturbation import deletion_insertion_function, probability_function
@@ -17,13 +18,14 @@ from camlib.networks.checkpoint import load_network
 from camlib.plots.colours import resize_map
 
 
-def of_gradients(method, guided, cam):
+def of_gradients(method, guided, cam, extent=None):
     """One value a pixel of guided gradients: their largest magnitude among the channels (Simonyan et al. 2014).
 
     Args:
         method: one of GUIDED.
         guided: float32 (R, N, H, W, channels).
         cam: float32 (R, N, h, w), which guided Grad-CAM multiplies them by.
+        extent: the part of the photo that it covers; nothing is left outside it.
 
     Returns:
         float32 (R, N, H, W).
@@ -32,7 +34,7 @@ def of_gradients(method, guided, cam):
     if method == "guided-backprop":
         return values
     size = values.shape[2:]
-    return values * np.stack([[resize_map(one, *size) for one in of_class] for of_class in cam])
+    return values * np.stack([[resize_map(one, *size, extent) for one in of_class] for of_class in cam])
 
 
 class ScoredNetwork(Classifier):
@@ -49,7 +51,7 @@ class ScoredNetwork(Classifier):
     """
 
     def __init__(self, path, kinds, steps, **options):
-        self.path, self.kinds = path, {kind.name: kind for kind in kinds}
+        self.path = path
         architecture = options.get("architecture")
         network, input_spec = load_network(path, options.get("trust", False), architecture, options.get("largest"))
         self.identity = "/".join(identity_of(path, architecture).values())
@@ -63,15 +65,19 @@ class ScoredNetwork(Classifier):
         groups, structure = list(self.groups.values()), self.structure
         self.targets_of = partial(targets_of, class_count=structure.class_count, groups=groups)
         for kind in kinds:
-            if kind.method != "cam":
-                check_layer(structure, kind.layer)
+            if kind.layer:
+                self.layer_to_map(kind.layer)
         self.guided = any(kind.method in GUIDED for kind in kinds)
         if self.guided:
             check_guided(structure, f"leave {' and '.join(GUIDED)} of {path} out of --maps")
         self.fast_kinds = [kind for kind in kinds if not kind.is_slow]
         self.compiled_kinds = [kind for kind in self.fast_kinds if kind.method != "cam"]
+        self.explain_cam = None
+        if len(self.compiled_kinds) < len(self.fast_kinds):
+            cam = CAM(self)
+            self.explain_cam, self.cam_extent = cam.run, cam.extent
+        self.kinds = {kind.name: replace(kind, extent=self.extent_of(kind)) for kind in kinds}
         self.pairs = list(dict.fromkeys(map(self.pair_of, self.compiled_kinds)))
-        self.explain_cam = CAM(self).run if len(self.compiled_kinds) < len(self.fast_kinds) else None
         self.explain_fast = None
         if self.pairs or not self.explain_cam:  # the network's answers are needed in any case
             self.explain_fast = CompiledMaps(network, structure, self.pairs, with_guided=self.guided, groups=groups)
@@ -87,6 +93,12 @@ class ScoredNetwork(Classifier):
     def pair_of(self, kind):
         """(layer, method) whose map the kind is, or is made from."""
         return kind.layer or self.layer, "grad-cam" if kind.method in GUIDED else kind.method
+
+    def extent_of(self, kind):
+        """The part of the photo that a kind of map covers: of gradients, which are of its pixels, all of it."""
+        if kind.method in GUIDED:
+            return None
+        return self.cam_extent if kind.method == "cam" else self.structure.extent_of(kind.layer or self.layer)
 
     def labels_of(self, items, count=1):
         """The items' classes, int32, the last again up to `count`, as a batch is filled up."""
@@ -121,7 +133,10 @@ class ScoredNetwork(Classifier):
             guided = ops.convert_to_numpy(found.guided) if self.guided else None
             for kind in self.compiled_kinds:
                 cam = ops.convert_to_numpy(found.cams[self.pairs.index(self.pair_of(kind))])
-                maps[kind.name] = of_gradients(kind.method, guided, cam) if kind.method in GUIDED else cam
+                if kind.method in GUIDED:
+                    extent = self.structure.extent_of(self.pair_of(kind)[0])
+                    cam = of_gradients(kind.method, guided, cam, extent)
+                maps[kind.name] = cam
             answers = map(ops.convert_to_numpy, (found.outputs, found.logits))
             logits = self.checked_logits(*answers, *maps.values())
         return self.probabilities(logits), *[maps[kind.name] for kind in self.fast_kinds]

@@ -77,10 +77,10 @@ def outlines_of(item, truth):
     return [np.clip(one / (width, height), 0, 1).round(4).tolist() for one in polygons if len(one) > 2]
 
 
-def localise(values, truth):
-    """Where a map float32 (h, w) lies: dict of score -> number, list or None."""
+def localise(values, truth, extent=None):
+    """Where a map float32 (h, w) of a part of the photo lies: dict of score -> number, list or None."""
     inside = truth.inside
-    large = resize_map(values, *inside.shape)
+    large = resize_map(values, *inside.shape, extent)
     return {
         "pointing": metrics.pointing(large, inside),
         "pointing_15": metrics.pointing(large, truth.near),
@@ -96,13 +96,13 @@ def localise(values, truth):
 def scores_of_map(values, other, truth, picture, kind):
     """What is kept of one map: where it lies, how much it changes with the class, and its picture and Scale
     for the page."""
-    scores = localise(values, truth) if truth else {}
+    scores = localise(values, truth, kind.extent) if truth else {}
     shown = smoothed_magnitude(values) if kind.method in GUIDED else values
     scale = superposition_scale_of(kind.is_signed, [shown], capped=True)
     return scores | {
         "zero": float(not values.any()),
         "other_class": None if other is None else metrics.rank_correlation(values, other),
-        "picture": encode_overlay(shown, scale, picture.shape[:2]),
+        "picture": encode_overlay(shown, scale, picture.shape[:2], extent=kind.extent),
         "scale": list(scale),
     }
 
@@ -167,7 +167,8 @@ def faithfulness(scored, pixels, maps, label, fill_names):
     prepare, size, (target,) = scored.prepare, pixels.shape[:2], scored.targets_of(np.array([label]))
     image, black = prepare(pixels[None])[0], prepare(np.zeros_like(pixels)[None])[0]
     fills = {name: prepare(fill[None])[0] for name, fill in fills_of(pixels, fill_names).items()}
-    large = {name: resize_map(values, *size) for name, values in maps.items()}
+    extents = {name: kind.extent for name, kind in scored.kinds.items()}  # baselines cover all of it
+    large = {name: resize_map(values, *size, extents.get(name)) for name, values in maps.items()}
     orders = {name: metrics.pixel_order(values) for name, values in large.items()}
     shown = {name: metrics.normalised(values) for name, values in large.items()}
     masked = {name: black + (image - black) * values[..., None] for name, values in shown.items()}

@@ -199,15 +199,15 @@ def superposition(photo, values, signed, style=USUAL):
     return laid
 
 
-def superposition_of(photo, values, scale, style=USUAL):
+def superposition_of(photo, values, scale, style=USUAL, extent=None):
     """Lay a map (h, w), or gradients (H, W, 3) by their `magnitude`, over a photo (H, W, 3): uint8 (H, W, 3)."""
-    large = enlarged_for_display(scaled(magnitude(values), scale.limit), *photo.shape[:2])
+    large = enlarged_for_display(scaled(magnitude(values), scale.limit), *photo.shape[:2], extent)
     return superposition(photo, large, scale.signed and values.shape[2:] != (3,), style)
 
 
-def overlay_of(photo, values, scale, style=USUAL):
+def overlay_of(photo, values, scale, style=USUAL, extent=None):
     """What `superposition_of` lays over the grey photo, with the photo's detail, for a map (h, w): uint8 (H, W, 4)."""
-    large = enlarged_for_display(scaled(values, scale.limit), *photo.shape[:2])
+    large = enlarged_for_display(scaled(values, scale.limit), *photo.shape[:2], extent)
     return overlay(large, scale.signed, style, detail_of(photo))
 
 
@@ -235,28 +235,62 @@ def plane(values):
     return values[..., 0] if values.shape[2:] == (1,) else values
 
 
-def resize_map(values, height, width):
-    """Enlarge or shrink a map (h, w) to (height, width): bilinear, half-pixel centres; for computing with it."""
-    return cv2.resize(values.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+def over_extent(resize, values, height, width, extent, outside=0.0):
+    """Lay a map over the part of a picture that it covers.
+
+    Args:
+        resize: function of (values, height, width) -> the map at that size.
+        values: float (h, w), or (h, w, 3).
+        height, width: int, of the picture.
+        extent: (top, left, bottom, right) in shares of the picture, beyond 0 and 1 where its border was padded; None
+            for all of it.
+        outside: float, what stands where the map covers nothing.
+
+    Returns:
+        float32 (height, width) or (height, width, 3).
+    """
+    if extent is None:
+        return resize(values, height, width)
+    top, left, bottom, right = np.rint(np.array(extent) * (height, width, height, width)).astype(int).tolist()
+    large = resize(values, max(1, bottom - top), max(1, right - left))
+    laid = np.full((height, width, *values.shape[2:]), outside, np.float32)
+    inside = large[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
+    laid[max(top, 0) :, max(left, 0) :][: len(inside), : inside.shape[1]] = inside
+    return laid
 
 
-def enlarged_for_display(values, height, width):
+def resize_map(values, height, width, extent=None):
+    """Enlarge or shrink a map (h, w) to (height, width): bilinear, half-pixel centres; for computing with it.
+
+    Where it covers a part of that only, see `over_extent`, the rest has its least value, and none above zero.
+    """
+
+    def resize(values, height, width):
+        return cv2.resize(values.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+
+    return over_extent(resize, values, height, width, extent, min(0.0, float(values.min())))
+
+
+def enlarged_for_display(values, height, width, extent=None):
     """Enlarge a map to be looked at: bicubic, since bilinear leaves diamonds, and never beyond its own values.
 
     Args:
         values: float (h, w), or (h, w, 3).
         height, width: int.
+        extent: the part that it covers, see `over_extent`.
 
     Returns:
         float32 (height, width) or (height, width, 3); means of areas where it gets smaller.
     """
+    if extent is not None:
+        return over_extent(enlarged_for_display, values, height, width, extent)
     larger = height >= values.shape[0] and width >= values.shape[1]
     method = cv2.INTER_CUBIC if larger else cv2.INTER_AREA
     large = cv2.resize(values.astype(np.float32, copy=False), (width, height), interpolation=method)
     return np.clip(large, values.min(), values.max())
 
 
-def picture_of(values, scale, height, width, style=USUAL):
+def picture_of(values, scale, height, width, style=USUAL, extent=None):
     """Draw a map for display.
 
     Args:
@@ -264,11 +298,12 @@ def picture_of(values, scale, height, width, style=USUAL):
         scale: Scale.
         height, width: int, of the picture.
         style: Style.
+        extent: the part of the picture that it covers, see `over_extent`.
 
     Returns:
         uint8 (height, width, 3), RGB.
     """
-    values = enlarged_for_display(scaled(plane(values), scale.limit), height, width)
+    values = enlarged_for_display(scaled(plane(values), scale.limit), height, width, extent)
     if values.ndim == 3:
         return np.rint(127.5 + 127.5 * np.clip(values, -1, 1)).astype(np.uint8)
     return colours(values, scale.signed, style)

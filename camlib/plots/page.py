@@ -174,19 +174,20 @@ def encode_photo(photo):
     return data_uri(resize_photo(photo, *page_size(shape, max(shape))))
 
 
-def encode_overlay(values, scale, shape, style=USUAL):
+def encode_overlay(values, scale, shape, style=USUAL, extent=None):
     """A map to be laid over a photo of that (height, width), as data: address; gradients of RGB hide it.
 
     Values beyond the scale are drawn as its ends. The page has a slider for the opacity.
     """
     if values.ndim == 3:
         return data_uri(picture_of(values, scale, *page_size(shape, max(values.shape[:2])), style))
-    size = page_size(shape, FINER * max(values.shape))
-    large = enlarged_for_display(scaled(values, scale.limit), *size)
+    covers = 1.0 if extent is None else max(extent[2] - extent[0], extent[3] - extent[1])
+    size = page_size(shape, FINER * max(values.shape) / covers)
+    large = enlarged_for_display(scaled(values, scale.limit), *size, extent)
     return data_uri(overlay(large, scale.signed, style._replace(opacity=MOST_OPAQUE)))
 
 
-def map_for_page(values, scale, shape, ends, style=USUAL):
+def map_for_page(values, scale, shape, ends, style=USUAL, extent=None):
     """What a page needs of a map: dict of picture and legend, and zero if the map is zero everywhere.
 
     Args:
@@ -195,8 +196,10 @@ def map_for_page(values, scale, shape, ends, style=USUAL):
         shape: (height, width) of the photo.
         ends: see `legend_of`.
         style: Style.
+        extent: the part of the photo that it covers, see `camlib.plots.colours.over_extent`.
     """
-    found = {"picture": encode_overlay(values, scale, shape, style), "legend": legend_of(scale, ends, values.ndim == 3)}
+    picture = encode_overlay(values, scale, shape, style, extent)
+    found = {"picture": picture, "legend": legend_of(scale, ends, values.ndim == 3)}
     return found if values.any() else found | {"zero": True}
 
 

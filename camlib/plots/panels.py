@@ -61,24 +61,24 @@ def write_panel(path, heading, photo, maps, style=USUAL, whole=None):
         path: Path of a JPEG file.
         heading: list of str, the lines above.
         photo: uint8 (H, W, 3), RGB.
-        maps: list of (title, values, Scale).
+        maps: list of (title, values, Scale, extent), see `camlib.plots.colours.over_extent`.
         style: Style.
         whole: Scale of the superposition; default: that of the first map alone.
     """
     size = height, width = size_within(PANEL_SIDE, *photo.shape[:2])
     photo = resize_photo(photo, height, width)
-    title, values, scale = maps[0]
+    title, values, scale, extent = maps[0]
     whole = whole or superposition_scale_of(scale.signed, [magnitude(values)])
     bar = colour_bar(whole, height, lambda values: superposition_of(mid_grey(values), values, whole, style))
-    above = f"{title} over the photo", superposition_of(photo, values, whole, style), bar
+    above = f"{title} over the photo", superposition_of(photo, values, whole, style, extent), bar
     shown = [("photo", photo, None), above]
-    for title, values, scale in maps:
+    for title, values, scale, extent in maps:
 
         def drawn(bar, scale=scale, of_colours=values.shape[2:] == (3,)):
             return picture_of(np.repeat(bar[..., None], 3, axis=2) if of_colours else bar, scale, *bar.shape, style)
 
         title += "" if values.any() else " (all zero)"
-        shown.append((title, picture_of(values, scale, *size, style), colour_bar(scale, height, drawn)))
+        shown.append((title, picture_of(values, scale, *size, style, extent), colour_bar(scale, height, drawn)))
     write_jpeg(path, sheet_of([Row(heading, shown)]))
 
 

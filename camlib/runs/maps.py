@@ -56,6 +56,7 @@ class Drawing:
         titles: dict of kind -> str, its title above a panel; empty for runs without panels.
         made: str, how the maps were made, for the heading of a panel.
         overlay: bool, write overlay_for_<class>.png too: what lies over the photo, transparent; needs a style.
+        extent: the part of the photo that maps of a layer cover, see `camlib.plots.colours.over_extent`.
     """
 
     style: Style | None
@@ -63,18 +64,22 @@ class Drawing:
     titles: dict
     made: str | None = None
     overlay: bool = False
+    extent: tuple | None = None
+
+    def extent_of(self, kind):
+        """The part of the photo that maps of a kind cover: gradients, which are of its pixels, cover it all."""
+        return None if is_gradient(kind) else self.extent
 
 
-def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False):
+def write_maps(folder, kind, of_classes, photo, drawing, over_photo=False):
     """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
 
     Args:
         folder: Path.
         kind: str, a key of SIGNED.
         of_classes: dict of class name -> float (h, w) or (H, W, 3).
-        signed: bool, whether maps of this kind have two signs.
         photo: uint8 (H, W, 3), for display.
-        style: Style; None for the arrays alone.
+        drawing: Drawing; without a style it is for the arrays alone.
         over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
 
     Returns:
@@ -82,14 +87,15 @@ def write_maps(folder, kind, of_classes, signed, photo, style, over_photo=False)
     """
     for name, values in of_classes.items():
         write_array(folder / f"{kind}_for_{name}.npy", values)
+    signed, style, extent = drawing.signed[kind], drawing.style, drawing.extent_of(kind)
     if style is None:
         return None
     scale = scale_of(signed, of_classes.values(), is_gradient(kind))
     whole = superposition_scale_of(signed, of_classes.values())
     for name, values in of_classes.items():
-        write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style))
+        write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style, extent))
         if over_photo:
-            write_jpeg(folder / f"spp_for_{name}.jpg", superposition_of(photo, values, whole, style))
+            write_jpeg(folder / f"spp_for_{name}.jpg", superposition_of(photo, values, whole, style, extent))
     return scale, whole
 
 
@@ -103,22 +109,37 @@ def write_photo_maps(folder, photo, maps, drawing, headings):
         drawing: Drawing.
         headings: dict of class name -> str, the first line above its panel.
     """
-    over_photo = next(iter(maps))
+    over_photo, style = next(iter(maps)), drawing.style
     scales = {
-        kind: write_maps(folder, kind, of_classes, drawing.signed[kind], photo, drawing.style, kind == over_photo)
+        kind: write_maps(folder, kind, of_classes, photo, drawing, kind == over_photo)
         for kind, of_classes in maps.items()
     }
     for name, values in maps[over_photo].items() if drawing.overlay else ():
-        write_png(folder / f"overlay_for_{name}.png", overlay_of(photo, values, scales[over_photo][1], drawing.style))
-    if drawing.style is None or not drawing.titles:
+        laid = overlay_of(photo, values, scales[over_photo][1], style, drawing.extent_of(over_photo))
+        write_png(folder / f"overlay_for_{name}.png", laid)
+    if style is None or not drawing.titles:
         return
     for name in maps[over_photo]:
-        panels = [(drawing.titles[kind], of_classes[name], scales[kind][0]) for kind, of_classes in maps.items()]
+        panels = [
+            (drawing.titles[kind], of_classes[name], scales[kind][0], drawing.extent_of(kind))
+            for kind, of_classes in maps.items()
+        ]
         heading, whole = [headings[name], drawing.made], scales[over_photo][1]
-        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, drawing.style, whole)
+        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, whole)
 
 
 # ---------------------------------------------------------------- finding and reading saved maps
+
+FARTHEST = 16  # of a photo's side: what a map may cover beyond it
+
+
+def is_extent(value):
+    """Whether a run's file says (top, left, bottom, right) of what its maps cover, in shares of the photo."""
+    if not isinstance(value, list) or len(value) != 4 or not all(type(one) in (int, float) for one in value):
+        return False
+    top, left, bottom, right = value
+    return -FARTHEST <= top < bottom <= FARTHEST and -FARTHEST <= left < right <= FARTHEST
+
 
 # What readers take from a run.json, if it is of the right kind: anybody may have written it
 SETTINGS_READ = {
@@ -130,6 +151,7 @@ SETTINGS_READ = {
     "counterfactual": lambda value: isinstance(value, bool),
     "signed": lambda value: isinstance(value, bool),
     "no_pictures": lambda value: isinstance(value, bool),
+    "extent": lambda value: is_extent(value),
     "photos": lambda value: isinstance(value, list) and all(isinstance(place, str) for place in value),
     "class_names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
 }
@@ -180,6 +202,10 @@ class SavedPhoto:
     def is_signed(self, kind):
         """Whether maps of a kind have two signs, as this run made them."""
         return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))
+
+    def extent_of(self, kind):
+        """The part of the photo that maps of a kind cover, see `Drawing.extent_of`."""
+        return None if is_gradient(kind) else self.run_of(kind).settings.get("extent")
 
     def title_of(self, kind):
         """What a kind of map is called: that of `--method layer-cam` LayerCAM."""

@@ -33,7 +33,9 @@ def open_run(args, explainer, settings, photos, batch_size, style):
         UserError: the place holds something else, or another process writes to it.
     """
     outputs = explainer.outputs
-    drawing = Drawing(style, explainer.kinds, explainer.titles, explainer.made, bool(args.overlay))
+    drawing = Drawing(style, explainer.kinds, explainer.titles, explainer.made, bool(args.overlay), explainer.extent)
+    if explainer.extent:  # readers lay the maps there
+        settings = settings | {"extent": list(explainer.extent)}
     place, writer = args.output, FolderWriter(args.output, drawing, not args.no_pictures, args.full_size)
     if args.store:
         place, settings = args.store, settings | {"store_dtype": args.store_dtype}

@@ -249,18 +249,22 @@ class Viewer:
         """Show the map of a (kind, class name), see `draw_picture`."""
         picture = values = self.content.map_of(*which)
         if isinstance(values, np.ndarray):
-            picture = picture_of(values, self.content.scales[which[0]], *self.pixels(cell), self.style)
+            extent = self.saved.extent_of(which[0])
+            picture = picture_of(values, self.content.scales[which[0]], *self.pixels(cell), self.style, extent)
         self.draw_picture(axes, cell, title, points, picture)
         axes.format_coord = self.value_at(values, *which)
 
     def value_at(self, values, kind=None, name=None):
         """A function of x and y, in pixels of the photo, that says what is there."""
         height, width = self.content.shape
+        top, left, bottom, right = (kind and self.saved.extent_of(kind)) or (0.0, 0.0, 1.0, 1.0)
 
         def say(x, y):
-            if not isinstance(values, np.ndarray) or not (0 <= x < width and 0 <= y < height):
+            down, across = (y / height - top) / (bottom - top), (x / width - left) / (right - left)
+            within = 0 <= x < width and 0 <= y < height and 0 <= down < 1 and 0 <= across < 1
+            if not isinstance(values, np.ndarray) or not within:
                 return ""
-            found = values[int(y / height * values.shape[0]), int(x / width * values.shape[1])]
+            found = values[int(down * values.shape[0]), int(across * values.shape[1])]
             if kind is None:
                 return f"{int(x)}, {int(y)}: RGB {' '.join(map(str, found))}"
             numbers = "RGB " + " ".join(f"{value:.3g}" for value in found) if np.ndim(found) else f"{found:.4g}"
@@ -323,7 +327,8 @@ class Viewer:
         values, content = self.content.map_of(kind, name), self.content
         if not isinstance(values, np.ndarray) or not isinstance(content.photo, np.ndarray):
             return content.photo if isinstance(values, np.ndarray) else values
-        return superposition_of(self.photo_in(cell), overlaid(kind, values), content.over_photo[kind], self.style)
+        scale, extent = content.over_photo[kind], self.saved.extent_of(kind)
+        return superposition_of(self.photo_in(cell), overlaid(kind, values), scale, self.style, extent)
 
     def draw_bar_over_photo(self, axes, kind, box, labels):
         """Draw the colour bar of a kind of map over the photo."""

@@ -50,7 +50,8 @@ def entry_of(saved, style=USUAL):
         maps = {name: read_map(path) for name, path in paths.items()}
         scale = scale_on_page(saved, kind, maps.values())
         kinds[saved.title_of(kind)] = {
-            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style) | {"scores": {}}
+            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style, saved.extent_of(kind))
+            | {"scores": {}}
             for name, values in maps.items()
         }
         if len(saved.answers) > 1:

@@ -94,7 +94,9 @@ def row_of(saved, columns, class_name, style, with_kinds=False):
         if with_kinds:
             of_all = len(saved.answers) == 1 and name == saved.predicted  # then the row's heading names it
             title = saved.title_of(kind) + ("" if of_all else f": {title}")
-        picture, bar = over_photo(photo, kind, content.map_of(kind, name), content.over_photo[kind], style)
+        picture, bar = over_photo(
+            photo, kind, content.map_of(kind, name), content.over_photo[kind], style, saved.extent_of(kind)
+        )
         cells.append((title, picture, bar if with_bar else None))
     damaged = [f"{saved.name}: {picture}" for _, picture, _ in cells if isinstance(picture, Exception)]
     cells = [
@@ -131,13 +133,13 @@ def framed(photo, saved):
     return cv2.rectangle(photo.copy(), *corners, ImageColor.getrgb(colour), 2 * RIM)  # half of it is outside
 
 
-def over_photo(photo, kind, values, scale, style):
+def over_photo(photo, kind, values, scale, style, extent=None):
     """(picture, colour bar) of a map over its photo, or (the error of either, None)."""
     if isinstance(values, Exception) or isinstance(photo, Exception):
         return (values if isinstance(values, Exception) else photo), None
     tall = max(min(photo.shape[0], SIDE // 2), 2 * TICK)  # a panorama's is no higher than its numbers need
     bar = colour_bar(scale, tall, lambda values: superposition_of(mid_grey(values), values, scale, style))
-    return superposition_of(photo, overlaid(kind, values), scale, style), bar
+    return superposition_of(photo, overlaid(kind, values), scale, style, extent), bar
 
 
 def picture_of_reason(reason):

@@ -7,7 +7,7 @@ import keras
 import pytest
 from conftest import ROOT
 
-from camlib.attribution.private_keras import PRIVATE, check_private_names, missing_names
+from camlib.attribution.tracing import PRIVATE, check_private_names, missing_names
 from camlib.backend import CannotStart
 
 pytestmark = pytest.mark.any_backend

@@ -256,7 +256,7 @@ def test_gradients_lie_over_a_photo_as_areas_and_not_as_specks():
 def test_panel_keeps_the_photos_colours_and_shape(tmp_path):
     photo = np.full((50, 100, 3), (250, 5, 5), np.uint8)
     cam, gradients = np.zeros((4, 4)), np.ones((8, 8, 3))
-    maps = [("map", cam, Scale(0.0, False)), ("gradients", gradients, Scale(1.0, True))]
+    maps = [("map", cam, Scale(0.0, False), None), ("gradients", gradients, Scale(1.0, True), None)]
     write_panel(tmp_path / "p.jpg", ["a.jpg: dog 0.921", "map of layer last"], photo, maps)
     panel = np.asarray(Image.open(tmp_path / "p.jpg")).astype(int)
     red = (panel[..., 0] > 200) & (panel[..., 1] < 60) & (panel[..., 2] < 60)
@@ -269,7 +269,7 @@ def test_panel_keeps_the_photos_colours_and_shape(tmp_path):
 
 def test_panels_of_tall_photos_have_no_gaps(tmp_path):
     photo, scale = np.zeros((90, 30, 3), np.uint8), Scale(1.0, signed=True)
-    maps = [("Grad-CAM", np.ones((3, 1)), scale), ("CAM", np.ones((3, 1)), scale)]
+    maps = [("Grad-CAM", np.ones((3, 1)), scale, None), ("CAM", np.ones((3, 1)), scale, None)]
     write_panel(tmp_path / "p.jpg", ["a"], photo, maps)
     width = Image.open(tmp_path / "p.jpg").width
     assert width < 4 * (107 + 70) + 100  # 107 pixels each, a bar and its numbers; the longest title is a little wider
@@ -280,5 +280,7 @@ def test_a_panel_of_grey_gradients_is_one_of_a_map(tmp_path):
     values = np.linspace(-1, 1, 48).reshape(6, 8).astype(np.float32)
     photo, scale = np.zeros((30, 40, 3), np.uint8), Scale(1.0, signed=True)
     for name, shape in (("map", (6, 8)), ("gradients", (6, 8, 1))):
-        write_panel(tmp_path / f"{name}.jpg", ["a"], photo, [("title", values.reshape(shape), scale)], whole=scale)
+        write_panel(
+            tmp_path / f"{name}.jpg", ["a"], photo, [("title", values.reshape(shape), scale, None)], whole=scale
+        )
     assert (tmp_path / "map.jpg").read_bytes() == (tmp_path / "gradients.jpg").read_bytes()

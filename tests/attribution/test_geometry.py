@@ -1,0 +1,146 @@
+"""Where a layer's map lies in the photo: against what the network itself makes of a spot."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from camlib.attribution.gradcam import explain
+from camlib.console import UserError
+
+HEIGHT, WIDTH = 48, 64
+SPOT = 20, 34  # the middle of the spot
+
+
+def conv(size=3, **settings):
+    return layers.Conv2D(1, size, activation="relu", kernel_initializer="ones", **settings)
+
+
+class Crop(layers.Layer):
+    """Code of its own."""
+
+    def call(self, x):
+        return x[:, 6:-10, 12:]
+
+
+class CropsItself(keras.Model):
+    """A crop that no layer makes, behind the last layer that has so many rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.classes = conv(padding="same", name="last"), layers.Dense(2)
+
+    def call(self, x):
+        return self.classes(ops.mean(self.conv(x[:, 16:, :40]), axis=(1, 2)))
+
+
+def network_of(*steps):
+    """A network of one class for what is bright and one against it; its last map is of layer `last`."""
+    image = x = keras.Input((HEIGHT, WIDTH, 3))
+    for step in steps:
+        x = step(x)
+    x = layers.GlobalAveragePooling2D()(conv(padding="same", name="last")(x))
+    return keras.Model(image, layers.Dense(2, kernel_initializer=keras.initializers.Constant([[1, -1]]))(x))
+
+
+def skip(x):
+    inner = conv()(conv()(x))
+    return ops.concatenate([inner, layers.Cropping2D(2)(x)], axis=-1)
+
+
+NETWORKS = {
+    "nothing": ([], (0, 0, 48, 64)),
+    "unpadded": ([conv(5), conv(5)], (4, 4, 44, 60)),
+    "strides": ([conv(3, strides=2, padding="same")] * 1, (0.5, 0.5, 48.5, 64.5)),
+    "odd strides": ([conv(5, strides=3)], (1, 1, 46, 61)),
+    "transposed": ([conv(2, strides=2), layers.Conv2DTranspose(1, 3, 2, "same", kernel_initializer="ones")], None),
+    "dilated": ([conv(3, dilation_rate=3)], (3, 3, 45, 61)),
+    "pooling": ([layers.MaxPooling2D(3, 2, "same"), layers.AveragePooling2D(3, 1)], (2.5, 2.5, 46.5, 62.5)),
+    "Cropping2D": ([layers.Cropping2D(((8, 0), (0, 10)))], (8, 0, 48, 54)),
+    "CenterCrop": ([layers.CenterCrop(32, 32)], (8, 16, 40, 48)),
+    "CenterCrop, enlarging": ([layers.CenterCrop(96, 64)], (0, 16, 48, 48)),
+    "ZeroPadding2D": ([layers.ZeroPadding2D(((0, 30), (20, 0)))], (0, -20, 78, 64)),
+    "Resizing": ([layers.Resizing(24, 64)], (0, 0, 48, 64)),
+    "Resizing, cropped": ([layers.Resizing(48, 48, crop_to_aspect_ratio=True)], (0, 8, 48, 56)),
+    "Resizing, padded": ([layers.Resizing(64, 64, pad_to_aspect_ratio=True)], (-8, 0, 56, 64)),
+    "UpSampling2D": ([layers.Cropping2D(4), layers.UpSampling2D(2)], (4, 4, 44, 60)),
+    "slice": ([lambda x: x[:, 10:, :-20]], (10, 0, 48, 44)),
+    "pad": ([lambda x: ops.pad(x, ((0, 0), (5, 0), (0, 9), (0, 0)), mode="reflect")], (-5, 0, 48, 73)),
+    "take": ([lambda x: ops.take(x, np.arange(12, 42), axis=1)], (12, 0, 42, 64)),
+    "split": ([lambda x: ops.split(x, 2, axis=2)[1]], (0, 32, 48, 64)),
+    "zeros beside": ([lambda x: ops.concatenate([ops.zeros_like(x)[:, :10], x], axis=1)], (-10, 0, 48, 64)),
+    "crop_images": ([lambda x: ops.image.crop_images(x, 4, 8, target_height=30, target_width=40)], (4, 8, 34, 48)),
+    "pad_images": ([lambda x: ops.image.pad_images(x, 4, 8, target_height=60, target_width=90)], (-4, -8, 56, 82)),
+    "features cropped": ([skip], (2, 2, 46, 62)),
+    "turned and back": ([layers.Permute((2, 1, 3)), layers.Permute((2, 1, 3)), layers.Cropping2D(4)], (4, 4, 44, 60)),
+    "own layer": ([Crop()], (6, 12, 38, 64)),
+    "nested": ([keras.Sequential([conv(5), keras.Sequential([layers.Cropping2D(4)])])], (6, 6, 42, 58)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_map_lies_where_its_network_looks(name):
+    """The middle of the evidence, weighed by the map, is the spot's, of a photo of another size than the network's."""
+    steps, expected = NETWORKS[name]
+    photo = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    photo[SPOT[0] - 3 : SPOT[0] + 3, SPOT[1] - 3 : SPOT[1] + 3] = 255
+    twice = photo.repeat(2, axis=0).repeat(3, axis=1)
+    found = explain(
+        network_of(*steps), [photo, twice], classes=[0], layer="last", preprocess="0.00392157,0", guided=name != "take"
+    )
+    if expected:
+        np.testing.assert_allclose(found.extent, np.outer([1, 1], expected) * [[1] * 4, [2, 3, 2, 3]], atol=1e-4)
+    (top, left, bottom, right), cam = found.extent[0], found.cams[0, 0]
+    rows, columns = (np.arange(side) + 0.5 for side in cam.shape)
+    middle = (
+        top + (bottom - top) * (cam.sum(axis=1) @ rows) / cam.sum() / cam.shape[0],
+        left + (right - left) * (cam.sum(axis=0) @ columns) / cam.sum() / cam.shape[1],
+    )
+    np.testing.assert_allclose(middle, SPOT, atol=1)
+    if name == "take":  # which guided backpropagation does not pass
+        return
+    y, x = np.nonzero(found.products[0, 0].any(axis=-1))
+    np.testing.assert_allclose((y.mean() + 0.5, x.mean() + 0.5), SPOT, atol=1.5)
+
+
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        (lambda x: ops.concatenate([x[:, :24], x[:, 24:]], axis=-1), "is no rectangle"),
+        (lambda x: ops.concatenate([x[:, :10], x[:, 20:]], axis=1), "is no rectangle"),
+        (lambda x: ops.concatenate([x, ops.roll(x, 20, axis=2)], axis=-1), "are not the photo's|is no rectangle"),
+    ],
+    ids=["halves", "gap", "shifted"],
+)
+def test_what_lies_in_no_rectangle_is_refused(step, why):
+    image = keras.Input((HEIGHT, WIDTH, 3))
+    x = conv(padding="same", name="first")(image)
+    x = layers.GlobalAveragePooling2D()(conv(padding="same", name="last")(step(x)))
+    network = keras.Model(image, layers.Dense(2)(x))
+    with pytest.raises(UserError, match=f"({why}).*--layer with one of .*first"):
+        explain(network, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], preprocess="none", guided=False)
+
+
+def test_a_crop_in_a_networks_own_code_is_not_supposed_to_be_the_whole_photo():
+    network = CropsItself()
+    photo = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    network(photo[None].astype(np.float32))
+    image = keras.Input((HEIGHT, WIDTH, 3))
+    with pytest.raises(UserError, match="the part of the photo that layer 'crops_itself.*/last' covers is not known"):
+        explain(keras.Model(image, network(image)), [photo], preprocess="none", guided=False)
+
+
+@pytest.mark.parametrize("asked", ["left", "right"])
+def test_of_a_shared_encoder_the_run_that_saw_the_photo_is_mapped(asked, tmp_path):
+    image = keras.Input((32, 32, 3))
+    encoder = keras.Model(image, layers.GlobalAveragePooling2D()(conv(padding="same")(image)), name="encoder")
+    inputs = [keras.Input((32, 32, 3), name=name) for name in ("left", "right", "third")]
+    both = layers.Add()([encoder(one) for one in inputs])
+    network = keras.Model(inputs, layers.Dense(2, kernel_initializer=keras.initializers.Constant([[1, -1]]))(both))
+    photo, other = np.zeros((32, 32, 3), np.uint8), np.zeros((1, 32, 32, 3), np.float32)
+    photo[4:10, 4:10], other[:, 22:28, 22:28] = 255, 1
+    np.savez(tmp_path / "other.npz", **{name: other for name in ("left", "right", "third") if name != asked})
+    options = {"image_input": asked, "other_inputs": tmp_path / "other.npz", "preprocess": "0.00392157,0"}
+    cam = explain(network, [photo], classes=[0], guided=False, **options).cams[0, 0]
+    assert cam.max() > 0
+    np.testing.assert_allclose((cam.sum(axis=1) @ (np.arange(32) + 0.5)) / cam.sum(), 7, atol=0.5)
