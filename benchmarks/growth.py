@@ -1,12 +1,15 @@
-"""Time and memory of make_cam_maps.py against the number of photos, their size and the number of classes.
+"""Time and memory of make_cam_maps.py against the number of photos, their size and the number of classes, and of what
+reads its maps against the number of photos.
 
-    python benchmarks/growth.py                                # about a quarter of an hour on two cores
+    python benchmarks/growth.py                                # about half an hour on two cores
     python benchmarks/growth.py --photos 100 1000              # along this axis alone
 
 Each point is the script in a process of its own, arrays alone (--no-pictures), of JPEG photos of 500x375 that this
 makes, in batches of 8: from its start to its end, and its peak memory. The network is the pooling-free one with random
-weights. Where they are not what grows, photos are seen at 96x96, many photos at 32x32, and classes are four. Writes
-growth.csv, from which the same command goes on; prints the table, and what ten million photos need.
+weights. Where they are not what grows, photos are seen at 96x96, many photos at 32x32, and classes are four. The viewer
+(a figure of the first photo), the page, the sheet and the evaluation read maps of photos of 100x75, named one by one as
+my_photos/*.jpg are. Writes growth.csv, from which the same command goes on; prints the table, and what ten million
+photos need.
 """
 
 import sys
@@ -19,13 +22,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import timing
 from camlib.console import ArgumentParser, UserError, counted, run_script, whole_number
+from camlib.files import write_json
 
 HEIGHT, WIDTH = 375, 500  # of the photos
+SMALL = 75, 100  # of those whose maps are read
 USUAL = {"photos": 100, "size": 96, "classes": 4}  # where something else grows
 SIZE_OF_MANY, PHOTOS_OF_CLASSES = 32, 20  # but for these
 BATCH = 8  # photos at once: 32 of 512x512 would take 10 GB
 MANY, CLUSTER = 10_000_000, 3200  # photos, and cores of a cluster, in the text
-AXES = {"photos": (100, 1_000, 4_000, 24_000), "size": (64, 96, 128, 256, 512), "classes": (4, 10, 100, 1_000)}
+READERS = ("viewer", "page", "sheet", "evaluation")
+AXES = {
+    "photos": (100, 1_000, 4_000, 24_000),
+    "size": (64, 96, 128, 256, 512),
+    "classes": (4, 10, 100, 1_000),
+    **dict.fromkeys(READERS, (100, 1_000, 10_000)),
+}
 
 
 class Point(NamedTuple):
@@ -77,8 +88,44 @@ def make_maps(words):
     return timing.peak_memory()
 
 
+def read_maps(reader, photos, maps, output):
+    """Run a script that reads saved maps: the most bytes that its process has held at once."""
+    output.mkdir()
+    if reader == "evaluation":
+        from evaluate_maps import main
+
+        words = ["--annotations", photos, "--maps", maps, "--output", output]
+    else:
+        from show_heatmaps import main
+
+        option = {"viewer": "--save", "page": "--html", "sheet": "--sheet"}[reader]
+        words = [maps, option, output / ("page.html" if reader == "page" else "picture.jpg")]
+    if main([str(word) for word in words]):
+        raise UserError("maps that were just made could not be read; expected all of them")
+    return timing.peak_memory()
+
+
+def measure_reader(reader, count):
+    """The Point of a script that reads the maps of so many photos."""
+    with tempfile.TemporaryDirectory() as folder:
+        photos, network, maps, output = (Path(folder, name) for name in ("photos", "network.h5", "maps", "read"))
+        timing.write_photos(photos, count, *SMALL)
+        names, (height, width) = sorted(path.name for path in photos.iterdir()), SMALL
+        shown = {"class": "class_0", "boxes": [[0, 0, width // 2, height]], "width": width, "height": height}
+        write_json(photos / "annotations.json", [{"file": name} | shown for name in names])
+        timing.in_new_process(write_network, network, USUAL["classes"])
+        words = ["--model", network, "--output", maps, "--size", SIZE_OF_MANY, "--no-pictures"]
+        timing.in_new_process(make_maps, [str(word) for word in [*(photos / name for name in names), *words]])
+        seconds, _, peak = timing.seconds_of(partial(timing.in_new_process, read_maps, reader, photos, maps, output))
+        written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    sizes = (SIZE_OF_MANY, USUAL["classes"])
+    return Point(reader, count, *sizes, seconds, peak / 1e6, written / 1e6, timing.cores(), timing.machine())
+
+
 def measure(axis, value):
     """The Point of a value of an axis."""
+    if axis in READERS:
+        return measure_reader(axis, value)
     special = {"photos": {"size": SIZE_OF_MANY}, "classes": {"photos": PHOTOS_OF_CLASSES}}.get(axis, {})
     point = USUAL | special | {axis: value}
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +194,8 @@ def main(arguments=None):
     points = timing.read_rows(path, Point)
     asked = {axis: getattr(settings, axis) for axis in AXES if getattr(settings, axis)} or AXES
     for axis, value in [(axis, value) for axis, values in asked.items() for value in values]:
-        known = [point for point in points if (point.axis, getattr(point, axis)) == (axis, value)]
+        grows = "photos" if axis in READERS else axis
+        known = [point for point in points if (point.axis, getattr(point, grows)) == (axis, value)]
         if known and known[0].measured_on == where and not settings.again:
             continue
         points = [*(point for point in points if point not in known), measure(axis, value)]

@@ -174,6 +174,14 @@ def test_a_run_of_growth_is_the_scripts_own(tmp_path, capsys):
     assert "photos 5 done" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", growth.READERS)
+def test_readers_of_maps_are_measured_as_scripts(tmp_path, reader):
+    growth.main([f"--{reader}", "5", "--output", str(tmp_path)])
+    (point,) = timing.read_rows(tmp_path / "growth.csv", growth.Point)
+    assert (point.axis, point.photos) == (reader, 5) and point.seconds > 0 and point.output_mb > 0.001
+
+
 def point(axis, photos, size, classes, seconds, peak, written):
     return growth.Point(axis, photos, size, classes, seconds, peak, written, 2, "a machine")
 
