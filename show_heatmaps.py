@@ -15,8 +15,11 @@ Shows what make_cam_maps.py and gradcam_vgg16.py wrote; the window opens within 
 photos. Arrow keys or the slider go through the photos, up and down through the classes, `h` lists the keys.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
 
 from camlib.attribution import KIND_TITLES
 from camlib.console import (
@@ -25,6 +28,7 @@ from camlib.console import (
     ArgumentParser,
     Progress,
     UserError,
+    did_you_mean,
     first_line,
     run_script,
 )
@@ -198,7 +202,8 @@ def index_of(photos, name):
     for known in ([photo.name for photo in photos], [name_without_suffix(photo.name) for photo in photos]):
         if name in known:
             return known.index(name)
-    raise UserError(f"--photo {name}: not among the {len(photos):,} photos; expected a name like {photos[0].name}")
+    near = did_you_mean(name, [photo.name for photo in photos])
+    raise UserError(f"--photo {name}: not among the {len(photos):,} photos{near} expected a name like {photos[0].name}")
 
 
 def check_choice(photo, args):

@@ -399,13 +399,14 @@ def calibration(probabilities, labels, bins=15):
 # ---------------------------------------------------------------- intervals
 
 
-def bootstrap(values, photos, statistic=lambda means: means, resamples=1000, seed=0):
+def bootstrap(values, photos, statistic=lambda means: means, is_share=False, resamples=1000, seed=0):
     """A statistic of the mean over items, with its 95 % interval by resampling photos (percentile bootstrap).
 
     Args:
         values: float (N, ...), one row an item; rows with NaN are left out.
         photos: list of N str; items of one photo are drawn together.
         statistic: function of means (B, ...) -> (B,): of each of B resamples.
+        is_share: bool, it is one of items that have something or not: of all or none, `wilson_interval` of photos.
         resamples: int.
         seed: int.
 
@@ -428,4 +429,6 @@ def bootstrap(values, photos, statistic=lambda means: means, resamples=1000, see
     if count < 2:
         return float(found[0]), nothing, nothing, len(values)
     low, high = np.quantile(found[1:], (0.025, 0.975))
+    if is_share and low == high and found[0] in (0, 1):  # resamples are all alike
+        low, high = wilson_interval(int(count * found[0]), int(count))
     return float(found[0]), float(low), float(high), len(values)

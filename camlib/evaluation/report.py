@@ -20,6 +20,7 @@ BASELINES = ("whole picture", "centred Gaussian", "random", "Sobel edges")
 MOST_CONFUSED = 20  # of a confusion matrix in the tables; the figure has those of any number
 OF_NETWORKS, TAKEN_FOR = "How often the networks are right", "What {} takes the photos for"  # titles of tables
 SMALL_COLLECTION = 5  # photos; collections with fewer are counted together
+SHARES = set("pointing pointing_15px box_15 box_20 box_best ilsvrc_error_20 zero increase".split())  # of items
 
 # ---------------------------------------------------------------- tables
 
@@ -85,8 +86,7 @@ LOCALISATION = (
           lambda counts, about: metrics.mask_iou(np.array(counts)), best, "masks",
           meaning="intersection over union of the object and the map above the threshold that is best for all photos"),
     Score("pxap", "PxAP ↑", "counts", statistic=metrics.pixel_precision, truth="masks",
-          meaning="average precision with which the map's values tell the object's pixels from the others, all photos "
-          "together"),
+          meaning="average precision with which the map's values tell the object's pixels, all photos together"),
 )  # fmt: skip
 SHARPNESS = (
     Score("cells", "cells of the map", "grid", lambda grid, about: np.prod(grid), is_count=True,
@@ -197,7 +197,7 @@ def score_cell(score, pairs):
         if scores.get(score.source) is not None and score.truth in (None, about.get("truth")):
             values.append(np.array(score.of(scores[score.source], about), np.float64))  # None becomes NaN
             photos.append(about["photo"])
-    return metrics.bootstrap(values, photos, score.statistic) if values else (float("nan"),) * 3 + (0,)
+    return metrics.bootstrap(values, photos, score.statistic, score.name in SHARES)
 
 
 def cell_text(cell, is_count=False):

@@ -101,6 +101,9 @@ def report_training(network, input_spec, photos, output, history):
     with warned_of("the curves", missing):
         draw_history(curves, history)
     with warned_of("the accuracies and the confusion matrix", missing):
+        if history:
+            best = min(history, key=lambda row: row["val_loss"])
+            print(f"kept: the weights after epoch {best['epoch']} of {len(history)}, whose val loss is the least")
         probabilities = network.predict(PlainBatches(photos, input_spec, BATCH_SIZE), verbose=0)  # (N, C)
         counts = confusion_matrix(photos.labels, probabilities.argmax(axis=1), class_count)
         print_accuracies(counts, input_spec.class_names)

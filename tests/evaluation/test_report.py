@@ -17,6 +17,7 @@ from camlib.evaluation.report import (
     groups_of,
     markdown_of,
     rows_once,
+    score_cell,
     score_table,
 )
 from camlib.plots.page import Report, write_page
@@ -98,6 +99,16 @@ def test_scores_that_need_masks_are_no_columns_of_boxes():
     assert [score.name for score in found.scores] == [score.name for score in LOCALISATION if score.truth is None]
     assert len(found.rows["net cam"]) == len(found.scores) == 7
     assert len(score_table("sane", "Sanity", SANITY, {"net cam": pairs}).scores) == len(SANITY)
+
+
+def test_a_share_of_all_or_none_has_an_interval():
+    """Resampling 20 hits gives 20 hits: the interval is Wilson's, by R's binom.confint (of photos, two items each)."""
+    pointing = next(score for score in LOCALISATION if score.name == "pointing")
+    energy = next(score for score in LOCALISATION if score.name == "energy")
+    for value, ends in ((1.0, (1 - 0.1611252, 1.0)), (0.0, (0.0, 0.1611252))):
+        pairs = [({"pointing": value, "energy": value}, {"photo": f"{n // 2}"}) for n in range(40)]
+        np.testing.assert_allclose(score_cell(pointing, pairs), (value, *ends, 40), atol=1e-6)
+        assert score_cell(energy, pairs) == (value, value, value, 40)  # no share of items
 
 
 def test_findings_stand_first_and_figures_below_their_tables(tmp_path):

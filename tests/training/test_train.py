@@ -70,6 +70,8 @@ def test_original_recipe_and_its_files(run_here, colour_photos, tmp_path):
     right, total = (sum(int(row[column]) for row in counts) for column in (1, 2))
     assert len(counts) == 4 and top1.endswith(f"{right / total:.3f}")
     assert any("what Keras called accuracy" in line for line in lines)
+    least = min(rows, key=lambda row: float(row["val_loss"]))["epoch"]
+    assert f"kept: the weights after epoch {least} of 2, whose val loss is the least" in lines
 
 
 @pytest.mark.any_backend
@@ -238,7 +240,7 @@ def test_a_start_keeps_the_convolutions_and_what_a_pixel_becomes(run_here, colou
         np.testing.assert_allclose(cosine, 1, atol=1e-5)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_start_from_the_same_classes_goes_on_where_they_ended(run_here, colour_photos, tmp_path):
     """At a learning rate of nearly nothing the network stays what it was; of other classes its end is made anew."""
     earlier = original_network(4, 1)
@@ -253,7 +255,7 @@ def test_a_start_from_the_same_classes_goes_on_where_they_ended(run_here, colour
         assert all(same[:10]) and same[10] == (names[0] == "dog")  # kernels and biases of five convolutions, Dense
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_deeper_network_in_stages(run_here, colour_photos, tmp_path, monkeypatch):
     """--depth adds convolutions to those of --weights; a later stage is as deep as its start without being asked."""
     monkeypatch.setattr("camlib.networks.architectures.MODERN_CONVOLUTIONS", CONVOLUTIONS)

@@ -40,6 +40,8 @@ def test_photo_by_name(run_folder):
     assert index_of(saved, "a/y.jpg") == index_of(saved, "a/y") == 1
     with pytest.raises(UserError, match="not among the 3 photos; expected a name like b/x.jpg"):
         index_of(saved, "q")
+    with pytest.raises(UserError, match=r"among the 3 photos; did you mean a/y.jpg( or .*)?\? expected"):
+        index_of(saved, "a/Y.jpeg")
 
 
 # ---------------------------------------------------------------- what the page shows of a photo
