@@ -11,8 +11,11 @@ that know no network reach, and has a 95 % interval by resampling photos. The sa
 missing.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
 
 from camlib.attribution import GUIDED, METHODS
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, UserError, counted, print_table, run_script
@@ -131,7 +134,7 @@ def known_items(items, class_names):
 
 def known_settings(args):
     """What decides the results and is known before anything is loaded: dict."""
-    names = ("maps", "only", "sample", "steps", "fill", "preprocess", "interpolation", "size")
+    names = ("maps", "only", "sample", "steps", "fill", "preprocess", "interpolation", "fit", "size")
     return {"script": "evaluate_maps.py", "measures": MEASURES, **{name: getattr(args, name) for name in names}}
 
 

@@ -15,7 +15,10 @@ and, on a CPU, ends with the very same weights.
 """
 
 import contextlib
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
 
 from camlib.console import EXIT_SOME_FAILED, ArgumentParser, run_script, whole_number
 from camlib.files import refuse_if_held

@@ -117,6 +117,14 @@ def test_an_unknown_backend_of_matplotlib_is_one_line(run_script, run_folder, tm
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("flag", ["-I", "-P"])
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_an_isolated_python_finds_what_lies_beside_the_script(script, flag, tmp_path):
+    words = [sys.executable, flag, str(ROOT / script), "--help"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout.startswith("usage: ")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_settings_of_keras_that_are_a_pipe_are_not_waited_for(run_script, tmp_path):
     os.mkfifo(tmp_path / "keras.json")

@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from camlib.console import ROOT, UserError, first_line, shown_path
+from camlib.console import FULL, ROOT, UserError, first_line, shown_path
 from camlib.files import LARGEST_MODEL, refuse_no_file
 from camlib.networks import application_named, plain_data, unknown_network
 from camlib.networks.plain_data import HDF5_SIGNATURE, ZIP_SIGNATURE
@@ -121,6 +121,11 @@ def read_contents(path, largest=None, only_look=False):
             file.seek(0)
             return None if only_look else transcribed(file, path, size, most)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise UserError(
+                f"what {shown_path(path)} holds could not be written to {tempfile.gettempdir()} ({error.strerror}); "
+                f"expected room for {size / 1e6:,.0f} MB and more there, or TMPDIR=another folder"
+            ) from error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{shown_path(path)} cannot be read ({reason}); {MODEL_EXPECTED}") from error
 
@@ -183,6 +188,9 @@ def read_in_a_child(file, data, path, size, largest):
         raise UserError(f"{shown_path(path)} crashes what reads it ({signal.strsignal(-code)}); {expected}")
     if code:
         said = ended.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason"]
+        for number in FULL:
+            if f"[Errno {number}]" in said[0]:
+                raise OSError(number, os.strerror(number))
         raise UserError(f"{shown_path(path)} cannot be read ({said[0][:120]}); {expected}")
 
 
@@ -215,7 +223,7 @@ MODEL_EXPECTED = "expected a .keras or .h5 file"
 KIND_BYTES = 512  # bytes that tell
 
 OTHER_FOLDERS = {  # what a folder holds -> what it is
-    "saved_model.pb": "is a SavedModel, TensorFlow's program, which the Keras that made it loads and saves as .keras",
+    "saved_model.pb": "is a SavedModel, TensorFlow's program, which the Keras that made it may save as .keras",
     "config.json": "is an unpacked .keras file, which python -m zipfile -c ../model.keras * packs, called in it",
 }
 FILE_BEGINNINGS = (  # how a file begins, a regular expression, and what it is
@@ -228,7 +236,7 @@ FILE_BEGINNINGS = (  # how a file begins, a regular expression, and what it is
     (rb"\s*[\[{]", "is JSON without weights: a history, or an architecture, which goes with them as --architecture"),
 )
 OTHER_SUFFIXES = {
-    ".pb": "is a program of TensorFlow, which the Keras that made it loads and saves as .keras",
+    ".pb": "is a program of TensorFlow, which the Keras that made it, if one did, saves as .keras",
     ".index": "is a checkpoint of TensorFlow, which its network loads in Python and saves as .keras",
     ".onnx": "is an ONNX file",
 }

@@ -1,5 +1,7 @@
 """A disk that is full: one line, nothing left behind, and the files that were there are whole still."""
 
+import os
+
 import h5py
 import keras
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from conftest import full_after
 from keras import layers
 
+from camlib.console import UserError
 from camlib.files import DamagedFile, read_arrays, write_arrays, write_csv, write_whole
+from camlib.networks import reader
 from camlib.networks.checkpoint import save_network
 from camlib.photos import Photo
 from camlib.preprocessing import InputSpec
@@ -65,6 +69,18 @@ def test_nothing_is_left_and_what_was_there_stays(tmp_path, network, capsys, nam
     if name.endswith(".h5"):
         with h5py.File(tmp_path / name) as file:
             assert len(file.keys())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has this device")
+@pytest.mark.parametrize("small", [0, 64 << 20], ids=["its own process", "this process"])
+def test_a_full_temporary_folder_is_said_to_be_one(tmp_path, network, monkeypatch, small):
+    """What a network's file holds is written there first, by the process that reads it or before that begins."""
+    save_network(network, tmp_path / "network.h5", INPUT_SPEC)
+    monkeypatch.setattr(reader, "SMALL_FILE", small)
+    with monkeypatch.context() as full, pytest.raises(UserError, match=r"holds could not be written to .*TMPDIR="):
+        full.setattr(reader.tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
+        reader.read_contents(tmp_path / "network.h5")
+    assert reader.read_contents(tmp_path / "network.h5").names
 
 
 def test_the_file_of_decoded_photos_on_a_full_disk(photo_folder, tmp_path):
