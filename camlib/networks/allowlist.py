@@ -82,6 +82,7 @@ REFUSED_LAYERS |= dict.fromkeys("StringLookup IntegerLookup TextVectorization".s
 # Operations that call a function; those of linear algebra and the like only compute
 CALL_FUNCTIONS = set("AssociativeScan Cond ForiLoop JVP Map Scan Switch VectorizedMap WhileLoop".split())
 OPERATIONS = (numpy, nn, ops_math, image, linalg, einops, core)
+QUANTISED = "AbsMaxQuantizer Int8QuantizationConfig Int4QuantizationConfig Float8QuantizationConfig".split()
 SMALL_PARTS = ("initializers", "regularizers", "constraints", "dtype_policies")  # rooms of Keras; data, all of them
 # What an entry of a configuration can be besides a layer: plain data
 DATA = {"__keras_tensor__", "__tensor__", "__numpy__", "__slice__", "__ellipsis__", "__bytes__"}
@@ -98,6 +99,8 @@ def admitted():
     for room in OPERATIONS:
         own = {name for name, _ in inspect.getmembers(room, is_operation)} - CALL_FUNCTIONS - {"Operation"}
         named |= {(room.__name__, name) for name in own}
+    for name in QUANTISED:
+        named |= {("keras.quantizers", name), ("keras", name), (getattr(keras.quantizers, name).__module__, name)}
     for room in SMALL_PARTS:
         for name, kind in inspect.getmembers(getattr(keras, room), inspect.isclass):
             named |= {(f"keras.{room}", name), ("keras", name), (kind.__module__, name)}
@@ -142,8 +145,8 @@ def refuse_class(entry):
         )
     if not own or (module, name) not in ADMITTED:
         raise Refused(
-            f"{what} is none of Keras's own; expected those only. Or load it in Python with that and call explain of "
-            "camlib"
+            f"{what} is none of Keras's own that only compute; expected those. Or load it in Python with that and call "
+            "explain of camlib"
         )
 
 
@@ -163,11 +166,14 @@ def refuse_calls_without_tensors(entry):
 
 
 NAME_KEYS = {"name", "module", "class_name", "registered_name"}  # keys of what is no argument; others may hold no slash
+INT4 = re.compile(r"int4/-?[0-9]{1,9}")  # how weights are quantised, in blocks of so many
 PLACE = re.compile(r"[/\\\0]|^~|^\.\.$")
 
 
 def refuse_places(key, text):
     """Raise Refused for an argument that names a file or an address; none of the layers above has such a one."""
+    if key == "mode" and INT4.fullmatch(text):
+        return
     if PLACE.search(text):
         raise Refused(
             f"it names a file or an address, {text[:60]!r} as {str(key)[:30]}; expected numbers and plain words. If "

@@ -516,11 +516,11 @@ def test_names_that_hide_a_class_are_refused(tmp_path):
     ("build", "message"),
     [
         (lambda: keras.Sequential([keras.Input((10, 4)), layers.LSTM(3), layers.Dense(2)]),
-         r"takes \(N, 10, 4\); expected one input of photos, \(N, H, W, 1 or 3\), not sequences.*cut out the part"),
+         r"takes \(N, 10, 4\); expected one input of photos, \(N, H, W, 1 or 3, or bands\), not sequences.*cut out"),
         (lambda: keras.Sequential([keras.Input((10,)), layers.Dense(2)]), r"takes \(N, 10\); .*not numbers"),
         (lambda: keras.Sequential([keras.Input((4, 8, 8, 3)), layers.Conv3D(2, 3), layers.Flatten(), layers.Dense(2)]),
          r"takes \(N, 4, 8, 8, 3\); .*not volumes or films"),
-        (lambda: keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)]),
+        (lambda: keras.Sequential([keras.Input((8, 8, 2)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)]),
          "not images of other channels"),
         (lambda: keras.Model([first := keras.Input((8, 3), name="track"), other := keras.Input((4,), name="age")],
                              layers.Dense(2)(layers.Concatenate()([layers.Flatten()(first), other]))),
@@ -590,7 +590,7 @@ def test_archives_that_lack_weights_or_hold_too_much(tmp_path):
             file.writestr("config.json", config)
             for name in names:
                 file.writestr(name, b"")
-        refused(path, f"weights do not fit its network .*{message}")
+        refused(path, f"its weights cannot be read .*{message}")
 
 
 @pytest.mark.any_backend
