@@ -113,11 +113,12 @@ def computes(layer):
     )
 
 
-class Places:
+class PlaceFinder:
     """Follows a Trace from the photo on.
 
     Attributes:
         latest: dict of (rows, columns) -> the Place of what was made last with so many.
+        in_order: set of the ids of tensors whose rows and columns were moved about and are the photo's all the same.
 
     Args:
         trace: Trace.
@@ -126,7 +127,7 @@ class Places:
     def __init__(self, trace):
         self.trace = trace
         self.known = {id(trace.photo): PIXELS}
-        self.latest = {grid_of_tensor(trace.photo): PIXELS}
+        self.latest, self.in_order = {grid_of_tensor(trace.photo): PIXELS}, set()
 
     def of_call(self, call):
         """The Place of what a call puts out, or UNKNOWN or NOWHERE; calls are asked for in their order."""
@@ -143,6 +144,8 @@ class Places:
     def of_tensor(self, tensor):
         """The Place of a tensor; of what code in between made, that of what had as many rows and columns last."""
         tensor = self.trace.uncast(tensor)
+        if (*getattr(tensor, "shape", ()), 1) == tuple(self.trace.photo.shape):
+            return PIXELS  # grey photos, from which Keras drops the axis of channels
         return self.known.get(id(tensor), self.latest.get(grid_of_tensor(tensor), UNKNOWN))
 
     def follow(self, call, outputs):
@@ -188,7 +191,9 @@ class Places:
         if not found or [one.shape for one in found] != [(4, *output.shape[1:]) for output in outputs]:
             return [self.latest.get(grid_of_tensor(output), UNKNOWN) for output in outputs]
         found = [one - one[3] for one in found]
-        return [one if (place := of_coordinates(one)) is None else place for one in found]
+        found = [one if (place := of_coordinates(one)) is None else place for one in found]
+        self.in_order |= {id(output) for output, one in zip(outputs, found, strict=True) if isinstance(one, Place)}
+        return found
 
 
 def agreed(places):
@@ -227,8 +232,8 @@ def of_resize(place, layer, before, after):
         taken = np.minimum(before, whole)
         return place.moved((before - taken) // 2).stretched(taken, after)
     if getattr(layer, "pad_to_aspect_ratio", False):
-        taken = np.maximum(before, whole)
-        return place.moved(-((taken - before) // 2)).stretched(taken, after)
+        border = np.maximum(whole - before, 0) // 2  # on both sides alike
+        return place.moved(-border).stretched(before + 2 * border, after)
     return place.stretched(before, after)
 
 
@@ -242,16 +247,17 @@ def pads_of(layer):
 
 
 def coordinates(place, shape):
-    """What a layer is called with to see where it takes its cells from: float32 (4, h, w, K).
+    """What a layer is called with to see where it takes its cells from: float32 (4, h, w, K), or (4, h, w) of no K.
 
     Ones, the rows' and the columns' places, and zeros: what is padded stays zero in all, what is filled is in the last.
     """
     if isinstance(place, np.ndarray):
         return place.astype(np.float32)
-    height, width, _ = shape
+    height, width, *channels = shape
     rows, columns = (first + step * np.arange(side) for first, step, side in zip(*place, (height, width), strict=True))
     planes = np.broadcast_arrays(np.ones((1, 1)), rows[:, None], columns[None], np.zeros((height, width)))
-    return np.repeat(np.stack(planes)[..., None], shape[-1], axis=-1).astype(np.float32)
+    found = np.stack(planes).astype(np.float32)
+    return np.repeat(found[..., None], channels[0], axis=-1) if channels else found
 
 
 def of_coordinates(found):

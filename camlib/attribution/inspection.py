@@ -12,8 +12,9 @@ import keras
 import numpy as np
 from keras import Model, layers, ops
 from keras.src.layers.preprocessing.data_layer import DataLayer
+from keras.src.models.functional import Functional
 
-from camlib.attribution.geometry import NOWHERE, UNKNOWN, Place, Places, computes, rearranges
+from camlib.attribution.geometry import NOWHERE, UNKNOWN, Place, PlaceFinder, computes, rearranges
 from camlib.attribution.guided import KNOWN_ACTIVATION, guided_rule
 from camlib.attribution.heads import Signature, output_named, region_at
 from camlib.attribution.tracing import ATTENTION, SOFTMAXES, ForwardPass, tapped_run, trace_calls
@@ -146,12 +147,12 @@ def inspect_network(network, shape, signature=None):
             f"the network {network.name!r} returns shape {shown_shape(outputs.shape)}; expected scores of shape "
             "(N, classes), or (N, h, w, classes) of a segmentation"
         )
-    last = trace.output_activation(outputs)
+    last, beside = trace.output_activation(outputs), layers_beside(network, head)
     if last is None:
-        refuse_hidden_logits(network, trace, outputs)
+        refuse_hidden_logits(network, trace, outputs, beside)
     segments, kind = len(outputs.shape) == 4, last.kind if last else "linear"
     region = region_at(signature.region, network, outputs) if signature.region is not None else None
-    sizes, tokens, in_doubt, runs, places = outputs_to_map(network, trace)
+    sizes, tokens, in_doubt, runs, places = outputs_to_map(network, trace, beside)
     return Structure(
         sizes,
         tokens,
@@ -165,7 +166,7 @@ def inspect_network(network, shape, signature=None):
         in_doubt=in_doubt,
         rescaling=rescaling_of(trace),
         relus=trace.relus,
-        others=activations_in_the_way(trace, last, program),
+        others=activations_in_the_way(trace, last, program, beside),
         output_activation=kind,
         units=outputs.shape[-1],
         two_sided=kind == "sigmoid" and outputs.shape[-1] == 1,
@@ -219,11 +220,22 @@ def is_scores(outputs):
     return len(outputs.shape) in (2, 4)
 
 
-def activations_in_the_way(trace, last, program):
-    """`Structure.others`."""
+def layers_beside(network, head):
+    """The names of the layers of a functional network that have no part in one of its several outputs: set."""
+    if head is None or not isinstance(network, Functional):
+        return set()
+    _, output = output_named(network, network.output, head)
+    with_part = {layer.name for layer in keras.Model(network.input, output).layers}
+    return {layer.name for layer in network.layers} - with_part
+
+
+def activations_in_the_way(trace, last, program, beside):
+    """`Structure.others`; those in the layers `beside` the output are none."""
     at_the_end = [id(activation) for activation in last.activations] if last else []
     others = [one for one in trace.activations if id(one) not in at_the_end and one.kind not in SOFTMAXES]
+    others = [one for one in others if one.path.split("/")[0] not in beside]
     unreachable = [relu for index, relu in enumerate(trace.relus) if index not in trace.guided]
+    unreachable = [(path, kind) for path, kind in unreachable if path.split("/")[0] not in beside]
     return [
         *((one.path, one.kind) for one in others),
         *activation_operations(program, KNOWN_ACTIVATION),
@@ -231,9 +243,9 @@ def activations_in_the_way(trace, last, program):
     ]
 
 
-def refuse_hidden_logits(network, trace, outputs):
+def refuse_hidden_logits(network, trace, outputs, beside):
     """Raise UserError where the outputs are made from a softmax or the like, but not by it alone."""
-    for activation in trace.activations:
+    for activation in [one for one in trace.activations if one.path.split("/")[0] not in beside]:
         shape = activation.output.shape
         over_classes = activation.kind in SOFTMAXES and shape[-1] == outputs.shape[-1]
         behind = activation.kind in SQUEEZING and trace.behind_weights(activation)
@@ -253,25 +265,25 @@ def is_own_code(layer):
     return layer is not None and not type(layer).__module__.startswith("keras.")
 
 
-def outputs_to_map(network, trace):
+def outputs_to_map(network, trace, beside=()):
     """(sizes, tokens, in_doubt, runs) for Structure, and dict of path -> Place, UNKNOWN or NOWHERE.
 
-    Calls that did not see the photo, as of a twin network's other one, are left out.
+    Calls that did not see the photo, as of a twin network's other one, and layers `beside` the output are left out.
 
     Raises:
         UserError: a layer's output is (N, K, h, w).
     """
     sizes, tokens, in_doubt, runs, found = {}, set(), set(), {}, {}
-    grids, doubt, count, places = [], is_own_code(network), Counter(), Places(trace)
+    grids, doubt, count, places = [], is_own_code(network), Counter(), PlaceFinder(trace)
     transforms = any(isinstance(call.layer, ATTENTION) for call in trace.calls)
     for call in trace.calls:
         path, layer, output = call.path, call.layer, call.output
         count[path] += 1
-        if not any(trace.sees_photo(one) for one in keras.tree.flatten(output)):
+        if path.split("/")[0] in beside or not any(trace.sees_photo(one) for one in keras.tree.flatten(output)):
             continue
         size, place = tuple(getattr(output, "shape", ()))[1:], places.of_call(call)
         # one number per channel has no place: squeeze-and-excitation reshapes such
-        moved = rearranges(layer) and any(side != 1 for side in size[:-1])
+        moved = rearranges(layer) and any(side != 1 for side in size[:-1]) and id(output) not in places.in_order
         doubt = doubt or moved or is_own_code(layer)
         if len(size) == 3 and size[0] * size[1] > 1:
             if getattr(layer, "data_format", None) == "channels_first":

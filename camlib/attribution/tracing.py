@@ -52,6 +52,7 @@ PRIVATE = {
     "keras.src.backend.config": ("keras_home",),
     "keras.src.layers.preprocessing.data_layer": ("DataLayer",),
     "keras.src.legacy.saving.legacy_h5_format": ("load_attributes_from_hdf5_group", "save_model_to_hdf5"),
+    "keras.src.models.functional": ("Functional",),
     "keras.src.ops": ("core", "einops", "image", "linalg", "math", "nn", "numpy"),
     "keras.src.saving": ("saving_lib.H5IOStore", "saving_lib._save_state"),
     "keras.src.utils": ("file_utils.get_file",),
@@ -208,8 +209,8 @@ class Trace:
     def joined_activation(self, call):
         """The OutputActivation of outputs that join several."""
         found = [self.output_activation(part) for part in call.input]
-        kinds = {one.kind if one else "neither" for one in found}
-        if kinds == {"neither"}:
+        kinds = {one.kind if one else "no activation" for one in found}
+        if kinds == {"no activation"}:
             return None
         if kinds != {"sigmoid"}:
             raise UserError(

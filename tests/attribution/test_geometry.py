@@ -78,7 +78,12 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+QUICK = ("odd strides", "CenterCrop", "Resizing, padded", "slice", "nested")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.thorough) for name in NETWORKS]
+)
 def test_a_map_lies_where_its_network_looks(name):
     """The middle of the evidence, weighed by the map, is the spot's, of a photo of another size than the network's."""
     steps, expected = NETWORKS[name]

@@ -13,7 +13,7 @@ from oracle import cam_of, gradient_of
 from PIL import Image
 
 from camlib.attribution.classifier import Classifier
-from camlib.attribution.gradcam import GradCAM
+from camlib.attribution.gradcam import GradCAM, explain
 from camlib.attribution.heads import Signature, feed_of
 from camlib.attribution.inspection import inspect_network
 from camlib.console import UserError
@@ -61,6 +61,26 @@ def test_a_head_is_explained_as_if_it_were_alone(two_outputs):
 
 
 @pytest.mark.any_backend
+def test_what_is_in_other_heads_is_not_in_the_way():
+    """A ReLU, a GELU and a convolution of theirs: neither guided gradients nor the default layer are of those."""
+    image, x = trunk()
+    pooled = layers.GlobalAveragePooling2D()(x)
+    kind = layers.Dense(3, activation="softmax", name="kind")(layers.Dense(8, activation="relu", name="own")(pooled))
+    beside = layers.Dense(8, activation="gelu")(layers.Dense(8, activation="relu", name="hidden")(pooled))
+    where = layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3, activation="relu", name="later")(x))
+    network = keras.Model(image, [kind, layers.Dense(2, name="size")(beside), layers.Dense(2, name="place")(where)])
+    alone = keras.Model(image, kind)
+    found, expected = (
+        explain(one, PHOTOS, classes=[0], preprocess="none", **head)
+        for one, head in ((network, {"head": "kind"}), (alone, {}))
+    )
+    structure = inspect_network(network, SHAPE, Signature(head=0))
+    assert structure.target == "second" and structure.others == [] and "later" not in structure.sizes
+    for name in ("cams", "guided", "products"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-6)
+    assert inspect_network(network, SHAPE, Signature(head="place")).target == "later"
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [
@@ -114,6 +134,19 @@ def test_inputs_that_do_not_fit_are_told(two_inputs, two_outputs, tmp_path):
             feed_of(two_inputs, *arguments)
     with pytest.raises(UserError, match="has one input only"):
         feed_of(two_outputs[0], "photo", None)
+    with pytest.raises(UserError, match=r"takes 2 inputs \((photo, age|age, photo)\); expected .*image_input="):
+        Classifier(two_inputs, preprocess="none")
+
+
+def test_an_input_of_several_that_takes_no_photos_is_told(tmp_path):
+    inputs = keras.Input((20, 16, 1), name="photo"), keras.Input((12, 9), name="noise")
+    both = layers.Concatenate()(
+        [layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(inputs[0])), layers.Flatten()(inputs[1])]
+    )
+    network = keras.Model(inputs, layers.Dense(1, activation="sigmoid")(both))
+    np.savez(tmp_path / "photo.npz", photo=np.zeros((20, 16, 1), np.float32))
+    with pytest.raises(UserError, match=r"takes \(N, 12, 9\); expected one input of photos"):
+        Classifier(network, preprocess="none", image_input="noise", other_inputs=tmp_path / "photo.npz")
 
 
 def header(descr="<f4", shape=(2,)):
