@@ -20,9 +20,12 @@ its product with Grad-CAM: guided.py.
 
 import argparse
 import contextlib
+import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
 
 from camlib.attribution import METHODS
 from camlib.console import ArgumentParser, Progress, UserError, command, counted, print_table, run_script
@@ -204,6 +207,8 @@ def main(arguments=None):
         return 0
     settings = {"guided": not args.no_guided, "counterfactual": args.counterfactual, "classes": args.classes}
     gradcams = [GradCAM(classifier, run.layer, run.method, **settings) for run in runs]
+    if not args.no_guided and classifier.input_spec.channels > 3:
+        raise UserError("guided gradients of more than three bands are no picture; expected --no-guided")
     if not args.no_guided and not args.guided_anyway:
         way_out = "--no-guided leaves it out, --guided-anyway takes the true gradient there"
         check_guided(classifier.structure, way_out)

@@ -16,8 +16,11 @@ The equation is M_c(y, x) = sum_k w_kc f_k(y, x) (Zhou et al. 2016, eq. 2): caml
 """
 
 import contextlib
+import sys
 from functools import partial
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
 
 from camlib.console import ArgumentParser, Progress, command, counted, run_script
 from camlib.files import parse_place
@@ -73,6 +76,8 @@ def known_settings(args, source):
         **identity_of(source),
         "preprocess": args.preprocess,
         "interpolation": args.interpolation,
+        "fit": args.fit,
+        "bands": args.bands,
         "dtype": args.dtype,
         **style_settings(args),
     }

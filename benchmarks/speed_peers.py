@@ -135,8 +135,8 @@ def start(tool, case, dtype, images):
 
         from keras import layers, ops
 
-        from camlib.attribution.classifier import set_dtype
         from camlib.backend import compiled
+        from camlib.precision import set_dtype
 
         layer = [one.name for one in network.layers if isinstance(one, layers.Conv2D)][-1]
         set_dtype(network, dtype)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from camlib.console import UserError, did_you_mean, whole_number
@@ -10,11 +11,14 @@ from camlib.networks import names_told
 from camlib.networks.reader import check_source
 from camlib.plots import OWN_COLOURS
 from camlib.preprocessing import (
+    FITS,
     FLOAT_TYPES,
     INTERPOLATIONS,
+    MOST_CHANNELS,
     OWN_PREPROCESSING,
     PREPROCESSING,
     PREPROCESSING_HELP,
+    fit_share,
     parse_preprocessing,
 )
 from camlib.runs import STORE_TYPES
@@ -37,6 +41,15 @@ def add_pixel_option(group):
     )
 
 
+def parse_fit(text):
+    """A fit, see FITS."""
+    try:
+        fit_share(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error).removeprefix("fit ")) from error
+    return text
+
+
 def add_network_options(group):
     """Add the options that say what a network's numbers mean and what it computes in."""
     group.add_argument(
@@ -49,6 +62,21 @@ def add_network_options(group):
         choices=INTERPOLATIONS,
         help="how photos are brought to the network's size; default: what the file says, or area. "
         + "; ".join(f"{name}: {who}" for name, who in INTERPOLATIONS.items()),
+    )
+    group.add_argument(
+        "--fit",
+        type=parse_fit,
+        metavar="|".join(FITS),
+        help="how photos are brought to the network's proportions; default: what the file says, or whole. "
+        + "; ".join(f"{name}: {who}" for name, who in FITS.items()),
+    )
+    group.add_argument(
+        "--bands",
+        type=whole_number(1, MOST_CHANNELS),
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="of TIFF photos with more than three bands, which are shown; all go to the network, in the numbers "
+        "of the file; default: 1 2 3",
     )
     group.add_argument("--class-names", type=Path, metavar="FILE", help="one class a line; default: what the file says")
     group.add_argument(
@@ -92,7 +120,7 @@ def add_head_options(group):
 def network_options(args):
     """What the user says of a network, as `Classifier.load` takes it: dict."""
     names = {"trust_model": "trust", "largest_model": "largest"}
-    given = ("preprocess", "interpolation", "class_names", "size", "dtype", "architecture", *names)
+    given = ("preprocess", "interpolation", "fit", "bands", "class_names", "size", "dtype", "architecture", *names)
     heads = ("head", "region", "image_input", "other_inputs", "most_pixels") if hasattr(args, "head") else ()
     return {names.get(name, name): getattr(args, name) for name in (*given, *heads)}
 

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 
@@ -26,6 +26,12 @@ INTERPOLATIONS = {
     "bicubic-antialiased": "Pillow, load_img and torchvision",
     "lanczos-antialiased": "Pillow, load_img and torchvision",
     "cubic": "cv2.resize with INTER_CUBIC",
+}
+FITS = {  # how a photo is brought to the proportions of a network's input -> by whom
+    "whole": "stretched",
+    "letterbox": "in the middle of black, as pad_to_aspect_ratio of Keras's Resizing",
+    "crop": "the largest part in its middle, as crop_to_aspect_ratio and smart_resize",
+    "crop:SHARE": "so much of that, as 0.875 of Resize(256) and CenterCrop(224) in torchvision",
 }
 FLOAT_TYPES = ("float32", "float64", "bfloat16", "float16")  # what a network may compute in
 # What a pixel becomes, by the names that Keras's applications use; torch: mean and standard deviation of ImageNet
@@ -55,6 +61,9 @@ class InputSpec:
             0..255.
         bgr: bool, the channels are turned to blue, green, red first.
         interpolation: a key of INTERPOLATIONS, how photos are resized.
+        fit: a key of FITS, a number in the place of SHARE, how they are brought to its proportions before.
+        bands: three int, counted from 1, which of more than three channels are shown as red, green and blue. Of such
+            photos the network gets the numbers as they are in the file.
     """
 
     class_names: list
@@ -65,6 +74,8 @@ class InputSpec:
     offset: float | list = 0.0
     interpolation: str = "area"
     bgr: bool = False
+    fit: str = "whole"
+    bands: list = field(default_factory=lambda: [1, 2, 3])
 
     def __post_init__(self):
         """Class names become parts of file names, and may come from a stranger's file."""
@@ -85,12 +96,17 @@ class InputSpec:
     @property
     def preprocessing(self):
         """What `prepare` does, in words."""
-        order = {1: "grey", 3: "RGB"}.get(self.channels, f"{self.channels} channels") if not self.bgr else "BGR"
+        order = {1: "grey", 3: "RGB"}.get(self.channels, f"{self.channels} bands") if not self.bgr else "BGR"
         resized = f", resized {self.interpolation}" if self.interpolation != "area" else ""
+        if self.fit != "whole":
+            resized = f", {self.fit}{resized}"
+        if self.channels > 3:
+            resized = f" (shown: {' '.join(map(str, self.bands))}){resized}"
         return f"{self.height}x{self.width} {order}{resized}, pixel * {numbers(self.scale)} + {numbers(self.offset)}"
 
 
 LARGEST_FACTOR = 1e30  # of a pixel, float32
+MOST_CHANNELS = 16  # of a photo
 LARGEST_SIDE = 8192  # pixels of a photo as a network takes it
 MOST_CLASS_NAMES = 100_000
 LONGEST_CLASS_NAME = 200  # bytes of a class's name; file systems take 255 of a file's
@@ -114,10 +130,10 @@ def checked_input_spec(record):
         TypeError, ValueError: it is none; the message says what.
     """
     input_spec = InputSpec(**record)
-    for name, least, greatest in (("height", 1, LARGEST_SIDE), ("width", 1, LARGEST_SIDE), ("channels", 1, 3)):
+    for name, greatest in (("height", LARGEST_SIDE), ("width", LARGEST_SIDE), ("channels", MOST_CHANNELS)):
         value = getattr(input_spec, name)
-        if type(value) is not int or not least <= value <= greatest or (name == "channels" and value == 2):
-            raise ValueError(f"{name} {str(value)[:20]}; expected a whole number from {least} to {greatest}")
+        if type(value) is not int or not 1 <= value <= greatest or (name == "channels" and not are_channels(value)):
+            raise ValueError(f"{name} {str(value)[:20]}; expected a whole number from 1 to {greatest}")
     for name in ("scale", "offset"):
         value = getattr(input_spec, name)
         values = value if isinstance(value, list) else [value] * input_spec.channels
@@ -128,6 +144,10 @@ def checked_input_spec(record):
     if type(input_spec.bgr) is not bool or input_spec.interpolation not in list(INTERPOLATIONS):
         expected = ", ".join(INTERPOLATIONS)
         raise ValueError(f"interpolation {str(input_spec.interpolation)[:20]}; expected {expected}, and bgr or not")
+    fit_share(input_spec.fit)
+    bands = input_spec.bands
+    if type(bands) is not list or len(bands) != 3 or not set(bands) <= set(range(1, MOST_CHANNELS + 1)):
+        raise ValueError(f"bands {str(bands)[:20]}; expected three numbers from 1 to {MOST_CHANNELS}")
     names = input_spec.class_names
     if type(names) is not list or not 1 <= len(names) <= MOST_CLASS_NAMES or len(set(names)) < len(names):
         raise ValueError("class names that are no list of different ones")
@@ -135,6 +155,25 @@ def checked_input_spec(record):
         if not is_plain_name(name):
             raise ValueError(f"class name {name[:20]!r}; expected up to {LONGEST_CLASS_NAME} bytes of text")
     return input_spec
+
+
+def are_channels(count):
+    """Whether a network whose input has so many channels may take photos: grey, RGB or bands."""
+    return count in (1, 3) or (count is not None and 3 < count <= MOST_CHANNELS)
+
+
+def fit_share(fit):
+    """The share of the largest part in a photo's middle that a fit takes, 0..1.
+
+    Raises:
+        ValueError: it is none of FITS.
+    """
+    if fit in ("whole", "letterbox", "crop"):
+        return 1.0
+    found = re.fullmatch(r"crop:(0?\.[0-9]{1,9}|1)", fit) if isinstance(fit, str) else None
+    if not found or not float(found[1]):
+        raise ValueError(f"fit {str(fit)[:20]}; expected {', '.join(FITS)}, as crop:0.875")
+    return float(found[1])
 
 
 # ---------------------------------------------------------------- what the numbers of a picture mean
@@ -215,6 +254,22 @@ def pixels_of_array(given, channels):
     return values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
 
 
+def bands_of_array(given, channels):
+    """The bands of a photo that is an array (H, W, channels) or (channels, H, W): float32 (H, W, channels).
+
+    Raises:
+        ValueError: it is none; the message says what was found.
+    """
+    values = np.asarray(given)
+    if values.ndim == 3 and values.shape[2] != channels == values.shape[0]:
+        values = np.moveaxis(values, 0, 2)
+    if values.dtype.kind not in "uif" or values.ndim != 3 or values.shape[2] != channels or not values.size:
+        raise ValueError(f"an array of shape {np.shape(given)}, {values.dtype}; expected numbers (H, W, {channels})")
+    if not np.isfinite(values).all():
+        raise ValueError("numbers that are not finite")
+    return values.astype(np.float32)
+
+
 def size_name(height, width):
     """A size as after --size."""
     return str(height) if height == width else f"{height}x{width}"
@@ -233,8 +288,12 @@ PREPROCESSING_HELP = (
 )
 
 
-def parse_preprocessing(text):
+def parse_preprocessing(text, of_bands=False):
     """The `scale`, `offset` and `bgr` of an InputSpec for what the user wrote after --preprocess.
+
+    Args:
+        text: str.
+        of_bands: bool, photos have more than three channels, whose numbers are as they are in the file.
 
     Raises:
         UserError: it is neither a key of PREPROCESSING nor one of OWN_PREPROCESSING.
@@ -246,7 +305,8 @@ def parse_preprocessing(text):
         return PREPROCESSING[words] | {"bgr": True}
     try:
         if statistics := re.fullmatch("mean=(.+),std=(.+)", words):
-            scale, offset = standardising(*(channel_numbers(part) for part in statistics.groups()), text)
+            mean, std = (channel_numbers(part) for part in statistics.groups())
+            scale, offset = standardising(mean, std, text, of_bands)
         else:
             scale, offset = (channel_numbers(part) for part in words.split(","))
     except ValueError as error:
@@ -258,15 +318,20 @@ def parse_preprocessing(text):
 
 
 def channel_numbers(text):
-    """One number, float, or one per channel of RGB, list; ValueError for everything else."""
+    """One number, float, or one per channel of RGB or of bands, list; ValueError for everything else."""
     values = [float(part) for part in text.split(",")]
-    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+    if not are_channels(len(values)) or not all(map(math.isfinite, values)):
         raise ValueError(f"{len(values)} numbers")
-    return values if len(values) == 3 else values[0]
+    return values if len(values) > 1 else values[0]
 
 
-def standardising(mean, std, text):
-    """Scale and offset, each a float or a list of three, of (pixel - mean) / std; see PREPROCESSING_HELP.
+def standardising(mean, std, text, of_bands=False):
+    """Scale and offset, each a float or a list, of (pixel - mean) / std; see PREPROCESSING_HELP.
+
+    Args:
+        mean, std: float or list.
+        text: str, what the user wrote.
+        of_bands: bool, they are of the numbers in the file, whatever these are.
 
     Raises:
         UserError: the numbers are no mean and no standard deviation of pixels of 0..1, nor of 0..255.
@@ -275,9 +340,9 @@ def standardising(mean, std, text):
     mean, std = np.broadcast_arrays(np.atleast_1d(mean), np.atleast_1d(std))
     if std.min() <= 0:
         raise UserError(f"--preprocess {text} divides by {std.min():g}; expected standard deviations above 0")
-    unit = 255 if max(mean.max(), std.max()) <= 1 else 1  # of pixels of 0..1 neither can be above 1
+    unit = 255 if not of_bands and max(mean.max(), std.max()) <= 1 else 1  # of pixels of 0..1 neither can be above 1
     least = 0 if unit == 255 else 1
-    if std.min() < least or not ((mean == 0) | ((mean >= least) & (mean <= 255))).all():
+    if not of_bands and (std.min() < least or not ((mean == 0) | ((mean >= least) & (mean <= 255))).all()):
         raise UserError(
             f"--preprocess {text} mixes numbers of several sizes; expected mean and standard deviation both of pixels "
             "of 0..1, as in PyTorch, or both of pixels of 0..255"

@@ -59,7 +59,7 @@ def everything(other_file):
     photo = read_photo(demo_folder() / "both" / "both_000.jpg")
     found = list(CAM.load(GAP_NETWORK, {"size": (32, 40)})([photo]))
     for method in ("grad-cam", "score-cam", "ablation-cam"):
-        found += explain(other_file, [photo], [0, 1], method)[3:]
+        found += explain(other_file, [photo], [0, 1], method)[3:7]  # features to products
     return [part for part in found if part is not None]
 
 

@@ -26,8 +26,8 @@ from camlib.photos import (
 
 pytestmark = pytest.mark.any_backend
 
-GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area")
-RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area")
+GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area", fit="whole")
+RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area", fit="whole")
 
 
 def blocks(height=96, width=64):
@@ -237,6 +237,25 @@ def test_a_refused_progressive_jpeg_says_what_its_coefficients_take(tmp_path):
     with pytest.raises(PhotoError, match=expected):
         read_photo(path, 200, most_pixels=500_000)
     assert read_photo(path, 200, most_pixels=606_000).shape == (200, 300, 3)
+
+
+def with_scans(path, count):
+    """Repeat a scan that changes nothing in a progressive JPEG file of one grey."""
+    data = save(path, np.full((1000, 1000), 128, np.uint8), progressive=True).read_bytes()
+    table = data.rindex(b"\xff\xc4", 0, data.index(b"\xff\xda", data.index(b"\xff\xda") + 1))
+    end = data.index(b"\xff\xc4", data.index(b"\xff\xda", table))
+    path.write_bytes(data[:table] + data[table:end] * count + data[table:])
+    return path
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_takes_minutes(tmp_path):
+    assert (read_photo(with_scans(tmp_path / "some.jpg", 200)) == 128).all()
+    path = with_scans(tmp_path / "many.jpg", 40_000)
+    assert path.stat().st_size < 2_000_000
+    started = time.monotonic()
+    with pytest.raises(PhotoError, match="40,006 scans of 1,000,000 pixels"):
+        read_photo(path)
+    assert time.monotonic() - started < 5
 
 
 def test_a_tiff_without_end_is_no_photo(tmp_path):

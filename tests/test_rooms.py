@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 pytestmark = pytest.mark.any_backend
-GROUND = {"console", "files", "photos", "preprocessing", "memory", "backend"}
+GROUND = {"console", "files", "photos", "preprocessing", "memory", "precision", "backend"}
 # Each may import from the rooms before it, beside its own; options is imported by scripts alone
 FLOORS = [{"ground"}, {"demo", "networks", "plots"}, {"attribution"}, {"runs"}, {"evaluation"}, {"training"}]
 FLOORS += [{"viewer"}, {"options"}, {"script"}]

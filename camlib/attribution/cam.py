@@ -42,7 +42,7 @@ class CAM:
     Attributes:
         classifier: Classifier.
         input_spec: InputSpec of its input.
-        extent: the part of each photo that the maps cover, see `Structure.extent_of`.
+        cover: Cover of each photo by the maps.
 
     Args:
         classifier: Classifier whose scores come from one Dense layer right behind global average pooling.
@@ -66,7 +66,7 @@ class CAM:
         _, _, place = pooled_classifier(network)
         check_axes(network, structure, place, self.input_spec, asked=False)
         check_place(network, structure, place, self.input_spec)
-        self.extent = classifier.structure.extent_of(place)
+        self.cover = classifier.cover_of(place)
         self.run = cam_function(network, structure.two_sided)
         self.run_batch = halving(self.run_portion, axes=(0, 0))
 

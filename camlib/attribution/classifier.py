@@ -1,31 +1,31 @@
 """A classifier ready to be explained: a network, what it is made of, what its numbers mean, what may be asked of it."""
 
-import contextlib
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
-from camlib.attribution.heads import signature_of
+from camlib.attribution.heads import Signature, signature_of
 from camlib.attribution.inspection import check_axes, check_place, inspect_network, some_of
 from camlib.attribution.tracing import trace_calls
-from camlib.backend import has_float64, traced, usual_settings
+from camlib.backend import traced, usual_settings
 from camlib.console import UserError, did_you_mean, shown_shape
 from camlib.files import MOST_PIXELS
 from camlib.networks.checkpoint import load_network
 from camlib.photos import as_photos, network_input
+from camlib.photos.resizing import Cover
+from camlib.precision import own_dtype, same_outputs, set_dtype
 from camlib.preprocessing import (
-    FLOAT_TYPES,
     IMAGENET_GROUPS,
     INTERPOLATIONS,
     ORIGINAL_CLASSES,
     OWN_PREPROCESSING,
     PREPROCESSING,
     InputSpec,
+    are_channels,
+    fit_share,
     imagenet_names,
     numbered_names,
     parse_preprocessing,
@@ -45,6 +45,8 @@ class NetworkOptions:
     Attributes:
         preprocess: str, what becomes of a pixel of 0..255, as after --preprocess.
         interpolation: a key of INTERPOLATIONS, how photos are resized.
+        fit: as after --fit, how they are brought to the network's proportions.
+        bands: three int, counted from 1, which of more than three channels are shown.
         class_names: list of str, or Path of a text file, one class a line.
         size: (height, width) of the network's input where it is open.
         dtype: one of FLOAT_TYPES, what it computes in.
@@ -61,6 +63,8 @@ class NetworkOptions:
 
     preprocess: str | None = None
     interpolation: str | None = None
+    fit: str | None = None
+    bands: list | None = None
     class_names: Path | list | None = None
     size: tuple | None = None
     dtype: str | None = None
@@ -104,8 +108,9 @@ class Classifier:
         self.network, self.source = network, options.name or source or f"the network {network.name!r}"
         signature = signature_of(network, options) if chooses else None
         self.dtype = options.dtype or own_dtype(network)
-        set_dtype(network, self.dtype)
         shape = input_shape_of(network, input_spec, options.size, options.image_input)
+        with same_outputs(network, signature or Signature(), shape, self.dtype):
+            set_dtype(network, self.dtype)
         structure = inspect_network(network, shape, signature)
         names = input_spec.class_names if input_spec else None
         if options.class_names is not None:
@@ -144,6 +149,10 @@ class Classifier:
         check_axes(self.network, self.structure, chosen, self.input_spec, asked=layer is not None)
         check_place(self.network, self.structure, chosen, self.input_spec)
         return chosen
+
+    def cover_of(self, layer):
+        """The Cover of a photo by the maps of a layer, a path."""
+        return Cover(self.structure.extent_of(layer), self.input_spec.shape[:2], self.input_spec.fit)
 
     def photos(self, given):
         """N photos, see `as_photos`, as a list of uint8 (H, W, 3).
@@ -247,11 +256,13 @@ def input_shape_of(network, input_spec, size=None, image_input=None):
             f"the network {network.name!r} does not say what it takes; expected a functional one around it: image = "
             "keras.Input((height, width, 3)); keras.Model(image, network(image))"
         )
-    if isinstance(shape, tuple) and len(shape) == 3 and is_grey_without_channels(network, shape):
+    if isinstance(shape, tuple) and len(shape) == 3 and len(inputs) < 2 and is_grey_without_channels(network, shape):
         shape = (*shape, 1)
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (1, 3):
-        found = shown_shape(shape) if isinstance(shape, tuple) else "several inputs"
-        raise UserError(f"the network {network.name!r} takes {found}; expected one input of photos, (N, H, W, 1 or 3)")
+    if not isinstance(shape, tuple) or len(shape) != 4 or not are_channels(shape[3]):
+        found = shown_shape(shape) if isinstance(shape, tuple) else f"{len(inputs)} inputs ({', '.join(inputs)})"
+        which = "" if isinstance(shape, tuple) else ": image_input= or --image-input names it"
+        expected = f"expected one input of photos, (N, H, W, 1 or 3, or bands){which}"
+        raise UserError(f"the network {network.name!r} takes {found}; {expected}")
     own = size or ((input_spec.height, input_spec.width) if input_spec else (None, None))
     height, width = (fixed or wanted for fixed, wanted in zip(shape[1:3], own, strict=True))
     if height is None or width is None:
@@ -278,79 +289,6 @@ def is_grey_without_channels(network, shape):
 
     traced(look, (1, *shape[1:]))
     return seen[-1][:1] == [(*shape[1:], 1)]
-
-
-def own_dtype(network):
-    """What most of a network's numbers are kept in, one of FLOAT_TYPES.
-
-    Mixed precision keeps them in float32 and is for training: such a network is computed in float32.
-    """
-    counts = Counter()
-    for weight in network.weights:
-        counts[keras.backend.standardize_dtype(weight.dtype)] += math.prod(weight.shape)
-    return max(FLOAT_TYPES, key=lambda dtype: counts[dtype])
-
-
-def set_dtype(network, dtype):
-    """Let a network compute in another dtype; its weights stay what they are.
-
-    Args:
-        network: keras.Model.
-        dtype: one of FLOAT_TYPES.
-
-    Raises:
-        UserError: the backend takes float64 for float32.
-    """
-    if dtype == "float64" and not has_float64():
-        raise UserError(
-            f"the network {network.name!r} is to be computed in float64, which Keras does on TensorFlow only; expected "
-            "KERAS_BACKEND=tensorflow, or --dtype float32"
-        )
-    for layer in layers_of(network):
-        # in half precision a softmax would lose small probabilities; without its policy a quantised layer is another
-        if not isinstance(layer, layers.Softmax) and not is_quantised(layer):
-            kept = next((keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights), dtype)
-            layer.dtype_policy = policy_of(kept, dtype)
-
-
-def is_quantised(layer):
-    """Whether a layer keeps its weights as whole numbers, or in float8, with a scale."""
-    return isinstance(layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy)
-
-
-def policy_of(kept, dtype):
-    """The policy of weights that are kept in one dtype and cast to another: where Keras has one, it can be cloned."""
-    if kept == dtype:
-        return dtype
-    return f"mixed_{dtype}" if kept == "float32" and dtype in ("bfloat16", "float16") else ComputedIn(dtype, kept)
-
-
-class ComputedIn(keras.DTypePolicy):
-    """Weights that are kept in one dtype are cast to another for computing."""
-
-    def __init__(self, dtype, kept):
-        super().__init__(dtype)
-        self.kept = kept
-
-    @property
-    def variable_dtype(self):
-        return self.kept
-
-
-@contextlib.contextmanager
-def kept_precision(network):
-    """Let a network compute at the end in what it computed in before."""
-    before = [(layer, layer.dtype_policy) for layer in layers_of(network)]
-    try:
-        yield
-    finally:
-        for layer, policy in before:
-            layer.dtype_policy = policy
-
-
-def layers_of(network):
-    """A network and all layers and networks in it."""
-    return [network, *network._flatten_layers(include_self=False)]
 
 
 def check_layer(structure, name):
@@ -402,7 +340,7 @@ def complete_input_spec(input_spec, source, options, names, structure, shape):
         UserError: nobody says what the network makes of a pixel, or the class names are not as many as its outputs.
     """
     if options.preprocess:
-        preprocessing = parse_preprocessing(options.preprocess)
+        preprocessing = parse_preprocessing(options.preprocess, shape[2] > 3)
         origin = f"--preprocess {options.preprocess}{rescaled_again(structure, preprocessing)}"
     elif input_spec:
         preprocessing = {name: getattr(input_spec, name) for name in ("scale", "offset", "bgr")}
@@ -429,7 +367,15 @@ def complete_input_spec(input_spec, source, options, names, structure, shape):
     if interpolation not in INTERPOLATIONS:
         near = did_you_mean(str(interpolation), INTERPOLATIONS)
         raise UserError(f"--interpolation {interpolation}{near} expected one of {', '.join(INTERPOLATIONS)}")
-    return InputSpec(names, *shape, **preprocessing, interpolation=interpolation), origin
+    fit = options.fit or (input_spec.fit if input_spec else "whole")
+    try:
+        fit_share(fit)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+    bands = options.bands or (input_spec.bands if input_spec else [1, 2, 3])
+    if options.bands and not max(bands) <= shape[2] > 3:
+        raise UserError(f"--bands {' '.join(map(str, bands))}: the network takes {shape[2]} channel(s)")
+    return InputSpec(names, *shape, **preprocessing, interpolation=interpolation, fit=fit, bands=bands), origin
 
 
 @usual_settings()  # some of Keras's layers ask at each call

@@ -10,13 +10,14 @@ import numpy as np
 from keras import ops
 
 from camlib.attribution import METHODS, ExplainedBatch, Outputs, titles_of
-from camlib.attribution.classifier import Classifier, check_guided, kept_precision
+from camlib.attribution.classifier import Classifier, check_guided
 from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
 from camlib.attribution.methods import ablated_run, logits_through_masks, logits_without_features, weighed
 from camlib.attribution.tracing import ForwardPass, tapped_run
 from camlib.backend import compiled
 from camlib.console import UserError, did_you_mean
 from camlib.memory import halving
+from camlib.precision import kept_precision
 from camlib.preprocessing import PREDICTED, chosen_classes, classes_of_photos, listed
 
 CLASSES_AT_ONCE = 8  # per forward pass: each takes its own part of the compiled program
@@ -157,7 +158,7 @@ class GradCAM:
         classifier: Classifier.
         input_spec: InputSpec of its input.
         layer: str, path of the layer whose output is A.
-        extent: the part of each photo that its maps cover, see `Structure.extent_of`.
+        cover: Cover of each photo by the maps.
         chosen: list of class indices, those explained.
 
     Args:
@@ -190,7 +191,7 @@ class GradCAM:
             raise UserError(
                 f"method {method!r} is unknown{did_you_mean(str(method), METHODS)} expected {', '.join(METHODS)}"
             )
-        self.extent = classifier.structure.extent_of(self.layer)
+        self.cover = classifier.cover_of(self.layer)
         self.method, self.guided, self.counterfactual = method, guided, counterfactual
         self.chosen = chosen_classes(listed(classes), self.input_spec.class_names, classifier.groups)
         self.groups = classifier.groups_among(self.chosen)
@@ -229,8 +230,8 @@ class GradCAM:
         if labels is not None:
             chosen = classes_of_photos(labels, len(photos), self.input_spec.class_names, self.classifier.groups)
         found = self.explanation(self.classifier.inputs(photos), len(photos), chosen)
-        sizes = np.array([photo.shape[:2] * 2 for photo in photos])  # (N, 4)
-        return found._replace(extent=sizes * np.array(self.extent or (0.0, 0.0, 1.0, 1.0)))
+        shares = [self.cover.of(photo.shape[:2]) or (0, 0, 1, 1) for photo in photos]
+        return found._replace(extent=np.array([photo.shape[:2] * 2 for photo in photos]) * np.array(shares, float))
 
     def explain(self, images, count, chosen=None):
         """The maps of a batch, for a run.

@@ -6,6 +6,7 @@ from pathlib import Path
 from camlib.attribution import GUIDED, METHODS
 from camlib.console import UserError, did_you_mean
 from camlib.networks import GAP_NETWORK, VGG_NETWORK
+from camlib.photos.resizing import Cover
 
 FILLS = ("blur", "mean")  # what replaces deleted pixels
 
@@ -20,7 +21,7 @@ class MapKind:
         is_signed: bool, it has values below zero.
         network: Path; None of maps that were saved.
         layer: str or None for the network's own target layer.
-        extent: the part of the photo that it covers, see `camlib.plots.colours.over_extent`, once the network is known.
+        cover: Cover of photos by it, once the network is known.
     """
 
     name: str
@@ -28,7 +29,7 @@ class MapKind:
     is_signed: bool
     network: Path | None = None
     layer: str | None = None
-    extent: tuple | None = None
+    cover: Cover = Cover()
 
     @property
     def ends(self):

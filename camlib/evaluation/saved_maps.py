@@ -57,7 +57,7 @@ class SavedMaps:
         for kind in all_maps(photos[0]):
             method = METHOD_NAMES.get(kind) or settings.get("method") or "grad-cam"
             name, signed = f"{self.name} {method}", photos[0].is_signed(kind) and not is_gradient(kind)
-            self.kinds[name], self.files[name] = MapKind(name, method, signed, extent=photos[0].extent_of(kind)), kind
+            self.kinds[name], self.files[name] = MapKind(name, method, signed, cover=photos[0].cover_of(kind)), kind
         text = json.dumps([photo.settings for photo in (photos[0], photos[-1])], sort_keys=True, default=str)
         self.identity = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         self.by_path = {source.resolve(): photo for photo in photos for source in photo.sources}

@@ -56,6 +56,10 @@ class ScoredNetwork(Classifier):
         network, input_spec = load_network(path, options.get("trust", False), architecture, options.get("largest"))
         self.identity = "/".join(identity_of(path, architecture).values())
         super().__init__(network, input_spec, path, **options)
+        if self.input_spec.channels > 3:
+            raise UserError(
+                f"{path} takes bands, whose photos are not scored; expected a network of RGB or grey photos"
+            )
         self.name, self.layer = path.stem, self.layer_to_map()
         if not self.has_probabilities:
             raise UserError(
@@ -75,8 +79,8 @@ class ScoredNetwork(Classifier):
         self.explain_cam = None
         if len(self.compiled_kinds) < len(self.fast_kinds):
             cam = CAM(self)
-            self.explain_cam, self.cam_extent = cam.run, cam.extent
-        self.kinds = {kind.name: replace(kind, extent=self.extent_of(kind)) for kind in kinds}
+            self.explain_cam, self.cam_cover = cam.run, cam.cover
+        self.kinds = {kind.name: replace(kind, cover=self.cover_of_kind(kind)) for kind in kinds}
         self.pairs = list(dict.fromkeys(map(self.pair_of, self.compiled_kinds)))
         self.explain_fast = None
         if self.pairs or not self.explain_cam:  # the network's answers are needed in any case
@@ -94,11 +98,9 @@ class ScoredNetwork(Classifier):
         """(layer, method) whose map the kind is, or is made from."""
         return kind.layer or self.layer, "grad-cam" if kind.method in GUIDED else kind.method
 
-    def extent_of(self, kind):
-        """The part of the photo that a kind of map covers: of gradients, which are of its pixels, all of it."""
-        if kind.method in GUIDED:
-            return None
-        return self.cam_extent if kind.method == "cam" else self.structure.extent_of(kind.layer or self.layer)
+    def cover_of_kind(self, kind):
+        """The Cover of photos by a kind of map."""
+        return self.cam_cover if kind.method == "cam" else self.cover_of(kind.layer or self.layer)
 
     def labels_of(self, items, count=1):
         """The items' classes, int32, the last again up to `count`, as a batch is filled up."""

@@ -96,13 +96,14 @@ def localise(values, truth, extent=None):
 def scores_of_map(values, other, truth, picture, kind):
     """What is kept of one map: where it lies, how much it changes with the class, and its picture and Scale
     for the page."""
-    scores = localise(values, truth, kind.extent) if truth else {}
-    shown = smoothed_magnitude(values) if kind.method in GUIDED else values
+    gradients = kind.method in GUIDED
+    scores = localise(values, truth, kind.cover.of(truth.inside.shape, gradients)) if truth else {}
+    shown = smoothed_magnitude(values) if gradients else values
     scale = superposition_scale_of(kind.is_signed, [shown], capped=True)
     return scores | {
         "zero": float(not values.any()),
         "other_class": None if other is None else metrics.rank_correlation(values, other),
-        "picture": encode_overlay(shown, scale, picture.shape[:2], extent=kind.extent),
+        "picture": encode_overlay(shown, scale, picture.shape[:2], extent=kind.cover.of(picture.shape[:2], gradients)),
         "scale": list(scale),
     }
 
@@ -167,7 +168,9 @@ def faithfulness(scored, pixels, maps, label, fill_names):
     prepare, size, (target,) = scored.prepare, pixels.shape[:2], scored.targets_of(np.array([label]))
     image, black = prepare(pixels[None])[0], prepare(np.zeros_like(pixels)[None])[0]
     fills = {name: prepare(fill[None])[0] for name, fill in fills_of(pixels, fill_names).items()}
-    extents = {name: kind.extent for name, kind in scored.kinds.items()}  # baselines cover all of it
+    extents = {  # of the network's input; baselines cover all of it
+        name: None if kind.method in GUIDED else kind.cover.extent for name, kind in scored.kinds.items()
+    }
     large = {name: resize_map(values, *size, extents.get(name)) for name, values in maps.items()}
     orders = {name: metrics.pixel_order(values) for name, values in large.items()}
     shown = {name: metrics.normalised(values) for name, values in large.items()}

@@ -24,7 +24,7 @@ from camlib.networks.keras2_config import network_inputs, up_to_date
 from camlib.networks.keras2_operations import Refused
 from camlib.networks.keras2_weights import load_weights
 from camlib.networks.reader import MODEL_EXPECTED, read_contents
-from camlib.preprocessing import ORIGINAL_CLASSES, InputSpec, checked_input_spec
+from camlib.preprocessing import ORIGINAL_CLASSES, InputSpec, are_channels, checked_input_spec
 
 # Grey values 0..255 and OpenCV's bicubic: what the original's weights score best with.
 ORIGINAL_INPUT_SPEC = InputSpec(list(ORIGINAL_CLASSES), 64, 64, 1, scale=1.0, interpolation="cubic")
@@ -264,9 +264,9 @@ def refuse_other_inputs(inputs, text):
         inputs: dict of name -> shape, as `network_inputs` reads them from the configuration.
         text: str, the configuration.
     """
-    expected = "expected one input of photos, (N, H, W, 1 or 3)"
+    expected = "expected one input of photos, (N, H, W, 1 or 3, or bands)"
     shapes = {name: tuple(shape) for name, shape in inputs.items() if shape}
-    if not shapes or any(len(shape) == 4 and shape[3] in (1, 3) for shape in shapes.values()):
+    if not shapes or any(len(shape) == 4 and are_channels(shape[3]) for shape in shapes.values()):
         return
     if len(shapes) > 1:
         some = ", ".join(f"{name[:12]} {shown_shape(shape)}" for name, shape in list(shapes.items())[:2])

@@ -27,11 +27,13 @@ from camlib.photos.decoding import (
     has_deep_colours,
     has_dicom_reader,
     is_dicom,
+    read_bands,
     read_dicom,
+    shown_bands,
     unreadable_kind,
 )
-from camlib.photos.resizing import resize_photo
-from camlib.preprocessing import pixels_of_array, unit_of
+from camlib.photos.resizing import fitted, resize_photo
+from camlib.preprocessing import bands_of_array, fit_share, pixels_of_array, unit_of
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow makes of damaged tags is nothing to be done about
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # JPEG includes MPO, two pictures in a file, as phones write
@@ -45,6 +47,8 @@ SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
 RUN_SUFFIXES = (".jpg", ".npy", ".csv", ".json")  # of the files that runs write beside photos' folders, and in them
 SHIPPED_PHOTOS = ROOT / "data" / "photos"  # 66, with boxes; what scripts take where nothing else is named
 MOST_PAGES = 1000  # of a TIFF, that are looked at
+SCAN = b"\xff\xda"
+MOST_SCANNED = 20_000_000_000  # pixels times scans of a progressive JPEG: some seconds for scans that change nothing
 WEIGHT_OF_COEFFICIENTS = 0.3  # of a pixel of a progressive JPEG, which is kept whole at whatever scale it is decoded
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows nothing of reduced scales; `check_pixels` counts every picture
 
@@ -78,11 +82,12 @@ def as_photos(given, channels=3, as_they_are=False):
         given: list of photos of any sizes, or an array (N, H, W, channels). A photo is an array (H, W, 3) or (3, H, W),
             for a network of grey photos also (H, W) or with 1 channel; uint8, other whole numbers, or floats of 0..255
             or of 0..1; or a picture of Pillow; or the path of a file.
-        channels: int, that the network takes.
+        channels: int, that the network takes. Of more than three, bands, a photo is an array (H, W, channels) of any
+            numbers, or the path of a TIFF file.
         as_they_are: bool, it takes numbers as they are, so that floats of 0..1 may be meant to stay so.
 
     Returns:
-        list of uint8 (H, W, 3).
+        list of uint8 (H, W, 3), or of float32 (H, W, channels) of bands.
 
     Raises:
         UserError: they are no photos; the message says what was found.
@@ -100,6 +105,8 @@ def as_photos(given, channels=3, as_they_are=False):
             found.append(pixels_of(one, channels))
         except (PhotoError, ValueError) as error:
             raise UserError(f"photos[{number}]: {error}") from error
+    if channels > 3:
+        return found
     floats = [values for values in found if values.dtype.kind == "f"]
     try:
         unit = unit_of(floats)
@@ -123,10 +130,13 @@ def pixels_of(one, channels):
         PhotoError, ValueError: it is no photo; the message says why.
     """
     if isinstance(one, str) or hasattr(one, "read_bytes"):
+        path = parse_place(one) if isinstance(one, str) else one
         try:
-            return read_photo(parse_place(one) if isinstance(one, str) else one)
+            return read_bands(path, channels, MOST_PIXELS) if channels > 3 else read_photo(path)
         except PhotoError as error:
             raise PhotoError(f"{one}: {error}") from error
+    if channels > 3:
+        return bands_of_array(one, channels)
     if isinstance(one, Image.Image):
         return np.asarray(to_rgb(ImageOps.exif_transpose(one)))
     return pixels_of_array(one, channels)
@@ -330,6 +340,22 @@ def check_pixels(picture, most_pixels):
             f"{width:,} x {height:,} pixels, of which {count:,} would be decoded{memory}; expected at most "
             f"{most_pixels:,}: if it is a photo, --most-pixels {need}"
         )
+    if "progressive" in picture.info and (scans := scans_of(picture.fp)) * count * scale**2 > MOST_SCANNED:
+        raise PhotoError(
+            f"{scans:,} scans of {count * scale**2:,} pixels, which take longer to decode than a photo does; expected "
+            "it saved anew by another program"
+        )
+
+
+def scans_of(file):
+    """How often a JPEG file begins to describe its pixels: int. The file stays where it is."""
+    before, count, last = file.tell(), 0, b""
+    file.seek(0)
+    while block := file.read(1 << 20):
+        count += (last + block).count(SCAN)
+        last = block[-1:]
+    file.seek(before)
+    return count
 
 
 def refuse_what_is_left_out(picture):
@@ -369,25 +395,30 @@ def to_rgb(picture):
 
 
 def network_input(image, input_spec):
-    """Bring an RGB photo to a network's size and channels: the whole photo, without a crop.
+    """Bring an RGB photo to a network's size and channels.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        input_spec: object with height, width, interpolation and channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+        input_spec: object with height, width, interpolation, fit and channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
 
     Returns:
         uint8 (height, width, channels).
     """
     if input_spec.channels == 1:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    image = resize_photo(image, input_spec.height, input_spec.width, input_spec.interpolation)
-    return image.reshape(input_spec.height, input_spec.width, input_spec.channels)
+    return fitted(image, input_spec).reshape(input_spec.height, input_spec.width, input_spec.channels)
+
+
+def side_needed(input_spec, shown=0):
+    """What a photo's shorter side needs for a network, and to be shown with `shown` pixels; None for all it has."""
+    if input_spec.interpolation != "area":
+        return None
+    return max(math.ceil(max(input_spec.height, input_spec.width) / fit_share(input_spec.fit)), shown)
 
 
 def read_network_input(path, input_spec, most_pixels=MOST_PIXELS):
     """Decode a photo, at reduced scale where that does no harm, and bring it to a network's input."""
-    enough = max(input_spec.height, input_spec.width) if input_spec.interpolation == "area" else None
-    return network_input(read_photo(path, enough, most_pixels), input_spec)
+    return network_input(read_photo(path, side_needed(input_spec), most_pixels), input_spec)
 
 
 def in_parallel(function, items, ahead=64):
@@ -429,20 +460,26 @@ def read_batches(photos, input_spec, batch_size, pictures=True):
 
     Yields:
         (done, images, failed): done is a list of (Photo, photo for display uint8 (H, W, 3) or None without pictures),
-        images is uint8 (batch_size, height, width, channels), its first len(done) count, failed is a list of
-        (path, reason).
+        images is uint8 (batch_size, height, width, channels), float32 of bands, its first len(done) count, failed is
+        a list of (path, reason).
     """
     network_side = max(input_spec.height, input_spec.width)
-    enough = max(network_side, DISPLAY_SIDE) if input_spec.interpolation == "area" else None
+    enough = side_needed(input_spec, DISPLAY_SIDE)
 
     def read(photo):
         if isinstance(photo, Photo):
             photo = replace(photo, modified=modified_of(photo.path))
-        image = read_photo(photo.path, enough, photo.most_pixels)  # of one scale, whether it is shown or not
+        if of_bands:
+            values = read_bands(photo.path, input_spec.channels, photo.most_pixels)
+            image = shown_bands(values, input_spec.bands)
+        else:
+            values = image = read_photo(photo.path, enough, photo.most_pixels)  # of one scale, if it is shown or not
         shown = resize_photo(image, *display_size(*image.shape[:2], network_side)) if pictures else None
-        return network_input(image, input_spec), (photo, shown)
+        return network_input(values, input_spec), (photo, shown)
 
-    images = np.zeros((batch_size, input_spec.height, input_spec.width, input_spec.channels), np.uint8)
+    of_bands = input_spec.channels > 3
+    shape = (batch_size, input_spec.height, input_spec.width, input_spec.channels)
+    images = np.zeros(shape, np.float32 if of_bands else np.uint8)
     done, failed = [], []
     for number, (photo, result) in enumerate(in_parallel(read, photos), 1):
         if isinstance(result, PhotoError):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from camlib.console import OneLineError
+from camlib.console import OneLineError, first_line
 from camlib.files import is_stored
 from camlib.preprocessing import eight_bits, unit_of
 
@@ -118,6 +118,53 @@ def grey_in_eight_bits(values):
     except ValueError as error:
         raise PhotoError(f"floating-point grey values: {error}") from error
     return np.clip(np.rint(values * np.float64(unit)), 0, 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------- more than three bands
+
+
+def read_bands(source, count, most_pixels):
+    """A TIFF picture of more than three bands, in the numbers of its file, as tifffile reads it.
+
+    Args:
+        source: Path, or BytesIO.
+        count: int, of bands.
+        most_pixels: int, that may be decoded, of three bands each.
+
+    Returns:
+        float32 (H, W, count).
+
+    Raises:
+        PhotoError: it is none, of another number of bands, too large, or damaged; or tifffile is not installed.
+    """
+    if importlib.util.find_spec("tifffile") is None:
+        raise PhotoError(f"the network takes {count} bands; expected what pip install tifffile installs")
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(source) as file:
+            (page,) = file.pages
+            found, pixels = page.samplesperpixel, page.imagelength * page.imagewidth
+            if found == count and pixels * count <= 3 * most_pixels:
+                values = page.asarray()
+    except Exception as error:  # whatever damaged bytes raise
+        raise PhotoError(f"no TIFF picture of one page that can be read ({first_line(error)})") from error
+    if found != count:
+        raise PhotoError(f"{found} bands; expected a TIFF of the network's {count}")
+    if pixels * count > 3 * most_pixels:
+        raise PhotoError(f"{pixels:,} pixels of {count} bands; expected --most-pixels {-(-pixels * count // 3)}")
+    values = np.moveaxis(values, 0, -1) if values.shape[-1] != count else values
+    values = values.astype(np.float32)
+    if values.ndim != 3 or not np.isfinite(values).all():
+        raise PhotoError(f"numbers of shape {values.shape}, or some that are not finite; expected (H, W, {count})")
+    return values
+
+
+def shown_bands(values, bands):
+    """Three bands of float (H, W, K), counted from 1, as uint8 (H, W, 3): each from its 2nd to its 98th percentile."""
+    chosen = values[..., np.array(bands) - 1]
+    low, high = np.percentile(chosen, (2, 98), axis=(0, 1))
+    return np.rint(255 * np.clip((chosen - low) / np.maximum(high - low, 1e-30), 0, 1)).astype(np.uint8)
 
 
 # ---------------------------------------------------------------- DICOM

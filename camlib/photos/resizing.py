@@ -1,8 +1,12 @@
 """Photos brought to another size, as the library did it with which a network was trained."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from PIL import Image
+
+from camlib.preprocessing import LARGEST_SIDE, fit_share
 
 PILLOW_FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -22,14 +26,17 @@ def resize_photo(image, height, width, interpolation="area"):
     """Resize a photo.
 
     Args:
-        image: uint8 (H, W) or (H, W, C).
+        image: uint8 (H, W) or (H, W, C), or float32 in numbers of any range.
         height, width: int, pixels.
         interpolation: a key of INTERPOLATIONS. Those that are not antialiased skip pixels where the photo shrinks;
             "cubic" is how the original resized.
 
     Returns:
-        uint8 (height, width) or (height, width, C).
+        (height, width) or (height, width, C) of the same dtype.
     """
+    if image.dtype != np.uint8 and image.ndim == 3:  # bands, of which there may be more than OpenCV and Pillow know
+        planes = [np.ascontiguousarray(plane) for plane in np.moveaxis(image, -1, 0)]
+        return np.stack([resize_photo(plane, height, width, interpolation) for plane in planes], axis=-1)
     if interpolation in KERNELS:
         return interpolated(image, height, width, *KERNELS[interpolation])
     if interpolation in PILLOW_FILTERS:
@@ -40,6 +47,101 @@ def resize_photo(image, height, width, interpolation="area"):
     return cv2.resize(
         cv2.resize(image, smaller, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_LINEAR
     )
+
+
+class Cover(NamedTuple):
+    """What part of a photo a map covers.
+
+    Attributes:
+        extent: (top, left, bottom, right) in shares of the network's input that it covers, beyond 0 and 1 where that
+            was padded; None for all of it.
+        size: (height, width) of that input.
+        fit: how photos are brought to its proportions, see `camlib.preprocessing.FITS`.
+    """
+
+    extent: tuple | None = None
+    size: tuple = (1, 1)
+    fit: str = "whole"
+
+    def of(self, shape, gradients=False):
+        """The extent in shares of a photo of (height, width); of gradients, which are of all of the input's pixels."""
+        inner = None if gradients else self.extent
+        if self.fit == "whole":
+            return inner
+        shape = np.array(shape, float)
+        ends = np.array(part_taken(shape, *self.size, self.fit), float).reshape(2, 2)  # rows and columns
+        shares = np.array(inner or (0, 0, 1, 1), float).reshape(2, 2)
+        found = (ends[0] + shares * (ends[1] - ends[0])) / shape
+        return None if np.array_equal(found, [[0, 0], [1, 1]]) else tuple(found.ravel().tolist())
+
+
+def cover_settings(cover):
+    """What a run's file says of a Cover, dict: nothing of that of whole photos."""
+    fitted_in = {"fit": cover.fit, "input_size": list(cover.size)} if cover.fit != "whole" else {}
+    return fitted_in | ({"extent": list(cover.extent)} if cover.extent else {})
+
+
+def cover_in(settings):
+    """The Cover that a run's file says, of which COVER_SETTINGS has let pass what is of the right kind."""
+    if "input_size" not in settings:  # of a whole photo
+        return Cover(settings.get("extent"))
+    return Cover(settings.get("extent"), settings["input_size"], settings.get("fit", "whole"))
+
+
+FARTHEST = 16  # of a photo's side: what a map may cover beyond it
+
+
+def is_extent(value):
+    """Whether a run's file says (top, left, bottom, right) of what its maps cover, in shares of the photo."""
+    if not isinstance(value, list) or len(value) != 4 or not all(type(one) in (int, float) for one in value):
+        return False
+    top, left, bottom, right = value
+    return -FARTHEST <= top < bottom <= FARTHEST and -FARTHEST <= left < right <= FARTHEST
+
+
+def is_size(value):
+    """Whether it is the (height, width) of a network's input."""
+    whole = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
+    return whole and all(1 <= side <= LARGEST_SIDE for side in value)
+
+
+def is_fit(value):
+    """Whether it is one of FITS."""
+    try:
+        return fit_share(value) > 0
+    except ValueError:
+        return False
+
+
+COVER_SETTINGS = {"extent": is_extent, "fit": is_fit, "input_size": is_size}
+
+
+def part_taken(shape, height, width, fit):
+    """(top, left, bottom, right), int, what a network's input of (height, width) shows of a photo of that shape.
+
+    As Keras rounds: Resizing, smart_resize.
+    """
+    sides = np.array(shape, int)
+    if fit == "whole":
+        return 0, 0, *sides.tolist()
+    proportions = sides[::-1] * (height, width) // (width, height)  # each side, if the other stays as it is
+    if fit == "letterbox":
+        border = np.maximum(proportions - sides, 0) // 2  # on both sides alike
+        return *(-border).tolist(), *(sides + border).tolist()
+    taken = np.maximum(np.rint(np.minimum(sides, proportions) * fit_share(fit)).astype(int), 1)
+    before = (sides - taken) // 2
+    return *before.tolist(), *(before + taken).tolist()
+
+
+def fitted(image, input_spec):
+    """A photo uint8 (H, W) or (H, W, C) at a network's size, by the interpolation and the fit of its InputSpec."""
+    size, shape = (input_spec.height, input_spec.width), image.shape[:2]
+    top, left, bottom, right = part_taken(shape, *size, input_spec.fit)
+    border = ((max(0, -top), max(0, bottom - shape[0])), (max(0, -left), max(0, right - shape[1])))
+    image = image[max(0, top) : bottom, max(0, left) : right]
+    if np.any(border):
+        image = np.pad(image, (*border, (0, 0))[: image.ndim])
+    return resize_photo(np.ascontiguousarray(image), *size, input_spec.interpolation)
 
 
 def interpolated(image, height, width, radius, kernel):
@@ -54,4 +156,4 @@ def interpolated(image, height, width, radius, kernel):
         along = [size if one == axis else 1 for one in range(values.ndim)]
         pairs = zip(weights, np.clip(taps, 0, side - 1), strict=True)
         values = sum(weight.reshape(along) * values.take(tap, axis=axis) for weight, tap in pairs)
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return values if image.dtype != np.uint8 else np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -16,6 +16,7 @@ from camlib.attribution import METHODS, titles_of
 from camlib.console import OneLineError, UserError, counted, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
 from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
+from camlib.photos.resizing import COVER_SETTINGS, Cover, cover_in
 from camlib.plots import is_gradient
 from camlib.plots.colours import Style, overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
 from camlib.plots.panels import write_jpeg, write_panel, write_png
@@ -56,7 +57,7 @@ class Drawing:
         titles: dict of kind -> str, its title above a panel; empty for runs without panels.
         made: str, how the maps were made, for the heading of a panel.
         overlay: bool, write overlay_for_<class>.png too: what lies over the photo, transparent; needs a style.
-        extent: the part of the photo that maps of a layer cover, see `camlib.plots.colours.over_extent`.
+        cover: Cover of photos by maps of a layer.
     """
 
     style: Style | None
@@ -64,11 +65,11 @@ class Drawing:
     titles: dict
     made: str | None = None
     overlay: bool = False
-    extent: tuple | None = None
+    cover: Cover = Cover()
 
-    def extent_of(self, kind):
-        """The part of the photo that maps of a kind cover: gradients, which are of its pixels, cover it all."""
-        return None if is_gradient(kind) else self.extent
+    def extent_of(self, kind, photo):
+        """The part of a photo (H, W, 3) that maps of a kind cover, see `camlib.plots.colours.over_extent`."""
+        return self.cover.of(photo.shape[:2], is_gradient(kind))
 
 
 def write_maps(folder, kind, of_classes, photo, drawing, over_photo=False):
@@ -87,9 +88,10 @@ def write_maps(folder, kind, of_classes, photo, drawing, over_photo=False):
     """
     for name, values in of_classes.items():
         write_array(folder / f"{kind}_for_{name}.npy", values)
-    signed, style, extent = drawing.signed[kind], drawing.style, drawing.extent_of(kind)
+    signed, style = drawing.signed[kind], drawing.style
     if style is None:
         return None
+    extent = drawing.extent_of(kind, photo)
     scale = scale_of(signed, of_classes.values(), is_gradient(kind))
     whole = superposition_scale_of(signed, of_classes.values())
     for name, values in of_classes.items():
@@ -115,13 +117,13 @@ def write_photo_maps(folder, photo, maps, drawing, headings):
         for kind, of_classes in maps.items()
     }
     for name, values in maps[over_photo].items() if drawing.overlay else ():
-        laid = overlay_of(photo, values, scales[over_photo][1], style, drawing.extent_of(over_photo))
+        laid = overlay_of(photo, values, scales[over_photo][1], style, drawing.extent_of(over_photo, photo))
         write_png(folder / f"overlay_for_{name}.png", laid)
     if style is None or not drawing.titles:
         return
     for name in maps[over_photo]:
         panels = [
-            (drawing.titles[kind], of_classes[name], scales[kind][0], drawing.extent_of(kind))
+            (drawing.titles[kind], of_classes[name], scales[kind][0], drawing.extent_of(kind, photo))
             for kind, of_classes in maps.items()
         ]
         heading, whole = [headings[name], drawing.made], scales[over_photo][1]
@@ -130,28 +132,12 @@ def write_photo_maps(folder, photo, maps, drawing, headings):
 
 # ---------------------------------------------------------------- finding and reading saved maps
 
-FARTHEST = 16  # of a photo's side: what a map may cover beyond it
-
-
-def is_extent(value):
-    """Whether a run's file says (top, left, bottom, right) of what its maps cover, in shares of the photo."""
-    if not isinstance(value, list) or len(value) != 4 or not all(type(one) in (int, float) for one in value):
-        return False
-    top, left, bottom, right = value
-    return -FARTHEST <= top < bottom <= FARTHEST and -FARTHEST <= left < right <= FARTHEST
-
-
 # What readers take from a run.json, if it is of the right kind: anybody may have written it
 SETTINGS_READ = {
     "method": lambda value: isinstance(value, str) and value in METHODS,
-    "layer": lambda value: isinstance(value, str),
-    "model": lambda value: isinstance(value, str),
-    "model_sha256": lambda value: isinstance(value, str),
-    "weights": lambda value: isinstance(value, str),
-    "counterfactual": lambda value: isinstance(value, bool),
-    "signed": lambda value: isinstance(value, bool),
-    "no_pictures": lambda value: isinstance(value, bool),
-    "extent": lambda value: is_extent(value),
+    **dict.fromkeys(("layer", "model", "model_sha256", "weights"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("counterfactual", "signed", "no_pictures"), lambda value: isinstance(value, bool)),
+    **COVER_SETTINGS,
     "photos": lambda value: isinstance(value, list) and all(isinstance(place, str) for place in value),
     "class_names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
 }
@@ -203,9 +189,13 @@ class SavedPhoto:
         """Whether maps of a kind have two signs, as this run made them."""
         return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))
 
-    def extent_of(self, kind):
-        """The part of the photo that maps of a kind cover, see `Drawing.extent_of`."""
-        return None if is_gradient(kind) else self.run_of(kind).settings.get("extent")
+    def cover_of(self, kind):
+        """The Cover of the photo by maps of a kind."""
+        return cover_in(self.run_of(kind).settings)
+
+    def extent_of(self, kind, shape):
+        """The part of the photo, of (height, width), that maps of a kind cover, see `Drawing.extent_of`."""
+        return self.cover_of(kind).of(shape, is_gradient(kind))
 
     def title_of(self, kind):
         """What a kind of map is called: that of `--method layer-cam` LayerCAM."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from camlib.photos import PhotoError, read_batches
+from camlib.photos.resizing import cover_settings
 from camlib.runs.claim import NOT_FINITE
 from camlib.runs.folder_run import FolderRun
 from camlib.runs.maps import Drawing
@@ -33,9 +34,8 @@ def open_run(args, explainer, settings, photos, batch_size, style):
         UserError: the place holds something else, or another process writes to it.
     """
     outputs = explainer.outputs
-    drawing = Drawing(style, explainer.kinds, explainer.titles, explainer.made, bool(args.overlay), explainer.extent)
-    if explainer.extent:  # readers lay the maps there
-        settings = settings | {"extent": list(explainer.extent)}
+    drawing = Drawing(style, explainer.kinds, explainer.titles, explainer.made, bool(args.overlay), explainer.cover)
+    settings = settings | cover_settings(explainer.cover)  # readers lay the maps there
     place, writer = args.output, FolderWriter(args.output, drawing, not args.no_pictures, args.full_size)
     if args.store:
         place, settings = args.store, settings | {"store_dtype": args.store_dtype}

@@ -162,9 +162,13 @@ def read_record(folder):
 
 
 def changed_settings(earlier, settings):
-    """The names of the settings that differ, in sorted order; a setting counts as it stands in run.json."""
+    """The names of the settings that differ, in sorted order; a setting counts as it stands in run.json.
+
+    What follows from others is named if it differs alone.
+    """
     now = json.loads(json.dumps(settings, default=str))
-    return sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key))
+    changed = {key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key)}
+    return sorted(changed - {"extent", "input_size"} or changed)
 
 
 def refuse_foreign_files(folder):

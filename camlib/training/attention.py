@@ -14,6 +14,7 @@ from camlib.attribution.gradcam import CompiledMaps
 from camlib.attribution.methods import weighed
 from camlib.console import UserError
 from camlib.files import file_sha256
+from camlib.photos.resizing import Cover
 from camlib.training.distillation import load_classifier, views_for
 
 CELL = 16  # pixels between the features of VGG-16's last convolution
@@ -40,6 +41,11 @@ class Locator:
         self.classifier, self.order = load_classifier("locator", path, class_names, size, dtype)
         self.path, self.sha256, self.batch_size = path, file_sha256(path), batch_size
         layer, structure = self.classifier.layer_to_map(), self.classifier.structure
+        if self.classifier.cover_of(layer) != Cover(None, self.classifier.input_spec.shape[:2]):
+            raise UserError(
+                f"the maps of the locator {path} cover another part of a photo than all of it; expected a network that "
+                "sees and maps whole photos"
+            )
         self.explain = CompiledMaps(self.classifier.network, structure, [(layer, "grad-cam")], with_guided=False)
 
     def inside(self, views, labels):

@@ -224,7 +224,7 @@ def load_labelled_photos(parts, input_spec, cache, write=True):
 
     Args:
         parts: dict of name -> list of (Photo, label), for example {"train": ..., "val": ...}.
-        input_spec: object with height, width, channels and interpolation of the network's input.
+        input_spec: object with height, width, channels, interpolation and fit of the network's input.
         cache: Path of the .npy file; beside it a .json says what it holds. Both are made anew when a photo's path, size
             or time differs, or the input, or what the file holds is not what was written.
         write: bool, may make it; otherwise somebody else has made it.
@@ -254,7 +254,7 @@ def cache_key(parts, input_spec):
         for photo, label in photos:
             status = os.stat(photo.path, follow_symlinks=photo.path.exists())  # a link may lead nowhere
             files.append([part, label, os.path.abspath(photo.path), status.st_size, status.st_mtime_ns])
-    form = [input_spec.height, input_spec.width, input_spec.channels, input_spec.interpolation]
+    form = [input_spec.height, input_spec.width, input_spec.channels, input_spec.interpolation, input_spec.fit]
     return hashlib.sha256(json.dumps([files, form]).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from camlib.backend import compiled, share
 from camlib.console import Progress, UserError, counted, shortened_list
 from camlib.files import MOST_PIXELS, DamagedFile, file_sha256, read_arrays, write_arrays
 from camlib.networks.checkpoint import load_known_network
-from camlib.photos import PhotoError, in_parallel, network_input, read_photo
+from camlib.photos import PhotoError, in_parallel, network_input, read_photo, side_needed
 from camlib.preprocessing import probabilities_of
 
 # What the teacher sees of a photo: (top, left, side, mirrored) of a cut-out, as shares of the photo's height and width
@@ -52,6 +52,8 @@ def load_classifier(role, path, class_names, size, dtype):
         UserError: there is no such network, it has other classes, or another size than was asked for.
     """
     network, input_spec = load_known_network(path)
+    if input_spec.channels > 3:
+        raise UserError(f"the {role} {path} takes bands; expected a network of RGB or grey photos")
     if set(input_spec.class_names) != set(class_names):
         raise UserError(
             f"the {role} {path} knows {shortened_list(input_spec.class_names)}; expected the classes of the photos, "
@@ -135,10 +137,8 @@ def views_of(image, input_spec):
 def read_views(path, input_spec, most_pixels=MOST_PIXELS):
     """Decode a photo, at reduced scale where that does no harm, and cut the teacher's views out of it."""
     smallest = min(side for _, _, side, _ in VIEWS)
-    enough = (
-        math.ceil(max(input_spec.height, input_spec.width) / smallest) if input_spec.interpolation == "area" else None
-    )
-    return views_of(read_photo(path, enough, most_pixels), input_spec)
+    side = side_needed(input_spec)
+    return views_of(read_photo(path, side and math.ceil(side / smallest), most_pixels), input_spec)
 
 
 def photo_logits(teacher, paths, folder, most_pixels=MOST_PIXELS):

@@ -249,7 +249,7 @@ class Viewer:
         """Show the map of a (kind, class name), see `draw_picture`."""
         picture = values = self.content.map_of(*which)
         if isinstance(values, np.ndarray):
-            extent = self.saved.extent_of(which[0])
+            extent = self.saved.extent_of(which[0], self.content.shape)
             picture = picture_of(values, self.content.scales[which[0]], *self.pixels(cell), self.style, extent)
         self.draw_picture(axes, cell, title, points, picture)
         axes.format_coord = self.value_at(values, *which)
@@ -257,7 +257,7 @@ class Viewer:
     def value_at(self, values, kind=None, name=None):
         """A function of x and y, in pixels of the photo, that says what is there."""
         height, width = self.content.shape
-        top, left, bottom, right = (kind and self.saved.extent_of(kind)) or (0.0, 0.0, 1.0, 1.0)
+        top, left, bottom, right = (kind and self.saved.extent_of(kind, self.content.shape)) or (0.0, 0.0, 1.0, 1.0)
 
         def say(x, y):
             down, across = (y / height - top) / (bottom - top), (x / width - left) / (right - left)
@@ -327,7 +327,7 @@ class Viewer:
         values, content = self.content.map_of(kind, name), self.content
         if not isinstance(values, np.ndarray) or not isinstance(content.photo, np.ndarray):
             return content.photo if isinstance(values, np.ndarray) else values
-        scale, extent = content.over_photo[kind], self.saved.extent_of(kind)
+        scale, extent = content.over_photo[kind], self.saved.extent_of(kind, content.shape)
         return superposition_of(self.photo_in(cell), overlaid(kind, values), scale, self.style, extent)
 
     def draw_bar_over_photo(self, axes, kind, box, labels):

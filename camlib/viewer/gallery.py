@@ -46,11 +46,12 @@ def entry_of(saved, style=USUAL):
         MapError, PhotoError: the photo or a map cannot be read.
     """
     photo, kinds, answers = saved.read_photo(), {}, {}
+    shape = photo.shape[:2]
     for kind, paths in find_maps(saved).items():
         maps = {name: read_map(path) for name, path in paths.items()}
         scale = scale_on_page(saved, kind, maps.values())
         kinds[saved.title_of(kind)] = {
-            name: map_for_page(values, scale, photo.shape[:2], scale_ends(saved, kind), style, saved.extent_of(kind))
+            name: map_for_page(values, scale, shape, scale_ends(saved, kind), style, saved.extent_of(kind, shape))
             | {"scores": {}}
             for name, values in maps.items()
         }

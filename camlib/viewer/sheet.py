@@ -94,9 +94,8 @@ def row_of(saved, columns, class_name, style, with_kinds=False):
         if with_kinds:
             of_all = len(saved.answers) == 1 and name == saved.predicted  # then the row's heading names it
             title = saved.title_of(kind) + ("" if of_all else f": {title}")
-        picture, bar = over_photo(
-            photo, kind, content.map_of(kind, name), content.over_photo[kind], style, saved.extent_of(kind)
-        )
+        extent = None if isinstance(photo, Exception) else saved.extent_of(kind, photo.shape[:2])
+        picture, bar = over_photo(photo, kind, content.map_of(kind, name), content.over_photo[kind], style, extent)
         cells.append((title, picture, bar if with_bar else None))
     damaged = [f"{saved.name}: {picture}" for _, picture, _ in cells if isinstance(picture, Exception)]
     cells = [

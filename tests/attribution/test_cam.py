@@ -179,7 +179,7 @@ def test_a_layer_that_casts_its_input_hides_nothing():
     np.testing.assert_allclose(maps, expected, atol=0.02 * np.abs(expected).max())  # bfloat16 has 8 bits
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_shipped_network_in_half_precision():
     photos = [read_photo(path) for path in sorted((demo_folder() / "both").glob("*.jpg"))[:3]]
     full, half = (CAM.load(GAP_NETWORK, {"dtype": dtype})(photos)[0] for dtype in ("float32", "bfloat16"))
@@ -326,7 +326,7 @@ def test_pictures_of_the_photos_own_size_in_other_colours(model_file, tmp_path):
         make(model_file, tmp_path / "photos", tmp_path / "third", "--colours", "turboo")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_killed_run_leaves_whole_files_and_goes_on(run_here, photo_folder, model_file, tmp_path):
     photos = photo_folder({f"{number:03d}.jpg": (number, 90, 90) for number in range(120)})

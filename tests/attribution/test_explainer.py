@@ -10,7 +10,7 @@ from keras import layers, ops
 from small_networks import GENERATOR, IMAGES, SHAPE, explained, functional, steps, with_weights
 
 from camlib.attribution import gradcam
-from camlib.attribution.classifier import Classifier, own_dtype, set_dtype
+from camlib.attribution.classifier import Classifier
 from camlib.attribution.gradcam import CLASSES_AT_ONCE, GradCAM, compiled_map
 from camlib.attribution.inspection import inspect_network
 from camlib.backend import fast_half_precision, has_float64, usual_settings
@@ -19,6 +19,7 @@ from camlib.demo.scenes import demo_folder
 from camlib.networks import GAP_NETWORK, VGG_NETWORK
 from camlib.networks.checkpoint import load_network
 from camlib.photos import find_photos, read_batches
+from camlib.precision import own_dtype, set_dtype
 from camlib.preprocessing import PREDICTED
 
 

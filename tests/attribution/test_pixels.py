@@ -71,6 +71,28 @@ def test_a_network_that_augments_says_what_becomes_of_a_pixel(name, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("order", ["preprocess_input", "a stack of channels", "there and back"])
+def test_channels_in_another_order_are_no_rows_and_columns(order):
+    """resnet50's own preprocessing in front of a network, as its guides write it: CAM is what --preprocess gives."""
+    change = {
+        "preprocess_input": keras.applications.resnet50.preprocess_input,
+        "a stack of channels": lambda x: ops.stack([x[..., index] for index in (2, 1, 0)], axis=3),
+        "there and back": lambda x: ops.transpose(ops.transpose(x, (0, 3, 2, 1)), (0, 3, 2, 1)),
+    }[order]
+    network = network_behind(change)
+    image = keras.Input((16, 20, 3))
+    plain = keras.Model(image, network.layers[-1](network.layers[-2](network.get_layer("conv")(image))))
+    behind, by_option = {
+        "preprocess_input": ("1,0", "caffe"),
+        "a stack of channels": ("1,0", "bgr,1,0"),
+        "there and back": ("1,0", "1,0"),
+    }[order]
+    found, logits = CAM(Classifier(network, preprocess=behind))([PHOTO])
+    expected, expected_logits = CAM(Classifier(plain, preprocess=by_option))([PHOTO])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-3)
+
+
 def test_what_computes_before_rescaling_says_nothing():
     """A convolution, weights or an operation on pixels, in a nested network or not."""
     for first in (
@@ -207,3 +229,13 @@ def test_sequences_are_still_refused(tmp_path):
             UserError, match="takes .*16, 20.*; expected one input of photos|nothing to map|nothing says"
         ):
             Classifier(load_network(tmp_path / f"{number}.keras")[0], preprocess=None)
+
+
+def test_a_reshape_that_adds_the_channel_alone_moves_nothing_about():
+    """Spectrograms whose map has one column, of which no test of the axes could tell that they are the photo's."""
+    network = keras.Sequential([keras.Input((16, 20)), layers.Reshape((16, 20, 1))])
+    network.add(layers.Conv2D(4, (3, 20), activation="relu", name="column"))
+    network.add(layers.GlobalAveragePooling2D())
+    network.add(layers.Dense(2))
+    classifier = Classifier(network, preprocess="none")
+    assert classifier.layer_to_map() == "column" and classifier.structure.sizes["column"] == (14, 1, 4)

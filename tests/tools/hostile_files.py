@@ -299,7 +299,7 @@ def calls_in_calls(depth, size):
 
 MEANINGS = {
     "height": {"height": BIG}, "no height": {"height": 0}, "a float": {"width": 8.5}, "text": {"height": "8"},
-    "channels": {"channels": BIG}, "four channels": {"channels": 4}, "NaN": {"scale": float("nan")},
+    "channels": {"channels": BIG}, "seventeen channels": {"channels": 17}, "NaN": {"scale": float("nan")},
     "infinity": {"offset": float("inf")}, "scales": {"scale": [1.0] * 1000}, "scale as text": {"scale": "1e400"},
     "interpolation": {"interpolation": "/etc/passwd"}, "bgr": {"bgr": "no"}, "names": {"class_names": "ab"},
     "one name": {"class_names": ["a" * 100_000, "b"]}, "same names": {"class_names": ["a", "a"]},

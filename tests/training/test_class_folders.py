@@ -20,8 +20,8 @@ from camlib.training.class_folders import (
 
 pytestmark = pytest.mark.any_backend
 
-GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area")
-RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area")
+GREY_INPUT = SimpleNamespace(height=4, width=6, channels=1, interpolation="area", fit="whole")
+RGB_INPUT = SimpleNamespace(height=8, width=8, channels=3, interpolation="area", fit="whole")
 
 
 def save(path, picture=None):
@@ -192,7 +192,7 @@ def test_photos_are_neither_kept_in_memory_nor_compressed_in_the_cache(tmp_path)
     """All photos are in memory at no time: those that are decoded ahead are 64."""
     root = class_folders(tmp_path / "data", {"dog": 150, "cat": 150})
     _, train, val = find_labelled_photos([root])
-    input_spec = SimpleNamespace(height=128, width=128, channels=3, interpolation="area")
+    input_spec = SimpleNamespace(height=128, width=128, channels=3, interpolation="area", fit="whole")
     tracemalloc.start()
     photos, _, sha256 = load_labelled_photos({"train": train, "val": val}, input_spec, tmp_path / "photos.npy")
     _, peak = tracemalloc.get_traced_memory()
