@@ -96,7 +96,7 @@ def save_small_network(path, seed):
     return path
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_whole_script(run_here, tmp_path, monkeypatch):
     """With small networks in place of the shipped ones."""
     generator, records = np.random.default_rng(1), []

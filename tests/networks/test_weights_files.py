@@ -240,7 +240,7 @@ def test_bad_arguments(explain, capsys):
     assert "--counterfactual negates gradients, which eigen-cam does without" in capsys.readouterr().err
     with pytest.raises(UserError, match="--size 64: the network .* takes 24x32 only"):
         explain(nested(), "--size", "64")
-    with pytest.raises(UserError, match=r"takes \(None, 24, 32, 2\); expected one input of photos"):
+    with pytest.raises(UserError, match=r"takes \(N, 24, 32, 2\); expected one input of photos"):
         explain(convolutional((24, 32, 2)))
     with pytest.raises(UserError, match="no layer with a spatial output"):
         image = keras.Input(SHAPE)
@@ -312,7 +312,7 @@ def memory():
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
 def test_hundreds_of_calls_neither_grow_nor_trace_again(monkeypatch):
     network = nested()

@@ -318,9 +318,12 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(form, moment, tmp_p
     for attempt in range(3):
         child = os.fork()
         if child == 0:
-            where, made = MOMENTS[moment]
-            monkeypatch.setattr(where, made())
-            os._exit(make(photos, output, form))
+            try:
+                where, made = MOMENTS[moment]
+                monkeypatch.setattr(where, made())
+                os._exit(make(photos, output, form))
+            finally:  # else what is raised would let it go on with the tests behind this one
+                os._exit(99)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in ((-9,) if attempt == 0 else (-9, 0))
         with contextlib.suppress(UserError):  # there is nothing yet
             now = assert_whole(output, photos)

@@ -281,7 +281,7 @@ def test_shards_that_begin_at_one_moment_in_a_new_folder_all_do(tmp_path):
         assert json.loads((tmp_path / str(attempt) / "run.json").read_text())["shards"]["count"] == count
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_shards_at_once_as_a_user_starts_them(small_network, photos, tmp_path):
     words = [sys.executable, ROOT / "make_cam_maps.py", photos, "--model", small_network, "--output", tmp_path / "out"]
     second = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}

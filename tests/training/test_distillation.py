@@ -267,7 +267,7 @@ def colour_photos(photo_folder):
     return photo_folder(colour_files())
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_stopped_and_resumed_with_a_teacher_ends_with_the_same_weights(
     colour_photos, tmp_path, monkeypatch, capsys, end_of, stopped_after_an_epoch
 ):

@@ -66,7 +66,7 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(small, run_here,
 @pytest.mark.thorough
 @pytest.mark.any_backend
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send to a process")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_ctrl_c_and_schedulers_end_training_after_a_step(colour_photos, tmp_path, number):
     """While batches are on their way through the backend's threads; it says how training goes on."""
     command = [sys.executable, ROOT / "tests" / "tools" / "small_training.py", "--data", colour_photos, *QUICK,
