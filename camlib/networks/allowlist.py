@@ -166,14 +166,19 @@ def refuse_calls_without_tensors(entry):
 
 
 NAME_KEYS = {"name", "module", "class_name", "registered_name"}  # keys of what is no argument; others may hold no slash
-INT4 = re.compile(r"int4/-?[0-9]{1,9}")  # how weights are quantised, in blocks of so many
+QUANTISED_MODE = re.compile(r"(int4|gptq|awq)(/-?[0-9]{1,9}){1,2}")  # of so many bits, in blocks of so many weights
 PLACE = re.compile(r"[/\\\0]|^~|^\.\.$")
 
 
 def refuse_places(key, text):
     """Raise Refused for an argument that names a file or an address; none of the layers above has such a one."""
-    if key == "mode" and INT4.fullmatch(text):
-        return
+    if key == "mode" and (quantised := QUANTISED_MODE.fullmatch(text)):
+        if quantised[1] == "int4":
+            return
+        raise Refused(
+            f"a layer of it is quantised by {text}, which is not read from files; expected int8, int4 or float8. Or "
+            "load it in Python and call explain of camlib"
+        )
     if PLACE.search(text):
         raise Refused(
             f"it names a file or an address, {text[:60]!r} as {str(key)[:30]}; expected numbers and plain words. If "

@@ -69,3 +69,17 @@ def test_what_depends_on_the_precision_is_refused():
     network = keras.Model(image, layers.Dense(3)(ops.cast(x, "float32")))
     with pytest.raises(UserError, match="puts out .* in float32 where it puts out .* --dtype .*bfloat16"):
         Classifier(network, preprocess="tf")
+
+
+def test_gptq_is_explained_in_python_and_refused_as_a_file(tmp_path):
+    network, _ = quantised("int8")
+    network = keras.Model(network.input, layers.Dense(3, name="other")(network.get_layer("last").output[:, 0, 0]))
+    config = keras.quantizers.GPTQConfig(dataset=["a"], tokenizer=str, weight_bits=4, group_size=-1)
+    network.get_layer("other").quantize("gptq", config=config)
+    own = ops.convert_to_numpy(network(PHOTO[None] / np.float32(127.5) - 1, training=False))
+    found = explain(network, [PHOTO], classes=[1], preprocess="tf", guided=False, layer="last")
+    np.testing.assert_allclose(found.outputs, own, atol=1e-5)
+    assert network.get_layer("other").dtype_policy.name.startswith("gptq/4/-1")
+    network.save(tmp_path / "a.keras")
+    with pytest.raises(UserError, match=r"quantised by gptq/4/-1, which is not read from files; expected int8"):
+        Classifier.load(tmp_path / "a.keras", preprocess="tf")
