@@ -170,7 +170,11 @@ class Classifier:
         Raises:
             UserError: as of `photos`.
         """
-        return np.stack([network_input(photo, self.input_spec) for photo in self.photos(photos)])
+        return self.at_size(self.photos(photos))
+
+    def at_size(self, photos):
+        """Photos as `photos` returns them, at the network's size and channels: as of `inputs`."""
+        return np.stack([network_input(photo, self.input_spec) for photo in photos])
 
     def prepare(self, images):
         """Turn uint8 (N, H, W, channels), of the network's input size, into its input: float64 if it computes so."""

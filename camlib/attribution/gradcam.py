@@ -229,7 +229,7 @@ class GradCAM:
         photos, chosen = self.classifier.photos(photos), None
         if labels is not None:
             chosen = classes_of_photos(labels, len(photos), self.input_spec.class_names, self.classifier.groups)
-        found = self.explanation(self.classifier.inputs(photos), len(photos), chosen)
+        found = self.explanation(self.classifier.at_size(photos), len(photos), chosen)
         shares = [self.cover.of(photo.shape[:2]) or (0, 0, 1, 1) for photo in photos]
         return found._replace(extent=np.array([photo.shape[:2] * 2 for photo in photos]) * np.array(shares, float))
 

@@ -133,6 +133,18 @@ def test_what_lies_in_no_rectangle_is_refused(step, why):
         explain(network, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], preprocess="none", guided=False)
 
 
+def test_a_grey_photo_that_is_shifted_without_its_channel_lies_where_it_is():
+    """It has the shape of the photo from which Keras drops the axis of channels, and is not that."""
+    image = keras.Input((HEIGHT, WIDTH, 1))
+    shifted = ops.concatenate([image[:, 8:], ops.zeros_like(image)[:, :8]], axis=1)
+    x = layers.Reshape((HEIGHT, WIDTH, 1))(shifted[..., 0])
+    x = layers.GlobalAveragePooling2D()(conv(padding="same", name="last")(x))
+    network = keras.Model(image, layers.Dense(2)(x))
+    photo = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    found = explain(network, [photo], preprocess="none", guided=False, layer="last")
+    np.testing.assert_allclose(found.extent, [[8, 0, 56, 64]], atol=1e-4)
+
+
 def test_a_crop_in_a_networks_own_code_is_not_supposed_to_be_the_whole_photo():
     network = CropsItself()
     photo = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
