@@ -16,6 +16,11 @@ from camlib.runs.maps import find_saved
 from make_cam_maps import main as make_cam_maps
 
 SIDE = 32
+EXTENTS = {  # by hand: what a square shows of (40, 100), (90, 40) and (64, 64)
+    ("letterbox", "wide"): (-0.75, 0, 1.75, 1), ("crop", "wide"): (0, 0.3, 1, 0.7),
+    ("letterbox", "tall"): (0, -0.625, 1, 1.625), ("crop", "tall"): (25 / 90, 0, 65 / 90, 1),
+    ("letterbox", "square"): (0, 0, 1, 1), ("crop", "square"): (0, 0, 1, 1),
+}  # fmt: skip
 SPOTS = {"wide": ((40, 100), (20, 44)), "tall": ((90, 40), (50, 20)), "square": ((64, 64), (30, 36))}
 
 
@@ -101,6 +106,7 @@ def test_files_of_ours_keep_it_and_pictures_lie_where_the_spot_is(fit, tmp_path)
         name = saved.name.removesuffix(".png")
         _, (y, x) = photo_of(name)
         shape = SPOTS[name][0]
+        assert (saved.extent_of("heatmap", shape) or (0, 0, 1, 1)) == pytest.approx(EXTENTS[fit, name])  # for readers
         with Image.open(saved.folder / "heatmap_for_bright.jpg") as picture:
             shown = np.asarray(picture.convert("RGB")).astype(float)
         background = np.median(shown.reshape(-1, 3), axis=0)
