@@ -14,12 +14,12 @@ import importlib
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -45,7 +45,8 @@ OTHERS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Pow: ast.Mult, ast.Mod: ast.Add, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
-PATIENCE = 3  # times as long as without a fault tests may take; a fault by which they take longer is noticed
+PATIENCE = 3  # times the processor time without a fault that tests may take; a fault by which they take more is noticed
+WAITING = 10  # times that again they may last, for a fault by which they wait for ever
 
 
 def parse_arguments(arguments=None):
@@ -105,19 +106,26 @@ def fault_of(path, number):
 # ---------------------------------------------------------------- tests
 
 
-def noticed(folder, tests, seconds=0):
-    """Whether a test fails in a copy of the repository, in a process forked for it.
+def run_tests(folder, tests, seconds=0):
+    """Run tests in a copy of the repository, in a process forked for it, until one fails.
 
     Args:
         folder: Path of the copy.
         tests: list of str, files and folders of tests.
-        seconds: int, that they may take; 0 for any number.
+        seconds: int, of processor time that they may take; 0 for any number.
+
+    Returns:
+        (status, seconds): "passed", "failed" or "too slow", and the processor time that they took.
     """
     child = os.fork()
     if child:
-        _, status = os.waitpid(child, 0)
-        return status != 0
-    signal.alarm(seconds)
+        _, status, used = os.wait4(child, 0)
+        ended = os.waitstatus_to_exitcode(status)
+        name = "too slow" if -ended in (signal.SIGXCPU, signal.SIGALRM) else "failed" if ended else "passed"
+        return name, used.ru_utime + used.ru_stime
+    if seconds:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
+        signal.alarm(WAITING * seconds)
     os.chdir(folder)
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
@@ -134,15 +142,15 @@ def tests_of(name, room):
 
 
 def seconds_of(folder, room):
-    """What a room's tests may take: a number of times what they take without a fault.
+    """The processor time that a room's tests may take: a number of times what they take without a fault.
 
     Raises:
         UserError: they fail without one, so that they tell nothing.
     """
-    start = time.monotonic()
-    if noticed(folder, ROOMS[room].split()):
+    status, seconds = run_tests(folder, ROOMS[room].split())
+    if status != "passed":
         raise UserError(f"tests of {room} fail without a fault; expected pytest -m 'not slow' {ROOMS[room]} to pass")
-    return math.ceil(PATIENCE * (time.monotonic() - start))
+    return math.ceil(PATIENCE * seconds)
 
 
 def copied(folder):
@@ -175,16 +183,19 @@ def main(arguments=None):
         folder.chmod(0o755)  # some tests read as another user
         copied(folder)
         seconds = {room: seconds_of(folder, room) for room in sorted({files[path] for path, _ in chosen})}
-        print("; ".join(f"tests of {room} may take {duration(limit)}" for room, limit in seconds.items()), flush=True)
+        print(
+            "; ".join(f"tests of {room} may take {duration(limit)} of a processor" for room, limit in seconds.items()),
+            flush=True,
+        )
         for path, number in chosen:
             name, (line, before, after, text) = path.relative_to(ROOT), fault_of(path, number)
             (folder / name).write_text(text, encoding="utf-8")
             tests = tests_of(name, files[path])
             tried[files[path]] += 1
-            is_noticed = noticed(folder, tests, seconds[files[path]])
-            found[files[path]] += is_noticed
+            status, _ = run_tests(folder, tests, seconds[files[path]])
+            found[files[path]] += status != "passed"
             shutil.copy2(path, folder / name)
-            print(f"{'noticed' if is_noticed else 'NOT noticed'}: {name}:{line}: {before}  ->  {after}", flush=True)
+            print(f"{status}: {name}:{line}: {before}  ->  {after}", flush=True)
     print(f"{found.total()} of {counted(tried.total(), 'fault')} noticed")
     if args.docs:
         table = rows(["code", "faults", "noticed"], [[room, tried[room], found[room]] for room in tried])
