@@ -168,8 +168,7 @@ def test_a_map_that_is_no_number_is_a_row_of_failed(photo, tmp_path, method, fai
     conv = layers.Conv2D(2, 1, activation="relu", name="conv")
     x = layers.GlobalAveragePooling2D()(conv(x))
     network = keras.Model(image, layers.Dense(2, activation="softmax")(ops.sqrt(x) if method == "grad-cam" else x))
-    if method == "score-cam":
-        conv.set_weights([conv.get_weights()[0], np.array([0.0, -1000.0])])
+    conv.set_weights([np.full((1, 1, 3, 2), 0.5), np.array([0.0, -1000.0 if method == "score-cam" else 0.0])])
     network.save(tmp_path / "net.keras")
     (tmp_path / "names.txt").write_text("dark\nlight\n", encoding="utf-8")
     for name, pixels in (("black", photo * 0), ("good", photo)):
