@@ -118,13 +118,16 @@ def exchanged(values):
 def compiled(function, network):
     """Compile a function of tensors that runs a network; it is traced once for each new shape of its arguments.
 
-    The network's weights are read at each call. XLA is left to JAX, since on the CPU it is slower than TensorFlow's own
-    kernels, except for networks with grouped convolutions, whose gradients those kernels lack.
+    The network's weights are read at each call. AutoGraph is off: nothing here branches on a tensor's value, Keras
+    leaves it off in layers, too, and rewriting our functions for it took two seconds of each start. XLA is left to
+    JAX, since on the CPU it is slower than TensorFlow's own kernels, except for networks with grouped convolutions,
+    whose gradients those kernels lack.
     """
     function = usual_settings()(function)
     if BACKEND == "tensorflow":
         convolutions = (layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.Conv2D))
-        return tf.function(function, jit_compile=any(layer.groups > 1 for layer in convolutions) or None)
+        with_xla = any(layer.groups > 1 for layer in convolutions)
+        return tf.function(function, autograph=False, jit_compile=with_xla or None)
 
     @jax.jit
     def run(values, *arguments):  # values as arguments: as constants they would be compiled into the program
@@ -242,7 +245,7 @@ def traced(function, shape):
     """Trace a function of a float32 tensor of that shape, without running it."""
     function = usual_settings()(function)
     if BACKEND == "tensorflow":
-        return tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
+        return tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
     return jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, "float32")).jaxpr
 
 
