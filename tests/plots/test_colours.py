@@ -27,7 +27,7 @@ from camlib.plots.figures import decoded_picture
 from camlib.plots.page import encode_overlay
 from camlib.plots.panels import colour_bar, write_jpeg, write_panel
 from camlib.runs.claim import remove_maps
-from camlib.runs.maps import Drawing, write_photo_maps
+from camlib.runs.writers import Drawing, write_photo_maps
 from camlib.viewer.album import overlaid
 
 pytestmark = pytest.mark.any_backend
