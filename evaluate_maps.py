@@ -39,7 +39,7 @@ DEFAULT_MAPS = (
     "cam grad-cam grad-cam@block4_conv3 grad-cam@block3_conv3 guided-backprop guided-grad-cam grad-cam++ hires-cam "
     "layer-cam xgrad-cam element-wise eigen-cam ablation-cam score-cam"
 ).split()
-MEASURES = 2  # which form of the measures results.jsonl holds; results of another are not gone on with
+MEASURES = 3  # which form of the measures results.jsonl holds; results of another are not gone on with
 PARTS = ("localisation", "faithfulness", "sanity", "network")
 CONVENTIONS = (
     "results.jsonl: one line for each photo, class and part of the evaluation; the tables are made from it. Maps are "
@@ -197,7 +197,7 @@ def main(arguments=None):
         if not isinstance(scored, SavedMaps):
             check_batch(scored, min(args.batch_size, len(items)), with_gradients=scored.explain_fast is not None)
     if "localisation" not in args.only:
-        items = [replace(item, annotation=None) for item in items]
+        items = [replace(item, annotation=None, of_photo=()) for item in items]
     if "localisation" in args.only and not any(item.annotation for item in items):
         print("no annotations: localisation and sharpness are left out; --annotations names them")
     settings = run_settings(args, items, all_scored)

@@ -25,8 +25,9 @@ from camlib.evaluation import metrics, parse_map
 from camlib.evaluation.annotations import Item, find_items, spread
 from camlib.evaluation.metrics import bootstrap
 from camlib.evaluation.parts import batches
-from camlib.evaluation.report import BASELINES, NO_NETWORK, Score, cell_text, markdown_of
+from camlib.evaluation.report import markdown_of
 from camlib.evaluation.results import Results, merged
+from camlib.evaluation.score_tables import BASELINES, NO_NETWORK, Score, cell_text
 from camlib.evaluation.scored_networks import ScoredNetwork
 from camlib.files import write_whole
 from camlib.networks import GAP_NETWORK

@@ -57,6 +57,13 @@ def run_script():
 
 
 @pytest.fixture(autouse=True)
+def same_weights():
+    """Networks of random weights are the same ones each time; of tests without Keras it is not imported."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def no_outputs(tmp_path, monkeypatch):
     """Without `--output` scripts in this process write below the test's folder; `outputs` may hold anything."""
     for script in ("evaluate_maps", "gradcam_vgg16", "make_cam_maps", "train_cam_4class"):

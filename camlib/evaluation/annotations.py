@@ -236,6 +236,7 @@ class Item:
         class_name: str.
         annotation: Annotation or None.
         most_pixels: int, that may be decoded of the photo or its mask.
+        of_photo: tuple of Annotation, of all classes in the photo.
     """
 
     path: Path
@@ -243,6 +244,7 @@ class Item:
     class_name: str
     annotation: Annotation | None
     most_pixels: int = MOST_PIXELS
+    of_photo: tuple = ()
 
     @property
     def key(self):
@@ -294,8 +296,14 @@ def find_items(places, annotations, most_pixels=MOST_PIXELS):
     if places:
         wanted = {photo.path.resolve() for photo in find_photos(places)}
         found = [annotation for annotation in found if annotation.path.resolve() in wanted]
-    root = annotations if annotations.is_dir() else annotations.parent
-    items = [Item(one.path, name_below(one.path, root), one.class_name, one, most_pixels) for one in found]
+    root, of_photos = annotations if annotations.is_dir() else annotations.parent, {}
+    for one in found:
+        of_photos.setdefault(one.path, []).append(one)
+    of_photos = {path: tuple(of_photo) for path, of_photo in of_photos.items()}
+    items = [
+        Item(one.path, name_below(one.path, root), one.class_name, one, most_pixels, of_photos[one.path])
+        for one in found
+    ]
     if not items:
         raise UserError(f"none of the photos in {', '.join(map(str, places))} has an annotation in {annotations}")
     return items
@@ -315,15 +323,14 @@ def items_sha256(items):
     Returns:
         {"photos_sha256": str, "annotations_sha256": str}, the second of masks, boxes, classes and sizes.
     """
-    masks = [item.annotation.mask for item in items if item.annotation and item.annotation.mask]
+    annotations = [one for of_photo in {item.name: item.of_photo for item in items}.values() for one in of_photo]
+    masks = [one.mask for one in annotations if one.mask]
     paths = list(dict.fromkeys([*(item.path for item in items), *masks]))
     with ThreadPoolExecutor() as pool:
         contents = dict(zip(paths, pool.map(sha256_if_readable, paths), strict=True))
     photos = [[item.key, contents[item.path]] for item in items]
     marked = [
-        [item.key, one.boxes, one.width, one.height, contents.get(one.mask)]
-        for item in items
-        if (one := item.annotation)
+        [one.path.name, one.class_name, one.boxes, one.width, one.height, contents.get(one.mask)] for one in annotations
     ]
     return {
         f"{name}_sha256": hashlib.sha256(json.dumps(what).encode()).hexdigest()

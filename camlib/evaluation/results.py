@@ -85,7 +85,24 @@ def merged(network, results):
             for name, scores in record["maps"].items():
                 before, _ = found.setdefault(name, {}).get(record["item"], ({}, None))
                 found[name][record["item"]] = (before | scores, about)
+    for items in found.values():
+        add_photos_scores(items)
     return found
+
+
+def add_photos_scores(items):
+    """Add to the first item of each photo whose every class was scored whether all peaks lie on their own class.
+
+    Args:
+        items: dict of item -> (scores, what is known of it), of one map.
+    """
+    of_photos = {}
+    for scores, about in items.values():
+        if "peaks" in scores:
+            of_photos.setdefault(about["photo"], []).append(scores)
+    for of_photo in of_photos.values():
+        if len(of_photo) == of_photo[0]["classes"]:
+            of_photo[0]["all_peaks"] = float(np.prod([scores["peaks"][0] for scores in of_photo]))
 
 
 def curves_of(maps, fills):

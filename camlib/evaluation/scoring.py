@@ -9,7 +9,7 @@ from keras import ops
 
 from camlib.evaluation import metrics
 from camlib.evaluation.annotations import truth_kind
-from camlib.evaluation.report import NO_NETWORK
+from camlib.evaluation.score_tables import NO_NETWORK
 from camlib.photos import PhotoError
 from camlib.plots.colours import resize_map, smoothed_magnitude, superposition_scale_of
 from camlib.plots.page import encode_overlay, encode_photo
@@ -29,11 +29,15 @@ class Truth(NamedTuple):
         inside: bool (H, W).
         near: bool (H, W), the same and what lies within the pointing game's tolerance.
         boxes: list of (left, top, right, bottom).
+        elsewhere: bool (H, W), objects of other classes where they are none of this one, or None without such.
+        classes: int, that the photo has annotations of.
     """
 
     inside: np.ndarray
     near: np.ndarray
     boxes: list
+    elsewhere: np.ndarray | None = None
+    classes: int = 1
 
 
 def truth_of(item, shape):
@@ -52,7 +56,11 @@ def truth_of(item, shape):
         y, x = np.nonzero(inside)
         boxes = [(x.min(), y.min(), x.max() + 1, y.max() + 1)]
     tolerance = metrics.MOST_TOLERANCE * shape[1] / item.annotation.width
-    return Truth(inside, metrics.grown(inside, tolerance), boxes)
+    others = [one for one in item.of_photo if one.class_name != item.class_name]
+    elsewhere = [one.inside(*shape, item.most_pixels) & ~inside for one in others]
+    return Truth(inside, metrics.grown(inside, tolerance), boxes,
+                 np.logical_or.reduce(elsewhere) if others else None,
+                 1 + len({one.class_name for one in others}))  # fmt: skip
 
 
 def outlines_of(item, truth):
@@ -80,7 +88,13 @@ def localise(values, truth, extent=None):
     """Where a map float32 (h, w) of a part of the photo lies: dict of score -> number, list or None."""
     inside = truth.inside
     large = resize_map(values, *inside.shape, extent)
-    return {
+    places = () if truth.elsewhere is None else (inside, truth.elsewhere)
+    apart = {
+        "peaks": [metrics.pointing(large, where) for where in places],
+        "energies": [metrics.energy(large, where) for where in places],
+        "classes": truth.classes,
+    }
+    return (apart if places else {}) | {
         "pointing": metrics.pointing(large, inside),
         "pointing_15": metrics.pointing(large, truth.near),
         "energy": metrics.energy(large, inside),

@@ -19,7 +19,7 @@ import evaluate_maps
 from camlib.attribution.gradcam import GradCAM
 from camlib.evaluation import metrics, parse_map, scoring
 from camlib.evaluation.annotations import Annotation, Item
-from camlib.evaluation.report import LOCALISATION, SANITY, SHARPNESS, cell_text, faithfulness_scores
+from camlib.evaluation.score_tables import LOCALISATION, SANITY, SHARPNESS, cell_text, faithfulness_scores
 from camlib.evaluation.scored_networks import ScoredNetwork
 from camlib.evaluation.scoring import outlines_of, truth_of
 from camlib.networks.checkpoint import load_network, save_network

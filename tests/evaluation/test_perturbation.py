@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from camlib.evaluation.metrics import pixel_order
-from camlib.evaluation.perturbation import deletion_insertion_function, probability_function
+from camlib.evaluation.scored_networks import deletion_insertion_function, probability_function
 
 GENERATOR = np.random.default_rng(5)
 KERNEL, BIAS = GENERATOR.normal(size=(6 * 4 * 3, 3)), GENERATOR.normal(size=3)

@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.evaluation.report import (
-    FAILED,
-    LOCALISATION,
-    SANITY,
-    Score,
-    Table,
-    findings_of,
-    grids_of,
-    groups_of,
-    markdown_of,
-    rows_once,
-    score_cell,
-    score_table,
-)
+from camlib.evaluation.report import FAILED, findings_of, grids_of, groups_of, markdown_of, rows_once
+from camlib.evaluation.score_tables import LOCALISATION, SANITY, Score, Table, score_cell, score_table
 from camlib.plots.page import Report, write_page
 
 pytestmark = pytest.mark.any_backend

@@ -12,7 +12,9 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 
 import evaluate_maps
 from camlib.evaluation import metrics, parse_map, scoring
-from camlib.evaluation.annotations import Annotation, Item
+from camlib.evaluation.annotations import Annotation, Item, find_items
+from camlib.evaluation.results import Results, merged
+from camlib.evaluation.score_tables import APART, score_table
 from camlib.evaluation.scored_networks import ScoredNetwork
 from camlib.networks.checkpoint import save_network
 from camlib.preprocessing import InputSpec
@@ -33,13 +35,62 @@ def test_truth_is_shown_at_the_photos_size(tmp_path, marked):
     Image.fromarray(np.uint8(255) * whole).save(tmp_path / "mask.png")
     boxes, mask = (((400, 80, 1000, 240),), None) if marked == "boxes" else ((), tmp_path / "mask.png")
     annotation = Annotation(tmp_path / "a.png", "dog", boxes, mask, 1200, 600)
-    inside, near, found = scoring.truth_of(Item(tmp_path / "a.png", "a.png", "dog", annotation), (150, 300))
+    item = Item(tmp_path / "a.png", "a.png", "dog", annotation)
+    inside, near, found, elsewhere, classes = scoring.truth_of(item, (150, 300))
     np.testing.assert_array_equal(inside, whole[::4, ::4])
     np.testing.assert_array_equal(near, distance_transform_edt(~whole[::4, ::4]) <= 15 / 4)
     np.testing.assert_array_equal(found, [(100, 20, 250, 60)])
-    squeezed, _, found = scoring.truth_of(Item(tmp_path / "a.png", "a.png", "dog", annotation), (300, 300))
+    assert elsewhere is None and classes == 1
+    squeezed, _, found, *_ = scoring.truth_of(item, (300, 300))
     np.testing.assert_array_equal(squeezed, whole[::2, ::4])
     np.testing.assert_array_equal(found, [(100, 40, 250, 120)])
+
+
+def test_maps_of_several_classes_are_told_apart(tmp_path):
+    """Photos of 8 x 4 pixels: a dog left, a cat right, a column of both between them; and with a horse above the cat.
+
+    Maps are of the photos' size, so that nothing is enlarged, and every share can be counted by hand.
+    """
+    boxes = {"dog": [0, 0, 4, 4], "cat": [3, 0, 8, 4], "horse": [5, 0, 8, 1]}
+    records = [
+        {"file": f"{photo}.png", "class": name, "boxes": [boxes[name]], "mask": None, "width": 8, "height": 4}
+        for photo, names in (("a", ("dog", "cat")), ("b", ("dog", "cat", "horse")), ("c", ("dog",)), ("d", boxes))
+        for name in names
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps(records))
+    items = {item.key: item for item in find_items([], tmp_path)}
+    of_cat = np.full((4, 8), -7.0, np.float32)
+    of_cat[2] = [1, 2, 0, 4, 8, 0, 0, 5]  # largest right of the dog
+    of_dog = of_cat[:, ::-1] + 0  # [5, 0, 0, 8, 4, 0, 2, 1]: largest where both are, which is the dog
+    above = np.zeros((4, 8), np.float32)
+    above[0, 5] = 1  # on the horse and the cat's box
+    expected = {  # photo and class -> map, peaks on own and others, shares of positive values on own and others
+        "a.png#dog": (of_dog, [1, 0], [13 / 20, 7 / 20]),
+        "a.png#cat": (of_cat, [1, 0], [17 / 20, 3 / 20]),
+        "b.png#dog": (above, [0, 1], [0, 1]),
+        "b.png#cat": (of_cat, [1, 0], [17 / 20, 3 / 20]),
+        "b.png#horse": (above, [1, 0], [1, 0]),
+        "d.png#dog": (of_dog, [1, 0], [13 / 20, 7 / 20]),
+        "d.png#cat": (np.ones((4, 8), np.float32), [20 / 32, 12 / 32], [20 / 32, 12 / 32]),  # knows no place
+    }
+    results = Results(tmp_path / "results.jsonl")
+    for key, (values, peaks, energies) in expected.items():
+        found = scoring.localise(values, scoring.truth_of(items[key], (4, 8)))
+        assert found["peaks"] == pytest.approx(peaks) and found["energies"] == pytest.approx(energies)
+        results.add("net", "maps", items[key], maps={"net cam": found})
+    alone = scoring.localise(of_dog, scoring.truth_of(items["c.png#dog"], (4, 8)))
+    assert not {"peaks", "energies"} & alone.keys()
+    results.add("net", "maps", items["c.png#dog"], maps={"net cam": alone})
+    table = score_table("apart", "Localisation", APART, merged("net", Results(tmp_path / "results.jsonl")))
+    value = {score.name: cell[0] for _, score, cell in table.cells()}
+    number = {score.name: cell[-1] for _, score, cell in table.cells()}
+    assert number == dict.fromkeys(value, 7) | {"all_peaks": 2}  # d's horse has no map
+    assert value["own_peak"] == pytest.approx((5 + 20 / 32) / 7)
+    assert value["other_peak"] == pytest.approx((1 + 12 / 32) / 7)
+    assert value["all_peaks"] == 0.5  # of a and b
+    own, other = (sum(energies[index] for _, _, energies in expected.values()) for index in (0, 1))
+    assert (value["own_energy"], value["other_energy"]) == pytest.approx((own / 7, other / 7), abs=1e-6)
+    assert value["told_apart"] == pytest.approx(own / (own + other), abs=1e-6)
 
 
 # ---------------------------------------------------------------- whether the network uses what the map shows
@@ -167,9 +218,10 @@ def test_a_map_that_is_no_number_is_a_row_of_failed(photo, tmp_path, method, fai
         x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=0, center=False, scale=False)(x)
     conv = layers.Conv2D(2, 1, activation="relu", name="conv")
     x = layers.GlobalAveragePooling2D()(conv(x))
-    network = keras.Model(image, layers.Dense(2, activation="softmax")(ops.sqrt(x) if method == "grad-cam" else x))
-    if method == "score-cam":
-        conv.set_weights([conv.get_weights()[0], np.array([0.0, -1000.0])])
+    dense = layers.Dense(2, activation="softmax")
+    network = keras.Model(image, dense(ops.sqrt(x) if method == "grad-cam" else x))
+    dense.set_weights([np.array([[0.0, 1.0], [0.0, 1.0]]), np.zeros(2)])  # so that the good photo's map is above zero
+    conv.set_weights([np.full((1, 1, 3, 2), 0.5), np.array([0.0, -1000.0 if method == "score-cam" else 0.0])])
     network.save(tmp_path / "net.keras")
     (tmp_path / "names.txt").write_text("dark\nlight\n", encoding="utf-8")
     for name, pixels in (("black", photo * 0), ("good", photo)):

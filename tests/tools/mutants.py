@@ -1,16 +1,17 @@
 """Mutation testing: put small faults into the code, one at a time, and count how many of them the tests notice.
 
-    python tests/tools/mutants.py --count 300 --docs docs/reliability.md    # minutes for each that is not noticed
+    python tests/tools/mutants.py --count 300 --docs docs/reliability.md    # an hour of a processor
     python tests/tools/mutants.py --count 20 --only camlib/evaluation/metrics.py
 
 A fault is another comparison, operation, number or sign, or a condition turned round, drawn by the seed from all that
-the code of ROOMS can have. Each is put into a copy of the repository, where the tests of its room run until one fails.
-Libraries are imported once, and a process is forked for each fault (not on Windows), since TensorFlow takes seconds to
-start: cosmic-ray, a ready-made tool, starts Python anew for each.
+the code of ROOMS can have. Each is put into a copy of the repository, where those tests of its room that call the
+function run, the quickest files first, until one fails. Libraries are imported once, and a process is forked for each
+fault (not on Windows), since TensorFlow takes seconds to start: cosmic-ray, a ready-made tool, starts Python anew.
 """
 
 import ast
 import importlib
+import json
 import math
 import os
 import random
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -30,13 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tables import put, rows
 
-from camlib.console import ROOT, ArgumentParser, UserError, counted, duration, run_script, whole_number
+from camlib.console import ROOT, ArgumentParser, UserError, counted, run_script, whole_number
 
-ROOMS = {  # code -> its tests, those that find most first
+ROOMS = {  # code -> its tests
     "camlib/attribution": "tests/attribution",
     "camlib/evaluation": "tests/evaluation",
     "camlib/plots/colours.py": "tests/plots",
-    "camlib/training/batches.py": "tests/training/test_batches.py tests/training/test_distillation.py",
+    "camlib/training/batches.py": "tests/training",
 }
 LIBRARIES = "keras scipy.stats scipy.sparse.linalg scipy.ndimage skimage.metrics sklearn.metrics matplotlib.pyplot"
 OTHERS = {
@@ -45,8 +47,9 @@ OTHERS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Pow: ast.Mult, ast.Mod: ast.Add, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
-PATIENCE = 3  # times the processor time without a fault that tests may take; a fault by which they take more is noticed
+PATIENCE, START = 3, 30  # times the processor time without a fault, and seconds, that tests may take; more is noticed
 WAITING = 10  # times that again they may last, for a fault by which they wait for ever
+CALLS = "calls.json"  # in the copy: which functions each test calls
 
 
 def parse_arguments(arguments=None):
@@ -97,32 +100,102 @@ def changed(node):
 
 
 def fault_of(path, number):
-    """(line, text before, text after, the whole module's text) of the fault at a file's place of that number."""
+    """The fault at a file's place of that number.
+
+    Returns:
+        (line, text before, text after, first line of the function it is in or 0, the whole module's text).
+    """
     tree = ast.parse(path.read_text("utf-8"))
     node = places(tree)[number]
-    return node.lineno, *changed(node), ast.unparse(tree)
+    around = [
+        min(line.lineno for line in (function, *function.decorator_list))
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and function.lineno <= node.lineno <= function.end_lineno
+    ]
+    return node.lineno, *changed(node), max(around, default=0), ast.unparse(tree)
 
 
 # ---------------------------------------------------------------- tests
 
 
-def run_tests(folder, tests, seconds=0):
+class Calls:
+    """A plugin of pytest that writes down which functions each test calls, and the processor time it takes.
+
+    What is called while a fixture is made counts for all tests of the file.
+
+    Args:
+        folder: Path of the copy.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.code, self.found, self.now = folder, f"{folder / 'camlib'}{os.sep}", {}, None
+
+    def trace(self, frame, event, argument):
+        if self.now is not None and frame.f_code.co_filename.startswith(self.code):
+            name = Path(frame.f_code.co_filename).relative_to(self.folder).as_posix()
+            self.now.add(f"{name}:{frame.f_code.co_firstlineno}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        sys.settrace(self.trace)
+        threading.settrace(self.trace)
+        before = sum(os.times()[:4])
+        result = yield
+        self.found[item.nodeid]["seconds"] = sum(os.times()[:4]) - before
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item):
+        of_file = self.found.setdefault(item.nodeid.partition("::")[0], {"calls": set()})
+        return (yield from self.called(of_file["calls"]))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        self.found[item.nodeid] = {"calls": set()}
+        return (yield from self.called(self.found[item.nodeid]["calls"]))
+
+    def called(self, calls):
+        self.now = calls
+        result = yield
+        self.now = None
+        return result
+
+    def pytest_sessionfinish(self):
+        (self.folder / CALLS).write_text(json.dumps(self.found, default=sorted))
+
+
+class Chosen:
+    """A plugin of pytest that runs the chosen tests alone, in their order.
+
+    Args:
+        names: list of str, their node ids.
+    """
+
+    def __init__(self, names):
+        self.places = {name: place for place, name in enumerate(names)}
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self.places), key=lambda item: self.places[item.nodeid]
+        )
+
+
+def run_tests(folder, files, plugin, seconds=0):
     """Run tests in a copy of the repository, in a process forked for it, until one fails.
 
     Args:
         folder: Path of the copy.
-        tests: list of str, files and folders of tests.
+        files: list of str, files and folders of tests.
+        plugin: Calls or Chosen.
         seconds: int, of processor time that they may take; 0 for any number.
 
     Returns:
-        (status, seconds): "passed", "failed" or "too slow", and the processor time that they took.
+        "passed", "failed" or "too slow".
     """
     child = os.fork()
     if child:
-        _, status, used = os.wait4(child, 0)
-        ended = os.waitstatus_to_exitcode(status)
-        name = "too slow" if -ended in (signal.SIGXCPU, signal.SIGALRM) else "failed" if ended else "passed"
-        return name, used.ru_utime + used.ru_stime
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return "too slow" if -ended in (signal.SIGXCPU, signal.SIGALRM) else "failed" if ended else "passed"
     if seconds:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
         signal.alarm(WAITING * seconds)
@@ -132,25 +205,37 @@ def run_tests(folder, tests, seconds=0):
     for name in [name for name in sys.modules if name.partition(".")[0] in ("camlib", "tables")]:
         del sys.modules[name]
     sys.path[:] = [str(folder), *(place for place in sys.path if not Path(place or ".").resolve().is_relative_to(ROOT))]
-    os._exit(pytest.main(["-x", "-p", "no:cacheprovider", "-m", "not slow", *tests]))
+    os._exit(pytest.main(["-x", "-p", "no:cacheprovider", "-m", "not slow", *files], plugins=[plugin]))
 
 
-def tests_of(name, room):
-    """The tests of a file of code: that of its own name first, then those of its room."""
-    own = Path(ROOMS[room].split()[0], f"test_{name.stem}.py")
-    return [str(own)] * (ROOT / own).is_file() + ROOMS[room].split()
-
-
-def seconds_of(folder, room):
-    """The processor time that a room's tests may take: a number of times what they take without a fault.
+def calls_of(folder, room):
+    """Which functions each of a room's tests calls without a fault, as `Calls` writes them.
 
     Raises:
-        UserError: they fail without one, so that they tell nothing.
+        UserError: a test fails without one, so that it tells nothing.
     """
-    status, seconds = run_tests(folder, ROOMS[room].split())
-    if status != "passed":
+    if run_tests(folder, [ROOMS[room]], Calls(folder)) != "passed":
         raise UserError(f"tests of {room} fail without a fault; expected pytest -m 'not slow' {ROOMS[room]} to pass")
-    return math.ceil(PATIENCE * seconds)
+    return json.loads((folder / CALLS).read_text())
+
+
+def tests_of(calls, name, first_line):
+    """The tests that call a function: (list of their files, list of their names, processor time that they take).
+
+    Args:
+        calls: as `calls_of` makes them.
+        name: Path of the module, in the repository.
+        first_line: int, of the function, its decorators included; 0 for what no function holds: all tests.
+    """
+    key, files = f"{name.as_posix()}:{first_line}", {}
+    for test in calls:
+        file, _, rest = test.partition("::")
+        if rest and (not first_line or key in calls[test]["calls"] or key in calls[file]["calls"]):
+            files.setdefault(file, []).append(test)
+    seconds = {file: sum(calls[test]["seconds"] for test in tests) for file, tests in files.items()}
+    order = sorted(files, key=lambda file: (Path(file).stem != f"test_{name.stem}", seconds[file]))
+    tests = [test for file in order for test in sorted(files[file], key=lambda test: calls[test]["seconds"])]
+    return order, tests, sum(seconds.values())
 
 
 def copied(folder):
@@ -182,20 +267,17 @@ def main(arguments=None):
         folder = Path(made).resolve()
         folder.chmod(0o755)  # some tests read as another user
         copied(folder)
-        seconds = {room: seconds_of(folder, room) for room in sorted({files[path] for path, _ in chosen})}
-        print(
-            "; ".join(f"tests of {room} may take {duration(limit)} of a processor" for room, limit in seconds.items()),
-            flush=True,
-        )
+        calls = {room: calls_of(folder, room) for room in dict.fromkeys(files[path] for path, _ in chosen)}
         for path, number in chosen:
-            name, (line, before, after, text) = path.relative_to(ROOT), fault_of(path, number)
+            name, (line, before, after, first_line, text) = path.relative_to(ROOT), fault_of(path, number)
+            tests_files, tests, seconds = tests_of(calls[files[path]], name, first_line)
             (folder / name).write_text(text, encoding="utf-8")
-            tests = tests_of(name, files[path])
-            tried[files[path]] += 1
-            status, _ = run_tests(folder, tests, seconds[files[path]])
-            found[files[path]] += status != "passed"
+            limit = START + math.ceil(PATIENCE * seconds)
+            status = run_tests(folder, tests_files, Chosen(tests), limit) if tests else "passed"
             shutil.copy2(path, folder / name)
-            print(f"{status}: {name}:{line}: {before}  ->  {after}", flush=True)
+            tried[files[path]] += 1
+            found[files[path]] += status != "passed"
+            print(f"{status}: {name}:{line}: {before}  ->  {after}  ({counted(len(tests), 'test')})", flush=True)
     print(f"{found.total()} of {counted(tried.total(), 'fault')} noticed")
     if args.docs:
         table = rows(["code", "faults", "noticed"], [[room, tried[room], found[room]] for room in tried])

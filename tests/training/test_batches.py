@@ -100,6 +100,18 @@ def test_views_move_within_the_photo_or_a_tenth_of_it(zoom, room):
     assert rest == [(0.5, 1.4), (0.7, 1.4), (-30, 30)]
 
 
+def test_colours_contrast_and_brightness_are_the_equation_in_float64():
+    """Away from 0 and 255: saturation spreads a pixel about its grey, contrast about the view's mean."""
+    image = np.random.default_rng(1).integers(90, 160, (8, 8, 3)).astype(np.uint8)
+    as_it_is = np.array([[1.0, 0, 0], [0, 1, 0]])
+    for saturation, contrast, brightness in ((1.4, 1.0, 0.0), (0.5, 0.7, -30.0), (1.2, 1.3, 20.0)):
+        grey = image.astype(np.float64).mean(axis=2, keepdims=True)
+        coloured = grey + saturation * (image - grey)
+        expected = coloured.mean() + contrast * (coloured - coloured.mean()) + brightness
+        view = seen(image, 8, as_it_is, saturation, contrast, brightness)
+        np.testing.assert_array_equal(view, np.floor(expected + 1e-3))
+
+
 def test_the_lightest_and_darkest_stay_so():
     """Beyond 0 and 255 colours end; a cast alone would make white of black."""
     as_it_is = np.array([[1.0, 0, 0], [0, 1, 0]])
