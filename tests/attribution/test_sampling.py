@@ -32,6 +32,11 @@ PHOTOS = np.random.default_rng(1).integers(0, 256, (2, 8, 9, 3)).astype(np.uint8
 COUNT = 4  # classes of the networks
 
 
+def some_quick(names, *quick):
+    """Names as parameters, all but a few of them thorough."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.thorough) for name in names]
+
+
 def maps_of(network, method, images=IMAGES, classes=range(COUNT), **options):
     """What a method finds with OPTIONS, changed by those given: Explanation."""
     if METHODS[method].baseline:
@@ -137,7 +142,10 @@ def network():
     return with_weights(functional())
 
 
-@pytest.mark.parametrize("method", ORACLES)
+@pytest.mark.parametrize(
+    "method",
+    some_quick(ORACLES, "gradient-x-input", "deconvnet", "smooth-grad", "integrated-gradients", "occlusion", "rise"),
+)
 def test_equation(method, network):
     found = maps_of(network, method)
     expected = np.stack([ORACLES[method](x.astype(np.float64)) for x in IMAGES], axis=1)
@@ -151,11 +159,8 @@ def test_every_method_of_the_photo_has_an_oracle():
     assert ORACLES.keys() >= set(PIXEL_KINDS) and ORACLES.keys() - {"occlusion", "rise"} == set(PIXEL_KINDS)
 
 
-OTHERS = [name for name in NETWORKS if name not in ("functional", "nested three times")]
-OTHERS = [pytest.param(name, marks=pytest.mark.thorough) for name in OTHERS]
-
-
-@pytest.mark.parametrize("name", ["nested three times", *OTHERS])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "functional"])
 def test_networks_of_every_kind(name):
     build, _, _ = NETWORKS[name]
     network, x = with_weights(build()), IMAGES[:1]
@@ -178,6 +183,7 @@ def test_integrated_gradients_add_up_to_the_score_s_difference(network):
     assert before < 5e-3 * np.abs(ends).max()
 
 
+@pytest.mark.thorough
 def test_expected_gradients_add_up_to_the_mean_difference(network):
     found = maps_of(network, "expected-gradients", IMAGES[:1], samples=2000).cams.sum(axis=(2, 3, 4))[:, 0]
     others = np.mean([numpy_scores(one.astype(np.float64)) for one in BACKGROUNDS], axis=0)
@@ -232,7 +238,7 @@ def test_masks_of_rise_are_half_seen_on_average_everywhere():
     assert 0.2 < sides < 0.5  # smooth over four pixels of a cell
 
 
-@pytest.mark.parametrize("method", LINEAR)
+@pytest.mark.parametrize("method", some_quick(LINEAR, "occlusion"))
 def test_contrast_is_a_difference_of_scores(method, network):
     plain = maps_of(network, method).cams
     against = maps_of(network, method, classes=[0], contrast=2).cams
@@ -240,7 +246,7 @@ def test_contrast_is_a_difference_of_scores(method, network):
     close(maps_of(network, method, classes=[2], contrast=0).cams, -against, 1e-4)
 
 
-@pytest.mark.parametrize("method", ["hires-cam", "ablation-cam", "grad-cam"])
+@pytest.mark.parametrize("method", some_quick(["hires-cam", "ablation-cam", "grad-cam"], "hires-cam"))
 def test_contrast_of_the_cam_family(method, network):
     plain = maps_of(network, "hires-cam").cams
     found = maps_of(network, method, classes=[0], contrast=2)
@@ -268,6 +274,7 @@ def test_score_of_a_group_less_a_class():
 # ---------------------------------------------------------------- augmentation smoothing
 
 
+@pytest.mark.thorough
 def test_smoothing_leaves_an_equivariant_map_as_it_is():
     """HiResCAM of 1 x 1 convolutions and global average pooling: each cell depends on its pixel alone."""
     image = keras.Input(SHAPE)
@@ -318,7 +325,7 @@ def test_smoothing_lays_maps_of_pixels_and_coarse_maps_back():
 # ---------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("method", ["smooth-grad", "expected-gradients", "rise"])
+@pytest.mark.parametrize("method", some_quick(["smooth-grad", "expected-gradients", "rise"], "smooth-grad"))
 def test_a_photo_s_map_depends_on_the_photo_and_the_seed_alone(method, network, monkeypatch):
     together = maps_of(network, method, np.concatenate([IMAGES, IMAGES[:1] + 1])).cams
     close(maps_of(network, method, IMAGES[1:]).cams[:, 0], together[:, 1], 1e-4)
@@ -348,6 +355,7 @@ def test_samples_are_asked_for_in_halves_where_memory_runs_out(network, capsys):
     assert "going on with" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_many_classes_and_photos_that_only_fill_a_batch(network):
     rows = np.arange(11) % COUNT
     found = maps_of(network, "smooth-grad", classes=rows.tolist()).cams
@@ -371,9 +379,13 @@ def classifier_of(relu="relu", head=None, **more):
     return Classifier(network, None, "net", preprocess="caffe", **{"head": head} if head else {}, **more)
 
 
-def test_maps_are_rgb_whatever_the_network_takes():
+@pytest.fixture(scope="module")
+def classifier():
+    return classifier_of()
+
+
+def test_maps_are_rgb_whatever_the_network_takes(classifier):
     """caffe: BGR less a mean colour; the maps are of its input, in RGB."""
-    classifier = classifier_of()
     x = classifier.prepare(PHOTOS)
     for method in ("gradient", "integrated-gradients", "occlusion"):
         found = GradCAM(classifier, method=method, classes=["all"])(PHOTOS)
@@ -386,8 +398,7 @@ def test_maps_are_rgb_whatever_the_network_takes():
 
 
 @pytest.mark.parametrize("baseline", ["black", "white", "mean", "blur"])
-def test_baselines(baseline):
-    classifier = classifier_of()
+def test_baselines(baseline, classifier):
     options = sampling.options_for(MapOptions(baseline=baseline), classifier, "occlusion")
     found = sampling.baseline_of(classifier.prepare(PHOTOS)[0], options)
     pixels = PHOTOS[0].astype(np.float32)
@@ -400,6 +411,7 @@ def test_baselines(baseline):
     np.testing.assert_allclose(found, classifier.input_spec.prepare(colours[baseline][None])[0], atol=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["smooth-grad", "integrated-gradients", "rise", "deconvnet"])
 def test_a_head_of_several_and_half_precision(method):
     settings = {"method": method, "classes": ["0", "2"]}
@@ -413,6 +425,7 @@ def test_a_head_of_several_and_half_precision(method):
     close(half.cams, alone.cams, 0.03)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras computes in float64 on TensorFlow only")
 def test_double_precision_is_kept():
     found = GradCAM(classifier_of(dtype="float64"), method="integrated-gradients", samples=2000, classes=["0"])(PHOTOS)
@@ -443,15 +456,19 @@ def test_double_precision_is_kept():
         ({"method": "smooth_grad"}, "method 'smooth_grad' is unknown"),
     ],
 )
-def test_options_that_do_not_fit(settings, message):
+def test_options_that_do_not_fit(settings, message, classifier):
     with pytest.raises(UserError) as refused:
-        GradCAM(classifier_of(), **settings)
+        GradCAM(classifier, **settings)
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("relu", "kind"),
-    [("silu", "silu"), (layers.ReLU(6.0), "ReLU up to 6"), (layers.LeakyReLU(0.1), "leaky ReLU")],
+    [
+        ("silu", "silu"),
+        pytest.param(layers.ReLU(6.0), "ReLU up to 6", marks=pytest.mark.thorough),
+        pytest.param(layers.LeakyReLU(0.1), "leaky ReLU", marks=pytest.mark.thorough),
+    ],
 )
 def test_deconvnet_is_of_plain_relus(relu, kind):
     network = classifier_of(relu=relu).network
@@ -460,7 +477,7 @@ def test_deconvnet_is_of_plain_relus(relu, kind):
     assert explain(network, PHOTOS, method="gradient", preprocess="caffe").cams.any()
 
 
-@pytest.mark.parametrize("method", ["integrated-gradients", "smooth-grad", "rise"])
+@pytest.mark.parametrize("method", some_quick(["integrated-gradients", "smooth-grad", "rise"], "integrated-gradients"))
 def test_a_photo_with_numbers_that_are_not_finite_is_left_out(method):
     classifier = classifier_of()
     classifier.network.get_layer("kind").set_weights([np.full((210, 3), 3e38, np.float32), np.zeros(3, np.float32)])
@@ -523,6 +540,7 @@ def test_run_of_the_script(run_here, small_network, photo_folder, tmp_path):
     assert page.returncode == 0 and "integrated gradients against cat" in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.thorough
 def test_shards_and_stores_hold_the_maps_of_one_run(run_here, small_network, photo_folder, tmp_path):
     names = [f"{name}/{number}.png" for name in ("dog", "cat") for number in range(3)]
     photos = photo_folder({name: (40 * index, 90, 9) for index, name in enumerate(names)})
@@ -541,6 +559,7 @@ def test_shards_and_stores_hold_the_maps_of_one_run(run_here, small_network, pho
             close(other[0], first[0])
 
 
+@pytest.mark.thorough
 def test_several_methods_have_options_of_their_own(run_here, small_network, photo_folder, tmp_path):
     photos = photo_folder({"a.png": (200, 50, 50)})
     methods = ["--method", "grad-cam", "occlusion", "gradient", "--samples", 4, "--layer", "conv", "gap"]
@@ -561,6 +580,7 @@ def test_several_methods_have_options_of_their_own(run_here, small_network, phot
         assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
+@pytest.mark.thorough
 def test_relus_that_deconvnet_takes(network):
     """A ReLU in a network's own code, too: its rule is the oracle's."""
     make, settings = RELUS["custom layer, backend"]
