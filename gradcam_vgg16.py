@@ -27,15 +27,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
 
-from camlib.attribution import METHODS
+from camlib.attribution import METHODS, kind_of
 from camlib.console import ArgumentParser, Progress, UserError, command, counted, print_table, run_script
 from camlib.files import RUN_FILE, file_sha256, parse_place
 from camlib.networks import VGG_NETWORK, identity_of, identity_of_architecture
 from camlib.options import (
+    add_changed_photo_options,
     add_head_options,
     add_network_options,
     add_pixel_option,
     add_run_options,
+    changed_photo_options,
+    check_changed_photo_options,
     check_network,
     check_run_options,
     network_options,
@@ -81,6 +84,7 @@ def parse_arguments(arguments=None):
         "features with a spatial output",
     )
     maps.add_argument("--layers", action="store_true", help="list the layers that can be mapped, and end")
+    add_changed_photo_options(maps)
     maps.add_argument("--counterfactual", action="store_true", help="map what speaks against the class")
     maps.add_argument("--no-guided", action="store_true", help="leave guided backpropagation out")
     maps.add_argument(
@@ -99,6 +103,7 @@ def parse_arguments(arguments=None):
     add_run_options(parser, OUTPUT, batch_size=8)
     args = parser.parse_args(arguments)
     check_run_options(parser, args)
+    check_changed_photo_options(parser, args)
     without = next((method for method in args.method if METHODS[method].needs != "gradients"), None)
     if args.counterfactual and without:
         parser.error(f"--counterfactual negates gradients, which {without} does without; expected another --method")
@@ -112,7 +117,8 @@ def parse_arguments(arguments=None):
 
 def runs_of(args):
     """The user's settings for each run, one method of one layer, of which most commands have one: list of Namespace."""
-    pairs = product(dict.fromkeys(args.layer or [None]), dict.fromkeys(args.method))
+    pairs = product(args.layer or [None], args.method)
+    pairs = dict.fromkeys((layer if METHODS[method].of_layer else None, method) for layer, method in pairs)
     return [argparse.Namespace(**vars(args) | {"layer": layer, "method": method}) for layer, method in pairs]
 
 
@@ -132,6 +138,7 @@ def known_settings(args, identity):
         "signed": METHODS[args.method].signed,
         "counterfactual": args.counterfactual,
         "guided": not args.no_guided,
+        **({"reduce": args.reduce} if args.reduce and kind_of(args.method) == args.method else {}),
         **style_settings(args),
     }
 
@@ -149,6 +156,7 @@ def run_settings(args, identity, gradcam, places):
         "preprocessing": classifier.input_spec.preprocessing,
         "dtype": classifier.dtype,
         "groups": gradcam.groups or None,
+        **gradcam.options.settings(gradcam.method),
     }
 
 
@@ -206,19 +214,23 @@ def main(arguments=None):
         print_layers(classifier.structure)
         return 0
     settings = {"guided": not args.no_guided, "counterfactual": args.counterfactual, "classes": args.classes}
-    gradcams = [GradCAM(classifier, run.layer, run.method, **settings) for run in runs]
-    if not args.no_guided and classifier.input_spec.channels > 3:
-        raise UserError("guided gradients of more than three bands are no picture; expected --no-guided")
-    if not args.no_guided and not args.guided_anyway:
+    loads = [  # what a worker of Ray does too
+        {"layer": run.layer, "method": run.method, **settings, **changed_photo_options(run, run.method)} for run in runs
+    ]
+    gradcams = [GradCAM(classifier, **load) for load in loads]
+    if classifier.input_spec.channels > 3 and any(one.guided or kind_of(one.method) == one.method for one in gradcams):
+        raise UserError("gradients of more than three bands are no picture; expected --no-guided and another --method")
+    if not args.guided_anyway and any(one.guided for one in gradcams):
         way_out = "--no-guided leaves it out, --guided-anyway takes the true gradient there"
         check_guided(classifier.structure, way_out)
+    if not args.guided_anyway and "deconvnet" in args.method:
+        check_guided(classifier.structure, "expected another --method", "deconvnet")
     codes = []
-    for run, gradcam in zip(runs, gradcams, strict=True):
+    for run, gradcam, of_run in zip(runs, gradcams, loads, strict=True):
         if len(runs) > 1:
-            name = f"{run.method}@{gradcam.layer.replace('/', '.')}"
+            name = f"{run.method}@{(gradcam.layer or 'input').replace('/', '.')}"
             run.output, run.store = run.output / name, run.store and run.store / name
-        # what a worker of Ray does too
-        load = partial(GradCAM.load, source, options, layer=run.layer, method=run.method, **settings)
+        load = partial(GradCAM.load, source, options, **of_run)
         codes.append(write_explained(run, gradcam, load, run_settings(run, identity, gradcam, places), photos, style))
     return max(codes)
 
@@ -241,11 +253,12 @@ def write_explained(args, gradcam, load, settings, photos, style):
     from camlib.runs.ray import explain_on_ray
     from camlib.runs.run import explain_photos, open_run
 
-    # of many classes the maps of a batch would fill the memory
+    # of many classes the maps of a batch would fill the memory; methods of samples ask for one photo after the other
     batch_size = max(1, min(args.batch_size, len(photos)) // -(-len(gradcam.chosen) // CLASSES_AT_ONCE))
+    batch_size = 1 if METHODS[gradcam.method].samples else batch_size
     check_batch(gradcam.classifier, batch_size, with_gradients=True)
     print(gradcam.description)
-    if not args.no_guided:
+    if gradcam.guided:
         announce_guided(gradcam.classifier.structure)
     with open_run(args, gradcam, settings, photos, batch_size, style) as run:
         if args.engine == "process":

@@ -31,9 +31,9 @@ from camlib.photos import Photo, find_photos, read_batches
 from camlib.plots.colours import USUAL
 from camlib.preprocessing import InputSpec
 from camlib.runs.folder_run import FolderRun
-from camlib.runs.maps import SIGNED, Drawing, all_maps, find_saved, read_map
+from camlib.runs.maps import SIGNED, all_maps, find_saved, read_map
 from camlib.runs.run import explain_photos
-from camlib.runs.writers import FolderWriter, StoreWriter
+from camlib.runs.writers import Drawing, FolderWriter, StoreWriter
 
 CLASSES = ["dog", "cat", "horse", "bird"]
 INPUT_SPEC = InputSpec(CLASSES, 96, 96, 3)

@@ -407,13 +407,16 @@ class Progress:
         seconds_between_lines: float, how often a log gets a line.
     """
 
+    current = None  # the one that is shown
+
     def __init__(self, label, total, seconds_between_lines=30):
         self.label, self.total, self.seconds_between_lines = label, total, seconds_between_lines
-        self.done = 0
+        self.done, self.outer = 0, Progress.current
         self.bar = TerminalProgress(*BAR_COLUMNS) if sys.stdout.isatty() else None
 
     def __enter__(self):
         STOP.works += 1
+        Progress.current = self
         self.start = self.last_line = time.monotonic()
         if self.bar:
             self.bar.start()
@@ -422,6 +425,7 @@ class Progress:
 
     def __exit__(self, *error):
         STOP.works -= 1
+        Progress.current = self.outer
         if self.bar:
             self.bar.stop()
 
@@ -429,11 +433,22 @@ class Progress:
         """Count `count` more as done; where the script was asked to end, it does so here."""
         self.done += count
         end_if_asked()
+        self.show(self.done)
+
+    @classmethod
+    def within(cls, count):
+        """Show that so much, a float, of what will be counted next is done, where something long is being counted."""
+        if cls.current:
+            cls.current.show(min(cls.current.done + count, cls.current.total))
+
+    def show(self, done):
+        """Show how much is done, a float within an item."""
         if self.bar:
-            self.bar.advance(self.task, count)
+            self.bar.update(self.task, completed=done)
             return
         now = time.monotonic()
-        if now - self.last_line >= self.seconds_between_lines and self.done < self.total:
-            left = (now - self.start) / self.done * (self.total - self.done)
-            print(f"{self.label}: {self.done:,} of {self.total:,}, {left:,.0f} s left", flush=True)
+        if now - self.last_line >= self.seconds_between_lines and 0 < done < self.total:
+            left = (now - self.start) / done * (self.total - done)
+            shown = f"{done:,}" if isinstance(done, int) else f"{done:,.2f}"
+            print(f"{self.label}: {shown} of {self.total:,}, {left:,.0f} s left", flush=True)
             self.last_line = now

@@ -5,11 +5,13 @@ import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+from camlib.attribution import BASELINE_NAMES, MapOptions
 from camlib.console import UserError, did_you_mean, whole_number
-from camlib.files import LARGEST_MODEL, MOST_PIXELS
+from camlib.files import LARGEST_MODEL, MOST_PIXELS, parse_place
 from camlib.networks import names_told
 from camlib.networks.reader import check_source
-from camlib.plots import OWN_COLOURS
+from camlib.photos import find_photos
+from camlib.plots import OWN_COLOURS, PIXEL_KINDS, REDUCTIONS
 from camlib.preprocessing import (
     FITS,
     FLOAT_TYPES,
@@ -99,6 +101,55 @@ def add_network_options(group):
         metavar="GB",
         help="larger model files are refused",
     )
+
+
+def add_changed_photo_options(group):
+    """Add the options of MapOptions, what of maps is beside their method, and how maps of pixels are shown."""
+    group.add_argument("--contrast", metavar="CLASS", help="explain the score less this class's: dog rather than cat")
+    group.add_argument(
+        "--smooth", type=int, default=1, metavar="N", help="average the maps of N versions, mirrored and moved a little"
+    )
+    group.add_argument(
+        "--samples", type=int, metavar="N", help="how many changed photos a method looks at; default: its own number"
+    )
+    group.add_argument(
+        "--noise", type=float, metavar="SHARE", help="of smooth-grad and var-grad, of the photo's range; default: 0.15"
+    )
+    group.add_argument("--baseline", choices=BASELINE_NAMES, help="what stands for no photo; default: the method's own")
+    group.add_argument(
+        "--backgrounds",
+        type=parse_place,
+        nargs="+",
+        metavar="PHOTO_OR_FOLDER",
+        help="photos that stand for no photo at expected-gradients; default: data/photos",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of what is random; default: 0")
+    group.add_argument(
+        "--reduce",
+        choices=REDUCTIONS,
+        help="what pictures show of a pixel's channels: the sum of their magnitudes, the default, their sum, or the "
+        "largest magnitude",
+    )
+
+
+def changed_photo_options(args, method):
+    """Those of the options of maps that a method has, as MapOptions takes them: dict of what was given."""
+    names = MapOptions.apply_to(method, args.smooth)
+    given = {name: getattr(args, name) for name in MapOptions.names() if name in names}
+    if given.get("backgrounds"):
+        given["backgrounds"] = [photo.path for photo in find_photos(given["backgrounds"], args.most_pixels)]
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def check_changed_photo_options(parser, args):
+    """End with an error where an option of maps is out of range, or of none of the methods asked for."""
+    known = set().union(*(MapOptions.apply_to(method, args.smooth) for method in args.method))
+    known |= {"reduce"} & {"reduce" for method in args.method if method in PIXEL_KINDS}
+    for name in (*MapOptions.names(), "reduce"):
+        if getattr(args, name) != parser.get_default(name) and name not in known:
+            parser.error(f"--{name} is of no --method that is asked for ({', '.join(args.method)}); expected another")
+    for method in args.method:
+        MapOptions(**changed_photo_options(args, method)).check(method)
 
 
 def add_head_options(group):

@@ -24,8 +24,8 @@ from camlib.photos import Photo
 from camlib.plots.colours import Style
 from camlib.preprocessing import InputSpec, probabilities_of
 from camlib.runs.folder_run import FolderRun
-from camlib.runs.maps import Drawing, write_maps
 from camlib.runs.run import Finished
+from camlib.runs.writers import Drawing, write_maps
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the processes they start would ignore Ctrl-C

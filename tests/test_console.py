@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, ended_within
 
 from camlib import console
+from camlib.console import Progress
 from camlib.photos import PhotoError
 from camlib.runs.maps import MapError
 
@@ -150,6 +151,7 @@ WORK = """
 import sys, time
 from pathlib import Path
 from camlib import console
+from camlib.console import Progress
 from camlib.console import Progress, run_script
 
 console.SECONDS_TO_FINISH = float(sys.argv[3])
@@ -175,6 +177,22 @@ def stuck():
 
 run_script({"main": main, "wait": wait, "stuck": stuck}[sys.argv[2]])
 """
+
+
+def test_progress_within_a_photo(capsys):
+    """A log says how far a long one is, and how long is left; a bar beneath another gives way to it again."""
+    Progress.within(0.5)  # of nothing that is counted
+    with Progress("photos", 4, seconds_between_lines=0) as progress:
+        progress.advance()
+        Progress.within(0.25)
+        with Progress("parts", 2, seconds_between_lines=0):
+            Progress.within(1.5)
+        Progress.within(9.0)
+    Progress.within(0.5)
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["photos: 1 of 4", "photos: 1.25 of 4", "parts: 1.50 of 2"]
+
+
 SENTENCE = "\nstopped: every file written is whole; the same command goes on from here\n"
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send to a process")
 

@@ -151,8 +151,9 @@ class Classifier:
         return chosen
 
     def cover_of(self, layer):
-        """The Cover of a photo by the maps of a layer, a path."""
-        return Cover(self.structure.extent_of(layer), self.input_spec.shape[:2], self.input_spec.fit)
+        """The Cover of a photo by the maps of a layer, a path, or with None by maps of all of the network's input."""
+        extent = self.structure.extent_of(layer) if layer else None
+        return Cover(extent, self.input_spec.shape[:2], self.input_spec.fit)
 
     def photos(self, given):
         """N photos, see `as_photos`, as a list of uint8 (H, W, 3).
@@ -310,16 +311,20 @@ def check_layer(structure, name):
         )
 
 
-def check_guided(structure, way_out):
-    """Raise UserError, which ends with `way_out`, where guided backpropagation is not defined."""
-    if structure.others:
-        path, kind = structure.others[0]
+def check_guided(structure, way_out, method=""):
+    """Raise UserError, which ends with `way_out`, where guided backpropagation, or the deconvnet, is not defined.
+
+    The deconvnet is of ReLUs without slope and limit alone.
+    """
+    others, no_relu, rule = structure.others, "no ReLU that is known as one", "guided backpropagation"
+    if method == "deconvnet":
+        others, rule = others + [relu for relu in structure.relus if relu[1] != "ReLU"], "the deconvnet"
+        no_relu += ", or not a plain one"
+    if others:
+        path, kind = others[0]
         where = f"layer {path!r}" if path else "the network's own code"
-        more = f" and {len(structure.others) - 1} more activations are" if len(structure.others) > 1 else " is"
-        raise UserError(
-            f"{where} ({kind}){more} no ReLU that is known as one, and guided backpropagation is not defined there; "
-            f"{way_out}"
-        )
+        more = f" and {len(others) - 1} more activations are" if len(others) > 1 else " is"
+        raise UserError(f"{where} ({kind}){more} {no_relu}, and {rule} is not defined there; {way_out}")
 
 
 def announce_guided(structure):

@@ -9,18 +9,27 @@ import keras
 import numpy as np
 from keras import ops
 
-from camlib.attribution import METHODS, ExplainedBatch, Outputs, titles_of
+from camlib.attribution import METHODS, ExplainedBatch, MapOptions, Outputs, kind_of, titles_of
 from camlib.attribution.classifier import Classifier, check_guided
 from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
-from camlib.attribution.methods import ablated_run, logits_through_masks, logits_without_features, weighed
+from camlib.attribution.methods import (
+    CLASSES_AT_ONCE,
+    ExplainedScore,
+    ablated_run,
+    gradient_maps,
+    logits_through_masks,
+    logits_without_features,
+    score_map,
+    weighed,
+)
+from camlib.attribution.sampling import Sampler, Smoothed, options_for
 from camlib.attribution.tracing import ForwardPass, tapped_run
 from camlib.backend import compiled
 from camlib.console import UserError, did_you_mean
 from camlib.memory import halving
+from camlib.plots import PIXEL_KINDS
 from camlib.precision import kept_precision
 from camlib.preprocessing import PREDICTED, chosen_classes, classes_of_photos, listed
-
-CLASSES_AT_ONCE = 8  # per forward pass: each takes its own part of the compiled program
 
 
 class Explanation(NamedTuple):
@@ -30,12 +39,13 @@ class Explanation(NamedTuple):
         logits: float32 (N, C).
         outputs: float32 (N, C), the network's own.
         chosen: int32 (R, N), the classes explained.
-        features: float32 (N, h, w, K), the layer's output A.
-        cams: float32 (R, N, h, w).
+        features: float32 (N, h, w, K), the layer's output A; None of methods of the photo.
+        cams: float32 (R, N, h, w); (R, N, H, W, channels) of gradients with respect to the network's input.
         guided: float32 (R, N, H, W, channels), guided gradients of the score with respect to the network's input.
         products: float32 like guided, guided Grad-CAM. Both None where they are not asked for.
         extent: float64 (N, 4), the part of each photo that its maps `cams` cover: top, left, bottom, right in pixels of
             the photo as it was given; nothing is claimed outside it, and what is outside the photo was padded.
+        gaps: float32 (R, N), completeness gaps, see `camlib.attribution.sampling.integrated_gradients`, or None.
     """
 
     logits: object
@@ -46,13 +56,15 @@ class Explanation(NamedTuple):
     guided: object
     products: object
     extent: object = None
+    gaps: object = None
 
 
-PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1, 0)  # which axis of each is that of the photos
+PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1, 0, 1)  # which axis of each is that of the photos
 WHY_ZERO = {  # kind of map -> why one may be zero everywhere
     "gradcam": "its weighted features are nowhere positive (--counterfactual maps what speaks against the class), or "
     "its score does not depend on the layer",
     "guided_backprop": "no positive gradient reaches the photo",
+    **dict.fromkeys(PIXEL_KINDS, "its score does not change with the photo's pixels, or is contrasted with itself"),
 }
 
 # ---------------------------------------------------------------- the equations
@@ -73,91 +85,17 @@ def grad_cam(features, gradients):
     return ops.relu(grad_cam_before_relu(features, gradients))
 
 
-def score_of_targets(logits, targets):
-    """The score Y of a class, or of several taken together, and its gradient with respect to the logits.
-
-    Y = log sum over the target's classes of exp(logit_c). Of one class that is its logit. Of several ("dog" for the
-    breeds of ImageNet) it is the logit that belongs to the sum of their probabilities.
-
-    Args:
-        logits: float32 (..., C).
-        targets: bool (..., C), the target's classes.
-
-    Returns:
-        (Y (...), dY/dlogits (..., C)), float32.
-    """
-    logits = ops.where(targets, logits, -np.inf)
-    return ops.logsumexp(logits, axis=-1), ops.softmax(logits, axis=-1)
-
-
-def gradient_maps(seen, u, maps, counterfactual=False):
-    """The maps of several layers and methods: the features A of a layer, weighed by the score's gradients.
-
-    The counterfactual map takes the gradients with the other sign (Selvaraju et al. 2017, section 3.3).
-
-    Args:
-        seen: ForwardPass.
-        u: float32 (N, C), dY/dlogits.
-        maps: list of (layer, Method).
-        counterfactual: bool, map what speaks against the class.
-
-    Returns:
-        list of maps float32 (N, h, w); None for methods that take the scores of changed photos.
-    """
-    sign = -1.0 if counterfactual else 1.0
-    gradients = seen.gradients_at_features(u) if any(method.needs == "gradients" for _, method in maps) else {}
-    cams = []
-    for layer, method in maps:
-        features = seen.features[layer]  # A (N, h, w, K)
-        if method.needs == "gradients":
-            cams.append(method.function(features, sign * gradients[layer]))  # (N, h, w)
-        else:
-            cams.append(method.function(features) if method.needs == "nothing" else None)
-    return cams
-
-
-def score_map(method, features, changed, logits, targets):
-    """Score-CAM and Ablation-CAM: the features weighed by how the score changes with each of them.
-
-    Args:
-        method: Method.
-        features: float32 (N, h, w, K).
-        changed: float32 (N, K, C), the logits of the photo seen through, or without, the k-th feature.
-        logits: float32 (N, C), of the photos.
-        targets: bool (N, C).
-
-    Returns:
-        float32 (N, h, w).
-    """
-    scores, _ = score_of_targets(changed, targets[:, None])  # (N, K)
-    score, _ = score_of_targets(logits, targets)  # (N,)
-    return method.function(features, scores, score)
-
-
-def targets_of(chosen, class_count, groups=()):
-    """Which of the C classes are meant by a class, or by a group of classes: int (N,) -> bool (N, C).
-
-    Args:
-        chosen: int (N,), groups numbered from C on.
-        class_count: int, C.
-        groups: list of lists of class indices.
-    """
-    targets = chosen[:, None] == np.arange(class_count, dtype=np.int32)
-    for number, group in enumerate(groups, start=class_count):
-        targets = targets | ((chosen[:, None] == number) & np.isin(np.arange(class_count), group))
-    return targets
-
-
 # ---------------------------------------------------------------- Grad-CAM of a classifier
 
 
 class GradCAM:
-    """Maps of one layer of a classifier by Grad-CAM or another method, and guided backpropagation; compiled once.
+    """Maps of a classifier by Grad-CAM or another method, and guided backpropagation; compiled once.
 
     Attributes:
         classifier: Classifier.
         input_spec: InputSpec of its input.
-        layer: str, path of the layer whose output is A.
+        layer: str, path of the layer whose output is A; None of a method that has none.
+        options: MapOptions.
         cover: Cover of each photo by the maps.
         chosen: list of class indices, those explained.
 
@@ -165,12 +103,14 @@ class GradCAM:
         classifier: Classifier.
         layer: str, path of the layer; default: the last with a spatial output, pooling aside.
         method: str, a key of METHODS.
-        guided: bool, do guided backpropagation and guided Grad-CAM too.
+        guided: bool, do guided backpropagation and guided Grad-CAM too, where the method is one of a layer.
         counterfactual: bool, map what speaks against the class.
         classes: list of names (str) or indices (int), or words as after --classes, each explained for every photo.
+        options: as for MapOptions.
 
     Raises:
-        UserError: there is no such layer or class, or the axes of the layer's output are not the photo's.
+        UserError: there is no such layer or class, the axes of the layer's output are not the photo's, or an option
+            does not fit.
     """
 
     conventions = (
@@ -179,21 +119,35 @@ class GradCAM:
         "(H, W, 3), signed gradient of Y_c with respect to the network's input, RGB. guided_gradcam_for_<class>.npy: "
         "the latter times the former, enlarged bilinearly. None is scaled; the pictures are, to the largest value "
         "among the photo's classes, gradients to the 99.5th percentile. Of a network that computes in float64 all are "
-        "float64."
+        "float64. Other gradients, smooth-grad_for_<class>.npy and the like, are as guided ones; pictures show one "
+        "number of a pixel's channels, see `reduce`, by default the sum of magnitudes. occlusion and rise are gradcam "
+        "maps of the input's size."
     )
 
     def __init__(
-        self, classifier, layer=None, method="grad-cam", guided=True, counterfactual=False, classes=("predicted",)
+        self,
+        classifier,
+        layer=None,
+        method="grad-cam",
+        guided=True,
+        counterfactual=False,
+        classes=("predicted",),
+        **options,
     ):
         self.classifier, self.input_spec = classifier, classifier.input_spec
-        self.layer = classifier.layer_to_map(layer)
         if method not in METHODS:
             raise UserError(
                 f"method {method!r} is unknown{did_you_mean(str(method), METHODS)} expected {', '.join(METHODS)}"
             )
+        self.layer = classifier.layer_to_map(layer) if METHODS[method].of_layer else None
+        if layer and not self.layer:
+            raise UserError(f"--layer {layer}: {method} is of the photo; expected no layer with it")
         self.cover = classifier.cover_of(self.layer)
-        self.method, self.guided, self.counterfactual = method, guided, counterfactual
+        self.method, self.guided, self.counterfactual = method, bool(guided and self.layer), counterfactual
+        self.options = options_for(MapOptions(**options), classifier, method)
         self.chosen = chosen_classes(listed(classes), self.input_spec.class_names, classifier.groups)
+        if self.chosen == [self.options.contrast]:
+            raise UserError(f"--contrast {self.options.contrast_name} is the class of --classes; expected another")
         self.groups = classifier.groups_among(self.chosen)
         self.run = compiled_map(
             classifier.network,
@@ -201,8 +155,9 @@ class GradCAM:
             self.layer,
             method,
             counterfactual=counterfactual,
-            with_guided=guided,
+            with_guided=self.guided,
             groups=list(classifier.groups.values()),
+            options=self.options,
         )
         self.run_batch = halving(self.run_portion, PHOTO_AXES)
 
@@ -246,45 +201,50 @@ class GradCAM:
         """
         found = self.explanation(images, count, chosen)
         probabilities = self.classifier.with_groups(self.classifier.probabilities(found.logits), self.groups)
-        maps = [maps_of_photo(found, index, self.classifier.class_names) for index in range(count)]
+        kind, names = kind_of(self.method), self.classifier.class_names
+        maps = [maps_of_photo(found, index, names, kind) for index in range(count)]
         zero = [zero_maps(of_photo) for of_photo in maps]
-        return ExplainedBatch(found.logits, probabilities, maps, zero)
+        gaps = None if found.gaps is None else np.abs(found.gaps).max(axis=0)  # (N,)
+        return ExplainedBatch(found.logits, probabilities, maps, zero, gaps)
 
     @property
     def outputs(self):
         """The Outputs that a run has of each photo."""
         names = self.classifier.class_names
         with_probabilities = self.classifier.has_probabilities
-        return Outputs(self.input_spec.class_names, with_probabilities, self.groups, names, len(self.chosen))
+        with_gaps = self.method == "integrated-gradients"
+        return Outputs(self.input_spec.class_names, with_probabilities, self.groups, names, len(self.chosen), with_gaps)
 
     @property
     def kinds(self):
         """Kind of map -> whether it has two signs."""
-        return {"gradcam": METHODS[self.method].signed, "guided_backprop": True, "guided_gradcam": True}
+        of_method = {kind_of(self.method): METHODS[self.method].signed}
+        return of_method | {"guided_backprop": True, "guided_gradcam": True} if self.guided else of_method
 
     @property
     def titles(self):
         """Kind of map -> its title above a panel."""
-        return titles_of(self.method, self.counterfactual)
+        return titles_of(self.method, self.counterfactual, self.options.contrast_name)
 
     @property
     def made(self):
         """How the maps were made, for the heading of a panel."""
         against = "against the class, " if self.counterfactual else ""
-        source = Path(self.classifier.source).name
-        return f"{METHODS[self.method].title} {against}of layer {self.layer}, {source}"
+        what = f"of layer {self.layer}" if self.layer else self.options.words(self.method)
+        return f"{METHODS[self.method].title} {against}{what}, {Path(self.classifier.source).name}"
 
     @property
     def description(self):
         """What is about to be computed of what, for the user."""
         structure, layer = self.classifier.structure, self.layer
-        run, runs = structure.runs[layer], structure.calls[layer]
-        which = "the last" if run == runs else f"number {run}, which sees the photo,"
-        shared = f", {which} of its {runs} runs" if runs > 1 else ""
-        size = "x".join(map(str, structure.sizes[layer]))
         fed, *known = self.classifier.description.splitlines()
-        of_layer = f"{self.method} of layer {layer}, {size}{shared}"
-        return "\n".join([f"{fed}; the score is {structure.score}", *known, of_layer])
+        what = f"{self.method} {self.options.words(self.method)}"
+        if layer:
+            run, runs = structure.runs[layer], structure.calls[layer]
+            which = "the last" if run == runs else f"number {run}, which sees the photo,"
+            shared = f", {which} of its {runs} runs" if runs > 1 else ""
+            what = f"{self.method} of layer {layer}, {'x'.join(map(str, structure.sizes[layer]))}{shared}"
+        return "\n".join([f"{fed}; the score is {structure.score}{self.options.against}", *known, what])
 
     def explanation(self, images, count, chosen=None):
         """The Explanation of a batch; the arguments as for `explain`."""
@@ -301,6 +261,8 @@ class GradCAM:
         found = found._replace(logits=logits)
         if self.input_spec.bgr and found.guided is not None:
             found = found._replace(guided=found.guided[..., ::-1], products=found.products[..., ::-1])
+        if self.input_spec.bgr and self.method in PIXEL_KINDS:
+            found = found._replace(cams=found.cams[..., ::-1])
         return found
 
 
@@ -314,8 +276,9 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, guided
             in every row; default: the class predicted.
         method: str, a key of METHODS.
         layer: str, path of the layer whose output is mapped; default: the last with a spatial output, pooling aside.
-        guided: bool, do guided backpropagation and guided Grad-CAM too.
-        options: what the network's file does not say, as for NetworkOptions: preprocess, class_names, size ...
+        guided: bool, do guided backpropagation and guided Grad-CAM too, where the method is one of a layer.
+        options: as for MapOptions: contrast, smooth, samples, seed ...; and what the network's file does not say, as
+            for NetworkOptions: preprocess, class_names, size ...
 
     Returns:
         Explanation of NumPy arrays, see `GradCAM`.
@@ -323,14 +286,16 @@ def explain(network, images, classes=None, method="grad-cam", layer=None, guided
     Raises:
         UserError: the file is no network, or something of what was asked for does not fit it.
     """
-    given = isinstance(network, keras.Model)
+    given, of_maps = isinstance(network, keras.Model), MapOptions.among(options)
     with kept_precision(network) if given else contextlib.nullcontext():  # the network may be in training
         classifier = Classifier(network, **options) if given else Classifier.load(network, **options)
-        if guided:
-            check_guided(classifier.structure, "guided=False leaves it out")
+        if method == "deconvnet" or (guided and method in METHODS and METHODS[method].of_layer):
+            way_out = "expected another method" if method == "deconvnet" else "guided=False leaves it out"
+            check_guided(classifier.structure, way_out, method)
         of_photos = classes is not None and any(isinstance(row, (list, tuple)) for row in listed(classes))
         for_all = "predicted" if classes is None or of_photos else classes
-        return GradCAM(classifier, layer, method, guided, classes=for_all)(images, classes if of_photos else None)
+        explainer = GradCAM(classifier, layer, method, guided, classes=for_all, **of_maps)
+        return explainer(images, classes if of_photos else None)
 
 
 def as_arrays(found):
@@ -338,16 +303,17 @@ def as_arrays(found):
     return keras.tree.map_structure(lambda part: part if part is None else ops.convert_to_numpy(part), found)
 
 
-def maps_of_photo(found, index, names):
+def maps_of_photo(found, index, names, kind):
     """One photo's maps: dict of kind -> dict of class name -> float (h, w), or (H, W, channels).
 
     Args:
         found: Explanation of a batch, NumPy arrays.
         index: int, of the photo in the batch.
         names: list of str, classes and groups of classes.
+        kind: str, of its `cams`.
     """
     chosen = [names[row[index]] for row in found.chosen]
-    maps = {"gradcam": [values[index] for values in found.cams]}
+    maps = {kind: [values[index] for values in found.cams]}
     if found.guided is not None:
         maps["guided_backprop"] = [values[index] for values in found.guided]
         maps["guided_gradcam"] = [values[index] for values in found.products]
@@ -371,23 +337,36 @@ class CompiledMaps:
     """Several kinds of map of a network, and guided backpropagation, compiled together.
 
     True and guided gradients of all maps come from the same forward pass, one for every CLASSES_AT_ONCE classes.
-    Score-CAM runs the network again for each feature, Ablation-CAM what of it lies behind the layer.
+    Score-CAM runs the network again for each feature, Ablation-CAM what of it lies behind the layer, and a Sampler runs
+    it on changed photos.
 
     Args:
         network: keras.Model, images to logits or probabilities.
         structure: Structure of the network.
-        maps: list of (layer, method): the path of the layer whose output is A, of its last call if it is shared, and a
-            key of METHODS.
+        maps: list of (layer, method): the path of the layer whose output is A, of its last call if it is shared, or
+            None for a method that has none; and a key of METHODS.
         counterfactual: bool, as for `gradient_maps`.
         with_guided: bool, do guided backpropagation too.
         groups: list of lists of class indices, each explained as one class and numbered after the network's own.
+        options: MapOptions, from `options_for` the classifier.
     """
 
-    def __init__(self, network, structure, maps, counterfactual=False, with_guided=True, groups=()):
+    def __init__(
+        self,
+        network,
+        structure,
+        maps,
+        counterfactual=False,
+        with_guided=True,
+        groups=(),
+        options=MapOptions(),  # noqa: B008
+    ):
         self.maps = [(layer, METHODS[method]) for layer, method in maps]
         self.structure, self.counterfactual, self.with_guided = structure, counterfactual, with_guided
-        self.targets_of = partial(targets_of, class_count=structure.class_count, groups=groups)
-        self.run = tapped_run(network, structure, list(dict.fromkeys(layer for layer, _ in maps)))
+        self.score = ExplainedScore(structure.class_count, groups, options.contrast)
+        layers = [layer for layer, method in self.maps if method.of_layer]
+        self.run = tapped_run(network, structure, list(dict.fromkeys(layers)))
+        self.sampler = Sampler(network, structure, self.score, options)
         self.explain_at_once = compiled(self.from_one_pass, network)
         if any(method.needs == "masked scores" for _, method in self.maps):
             self.logits_of = compiled(lambda images: self.run(images, lambda path, a: a)[0], network)
@@ -417,12 +396,15 @@ class CompiledMaps:
             found = found._replace(chosen=chosen, cams=cams, guided=guided)
         cams = list(found.cams)
         for number, (layer, method) in enumerate(self.maps):
+            if method.needs == "samples":
+                cams[number], gaps = self.sampler(method, images, found.chosen, count)
+                found = found._replace(gaps=gaps)
             if method.needs in ("masked scores", "ablated scores"):
                 features, logits = found.features[layer][:count], found.logits[:count]
                 pairs = zip(images[:count], features, strict=True)
                 changed = ops.stack([self.changed_logits(method, layer, *pair) for pair in pairs])  # (count, K, C)
                 some = [
-                    score_map(method, features, changed, logits, self.targets_of(chosen[:count]))
+                    score_map(method, features, changed, logits, lambda y, c=chosen[:count]: self.score(y, c)[0])
                     for chosen in found.chosen
                 ]
                 cams[number] = ops.pad(ops.stack(some), ((0, 0), (0, len(images) - count), (0, 0), (0, 0)))
@@ -437,9 +419,9 @@ class CompiledMaps:
             rank = ops.maximum(PREDICTED - wanted, 0)[:, None]  # (N, 1)
             of_rank = ops.take_along_axis(ops.cast(ranked, "int32"), rank, axis=1)[:, 0]
             chosen = ops.where(wanted < 0, of_rank, wanted)  # (N,)
-            _, u = score_of_targets(seen.logits, self.targets_of(chosen))  # (N, C)
+            _, u = self.score(seen.logits, chosen)  # (N, C)
             guided = guided_backpropagation(seen, u) if self.with_guided else None
-            found.append((chosen, gradient_maps(seen, u, self.maps, self.counterfactual), guided))
+            found.append((chosen, gradient_maps(seen, u, images, self.maps, self.counterfactual), guided))
         chosen, cams, guided = keras.tree.map_structure(partial(joined, ops.stack), *found)
         return Explanation(seen.logits, seen.outputs, chosen, seen.features, cams, guided, None)
 
@@ -465,22 +447,25 @@ def compiled_map(network, structure, layer=None, method="grad-cam", **settings):
         structure: Structure of the network.
         layer: str, path of the layer whose output is A; default: structure.target.
         method: str, a key of METHODS.
-        settings: as for `CompiledMaps`.
+        settings: as for `CompiledMaps`; `options.smooth` of them is done here.
 
     Returns:
         function with the arguments of a CompiledMaps. Its Explanation has `features` and `cams` of the one
         map, and in `products` its guided Grad-CAM.
     """
-    layer = layer or structure.target
+    layer = (layer or structure.target) if METHODS[method].of_layer else None
+    extent = structure.extent_of(layer) if layer else None
     explain_all = CompiledMaps(network, structure, [(layer, method)], **settings)
+    options = settings.get("options", MapOptions())
+    if options.smooth > 1:
+        explain_all = Smoothed(explain_all, extent, options)
 
     def explain_one(images, classes, count=None):
         found = explain_all(images, classes, count)
         cams, products = found.cams[0], None
         if found.guided is not None:
-            extent = structure.extent_of(layer)
             products = ops.stack([guided_grad_cam(*pair, extent) for pair in zip(found.guided, cams, strict=True)])
-        return found._replace(features=found.features[layer], cams=cams, products=products)
+        return found._replace(features=found.features.get(layer), cams=cams, products=products)
 
     return explain_one
 

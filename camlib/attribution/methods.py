@@ -15,6 +15,67 @@ from keras import ops
 from camlib.backend import widened
 
 CHANGED_AT_ONCE = 32  # photos per forward pass of Score-CAM and Ablation-CAM
+CLASSES_AT_ONCE = 8  # per forward pass: each takes its own part of the compiled program
+
+# ---------------------------------------------------------------- the score
+
+
+def score_of_targets(logits, targets):
+    """The score Y of a class, or of several taken together, and its gradient with respect to the logits.
+
+    Y = log sum over the target's classes of exp(logit_c). Of one class that is its logit. Of several ("dog" for the
+    breeds of ImageNet) it is the logit that belongs to the sum of their probabilities.
+
+    Args:
+        logits: float32 (..., C).
+        targets: bool (..., C), the target's classes.
+
+    Returns:
+        (Y (...), dY/dlogits (..., C)), float32.
+    """
+    logits = ops.where(targets, logits, -np.inf)
+    return ops.logsumexp(logits, axis=-1), ops.softmax(logits, axis=-1)
+
+
+def targets_of(chosen, class_count, groups=()):
+    """Which of the C classes are meant by a class, or by a group of classes: int (N,) -> bool (N, C).
+
+    Args:
+        chosen: int (N,), groups numbered from C on.
+        class_count: int, C.
+        groups: list of lists of class indices.
+    """
+    targets = chosen[:, None] == np.arange(class_count, dtype=np.int32)
+    for number, group in enumerate(groups, start=class_count):
+        targets = targets | ((chosen[:, None] == number) & np.isin(np.arange(class_count), group))
+    return targets
+
+
+class ExplainedScore:
+    """The score Y that is explained: of a class or a group of classes, or for a contrast the difference Y_c - Y_o.
+
+    Args:
+        class_count: int, C.
+        groups: list of lists of class indices, numbered from C on.
+        contrast: int, o, the class or group whose score is subtracted; None for none.
+    """
+
+    def __init__(self, class_count, groups=(), contrast=None):
+        self.class_count, self.groups, self.contrast = class_count, groups, contrast
+
+    def __call__(self, logits, chosen):
+        """(Y float32 (N, ...), dY/dlogits float32 (N, ..., C)) of logits (N, ..., C) for classes c, int (N,)."""
+        score, u = self.of_class(logits, chosen)
+        if self.contrast is not None:
+            other, u_other = self.of_class(logits, np.array([self.contrast], np.int32))
+            score, u = score - other, u - u_other
+        return score, u
+
+    def of_class(self, logits, chosen):
+        """As a call, without the contrast."""
+        targets = targets_of(chosen, self.class_count, self.groups)  # (N, C)
+        return score_of_targets(logits, ops.reshape(targets, (-1, *[1] * (len(logits.shape) - 2), self.class_count)))
+
 
 # ---------------------------------------------------------------- from gradients
 
@@ -77,6 +138,35 @@ def eigen_grad_cam(features, gradients):
     cam = first_component(products - ops.mean(products, axis=(1, 2), keepdims=True))
     agreement = ops.sum(cam * ops.sum(products, axis=-1), axis=(1, 2), keepdims=True)
     return cam * ops.where(agreement < 0, -1.0, 1.0)
+
+
+def gradient_maps(seen, u, images, maps, counterfactual=False):
+    """The maps of several layers and methods: the features A of a layer, weighed by the score's gradients; and others.
+
+    The counterfactual map takes the gradients with the other sign (Selvaraju et al. 2017, section 3.3).
+
+    Args:
+        seen: ForwardPass.
+        u: float32 (N, C), dY/dlogits.
+        images: float32 (N, H, W, channels), the network's input.
+        maps: list of (layer, Method).
+        counterfactual: bool, map what speaks against the class.
+
+    Returns:
+        list of maps float32 (N, h, w), or (N, H, W, channels) of gradients with respect to the photo; None for methods
+        that look at changed photos.
+    """
+    sign = -1.0 if counterfactual else 1.0
+    gradients = seen.gradients_at_features(u) if any(method.needs == "gradients" for _, method in maps) else {}
+    cams = []
+    for layer, method in maps:
+        if method.needs == "gradients":
+            cams.append(method.function(seen.features[layer], sign * gradients[layer]))  # (N, h, w)
+        elif method.needs == "photo gradients":
+            cams.append(method.function(seen, u, images))  # (N, H, W, channels)
+        else:
+            cams.append(method.function(seen.features[layer]) if method.needs == "nothing" else None)
+    return cams
 
 
 # ---------------------------------------------------------------- from features alone
@@ -169,6 +259,22 @@ def ablation_cam(features, scores, score):
     """
     scale = ops.where(score == 0, ops.ones_like(score), ops.abs(score))
     return ops.relu(weighed(features, (score[:, None] - scores) / scale[:, None]))
+
+
+def score_map(method, features, changed, logits, score_of):
+    """Score-CAM and Ablation-CAM: the features weighed by how the score changes with each of them.
+
+    Args:
+        method: Method.
+        features: float32 (N, h, w, K).
+        changed: float32 (N, K, C), the logits of the photo seen through, or without, the k-th feature.
+        logits: float32 (N, C), of the photos.
+        score_of: function of logits (N, ..., C) -> scores Y (N, ...).
+
+    Returns:
+        float32 (N, h, w).
+    """
+    return method.function(features, score_of(changed), score_of(logits))
 
 
 # ---------------------------------------------------------------- photos and features that are changed

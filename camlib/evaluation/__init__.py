@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from camlib.attribution import GUIDED, METHODS
+from camlib.attribution import GUIDED, METHODS, kind_of
 from camlib.console import UserError, did_you_mean
 from camlib.networks import GAP_NETWORK, VGG_NETWORK
 from camlib.photos.resizing import Cover
@@ -36,12 +36,17 @@ class MapKind:
         """What the ends of its colour bar stand for, see `camlib.plots.page.legend_of`."""
         from camlib.plots.page import EVIDENCE_ENDS  # here, since it draws with Matplotlib
 
-        return ("", "magnitude of the gradient") if self.method in GUIDED else EVIDENCE_ENDS
+        return ("", "magnitude of the gradient") if self.of_pixels else EVIDENCE_ENDS
+
+    @property
+    def of_pixels(self):
+        """Whether it has a value for each pixel and colour, of which one number a pixel is scored."""
+        return self.method in GUIDED or kind_of(self.method) == self.method
 
     @property
     def is_slow(self):
-        """Whether it runs the network once for each feature."""
-        return self.method in METHODS and METHODS[self.method].needs not in ("gradients", "nothing")
+        """Whether it runs the network many times."""
+        return self.method in METHODS and METHODS[self.method].needs in ("masked scores", "ablated scores", "samples")
 
 
 def parse_map(text):
@@ -58,10 +63,10 @@ def parse_map(text):
             f"--maps {text}: no method {method!r}{did_you_mean(method, known)} expected [FILE:]METHOD[@LAYER], METHOD "
             f"{', '.join(known)}"
         )
-    if layer and method in ("cam", "guided-backprop"):
+    if layer and (method in ("cam", "guided-backprop") or (method in METHODS and not METHODS[method].of_layer)):
         raise UserError(f"--maps {text}: {method} has no layer to choose")
     network = Path(file) if file else GAP_NETWORK if method == "cam" else VGG_NETWORK
-    signed = method == "cam" or (method in METHODS and METHODS[method].signed)
+    signed = method == "cam" or (method in METHODS and METHODS[method].signed and kind_of(method) != method)
     return MapKind(f"{network.stem} {what}", method, signed, network, layer or None)
 
 

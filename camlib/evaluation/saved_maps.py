@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from camlib.attribution.gradcam import targets_of
+from camlib.attribution.methods import targets_of
 from camlib.console import Progress, UserError, counted
 from camlib.evaluation import MapKind
 from camlib.evaluation.scoring import add_scores, listed_if_unreadable
 from camlib.photos import PhotoError, display_size, in_parallel, read_photo, resize_photo
 from camlib.plots import is_gradient
 from camlib.preprocessing import IMAGENET_GROUPS, imagenet_names
-from camlib.runs.maps import MapError, all_maps, find_saved, read_map
+from camlib.runs.maps import MapError, all_maps, find_saved
 
 # of kinds of map as files are called, as of --maps
 METHOD_NAMES = {"heatmap": "cam", "guided_backprop": "guided-backprop", "guided_gradcam": "guided-grad-cam"}
@@ -70,11 +70,12 @@ class SavedMaps:
         Raises:
             MapError: one is damaged.
         """
-        found = all_maps(self.photo_of(item))
+        photo = self.photo_of(item)
+        found = all_maps(photo)
         names, own = self.input_spec.class_names, item.class_name
-        after = names[(self.class_names.index(own) + 1) % len(names)]
+        both = own, names[(self.class_names.index(own) + 1) % len(names)]
         return {
-            name: tuple(one_value_a_pixel(read_map(places[one])) if one in places else None for one in (own, after))
+            name: tuple(one_value_a_pixel(photo.read_map(kind, places[one])) if one in places else None for one in both)
             for name, kind in self.files.items()
             if own in (places := found.get(kind, {}))
         }
@@ -85,7 +86,7 @@ class SavedMaps:
 
 
 def one_value_a_pixel(values):
-    """A map (h, w); of gradients of RGB their largest magnitude, see `of_gradients`."""
+    """A map (h, w); of guided gradients of RGB their largest magnitude, see `of_gradients`."""
     return np.abs(values).max(axis=-1) if values.ndim == 3 else values
 
 

@@ -6,16 +6,18 @@ from functools import partial
 import numpy as np
 from keras import ops
 
-from camlib.attribution import GUIDED
+from camlib.attribution import GUIDED, METHODS, MapOptions
 from camlib.attribution.cam import CAM
 from camlib.attribution.classifier import Classifier, check_guided
-from camlib.attribution.gradcam import CompiledMaps, targets_of
+from camlib.attribution.gradcam import CompiledMaps
+from camlib.attribution.methods import targets_of
+from camlib.attribution.sampling import options_for
 from camlib.backend import compiled
 from camlib.console import UserError
 from camlib.memory import halving
 from camlib.networks import identity_of
 from camlib.networks.checkpoint import load_network
-from camlib.plots.colours import resize_map
+from camlib.plots.colours import reduced, resize_map
 
 PHOTOS_AT_ONCE = 20  # changed photos per forward pass, at most
 
@@ -37,6 +39,11 @@ def of_gradients(method, guided, cam, extent=None):
         return values
     size = values.shape[2:]
     return values * np.stack([[resize_map(one, *size, extent) for one in of_class] for of_class in cam])
+
+
+def one_value_of(kind, maps):
+    """Maps (R, N, h, w) of a MapKind as they are, (R, N, H, W, channels) by one number a pixel: see `reduced`."""
+    return maps if maps.ndim == 4 else np.stack([[reduced(kind.method, one) for one in of_class] for of_class in maps])
 
 
 class ScoredNetwork(Classifier):
@@ -76,6 +83,8 @@ class ScoredNetwork(Classifier):
         self.guided = any(kind.method in GUIDED for kind in kinds)
         if self.guided:
             check_guided(structure, f"leave {' and '.join(GUIDED)} of {path} out of --maps")
+        if any(kind.method == "deconvnet" for kind in kinds):
+            check_guided(structure, f"leave deconvnet of {path} out of --maps", "deconvnet")
         self.fast_kinds = [kind for kind in kinds if not kind.is_slow]
         self.compiled_kinds = [kind for kind in self.fast_kinds if kind.method != "cam"]
         self.explain_cam = None
@@ -87,22 +96,24 @@ class ScoredNetwork(Classifier):
         self.explain_fast = None
         if self.pairs or not self.explain_cam:  # the network's answers are needed in any case
             self.explain_fast = CompiledMaps(network, structure, self.pairs, with_guided=self.guided, groups=groups)
-        self.explain_slow = {
-            kind.name: CompiledMaps(network, structure, [self.pair_of(kind)], with_guided=False, groups=groups)
-            for kind in kinds
-            if kind.is_slow
-        }
+        self.explain_slow = {kind.name: self.slow_map(kind, groups) for kind in kinds if kind.is_slow}
         self.in_portions = halving(self.maps_at_once, axes=(0, *[1 for _ in self.fast_kinds]))
         self.probability = probability_function(network, structure.output_activation)
         self.curves = deletion_insertion_function(network, structure.output_activation, steps)
 
     def pair_of(self, kind):
         """(layer, method) whose map the kind is, or is made from."""
-        return kind.layer or self.layer, "grad-cam" if kind.method in GUIDED else kind.method
+        method = "grad-cam" if kind.method in GUIDED else kind.method
+        return (kind.layer or self.layer) if METHODS[method].of_layer else None, method
+
+    def slow_map(self, kind, groups):
+        """The CompiledMaps of a kind of map that runs the network many times."""
+        settings = {"groups": groups, "options": options_for(MapOptions(), self, kind.method)}
+        return CompiledMaps(self.network, self.structure, [self.pair_of(kind)], with_guided=False, **settings)
 
     def cover_of_kind(self, kind):
         """The Cover of photos by a kind of map."""
-        return self.cam_cover if kind.method == "cam" else self.cover_of(kind.layer or self.layer)
+        return self.cam_cover if kind.method == "cam" else self.cover_of(self.pair_of(kind)[0])
 
     def labels_of(self, items, count=1):
         """The items' classes, int32, the last again up to `count`, as a batch is filled up."""
@@ -140,7 +151,7 @@ class ScoredNetwork(Classifier):
                 if kind.method in GUIDED:
                     extent = self.structure.extent_of(self.pair_of(kind)[0])
                     cam = of_gradients(kind.method, guided, cam, extent)
-                maps[kind.name] = cam
+                maps[kind.name] = one_value_of(kind, cam)
             answers = map(ops.convert_to_numpy, (found.outputs, found.logits))
             logits = self.checked_logits(*answers, *maps.values())
         return self.probabilities(logits), *[maps[kind.name] for kind in self.fast_kinds]
@@ -149,7 +160,8 @@ class ScoredNetwork(Classifier):
         """The maps that run the network once for each feature: dict of name -> float32 (R, N, h, w)."""
         images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
         return {
-            name: ops.convert_to_numpy(explain(images, labels).cams[0]) for name, explain in self.explain_slow.items()
+            name: one_value_of(self.kinds[name], ops.convert_to_numpy(explain(images, labels).cams[0]))
+            for name, explain in self.explain_slow.items()
         }
 
 

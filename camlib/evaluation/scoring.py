@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 from keras import ops
 
-from camlib.attribution import GUIDED
 from camlib.evaluation import metrics
 from camlib.evaluation.annotations import truth_kind
 from camlib.evaluation.score_tables import NO_NETWORK
@@ -110,7 +109,7 @@ def localise(values, truth, extent=None):
 def scores_of_map(values, other, truth, picture, kind):
     """What is kept of one map: where it lies, how much it changes with the class, and its picture and Scale
     for the page."""
-    gradients = kind.method in GUIDED
+    gradients = kind.of_pixels
     scores = localise(values, truth, kind.cover.of(truth.inside.shape, gradients)) if truth else {}
     shown = smoothed_magnitude(values) if gradients else values
     scale = superposition_scale_of(kind.is_signed, [shown], capped=True)
@@ -183,7 +182,7 @@ def faithfulness(scored, pixels, maps, label, fill_names):
     image, black = prepare(pixels[None])[0], prepare(np.zeros_like(pixels)[None])[0]
     fills = {name: prepare(fill[None])[0] for name, fill in fills_of(pixels, fill_names).items()}
     extents = {  # of the network's input; baselines cover all of it
-        name: None if kind.method in GUIDED else kind.cover.extent for name, kind in scored.kinds.items()
+        name: None if kind.of_pixels else kind.cover.extent for name, kind in scored.kinds.items()
     }
     large = {name: resize_map(values, *size, extents.get(name)) for name, values in maps.items()}
     orders = {name: metrics.pixel_order(values) for name, values in large.items()}

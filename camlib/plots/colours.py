@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
-from camlib.plots import OPACITY, OWN_COLOURS
+from camlib.plots import OPACITY, OWN_COLOURS, PIXEL_KINDS, is_gradient
 
 # ---------------------------------------------------------------- scales
 
@@ -218,6 +218,27 @@ def magnitude(values):
     """
     values = plane(values)
     return np.abs(values).max(axis=2) if values.ndim == 3 else values
+
+
+def reduced(kind, values, how=None):
+    """What a map of a kind is shown by: of PIXEL_KINDS, (H, W, channels), one number a pixel; others as they are.
+
+    Args:
+        kind: str, of one run or of several.
+        values: float, the map.
+        how: one of REDUCTIONS: "magnitudes", the default, the sum of the channels' magnitudes; "sum", their sum, which
+            has two signs; "largest", the largest magnitude.
+    """
+    if kind.partition("@")[0] not in PIXEL_KINDS or values.ndim == 2:
+        return values
+    if how == "sum":
+        return values.sum(axis=2)
+    return np.abs(values).max(axis=2) if how == "largest" else np.abs(values).sum(axis=2)
+
+
+def overlaid(kind, values):
+    """What of a map lies over the photo: of gradients, of RGB or grey, the smoothed magnitude."""
+    return smoothed_magnitude(values) if is_gradient(kind) else magnitude(values)
 
 
 def smoothed_magnitude(gradients):

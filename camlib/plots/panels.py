@@ -54,7 +54,7 @@ def colour_bar(scale, height, drawn):
     return drawn(values), ticks
 
 
-def write_panel(path, heading, photo, maps, style=USUAL, whole=None):
+def write_panel(path, heading, photo, maps, style=USUAL, over_photo=None):
     """Write the photo, the first map laid over it, and all maps side by side, each with a colour bar of its values.
 
     Args:
@@ -63,12 +63,15 @@ def write_panel(path, heading, photo, maps, style=USUAL, whole=None):
         photo: uint8 (H, W, 3), RGB.
         maps: list of (title, values, Scale, extent), see `camlib.plots.colours.over_extent`.
         style: Style.
-        whole: Scale of the superposition; default: that of the first map alone.
+        over_photo: (what lies over the photo, its Scale); default: the first map alone.
     """
     size = height, width = size_within(PANEL_SIDE, *photo.shape[:2])
     photo = resize_photo(photo, height, width)
     title, values, scale, extent = maps[0]
-    whole = whole or superposition_scale_of(scale.signed, [magnitude(values)])
+    if over_photo:
+        values, whole = over_photo
+    else:
+        whole = superposition_scale_of(scale.signed, [magnitude(values)])
     bar = colour_bar(whole, height, lambda values: superposition_of(mid_grey(values), values, whole, style))
     above = f"{title} over the photo", superposition_of(photo, values, whole, style, extent), bar
     shown = [("photo", photo, None), above]

@@ -11,7 +11,7 @@ from camlib.console import EXIT_SOME_FAILED, UserError, counted
 from camlib.files import RUN_FILE, csv_text, open_csv, write_csv, write_json
 from camlib.photos import folders_of
 from camlib.runs.claim import claim_folder, remove_maps, run_record, say_failed, write_failed
-from camlib.runs.maps import SIGNED, Drawing, SavedPhoto
+from camlib.runs.maps import SIGNED, SavedPhoto
 from camlib.runs.shards import (
     FAILED_COLUMNS,
     FAILED_FILE,
@@ -23,7 +23,7 @@ from camlib.runs.shards import (
     read_record,
     remove_lists_of_shards,
 )
-from camlib.runs.writers import FolderWriter
+from camlib.runs.writers import Drawing, FolderWriter
 
 MOST_SECONDS = 60  # between maps that are on the disk
 
@@ -55,11 +55,12 @@ class FolderRun:
         writer = writer or FolderWriter(output, Drawing(None, SIGNED, {}), pictures=False)
         self.writer = replace(writer, output=output, columns=names)
         self.list, self.failed_list = output / PREDICTIONS_FILE, output / FAILED_FILE
-        self.notes, self.failed, self.photos, self.pending = {}, [], [], []
+        self.notes, self.failed, self.photos, self.pending, self.gaps = {}, [], [], [], []
         self.waiting, self.kept_at = [], time.monotonic()  # list of Finished whose maps are not all on the disk
         numbers = [f"logit_{name}" for name in self.class_names]
         if outputs.with_probabilities:
             numbers += [f"probability_{name}" for name in names]
+        numbers += ["completeness_gap"] * outputs.with_gaps
         self.columns = ["path", "predicted", *numbers, *self.writer.place_columns]
         settings = settings | {"class_names": self.class_names}
         self.given = settings.get("photos", [])
@@ -195,6 +196,9 @@ class FolderRun:
         numbers = batch.logits  # (N, C), with probabilities (N, 2 C + groups)
         if batch.probabilities is not None:
             numbers = np.concatenate((batch.logits, batch.probabilities), axis=1)
+        if batch.gaps is not None:
+            numbers = np.column_stack((numbers, batch.gaps))
+            self.gaps += batch.gaps.tolist()
         rows = zip(batch.photos, predicted, numbers, strict=True)
         rows = ([photo.name, name, *row, *batch.places.get(photo.name, ())] for photo, name, row in rows)
         with open_csv(self.list, "a") as file:
@@ -222,6 +226,9 @@ class FolderRun:
         else:
             write_failed(self.failed_list, [*self.failed_elsewhere(), *failed])
         print(f"wrote the maps of {counted(len(self.pending) - len(failed), 'photo')} to {self.output}")
+        if self.gaps:
+            mean, most = np.mean(self.gaps), np.max(self.gaps)
+            print(f"completeness gap: {mean:.3g} logits a photo on average, {most:.3g} at most: {self.list}")
         if len(failed) < len(self.photos) or self.part:  # with nothing to look at there is nothing to do next
             print(f"next: {next_command}")
         if failed:

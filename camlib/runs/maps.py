@@ -1,4 +1,4 @@
-"""What a saved map is: its names, writing it and reading it.
+"""What a saved map is: its names, and reading it.
 
 Imports neither Keras nor TensorFlow, so that a viewer starts at once.
 """
@@ -14,12 +14,10 @@ import numpy as np
 
 from camlib.attribution import METHODS, titles_of
 from camlib.console import OneLineError, UserError, counted, first_line
-from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
+from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json
 from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
-from camlib.photos.resizing import COVER_SETTINGS, Cover, cover_in
-from camlib.plots import is_gradient
-from camlib.plots.colours import Style, overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
-from camlib.plots.panels import write_jpeg, write_panel, write_png
+from camlib.photos.resizing import COVER_SETTINGS, cover_in
+from camlib.plots import PIXEL_KINDS, REDUCTIONS, colours, is_gradient
 from camlib.runs.places import Places
 from camlib.runs.shards import NUMBER, lists_of, rows_of
 from camlib.runs.store import PART_ERRORS, PLACE_COLUMNS, Part
@@ -29,15 +27,9 @@ PHOTO_FILE = "photo.jpg"
 # ---------------------------------------------------------------- the files of one photo
 
 
-def write_array(path, array):
-    """Save an array of numbers as .npy; through memory, since of a full disk NumPy's own writing does not say so."""
-    content = io.BytesIO()
-    np.save(content, np.ascontiguousarray(array))
-    write_whole(path, lambda file: file.write(content.getbuffer()))
-
-
 # Kinds of map, and whether they always have two signs; whether a gradcam has, its method decides
 SIGNED = {"heatmap": True, "gradcam": False, "guided_backprop": True, "guided_gradcam": True}
+SIGNED |= dict.fromkeys(PIXEL_KINDS, False)  # by their magnitudes; a reduction may leave them two
 
 
 def dated_file(folder, pictures=True):
@@ -47,95 +39,13 @@ def dated_file(folder, pictures=True):
     return min((path for path in folder.glob("*.npy") if parse_map_name(path.name)), default=None)
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How the maps of a run are drawn.
-
-    Attributes:
-        style: Style; None for arrays alone, without pictures.
-        signed: dict of kind -> bool, whether maps of a kind have two signs; the first kind is laid over the photo.
-        titles: dict of kind -> str, its title above a panel; empty for runs without panels.
-        made: str, how the maps were made, for the heading of a panel.
-        overlay: bool, write overlay_for_<class>.png too: what lies over the photo, transparent; needs a style.
-        cover: Cover of photos by maps of a layer.
-    """
-
-    style: Style | None
-    signed: dict
-    titles: dict
-    made: str | None = None
-    overlay: bool = False
-    cover: Cover = Cover()
-
-    def extent_of(self, kind, photo):
-        """The part of a photo (H, W, 3) that maps of a kind cover, see `camlib.plots.colours.over_extent`."""
-        return self.cover.of(photo.shape[:2], is_gradient(kind))
-
-
-def write_maps(folder, kind, of_classes, photo, drawing, over_photo=False):
-    """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
-
-    Args:
-        folder: Path.
-        kind: str, a key of SIGNED.
-        of_classes: dict of class name -> float (h, w) or (H, W, 3).
-        photo: uint8 (H, W, 3), for display.
-        drawing: Drawing; without a style it is for the arrays alone.
-        over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
-
-    Returns:
-        (the Scale that all classes share, that of the superpositions); None without pictures.
-    """
-    for name, values in of_classes.items():
-        write_array(folder / f"{kind}_for_{name}.npy", values)
-    signed, style = drawing.signed[kind], drawing.style
-    if style is None:
-        return None
-    extent = drawing.extent_of(kind, photo)
-    scale = scale_of(signed, of_classes.values(), is_gradient(kind))
-    whole = superposition_scale_of(signed, of_classes.values())
-    for name, values in of_classes.items():
-        write_jpeg(folder / f"{kind}_for_{name}.jpg", picture_of(values, scale, *photo.shape[:2], style, extent))
-        if over_photo:
-            write_jpeg(folder / f"spp_for_{name}.jpg", superposition_of(photo, values, whole, style, extent))
-    return scale, whole
-
-
-def write_photo_maps(folder, photo, maps, drawing, headings):
-    """Write all maps of one photo, superpositions, and panels where the run has them.
-
-    Args:
-        folder: Path.
-        photo: uint8 (H, W, 3), for display.
-        maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
-        drawing: Drawing.
-        headings: dict of class name -> str, the first line above its panel.
-    """
-    over_photo, style = next(iter(maps)), drawing.style
-    scales = {
-        kind: write_maps(folder, kind, of_classes, photo, drawing, kind == over_photo)
-        for kind, of_classes in maps.items()
-    }
-    for name, values in maps[over_photo].items() if drawing.overlay else ():
-        laid = overlay_of(photo, values, scales[over_photo][1], style, drawing.extent_of(over_photo, photo))
-        write_png(folder / f"overlay_for_{name}.png", laid)
-    if style is None or not drawing.titles:
-        return
-    for name in maps[over_photo]:
-        panels = [
-            (drawing.titles[kind], of_classes[name], scales[kind][0], drawing.extent_of(kind, photo))
-            for kind, of_classes in maps.items()
-        ]
-        heading, whole = [headings[name], drawing.made], scales[over_photo][1]
-        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, whole)
-
-
 # ---------------------------------------------------------------- finding and reading saved maps
 
 # What readers take from a run.json, if it is of the right kind: anybody may have written it
 SETTINGS_READ = {
     "method": lambda value: isinstance(value, str) and value in METHODS,
-    **dict.fromkeys(("layer", "model", "model_sha256", "weights"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("layer", "model", "model_sha256", "weights", "contrast"), lambda value: isinstance(value, str)),
+    "reduce": lambda value: value in REDUCTIONS,
     **dict.fromkeys(("counterfactual", "signed", "no_pictures"), lambda value: isinstance(value, bool)),
     **COVER_SETTINGS,
     "photos": lambda value: isinstance(value, list) and all(isinstance(place, str) for place in value),
@@ -186,20 +96,25 @@ class SavedPhoto:
         return self.predicted == self.truth if self.predicted and self.truth else None
 
     def is_signed(self, kind):
-        """Whether maps of a kind have two signs, as this run made them."""
-        return SIGNED[kind] or (kind == "gradcam" and bool(self.settings.get("signed")))
+        """Whether maps of a kind have two signs as they are shown."""
+        both = kind == "gradcam" or self.settings.get("reduce") == "sum"
+        return SIGNED[kind] or (both and bool(self.settings.get("signed")))
 
     def cover_of(self, kind):
         """The Cover of the photo by maps of a kind."""
         return cover_in(self.run_of(kind).settings)
 
     def extent_of(self, kind, shape):
-        """The part of the photo, of (height, width), that maps of a kind cover, see `Drawing.extent_of`."""
+        """The part of the photo, of (height, width), that maps of a kind cover, see `Cover.of`."""
         return self.cover_of(kind).of(shape, is_gradient(kind))
 
     def title_of(self, kind):
         """What a kind of map is called: that of `--method layer-cam` LayerCAM."""
-        return titles_of(self.settings.get("method"), self.settings.get("counterfactual"))[kind]
+        return titles_of(*map(self.settings.get, ("method", "counterfactual", "contrast")))[kind]
+
+    def read_map(self, kind, place):
+        """A map as it is shown, float32 (H, W), or (H, W, 3) of guided gradients of RGB; raises as `read_map`."""
+        return colours.reduced(kind, read_map(place), self.run_of(kind).settings.get("reduce"))
 
     @property
     def answers(self):

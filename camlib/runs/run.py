@@ -9,11 +9,11 @@ import numpy as np
 
 from camlib.photos import PhotoError, read_batches
 from camlib.photos.resizing import cover_settings
+from camlib.plots import PIXEL_KINDS
 from camlib.runs.claim import NOT_FINITE
 from camlib.runs.folder_run import FolderRun
-from camlib.runs.maps import Drawing
 from camlib.runs.shards import RunPart
-from camlib.runs.writers import FolderWriter, StoreWriter
+from camlib.runs.writers import Drawing, FolderWriter, StoreWriter
 
 
 def open_run(args, explainer, settings, photos, batch_size, style):
@@ -34,7 +34,10 @@ def open_run(args, explainer, settings, photos, batch_size, style):
         UserError: the place holds something else, or another process writes to it.
     """
     outputs = explainer.outputs
-    drawing = Drawing(style, explainer.kinds, explainer.titles, explainer.made, bool(args.overlay), explainer.cover)
+    reduction = settings.get("reduce")
+    signed = {kind: both and (kind not in PIXEL_KINDS or reduction == "sum") for kind, both in explainer.kinds.items()}
+    of_run = explainer.titles, explainer.made, bool(args.overlay), explainer.cover
+    drawing = Drawing(style, signed, *of_run, reduction)
     settings = settings | cover_settings(explainer.cover)  # readers lay the maps there
     place, writer = args.output, FolderWriter(args.output, drawing, not args.no_pictures, args.full_size)
     if args.store:
@@ -56,6 +59,7 @@ class Finished(NamedTuple):
         failed: list of (path, reason), of its other photos.
         notes: dict of a photo's name -> list of str, what is to be said of it.
         places: dict of a photo's name -> what the list says of where its maps are; None until they are on the disk.
+        gaps: float (len(photos),), see ExplainedBatch, or None.
     """
 
     photos: list
@@ -64,6 +68,7 @@ class Finished(NamedTuple):
     failed: list
     notes: dict
     places: dict | None = None
+    gaps: np.ndarray | None = None
 
     @property
     def count(self):
@@ -138,5 +143,5 @@ def finished(found, photos, writing, unreadable):
         for number in whole
     }
     probabilities = None if found.probabilities is None else found.probabilities[whole]
-    photos = [photos[number] for number in whole]
-    return Finished(photos, found.logits[whole], probabilities, failed + unreadable, notes)
+    gaps, photos = None if found.gaps is None else found.gaps[whole], [photos[number] for number in whole]
+    return Finished(photos, found.logits[whole], probabilities, failed + unreadable, notes, gaps=gaps)

@@ -313,7 +313,7 @@ class Part:
 
     def look_at_maps(self, file, kind, count, rows):
         """Check the maps of a kind, (count, rows, h, w); returns the shape of one."""
-        check(re.fullmatch("[a-z_]{1,40}", kind), f"maps called {kind[:40]!r}")
+        check(re.fullmatch("[a-z_-]{1,40}", kind), f"maps called {kind[:40]!r}")
         maps = dataset_of(file, f"maps/{kind}", MAP_FILTERS)
         shape, self.dtype = maps.shape[2:], maps.dtype.name
         check(

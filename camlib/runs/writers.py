@@ -2,22 +2,129 @@
 
 import contextlib
 import errno
+import io
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from camlib.console import first_line
-from camlib.files import is_stored
+from camlib.files import is_stored, write_whole
 from camlib.photos import PhotoError, modified_of, read_photo
-from camlib.plots.panels import encoded_jpeg, write_jpeg
-from camlib.runs.maps import PHOTO_FILE, Drawing, dated_file, write_photo_maps
+from camlib.photos.resizing import Cover
+from camlib.plots import colours, is_gradient
+from camlib.plots.panels import encoded_jpeg, write_jpeg, write_panel, write_png
+from camlib.runs.maps import PHOTO_FILE, dated_file
 from camlib.runs.store import PART_NAME, PLACE_COLUMNS, packed_photo, write_part
 
 # What the system says where a photo's folder would have the name of a file of the run's, or a name that is too long
 NAMES_NOT_TO_BE_HAD = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL)
 SAME_TIME = 2  # seconds: some file systems know no less
 PART_BYTES, PART_PHOTOS = 64 * 10**6, 256  # a part has as many, and the rest of a batch
+
+# ---------------------------------------------------------------- the files of one photo
+
+
+def write_array(path, array):
+    """Save an array of numbers as .npy; through memory, since of a full disk NumPy's own writing does not say so."""
+    content = io.BytesIO()
+    np.save(content, np.ascontiguousarray(array))
+    write_whole(path, lambda file: file.write(content.getbuffer()))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the maps of a run are drawn.
+
+    Attributes:
+        style: Style; None for arrays alone, without pictures.
+        signed: dict of kind -> bool, whether maps of a kind have two signs; the first kind is laid over the photo.
+        titles: dict of kind -> str, its title above a panel; empty for runs without panels.
+        made: str, how the maps were made, for the heading of a panel.
+        overlay: bool, write overlay_for_<class>.png too: what lies over the photo, transparent; needs a style.
+        cover: Cover of photos by maps of a layer.
+        reduction: one of REDUCTIONS, by which maps of PIXEL_KINDS are shown, or None.
+    """
+
+    style: colours.Style | None
+    signed: dict
+    titles: dict
+    made: str | None = None
+    overlay: bool = False
+    cover: Cover = Cover()
+    reduction: str | None = None
+
+    def extent_of(self, kind, photo):
+        """The part of a photo (H, W, 3) that maps of a kind cover, see `camlib.plots.colours.over_extent`."""
+        return self.cover.of(photo.shape[:2], is_gradient(kind))
+
+
+def write_maps(folder, kind, of_classes, photo, drawing, over_photo=False):
+    """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
+
+    Args:
+        folder: Path.
+        kind: str, a key of SIGNED.
+        of_classes: dict of class name -> float (h, w) or (H, W, 3).
+        photo: uint8 (H, W, 3), for display.
+        drawing: Drawing; without a style it is for the arrays alone.
+        over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
+
+    Returns:
+        (what is shown, dict of class name -> array, and its Scale that all classes share; what lies over the photo, and
+        its Scale); None without pictures.
+    """
+    for name, values in of_classes.items():
+        write_array(folder / f"{kind}_for_{name}.npy", values)
+    signed, style = drawing.signed[kind], drawing.style
+    if style is None:
+        return None
+    extent, size, gradients = drawing.extent_of(kind, photo), photo.shape[:2], is_gradient(kind)
+    shown = {name: colours.reduced(kind, values, drawing.reduction) for name, values in of_classes.items()}
+    laid = {name: colours.overlaid(kind, values) for name, values in shown.items()} if over_photo else shown
+    scale = colours.scale_of(signed, shown.values(), gradients)
+    whole = colours.superposition_scale_of(signed and not gradients, laid.values(), gradients)
+    for name, values in shown.items():
+        write_jpeg(folder / f"{kind}_for_{name}.jpg", colours.picture_of(values, scale, *size, style, extent))
+        if over_photo:
+            laid_there = colours.superposition_of(photo, laid[name], whole, style, extent)
+            write_jpeg(folder / f"spp_for_{name}.jpg", laid_there)
+    return shown, scale, laid, whole
+
+
+def write_photo_maps(folder, photo, maps, drawing, headings):
+    """Write all maps of one photo, superpositions, and panels where the run has them.
+
+    Args:
+        folder: Path.
+        photo: uint8 (H, W, 3), for display.
+        maps: dict of kind -> dict of class name -> float (h, w) or (H, W, 3).
+        drawing: Drawing.
+        headings: dict of class name -> str, the first line above its panel.
+    """
+    over_photo, style = next(iter(maps)), drawing.style
+    drawn = {
+        kind: write_maps(folder, kind, of_classes, photo, drawing, kind == over_photo)
+        for kind, of_classes in maps.items()
+    }
+    if style is None:
+        return
+    *_, laid, whole = drawn[over_photo]
+    for name, values in laid.items() if drawing.overlay else ():
+        overlay = colours.overlay_of(photo, values, whole, style, drawing.extent_of(over_photo, photo))
+        write_png(folder / f"overlay_for_{name}.png", overlay)
+    for name in laid if drawing.titles else ():
+        panels = [
+            (drawing.titles[kind], shown[name], scale, drawing.extent_of(kind, photo))
+            for kind, (shown, scale, *_) in drawn.items()
+        ]
+        heading = [headings[name], drawing.made]
+        write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, (laid[name], whole))
+
+
+# ---------------------------------------------------------------- of a run
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from camlib.console import UserError
 from camlib.evaluation.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.photos import PhotoError, resize_photo, size_within
 from camlib.plots import is_gradient
-from camlib.plots.colours import Scale, magnitude, scale_of, smoothed_magnitude, superposition_scale_of
-from camlib.runs.maps import MapError, all_maps, attempt, base_kind, class_names_in, read_map, shown_at_once
+from camlib.plots.colours import Scale, overlaid, scale_of, superposition_scale_of
+from camlib.runs.maps import MapError, all_maps, attempt, base_kind, class_names_in, shown_at_once
 
 SCREEN_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
 READ_AHEAD = (1, -1, 2)  # which photos are read once one is shown
@@ -78,7 +78,7 @@ def read_content(saved, chosen=None, annotations=None):
     """
     photo, found = attempt(saved.read_photo), all_maps(saved)
     maps = {
-        kind: {name: attempt(read_map, path) for name, path in paths.items()}
+        kind: {name: attempt(saved.read_map, kind, path) for name, path in paths.items()}
         for kind, paths in shown_at_once(found, chosen).items()
     }
     readable = {
@@ -110,11 +110,6 @@ def scale_over_photo(saved, kind, maps):
     return superposition_scale_of(
         saved.is_signed(kind) and not gradients, [overlaid(kind, one) for one in maps], gradients
     )
-
-
-def overlaid(kind, values):
-    """What of a map lies over the photo: of gradients, of RGB or grey, the smoothed magnitude."""
-    return smoothed_magnitude(values) if is_gradient(kind) else magnitude(values)
 
 
 # ---------------------------------------------------------------- the truth

@@ -8,11 +8,11 @@ from matplotlib.patheffects import Normal, Stroke
 
 from camlib.photos import resize_photo
 from camlib.plots import CHOSEN, RIGHT, UNSURE, WRONG, is_gradient
-from camlib.plots.colours import USUAL, picture_of, superposition_of
+from camlib.plots.colours import USUAL, overlaid, picture_of, superposition_of
 from camlib.plots.panels import mid_grey
 from camlib.plots.text import PER_INCH, displayable, length, line_height, shortened, wrapped
 from camlib.runs.maps import MapError, base_kind, class_names_in
-from camlib.viewer.album import overlaid, predictions_of, share_of
+from camlib.viewer.album import predictions_of, share_of
 from camlib.viewer.artists import Label, Picture
 from camlib.viewer.layout import (
     BAR_HEIGHT,

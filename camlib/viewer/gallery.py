@@ -2,10 +2,10 @@
 
 from camlib.console import Progress
 from camlib.photos import PhotoError
-from camlib.plots import is_gradient
+from camlib.plots import PIXEL_KINDS, is_gradient
 from camlib.plots.colours import USUAL, scale_of, superposition_scale_of
 from camlib.plots.page import EVIDENCE_ENDS, encode_photo, likely, map_for_page
-from camlib.runs.maps import MapError, base_kind, class_names_in, find_maps, read_map
+from camlib.runs.maps import MapError, base_kind, class_names_in, find_maps
 
 FEW_CLASSES = 10  # as many are named in a line
 
@@ -48,7 +48,7 @@ def entry_of(saved, style=USUAL):
     photo, kinds, answers = saved.read_photo(), {}, {}
     shape = photo.shape[:2]
     for kind, paths in find_maps(saved).items():
-        maps = {name: read_map(path) for name, path in paths.items()}
+        maps = {name: saved.read_map(kind, path) for name, path in paths.items()}
         scale = scale_on_page(saved, kind, maps.values())
         kinds[saved.title_of(kind)] = {
             name: map_for_page(values, scale, shape, scale_ends(saved, kind), style, saved.extent_of(kind, shape))
@@ -93,7 +93,9 @@ def scale_on_page(saved, kind, maps):
 
 def scale_ends(saved, kind):
     """What the ends of the colour bar of a kind of map stand for, see `camlib.plots.page.legend_of`."""
-    if is_gradient(kind):
+    if base_kind(kind) in PIXEL_KINDS and not saved.is_signed(kind):
+        return "", "large, whatever its sign"
+    if is_gradient(kind) and base_kind(kind) not in PIXEL_KINDS:
         return "darker raises the score of {class}", "brighter raises it"
     if base_kind(kind) == "heatmap":
         return EVIDENCE_ENDS[0], EVIDENCE_ENDS[1] + ", logit units"

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from camlib.attribution.gradcam import targets_of
+from camlib.attribution.methods import targets_of
 from camlib.console import UserError
 from camlib.photos import as_photos
 

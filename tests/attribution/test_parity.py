@@ -4,13 +4,15 @@ They have requirements of their own, requirements-parity.txt; without them these
 `benchmarks/right_gradients.py` are made by the same functions.
 """
 
+import hashlib
 import warnings
 
 import numpy as np
 import oracle
 import pytest
-from small_networks import BIASES, DENSE, IMAGES, KERNELS, steps, with_weights
+from small_networks import BIASES, DENSE, IMAGES, KERNELS, explained, functional, steps, with_weights
 
+from camlib.attribution import MapOptions
 from camlib.backend import BACKEND
 
 if BACKEND != "tensorflow":
@@ -73,8 +75,9 @@ def test_peers_agree_or_are_at_fault(errors, tool, network):
             assert found < RIGHT if what == AGREE else found > WRONG
 
 
-def test_captum_on_the_same_weights():
-    """Captum's guided backpropagation, of PyTorch, is the oracle's and ours; so is its Grad-CAM, which has no ReLU."""
+@pytest.fixture(scope="module")
+def captum():
+    """(torch, captum.attr, the oracle's network in PyTorch)."""
     torch = pytest.importorskip("torch")
     attr = pytest.importorskip("captum.attr")
 
@@ -94,6 +97,12 @@ def test_captum_on_the_same_weights():
             layer.bias.copy_(torch.tensor(bias))
         network.classes.weight.copy_(torch.tensor(DENSE[0].T))
         network.classes.bias.copy_(torch.tensor(DENSE[1]))
+    return torch, attr, network
+
+
+def test_captum_on_the_same_weights(captum):
+    """Captum's guided backpropagation, of PyTorch, is the oracle's and ours; so is its Grad-CAM, which has no ReLU."""
+    torch, attr, network = captum
     cams, guided = right_gradients.ours(with_weights(right_gradients.functional())).values()
     images = torch.tensor(right_gradients.SCALE * IMAGES.transpose(0, 3, 1, 2))
     for c in range(4):
@@ -103,6 +112,58 @@ def test_captum_on_the_same_weights():
         np.testing.assert_allclose(theirs, guided[c], atol=1e-5 * np.abs(guided[c]).max())
         expected = oracle.maps(steps(), right_gradients.SCALE * IMAGES[0], c, target=3)[2]
         np.testing.assert_allclose(theirs[0], expected, atol=1e-5 * np.abs(expected).max())
+
+
+BLACK = np.float32([[[-0.5, 0.1, 0.2]]])
+
+
+@pytest.mark.parametrize(
+    "method",
+    "gradient gradient-x-input deconvnet smooth-grad var-grad integrated-gradients occlusion".split(),
+)
+def test_captum_s_maps_of_the_photo(captum, method, monkeypatch):
+    """Equal to 1e-4 with its settings said: signed gradients, the same noise, midpoints, a stride below the window.
+
+    Its own defaults are others: Saliency is |g|; NoiseTunnel's sigma is in the input's units, not a share of its range;
+    IntegratedGradients takes Gauss-Legendre points, from zero, which of an input less a mean colour is no black photo.
+    """
+    torch, attr, network = captum
+    options = MapOptions(samples=6, noise=0.2, seed=3, baseline="black", black=BLACK)
+    ours = explained(with_weights(functional()), method=method, options=options, with_guided=False)
+    images = torch.tensor(IMAGES.transpose(0, 3, 1, 2))
+    black = torch.tensor(np.broadcast_to(BLACK, IMAGES.shape).transpose(0, 3, 1, 2).copy())
+
+    def noise(mean, std):
+        drawn = []
+        for x in IMAGES:
+            digest = hashlib.sha256(x.tobytes()).digest()
+            generator = np.random.default_rng([3, int.from_bytes(digest, "little")])
+            drawn.append(0.2 * np.ptp(x) * generator.standard_normal((6, *x.shape), np.float32))
+        return torch.tensor(np.concatenate(drawn).transpose(0, 3, 1, 2))
+
+    def noisy(kind):
+        monkeypatch.setattr(torch, "normal", noise)
+        tunnel = attr.NoiseTunnel(attr.Saliency(network))
+        return lambda **settings: tunnel.attribute(images, nt_type=kind, nt_samples=6, abs=False, **settings)
+
+    theirs_of = {
+        "gradient": lambda **c: attr.Saliency(network).attribute(images, abs=False, **c),
+        "gradient-x-input": lambda **c: attr.InputXGradient(network).attribute(images, **c),
+        "deconvnet": lambda **c: attr.Deconvolution(network).attribute(images, **c),
+        "integrated-gradients": lambda **c: attr.IntegratedGradients(network).attribute(
+            images, black, n_steps=6, method="riemann_middle", return_convergence_delta=True, **c
+        ),
+        "occlusion": lambda **c: attr.Occlusion(network).attribute(images, (3, 1, 2), (3, 1, 2), black, **c),
+    }
+    find = theirs_of[method] if method in theirs_of else noisy(method.replace("-", ""))
+    for c in range(4):
+        theirs = find(target=c)
+        if method == "integrated-gradients":
+            theirs, gap = theirs
+            np.testing.assert_allclose(gap.detach().numpy(), ours.gaps[c], atol=1e-4)
+        theirs = theirs.detach().numpy().transpose(0, 2, 3, 1)
+        theirs = theirs[..., 0] if method == "occlusion" else theirs
+        np.testing.assert_allclose(theirs, ours.cams[c], atol=1e-4 * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED, read_csv
-from keras import layers
+from keras import layers, ops
 from PIL import Image
 
 import evaluate_maps
+from camlib.attribution.gradcam import GradCAM
 from camlib.evaluation import metrics, parse_map, scoring
 from camlib.evaluation.annotations import Annotation, Item
 from camlib.evaluation.score_tables import LOCALISATION, SANITY, SHARPNESS, cell_text, faithfulness_scores
@@ -365,6 +366,27 @@ def test_slow_maps_alone(photos, files, tmp_path):
     assert "gap,all,8," in (tmp_path / "out" / "networks.csv").read_text("utf-8")
 
 
+def test_maps_of_the_photo_are_scored_by_one_number_a_pixel(photos, files, tmp_path):
+    names = "gradient", "integrated-gradients"
+    scored = ScoredNetwork(files[1], [parse_map(f"{files[1]}:{name}") for name in names], 2)
+    images = scored.prepare(np.random.default_rng(0).integers(0, 256, (1, *scored.input_spec.shape)).astype(np.uint8))
+    labels = np.array([[2], [0]], np.int32)
+    fast, slow = (GradCAM(scored, method=name, classes=[2, 0]) for name in names)
+    inputs = [ops.convert_to_tensor(one) for one in (images, labels)]
+    _, found = scored.fast_maps(images, labels)
+    expected = np.abs(ops.convert_to_numpy(fast.run(*inputs).cams)).sum(axis=-1)
+    np.testing.assert_allclose(found["vgg gradient"], expected, atol=1e-5 * expected.max())
+    expected = np.abs(ops.convert_to_numpy(slow.run(*inputs).cams)).sum(axis=-1)
+    (maps,) = scored.slow_maps(images, labels).values()
+    np.testing.assert_allclose(maps, expected, atol=1e-5 * expected.max())
+    maps = [f"{files[1]}:{name}" for name in ("occlusion", "gradient")]
+    arguments = ["--annotations", str(photos), "--maps", *maps, "--sample", "1", "--only", "localisation",
+                 "--output", str(tmp_path / "out")]  # fmt: skip
+    assert evaluate_maps.main(arguments) == 0
+    found = scores(tmp_path / "out")
+    assert {"vgg occlusion", "vgg gradient"} <= {name for _, name, _ in found}
+
+
 def test_a_network_of_one_unit(photos, tmp_path):
     """Its two classes are the first and the second name: cat or dog, say."""
     image = keras.Input((32, 32, 3))
@@ -392,6 +414,7 @@ def test_a_network_of_one_unit(photos, tmp_path):
     [
         (["--maps", "nonsense"], "no method 'nonsense'; expected [FILE:]METHOD[@LAYER]"),
         (["--maps", "cam@block1"], "cam has no layer to choose"),
+        (["--maps", "rise@block1"], "rise has no layer to choose"),
         (["--maps", "missing.h5:cam"], "missing.h5 does not exist"),
         (["--maps", "vgg.h5:grad-cam@block9"], "--layer block9 is not a layer with a spatial output"),
         (["--maps", "vgg.h5:cam"], "makes them from 'hidden'), so CAM does not apply; use python gradcam_vgg16.py"),

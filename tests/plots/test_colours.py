@@ -27,7 +27,7 @@ from camlib.plots.figures import decoded_picture
 from camlib.plots.page import encode_overlay
 from camlib.plots.panels import colour_bar, write_jpeg, write_panel
 from camlib.runs.claim import remove_maps
-from camlib.runs.maps import Drawing, write_photo_maps
+from camlib.runs.writers import Drawing, write_photo_maps
 from camlib.viewer.album import overlaid
 
 pytestmark = pytest.mark.any_backend
@@ -280,7 +280,7 @@ def test_a_panel_of_grey_gradients_is_one_of_a_map(tmp_path):
     values = np.linspace(-1, 1, 48).reshape(6, 8).astype(np.float32)
     photo, scale = np.zeros((30, 40, 3), np.uint8), Scale(1.0, signed=True)
     for name, shape in (("map", (6, 8)), ("gradients", (6, 8, 1))):
-        write_panel(
-            tmp_path / f"{name}.jpg", ["a"], photo, [("title", values.reshape(shape), scale, None)], whole=scale
-        )
+        shown = values.reshape(shape)
+        maps = [("title", shown, scale, None)]
+        write_panel(tmp_path / f"{name}.jpg", ["a"], photo, maps, over_photo=(shown, scale))
     assert (tmp_path / "map.jpg").read_bytes() == (tmp_path / "gradients.jpg").read_bytes()

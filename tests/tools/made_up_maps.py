@@ -10,10 +10,10 @@ from camlib.photos import find_photos, read_network_input
 from camlib.plots.colours import Style
 from camlib.preprocessing import InputSpec
 from camlib.runs.folder_run import FolderRun
-from camlib.runs.maps import SIGNED, Drawing, all_maps, find_saved, read_map
+from camlib.runs.maps import SIGNED, all_maps, find_saved, read_map
 from camlib.runs.run import explain_photos
 from camlib.runs.shards import RunPart, Shard
-from camlib.runs.writers import FolderWriter, StoreWriter
+from camlib.runs.writers import Drawing, FolderWriter, StoreWriter
 
 CLASSES = ["dog", "cat"]
 INPUT_SPEC = InputSpec(CLASSES, 16, 16, 3)

@@ -58,6 +58,8 @@ class Rectifier:
         return np.minimum(np.where(above, x, self.slope * (x - self.threshold)), self.cap)
 
     def backward(self, u, guided):
+        if guided == "deconvnet":
+            return np.maximum(u, 0)
         return self.derivative * (np.maximum(u, 0) if guided else u)
 
 
