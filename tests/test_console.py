@@ -109,6 +109,13 @@ def test_a_full_disk_under_what_is_printed_is_one_line(tmp_path):
     assert ended.returncode == 2 and "error: a file could not be written (No space" in ended.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has this device")
+def test_an_error_that_cannot_be_printed_has_its_exit_code_all_the_same(tmp_path):
+    fails = "from camlib.console import run_script, UserError\ndef main(): raise UserError('a')\nrun_script(main)"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", fails], stderr=full, cwd=ROOT, timeout=60).returncode == 2
+
+
 def test_an_unknown_backend_of_matplotlib_is_one_line(run_script, run_folder, tmp_path):
     ended = run_script(
         "show_heatmaps.py", run_folder, "--html", tmp_path / "a.html", environment={"MPLBACKEND": "bogus"}
