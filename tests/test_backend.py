@@ -1,11 +1,14 @@
 """The user's settings of Keras: keras.json, KERAS_BACKEND and what code sets; what of them may matter, and what not."""
 
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ENVIRONMENT, ROOT
 from keras import layers
 
 import train_cam_4class
@@ -144,6 +147,19 @@ def test_a_backend_that_does_not_start_is_one_line(run_script, tmp_path, script,
     assert result.stderr.startswith("error: Keras cannot start (") and reason in result.stderr
     assert f"expected the backend tensorflow or jax in KERAS_BACKEND or {tmp_path}/keras.json" in result.stderr
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+
+
+@pytest.mark.thorough
+@pytest.mark.any_backend
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such users")
+def test_a_daemon_imports_the_library():
+    """Its streams are closed, its user has no name, and HOME is not set, as in a container."""
+    program = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.environ.pop('HOME', None); "
+        "os.getuid() or os.setuid(54321); from camlib import explain"
+    )
+    command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(command, env=ENVIRONMENT, timeout=600).returncode == 0
 
 
 @pytest.mark.thorough
