@@ -66,11 +66,13 @@ class UserError(OneLineError):
 def first_line(error):
     """The innermost reason in an exception's message, as part of a UserError's, which is one line.
 
-    Keras repeats a message at each level that it passes through, behind the whole configuration of a layer.
+    Keras repeats a message at each level that it passes through, behind the whole configuration of a layer; TensorFlow
+    puts the lines of code before it that it traced.
     """
     text = str(error).strip() or type(error).__name__
     reason = re.split(r"Exception encountered:|Example error message for object .{0,200}:", text)[-1]
-    line = (reason.strip() or text).splitlines()[0]
+    lines = (reason.strip() or text).splitlines()
+    line = lines[-1].strip() if lines[0] == "in user code:" else lines[0]
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 

@@ -56,6 +56,11 @@ def test_the_reason_in_a_long_message_is_found_soon(text):
         assert len(console.first_line(ValueError(text * (4_000_000 // len(text))))) <= console.LONGEST_REASON
 
 
+def test_the_reason_of_traced_code_is_its_last_line():
+    text = 'in user code:\n\n    File "/a.py", line 1, in call  *\n        x + y\n\n    ValueError: shapes differ\n'
+    assert console.first_line(ValueError(text)) == "ValueError: shapes differ"
+
+
 # ---------------------------------------------------------------- streams
 
 WRITES = f"""
