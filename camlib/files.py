@@ -178,7 +178,7 @@ def json_text(record):
     return json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
-LONGEST_LINE = 2**24  # characters of a CSV file: of a hundred thousand classes they are fewer
+LONGEST_LINE = 2**25  # characters of a CSV file: of a hundred thousand classes of 150 letters they are fewer
 # A cell that a spreadsheet would take for a formula, or that has been kept from it
 FORMULA, KEPT_FROM_FORMULA = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
 PLAIN_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?")

@@ -215,7 +215,7 @@ def test_maps_that_would_be_drawn_a_thousand_times_as_large_as_their_photo_are_r
     """A record of somebody's may say so: a map of a gigabyte or more, of which a thousandth is seen."""
     run = make_run(tmp_path / "run", ["a.jpg"])
     with_settings(**settings)(run)
-    with ended_within(20):
+    with ended_within(60):
         code, said = end_of(show_heatmaps.main, [run, "--save", tmp_path / "a.png"])
     assert code == 2 and said.startswith("error: maps cover more than 64 times their photo; expected")
     assert said.count("\n") == 1 and not (tmp_path / "a.png").exists()
@@ -223,16 +223,16 @@ def test_maps_that_would_be_drawn_a_thousand_times_as_large_as_their_photo_are_r
 
 def test_thousands_of_class_folders_given_one_by_one_are_not_asked_for_each_photo(tmp_path):
     """As by my_photos/*/: each photo's name begins with that of its folder."""
-    places = [tmp_path / "photos" / f"c{number}" for number in range(1000)]
+    places = [tmp_path / "photos" / f"c{number}" for number in range(3000)]
     places[7].mkdir(parents=True)
     (places[7] / "b.jpg").touch()
-    names = [f"c{number % 1000}/{number}.jpg" for number in range(20_000)]
+    names = [f"c{number % 3000}/{number}.jpg" for number in range(10_000)]
     run = tmp_path / "run"
     run.mkdir()
     rows = "".join(f"{name},c1,0.5\n" for name in [*names, "c7/b.jpg"])
     (run / "predictions.csv").write_text(f"path,predicted,probability_c1\n{rows}")
     with_settings(photos=list(map(str, places)), class_names=["c1", "c7"])(run)
-    with ended_within(20):
+    with ended_within(60):
         truths = [photo.truth for photo in find_saved(run)]
     assert truths == [name.split("/")[0] if name.split("/")[0] in ("c1", "c7") else None for name in [*names, "c7/"]]
     assert find_saved(run)[-1].sources == [places[7] / "b.jpg"]
@@ -290,7 +290,7 @@ def test_cells_are_no_formulas_and_come_back_as_they_were():
     cells = ["-1.25", "+3", "1e5", "=1+1", "'=1", "''@x", "-a.png", "@", "'plain", "-", "=", "-1e3", "'-1", "=5",
              "+1-2", "\tx", "a\rb", "a\nb", "a\u2028b", 'a"b', "a,b", ""]  # fmt: skip
     text = csv_text([cells, [-1.5, 2]])
-    for more in ("", "half a row,", "\0" * 20_000_000):  # a file may be cut off, or claim gigabytes that it has not
+    for more in ("", "half a row,", "\0" * 2**26):  # a file may be cut off, or claim gigabytes that it has not
         assert csv_rows(io.StringIO(text + more, newline="")) == [cells, ["-1.5", "2"]]
     assert csv_text(csv_rows(io.StringIO(text, newline=""))) == text
 
