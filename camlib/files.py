@@ -370,8 +370,11 @@ def locked(path):
 
     Raises:
         BeingWritten: another process has it locked.
+        UserError: it is no file, and a pipe would be waited for.
         OSError: the file cannot be made.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file; expected it to be removed, or another folder")
     deadline = time.monotonic() + SECONDS_OF_A_LOOK
     while True:
         with contextlib.ExitStack() as unless_locked:
