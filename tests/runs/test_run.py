@@ -224,13 +224,15 @@ def test_a_row_without_a_name_is_left_out(photos, tmp_path):
     assert len(read_csv(tmp_path / "out" / "predictions.csv")) == len(photos)
 
 
-def test_what_is_no_list_of_places_is_said_in_one_line(photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("places", [5, [7]])
+def test_what_is_no_list_of_places_is_said_in_one_line(photos, tmp_path, monkeypatch, places):
     monkeypatch.setattr("camlib.runs.shards.SECONDS_TO_WRITE", 0.1)
-    for given in (5, [7]):
-        make(photos, tmp_path / "out", settings={"photos": given})
-        with pytest.raises(UserError, match="run.json is damaged; expected what a script wrote"):
-            make(photos, tmp_path / "out", settings={"photos": ["photos"]})
-        shutil.rmtree(tmp_path / "out")
+    make(photos, tmp_path / "out", settings={"photos": ["photos"]})
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    record["settings"]["photos"] = places
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="run.json is damaged; expected what a script wrote"):
+        make(photos, tmp_path / "out", settings={"photos": ["photos"]})
 
 
 def test_photos_given_one_by_one_are_gone_on_with_in_time_with_their_number(tmp_path):
