@@ -151,13 +151,10 @@ def test_a_backend_that_does_not_start_is_one_line(run_script, tmp_path, script,
 
 @pytest.mark.thorough
 @pytest.mark.any_backend
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such users")
-def test_a_daemon_imports_the_library():
-    """Its streams are closed, its user has no name, and HOME is not set, as in a container."""
-    program = (
-        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.environ.pop('HOME', None); "
-        "os.getuid() or os.setuid(54321); from camlib import explain"
-    )
+@pytest.mark.skipif(os.name == "nt", reason="the redirections are those of sh")
+def test_a_program_whose_streams_are_closed_imports_the_library():
+    """As a daemon's."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from camlib import explain"
     command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
     assert subprocess.run(command, env=ENVIRONMENT, timeout=600).returncode == 0
 
