@@ -157,7 +157,7 @@ def save_figure(photos, index, args, style):
             break
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(TEXT_IS_TEXT):
-        write_whole(path, lambda file: figure.savefig(file, format=kind))
+        write_whole(path, lambda file: figure.savefig(file, format=kind, dpi="figure"))
     print(f"wrote {path}")
     return 0
 

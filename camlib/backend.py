@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from camlib.console import UserError, first_line
+from camlib.console import UserError, first_line, open_closed_streams
 from camlib.files import refuse_no_file
 
 
@@ -18,6 +18,7 @@ def quiet_start():
 
     They are useful where a GPU is not found: set TF_CPP_MIN_LOG_LEVEL=0 to see them. Python's errors always show.
     """
+    open_closed_streams()  # of a daemon that imports camlib
     wanted = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
     if wanted == "0":
         yield
@@ -39,7 +40,7 @@ class CannotStart(UserError, ImportError):
     """Keras cannot be used: a script says so in one line, whoever imports this file gets an ImportError."""
 
 
-SETTINGS = Path(os.environ.get("KERAS_HOME", Path("~", ".keras").expanduser()), "keras.json")
+SETTINGS = Path(os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras")), "keras.json")  # as Keras: HOME may lack
 
 
 def reason_not_to_start(error):

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import heapq
 import os
 import re
 import shlex
@@ -35,6 +36,7 @@ SHOW_CURSOR = "\x1b[?25h"
 
 LONGEST_REASON = 120  # characters of another library's words in a message of our own
 LONGEST_WORD, LONGEST_MESSAGE = 300, 2000  # characters; the longest name of a file has 255
+MOST_COMPARED = 100  # names, of which the nearest to a misspelt one are named
 # Line breaks, what moves a terminal's cursor, and what turns the direction of letters
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -64,11 +66,13 @@ class UserError(OneLineError):
 def first_line(error):
     """The innermost reason in an exception's message, as part of a UserError's, which is one line.
 
-    Keras repeats a message at each level that it passes through, behind the whole configuration of a layer.
+    Keras repeats a message at each level that it passes through, behind the whole configuration of a layer; TensorFlow
+    puts the lines of code before it that it traced.
     """
     text = str(error).strip() or type(error).__name__
     reason = re.split(r"Exception encountered:|Example error message for object .{0,200}:", text)[-1]
-    line = (reason.strip() or text).splitlines()[0]
+    lines = (reason.strip() or text).splitlines()
+    line = lines[-1].strip() if lines[0] == "in user code:" else lines[0]
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
@@ -157,10 +161,17 @@ def did_you_mean(text, known):
         text: str, what the user wrote.
         known: iterable of str, what there is.
     """
-    names = {name.lower(): name for name in known}
-    alike = {name: difflib.SequenceMatcher(None, text.lower(), name).ratio() for name in names}
+    names, matcher = {name.lower(): name for name in known}, difflib.SequenceMatcher(b=text.lower()[:LONGEST_WORD])
+
+    def compared(name, measure):
+        matcher.set_seq1(name)
+        return measure()
+
+    # a ratio takes the square of the length, and there may be a hundred thousand names
+    likely = heapq.nlargest(MOST_COMPARED, names, lambda name: compared(name, matcher.quick_ratio))
+    alike = {name: compared(name, matcher.ratio) for name in likely}
     nearest = max(alike.values(), default=0)
-    near = sorted((name for name in names if alike[name] >= max(0.65, nearest - 0.15)), key=alike.get, reverse=True)
+    near = sorted((name for name in alike if alike[name] >= max(0.65, nearest - 0.15)), key=alike.get, reverse=True)
     return f"; did you mean {' or '.join(names[name] for name in near[:3])}?" if near else ";"
 
 
@@ -226,7 +237,7 @@ def run_script(main, go_on="the same command goes on from here"):
     except Exception as error:
         if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error) and not is_of_backend(error):
             raise
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
             print(f"error: {one_line(words_of(error, go_on))}", file=sys.stderr)
         sys.exit(EXIT_BAD_USAGE)
 

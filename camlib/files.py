@@ -5,7 +5,9 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import json
+import lzma
 import math
 import os
 import platform
@@ -29,10 +31,12 @@ except ImportError:  # Windows
 
 MOST_TEXT = 2**26  # bytes: the longest description of a network has 1.2 million
 MOST_JSON = 2**28  # bytes: annotations of a million photos have fewer
+MOST_VALUES = 16_000_000  # lists, dicts and values of JSON, of which the smallest takes twenty times its text
 MOST_ARRAY = 2**30  # bytes of an .npy file: a map of 8,192 x 8,192 with three channels has fewer
 MOST_PIXELS = 100_000_000  # of a picture: about 1.1 GB while an RGB one of as many is decoded, 2 GB with transparency
 LARGEST_MODEL = 4.0  # GB of a model file
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+PACKING_ERRORS = zipfile.BadZipFile, zlib.error, lzma.LZMAError  # what damaged archives meet their readers with
 RUN_FILE = "run.json"  # marks a folder that a script wrote, so that maps are never taken for photos
 
 
@@ -73,6 +77,8 @@ def partial_of(path):
     """
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{name}.partial")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(partial)  # it may be a link to another file, or a pipe that nobody reads
     try:
         yield partial
         os.replace(partial, path)
@@ -95,10 +101,14 @@ def read_json(path):
 
     Raises:
         OSError: it is not there, or may not be read.
-        ValueError: it is no file, longer than MOST_JSON, no JSON, or nested deeper than Python reads.
+        ValueError: it is no file, longer than MOST_JSON, of more than MOST_VALUES, no JSON, or nested deeper than
+            Python reads.
     """
     try:
-        return json.loads(read_text(path, MOST_JSON, errors="surrogateescape"))
+        text = read_text(path, MOST_JSON, errors="surrogateescape")
+        if sum(map(text.count, ",[{")) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values")
+        return json.loads(text)
     except RecursionError:
         raise ValueError("lists in lists without end") from None
 
@@ -168,6 +178,7 @@ def json_text(record):
     return json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
+LONGEST_LINE = 2**25  # characters of a CSV file: of a hundred thousand classes of 150 letters they are fewer
 # A cell that a spreadsheet would take for a formula, or that has been kept from it
 FORMULA, KEPT_FROM_FORMULA = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
 PLAIN_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?")
@@ -186,10 +197,16 @@ def is_formula(cell):
     return isinstance(cell, str) and FORMULA.match(cell) and not PLAIN_NUMBER.fullmatch(cell)
 
 
-def csv_rows(text):
-    """The rows of what `csv_text` made, without its apostrophes; a last line that is being written is left out."""
-    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-    return [[cell[1:] if KEPT_FROM_FORMULA.match(cell) else cell for cell in row] for row in csv.reader(whole)]
+def csv_rows(file):
+    """The rows of what `csv_text` made, without its apostrophes.
+
+    A last line that is being written is left out, and what comes behind one that is longer than LONGEST_LINE.
+
+    Args:
+        file: text file, whose line ends are left as they are.
+    """
+    lines = itertools.takewhile(lambda line: line[-1] in "\r\n", iter(lambda: file.readline(LONGEST_LINE), ""))
+    return [[cell[1:] if KEPT_FROM_FORMULA.match(cell) else cell for cell in row] for row in csv.reader(lines)]
 
 
 def write_csv(path, rows):
@@ -257,9 +274,10 @@ def read_arrays(path):
         OSError: it is not there, or may not be read.
     """
     try:
+        refuse_no_file(path)
         with np.load(path, allow_pickle=False) as file:
             return dict(file.items())
-    except (OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, *PACKING_ERRORS) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DamagedFile(f"{path} is damaged or of an earlier version") from error
@@ -352,8 +370,11 @@ def locked(path):
 
     Raises:
         BeingWritten: another process has it locked.
+        UserError: it is no file, and a pipe would be waited for.
         OSError: the file cannot be made.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file; expected it to be removed, or another folder")
     deadline = time.monotonic() + SECONDS_OF_A_LOOK
     while True:
         with contextlib.ExitStack() as unless_locked:

@@ -386,7 +386,7 @@ def read_class_names(given):
     in_file = isinstance(given, (str, Path))
     option = f"--class-names {given}" if in_file else "class_names"
     try:
-        lines = read_text(given).splitlines() if in_file else map(str, given)
+        lines = read_text(given, MOST_CLASS_NAMES * LONGEST_CLASS_NAME).splitlines() if in_file else map(str, given)
     except (OSError, ValueError) as error:
         raise UserError(f"{option} cannot be read ({error}); expected a text file, one class a line") from error
     names = [line.strip() for line in lines if line.strip()]

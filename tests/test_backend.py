@@ -1,11 +1,14 @@
 """The user's settings of Keras: keras.json, KERAS_BACKEND and what code sets; what of them may matter, and what not."""
 
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ENVIRONMENT, ROOT
 from keras import layers
 
 import train_cam_4class
@@ -144,6 +147,16 @@ def test_a_backend_that_does_not_start_is_one_line(run_script, tmp_path, script,
     assert result.stderr.startswith("error: Keras cannot start (") and reason in result.stderr
     assert f"expected the backend tensorflow or jax in KERAS_BACKEND or {tmp_path}/keras.json" in result.stderr
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+
+
+@pytest.mark.thorough
+@pytest.mark.any_backend
+@pytest.mark.skipif(os.name == "nt", reason="the redirections are those of sh")
+def test_a_program_whose_streams_are_closed_imports_the_library():
+    """As a daemon's."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from camlib import explain"
+    command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(command, env=ENVIRONMENT, timeout=600).returncode == 0
 
 
 @pytest.mark.thorough

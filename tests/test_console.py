@@ -57,6 +57,11 @@ def test_the_reason_in_a_long_message_is_found_soon(text):
         assert len(console.first_line(ValueError(text * (4_000_000 // len(text))))) <= console.LONGEST_REASON
 
 
+def test_the_reason_of_traced_code_is_its_last_line():
+    text = 'in user code:\n\n    File "/a.py", line 1, in call  *\n        x + y\n\n    ValueError: shapes differ\n'
+    assert console.first_line(ValueError(text)) == "ValueError: shapes differ"
+
+
 # ---------------------------------------------------------------- streams
 
 WRITES = f"""
@@ -108,6 +113,13 @@ def test_a_full_disk_under_what_is_printed_is_one_line(tmp_path):
         words = [sys.executable, "-c", WRITES, str(tmp_path / "file"), "1"]
         ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert ended.returncode == 2 and "error: a file could not be written (No space" in ended.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has this device")
+def test_an_error_that_cannot_be_printed_has_its_exit_code_all_the_same(tmp_path):
+    fails = "from camlib.console import run_script, UserError\ndef main(): raise UserError('a')\nrun_script(main)"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", fails], stderr=full, cwd=ROOT, timeout=60).returncode == 2
 
 
 def test_an_unknown_backend_of_matplotlib_is_one_line(run_script, run_folder, tmp_path):

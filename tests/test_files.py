@@ -1,5 +1,6 @@
 """Readers of what strangers may have written: JSON, arrays, lists of predictions, annotations; CSV cells."""
 
+import io
 import json
 import os
 import struct
@@ -12,7 +13,7 @@ from conftest import ended_within, make_run
 import show_heatmaps
 from camlib.console import UserError
 from camlib.evaluation.annotations import read_annotations
-from camlib.files import csv_rows, csv_text, read_array, read_json
+from camlib.files import DamagedFile, csv_rows, csv_text, read_array, read_arrays, read_json, write_csv
 from camlib.runs.maps import MapError, find_saved, read_map
 
 pytestmark = pytest.mark.any_backend
@@ -51,6 +52,32 @@ def test_no_array_of_a_strangers_is_believed(tmp_path, kind):
     assert "\n" not in str(why.value) and len(str(why.value)) < 400
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_has_the_name_of_a_half_written_file_is_left_alone(tmp_path, kind):
+    """A folder of somebody's may hold a link of that name to a file of the user's, or a pipe that nobody reads."""
+    mine, partial = tmp_path / "mine", tmp_path / ".a.csv.partial"
+    mine.write_text("years of work")
+    partial.symlink_to(mine) if kind == "link" else os.mkfifo(partial)
+    with ended_within(20):
+        write_csv(tmp_path / "a.csv", [["a", "b"]])
+    assert mine.read_text() == "years of work" and (tmp_path / "a.csv").read_text() == "a,b\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "mine"]
+
+
+def test_archives_of_arrays_that_are_none(tmp_path):
+    """A pipe, which has no end, and an array whose packing is damaged."""
+    os.mkfifo(tmp_path / "pipe.npz")
+    with zipfile.ZipFile(tmp_path / "lzma.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4), }", bytes(64)))
+    content = bytearray((tmp_path / "lzma.npz").read_bytes())
+    begin = 30 + len("a.npy") + 9  # behind the member's header and the properties of LZMA
+    content[begin : begin + 20] = bytes(range(100, 120))
+    (tmp_path / "lzma.npz").write_bytes(content)
+    for name in ("pipe.npz", "lzma.npz"):
+        with ended_within(20), pytest.raises(DamagedFile, match=f"{name} is damaged"):
+            read_arrays(tmp_path / name)
+
+
 def test_archives_pipes_and_folders_are_no_arrays(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npy", "w") as archive:
         archive.writestr("x.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4), }", bytes(64)))
@@ -77,6 +104,9 @@ def test_json_of_a_strangers(tmp_path):
         path.write_text(content)
         with pytest.raises(ValueError):
             read_json(path)
+    path.write_text("[" + "[]," * 16_000_000 + "[]]")  # would take a gigabyte
+    with pytest.raises(ValueError, match="more than 16,000,000 values"):
+        read_json(path)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(ValueError, match="no file"):
@@ -151,6 +181,8 @@ DAMAGED_ENTRIES = {
     "a name of 5,000 letters": (with_row("c" * 5000 + ".jpg"), "a photo called 'cc"),
     "a name of 5,000 folders": (with_row("c/" * 5000 + "d.jpg"), "a photo called 'c/c"),
     "a name with NUL": (with_row("c\0.jpg"), "a photo called 'c"),
+    "no name": (with_row(""), "a photo called ''"),
+    "a name that leads elsewhere": (with_row("../c.jpg"), "a photo called '../c.jpg'"),
     "no number": (with_row("c.jpg", dog="much"), "could not convert"),
     "a class of 100,000 letters": (with_row("b.jpg", "d" * 100_000), ""),
     "a place of 5,000 letters": (with_settings(photos=["/" + "a" * 5000], no_pictures=True), ""),
@@ -172,6 +204,38 @@ def test_one_damaged_entry_is_left_out_and_the_rest_is_shown(tmp_path, capsys, n
     assert said in capsys.readouterr().out
     page = (tmp_path / "a.html").read_text()
     assert '"name": "a.jpg"' in page
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"extent": [-16, -16, 16, 16]}, {"fit": "letterbox", "input_size": [1, 8192]}],
+    ids=["extent", "letterbox"],
+)
+def test_maps_that_would_be_drawn_a_thousand_times_as_large_as_their_photo_are_refused(tmp_path, settings, end_of):
+    """A record of somebody's may say so: a map of a gigabyte or more, of which a thousandth is seen."""
+    run = make_run(tmp_path / "run", ["a.jpg"])
+    with_settings(**settings)(run)
+    with ended_within(60):
+        code, said = end_of(show_heatmaps.main, [run, "--save", tmp_path / "a.png"])
+    assert code == 2 and said.startswith("error: maps cover more than 64 times their photo; expected")
+    assert said.count("\n") == 1 and not (tmp_path / "a.png").exists()
+
+
+def test_thousands_of_class_folders_given_one_by_one_are_not_asked_for_each_photo(tmp_path):
+    """As by my_photos/*/: each photo's name begins with that of its folder."""
+    places = [tmp_path / "photos" / f"c{number}" for number in range(3000)]
+    places[7].mkdir(parents=True)
+    (places[7] / "b.jpg").touch()
+    names = [f"c{number % 3000}/{number}.jpg" for number in range(10_000)]
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = "".join(f"{name},c1,0.5\n" for name in [*names, "c7/b.jpg"])
+    (run / "predictions.csv").write_text(f"path,predicted,probability_c1\n{rows}")
+    with_settings(photos=list(map(str, places)), class_names=["c1", "c7"])(run)
+    with ended_within(60):
+        truths = [photo.truth for photo in find_saved(run)]
+    assert truths == [name.split("/")[0] if name.split("/")[0] in ("c1", "c7") else None for name in [*names, "c7/"]]
+    assert find_saved(run)[-1].sources == [places[7] / "b.jpg"]
 
 
 def test_photos_given_one_by_one_take_time_with_their_number(tmp_path):
@@ -226,9 +290,9 @@ def test_cells_are_no_formulas_and_come_back_as_they_were():
     cells = ["-1.25", "+3", "1e5", "=1+1", "'=1", "''@x", "-a.png", "@", "'plain", "-", "=", "-1e3", "'-1", "=5",
              "+1-2", "\tx", "a\rb", "a\nb", "a\u2028b", 'a"b', "a,b", ""]  # fmt: skip
     text = csv_text([cells, [-1.5, 2]])
-    assert csv_rows(text) == [cells, ["-1.5", "2"]]
-    assert csv_text(csv_rows(text)) == text
-    assert csv_rows(text + "half a row,") == [cells, ["-1.5", "2"]]
+    for more in ("", "half a row,", "\0" * 2**26):  # a file may be cut off, or claim gigabytes that it has not
+        assert csv_rows(io.StringIO(text + more, newline="")) == [cells, ["-1.5", "2"]]
+    assert csv_text(csv_rows(io.StringIO(text, newline=""))) == text
 
 
 def test_saved_photos_of_ordinary_runs_are_all_found(tmp_path):

@@ -11,7 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, make_run
+from conftest import ENVIRONMENT, ROOT, ended_within, make_run
 from PIL import Image
 
 import show_heatmaps
@@ -163,6 +163,14 @@ def test_what_may_have_been_meant():
     assert did_you_mean("hrose", known) == "; did you mean horse?"
     assert did_you_mean("DOG", known) == "; did you mean Dog?"
     assert did_you_mean("elephant", known) == ";"
+
+
+def test_what_may_have_been_meant_of_very_many_is_found_soon():
+    """As of a misspelt --photo, in a run of as many photos."""
+    names = [f"train/golden retriever/n02099601_{number:06d}.jpg" for number in range(50_000)]
+    with ended_within(60):
+        assert did_you_mean(names[4321].replace("train", "tarin") * 100, names) == ";"
+        assert names[4321] in did_you_mean(names[4321].replace("train", "tarin"), names)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from camlib.console import UserError
+from camlib.evaluation.annotations import Annotation
 from camlib.photos import (
     PhotoError,
     display_size,
@@ -256,6 +257,17 @@ def test_a_jpeg_of_very_many_scans_is_refused_before_it_takes_minutes(tmp_path):
     with pytest.raises(PhotoError, match="40,006 scans of 1,000,000 pixels"):
         read_photo(path)
     assert time.monotonic() - started < 5
+
+
+def test_a_picture_in_millions_of_pieces_is_refused_before_it_takes_minutes(tmp_path):
+    """Pillow looks at each in Python; a card that failed leaves a photo's beginning and 0xFF."""
+    whole, path = save(tmp_path / "a.jpg").read_bytes(), tmp_path / "b.jpg"
+    path.write_bytes(whole[:20] + b"\xff" * 3_000_000)
+    with pytest.raises(PhotoError, match="in more than 1,000,000 pieces"):
+        read_photo(path)
+    path.write_bytes(whole[:2] + b"\xff\xfe\0\2" * 1_000_000 + whole[2:])  # comments
+    with pytest.raises(PhotoError, match="its mask .* in more than 1,000,000 pieces"):
+        Annotation(path, "dog", (), path, 4, 4).inside(4, 4)
 
 
 def test_a_tiff_without_end_is_no_photo(tmp_path):

@@ -111,7 +111,9 @@ def test_class_names_are_read_from_files_alone(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with open(tmp_path / "long.txt", "wb") as file:
         file.truncate(2**40)
-    for name, reason in (("pipe", "a pipe or a device"), ("/dev/zero", "a pipe or a device"), ("long.txt", "longer")):
+    (tmp_path / "many.txt").write_text("\n".join(map(str, range(3_000_000))))
+    pairs = (("pipe", "a pipe or a device"), ("/dev/zero", "a pipe or a device"), ("long.txt", "longer"))
+    for name, reason in (*pairs, ("many.txt", "longer than 19 MB")):
         with pytest.raises(UserError, match=f"cannot be read .*{reason}.*expected a text file"):
             read_class_names(tmp_path / name)
 

@@ -1,7 +1,6 @@
 """Networks with several inputs or several outputs (heads), or with a score for each pixel: what is asked of them."""
 
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from camlib.console import UserError, did_you_mean, first_line, shown_shape
-from camlib.files import array_in, refuse_no_file
+from camlib.files import PACKING_ERRORS, array_in, refuse_no_file
 from camlib.photos import PhotoError, read_photo
 
 
@@ -164,7 +163,7 @@ def read_other_inputs(path, shapes):
             for member in [f"{name}.npy" for name in shapes if f"{name}.npy" in archive.namelist()]:
                 with archive.open(member) as file:
                     values[member.removesuffix(".npy")] = array_in(file, archive.getinfo(member).file_size)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, *PACKING_ERRORS) as error:
         where = f"{path}, {member}," if member else path
         raise UserError(f"--other-inputs {where} cannot be read ({first_line(error)}); expected a .npz file") from error
     for name, (_, *shape) in shapes.items():

@@ -13,13 +13,15 @@ import numpy as np
 from PIL import Image
 
 from camlib.console import UserError, first_line
-from camlib.files import MOST_PIXELS, MOST_TEXT, file_sha256, read_json, refuse_no_file
+from camlib.files import MOST_PIXELS, file_sha256, read_json, refuse_no_file
 from camlib.photos import FORMATS, PhotoError, check_pixels, find_photos, name_without_suffix
+from camlib.photos.decoding import opened_picture
 from camlib.preprocessing import is_plain_name
 
 ANNOTATIONS_FILE = "annotations.json"
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what keeps a mask's values
 LONGEST_PHOTO_SIDE = 1_000_000  # pixels
+LONGEST_VOC = 2**22  # bytes: 15,000 objects; an element takes thirty times its text
 # What damaged files meet their readers with; LookupError is of keys, and of encodings that nobody knows
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 MASK_FORMATS = (*FORMATS, "GIF", "PPM")  # of those that Pillow knows, some start other programs
@@ -57,7 +59,7 @@ class Annotation:
         if self.mask:
             try:
                 refuse_no_file(self.mask)
-                with Image.open(self.mask, formats=MASK_FORMATS) as picture:
+                with opened_picture(self.mask, MASK_FORMATS) as picture:
                     check_pixels(picture, most_pixels)
                     grey = picture.convert("L").resize((width, height), Image.Resampling.BOX)
             except Exception as error:  # decoders meet damaged bytes with errors of almost every class
@@ -169,7 +171,7 @@ def read_voc(path):
     """The objects of one PASCAL VOC file: one Annotation a class, with the boxes of all objects of that class."""
     boxes, things, done = {}, [], 0
     try:
-        refuse_no_file(path, MOST_TEXT)
+        refuse_no_file(path, LONGEST_VOC)
         root = ElementTree.parse(path).getroot()
         if root.tag != "annotation":
             return []
@@ -217,7 +219,7 @@ def mask_size(mask):
     """
     try:
         refuse_no_file(mask)
-        with Image.open(mask, formats=MASK_FORMATS) as picture:
+        with opened_picture(mask, MASK_FORMATS) as picture:
             return picture.size
     except Exception as error:
         raise UserError(f"{mask} cannot be read ({error}); expected a mask") from error

@@ -1,12 +1,13 @@
 """Scores of maps as they come, in a file that an evaluation which was stopped goes on with."""
 
 import json
+import math
 from collections import Counter
 
 import numpy as np
 
 from camlib.console import UserError, first_line
-from camlib.files import write_whole
+from camlib.files import read_text, write_whole
 from camlib.plots.colours import Scale
 from camlib.plots.page import legend_of, likely
 from camlib.runs.maps import UNSURE_BELOW
@@ -24,11 +25,11 @@ class Results:
 
     def __init__(self, path):
         self.path, self.records = path, []
-        text = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_whole(path, lambda file: file.write(whole.encode("utf-8", "surrogateescape")))
         try:
+            text = read_text(path, math.inf, "surrogateescape") if path.exists() else ""
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                write_whole(path, lambda file: file.write(whole.encode("utf-8", "surrogateescape")))
             self.records = [as_scores(json.loads(line)) for line in whole.split("\n")[:-1]]  # U+2028 ends none
         except (ValueError, RecursionError) as error:
             raise UserError(

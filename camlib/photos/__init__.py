@@ -27,6 +27,7 @@ from camlib.photos.decoding import (
     has_deep_colours,
     has_dicom_reader,
     is_dicom,
+    opened_picture,
     read_bands,
     read_dicom,
     shown_bands,
@@ -276,7 +277,7 @@ def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
         # a device without end has no size either, and must not be read
         if (source.getbuffer().nbytes if isinstance(source, io.BytesIO) else os.path.getsize(source)) == 0:
             raise PhotoError("empty file")
-        with Image.open(source, formats=FORMATS) as picture:
+        with opened_picture(source, FORMATS) as picture:
             if shorter_side:
                 picture.draft(None, (shorter_side, shorter_side))
             check_pixels(picture, most_pixels)

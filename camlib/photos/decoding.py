@@ -3,6 +3,7 @@
 Everything else is Pillow's.
 """
 
+import contextlib
 import importlib.util
 import io
 import re
@@ -17,6 +18,7 @@ from camlib.files import is_stored
 from camlib.preprocessing import eight_bits, unit_of
 
 EXIF_ORIENTATION = 0x0112
+MOST_READS = 1_000_000  # of a file: some seconds; a large photo takes thousands
 OTHER_KINDS = (  # how a file begins, a regular expression, and what it is
     (rb"GIF8", "a GIF picture"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 picture"),
@@ -29,6 +31,26 @@ OTHER_KINDS = (  # how a file begins, a regular expression, and what it is
 
 class PhotoError(OneLineError):
     """A photo that cannot be used; the message is the reason."""
+
+
+class FewReads(io.BufferedReader):
+    """A file that is read in MOST_READS pieces at most: Pillow looks at each part of a file in Python, or each byte."""
+
+    reads = 0
+
+    def read(self, size=-1):
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise PhotoError(f"damaged: it is in more than {MOST_READS:,} pieces")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def opened_picture(source, formats):
+    """A picture of Pillow's from a Path or BytesIO, opened and not loaded."""
+    raw = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else io.FileIO(source)
+    with FewReads(raw) as file, Image.open(file, formats=formats) as picture:
+        yield picture
 
 
 def beginning(path, count):

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from camlib.console import UserError
+from camlib.files import RUN_FILE
 from camlib.preprocessing import LARGEST_SIDE, fit_share
 
 PILLOW_FILTERS = {
@@ -64,15 +66,21 @@ class Cover(NamedTuple):
     fit: str = "whole"
 
     def of(self, shape, gradients=False):
-        """The extent in shares of a photo of (height, width); of gradients, which are of all of the input's pixels."""
-        inner = None if gradients else self.extent
-        if self.fit == "whole":
-            return inner
-        shape = np.array(shape, float)
-        ends = np.array(part_taken(shape, *self.size, self.fit), float).reshape(2, 2)  # rows and columns
-        shares = np.array(inner or (0, 0, 1, 1), float).reshape(2, 2)
-        found = (ends[0] + shares * (ends[1] - ends[0])) / shape
-        return None if np.array_equal(found, [[0, 0], [1, 1]]) else tuple(found.ravel().tolist())
+        """The extent in shares of a photo of (height, width); of gradients, which are of all of the input's pixels.
+
+        Raises:
+            UserError: it is so large that drawing it would fill the memory.
+        """
+        found = None if gradients else self.extent
+        if self.fit != "whole":
+            shape = np.array(shape, float)
+            ends = np.array(part_taken(shape, *self.size, self.fit), float).reshape(2, 2)  # rows and columns
+            shares = np.array(found or (0, 0, 1, 1), float).reshape(2, 2)
+            shares = (ends[0] + shares * (ends[1] - ends[0])) / shape
+            found = None if np.array_equal(shares, [[0, 0], [1, 1]]) else tuple(shares.ravel().tolist())
+        if found and (found[2] - found[0]) * (found[3] - found[1]) > LARGEST_COVER:
+            raise UserError(f"maps cover more than {LARGEST_COVER} times their photo; expected a whole {RUN_FILE}")
+        return found
 
 
 def cover_settings(cover):
@@ -88,6 +96,7 @@ def cover_in(settings):
     return Cover(settings.get("extent"), settings["input_size"], settings.get("fit", "whole"))
 
 
+LARGEST_COVER = 64  # areas of a photo, that a map covers with the border of a network's input
 FARTHEST = 16  # of a photo's side: what a map may cover beyond it
 
 

@@ -1,6 +1,7 @@
 """A run's folder in the making, of files or a store: its list of photos, and how it is resumed."""
 
 import contextlib
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from camlib.console import EXIT_SOME_FAILED, UserError, counted
 from camlib.files import RUN_FILE, csv_text, open_csv, write_csv, write_json
 from camlib.photos import folders_of
 from camlib.runs.claim import claim_folder, remove_maps, run_record, say_failed, write_failed
-from camlib.runs.maps import SIGNED, SavedPhoto
+from camlib.runs.maps import SIGNED
+from camlib.runs.places import Places
 from camlib.runs.shards import (
     FAILED_COLUMNS,
     FAILED_FILE,
@@ -98,7 +100,7 @@ class FolderRun:
                     f"{path} is damaged ({error}); expected the list of the run's photos: --overwrite begins anew"
                 ) from error
             if header[: len(self.columns)] == self.columns:
-                found += [row[: len(self.columns)] for row in rows]
+                found += [row[: len(self.columns)] for row in rows if Path(row[0]).name]
         return found
 
     def resume(self, photos):
@@ -140,11 +142,12 @@ class FolderRun:
             UserError: one of them is not the earlier one of its name.
         """
         record = read_record(self.output)
-        earlier = record["settings"].get("photos") or []
-        new = [place for place in self.given if place not in earlier]
+        earlier = Places.of(record["settings"].get("photos") or [])
+        known = set(earlier)
+        new = [place for place in self.given if place not in known]
         done = [photo for photo in photos if photo.name in self.rows]
         for photo in done if new or len(earlier) > 1 else ():
-            sources = {path.resolve() for path in SavedPhoto(photo.name, [], settings={"photos": earlier}).sources}
+            sources = {path.resolve() for path in earlier.sources(photo.name)}
             own = photo.path.resolve()
             if own not in sources or any(path.is_file() for path in sources - {own}):
                 raise UserError(
@@ -206,8 +209,11 @@ class FolderRun:
 
     def failed_elsewhere(self):
         """The rows of failed.csv of photos that are there, and none of this run's."""
-        rows = read_list(self.failed_list)[1] if self.failed_list.exists() else []
-        return [row for row in rows if row[0] not in self.places and Path(row[0]).exists()]
+        header, rows = [], []
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
+            header, rows = read_list(self.failed_list)
+        known = header == FAILED_COLUMNS
+        return [row for row in rows if known and row[0] not in self.places and os.path.exists(row[0])]
 
     def finish(self, next_command):
         """Write failed.csv, and say what was written and what to run next.

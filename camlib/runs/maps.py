@@ -19,7 +19,7 @@ from camlib.photos import PhotoError, modified_of, name_without_suffix, read_pho
 from camlib.photos.resizing import COVER_SETTINGS, cover_in
 from camlib.plots import PIXEL_KINDS, REDUCTIONS, colours, is_gradient
 from camlib.runs.places import Places
-from camlib.runs.shards import NUMBER, lists_of, rows_of
+from camlib.runs.shards import NUMBER, check_row, lists_of, rows_of
 from camlib.runs.store import PART_ERRORS, PLACE_COLUMNS, Part
 
 PHOTO_FILE = "photo.jpg"
@@ -166,9 +166,9 @@ class SavedPhoto:
     @property
     def truth(self):
         """The photo's class, which the folder it lies in is named for; None where no class has that name."""
-        # of a run that photos of several folders were added to, the one that is there
-        likely = sorted(self.sources, key=os.path.isfile, reverse=True) if len(self.places) > 1 else self.sources
-        folder = Path(self.name).parent.name or next((path.parent.name for path in likely[:1]), "")
+        folder = Path(self.name).parent.name
+        if not folder:  # of a run that photos of several folders were added to, that of the one that is there
+            folder = next((path.parent.name for path in sorted(self.sources, key=os.path.isfile, reverse=True)), "")
         known = self.settings.get("class_names") or self.probabilities
         return folder if folder in known else None
 
@@ -289,12 +289,11 @@ def predicted_photo(run, row, settings, most_pixels, parts):
         parts: dict of file name -> Part, None or the UserError of a damaged one, to which those read are added.
 
     Raises:
-        ValueError: no file can have its name, or a number is none.
+        ValueError: see `check_row`, or a number is none.
         UserError: its part of a store is damaged.
     """
+    check_row(run, row)
     name = row["path"]
-    if "\0" in name or max(map(len, map(os.fsencode, Path(name).parts))) > 255 or len(os.fsencode(run / name)) > 4000:
-        raise ValueError(f"a photo called {name[:40]!r}")
     numbers = numbers_of(row, "probability_"), numbers_of(row, "logit_")
     if not all(column in row for column in PLACE_COLUMNS):
         # photos that differ in suffix alone have folders with it, see camlib.photos.find_photos

@@ -29,8 +29,8 @@ class Places(list):
         ]
 
     @functools.cached_property
-    def files(self):
-        """dict of a photo's name -> list of Path of that name, photos or not."""
+    def named(self):
+        """dict of the name of a file or folder -> list of Path of that name."""
         found = {}
         for path in self.paths:
             found.setdefault(path.name, []).append(path)
@@ -38,6 +38,8 @@ class Places(list):
 
     def sources(self, name):
         """list of Path: where a photo may be, see `camlib.photos.find_photos` for its name."""
-        under = [place / name for place in self.folders]
-        of_several = [place.parent / name for place in self.folders if name.startswith(f"{place.name}/")]
-        return self.files.get(name, []) + (of_several + under if len(self) > 1 else under)
+        found = self.named.get(name, [])
+        if len(self) > 1 and "/" in name:  # of folders that were given together, the first part is the folder's name
+            found = found + [place.parent / name for place in self.named.get(name.partition("/")[0], [])]
+        # that of each of thousands of folders takes long
+        return found if any(map(os.path.isfile, found)) else found + [place / name for place in self.folders]

@@ -147,7 +147,8 @@ def read_record(folder):
     while True:
         try:
             record = read_json(folder / RUN_FILE)
-            if isinstance(record["settings"], dict) and isinstance(record.get("shards", {}), dict):
+            are_places = all(isinstance(place, str) for place in record["settings"].get("photos") or ())
+            if are_places and isinstance(record["settings"], dict) and isinstance(record.get("shards", {}), dict):
                 return record
         except FileNotFoundError:
             return None
@@ -276,7 +277,7 @@ def read_list(path):
     refuse_no_file(path, MOST_LIST)
     with open_csv(path, "r") as file:
         try:
-            header, *rows = csv_rows(file.read()) or [[]]
+            header, *rows = csv_rows(file) or [[]]
         except csv.Error as error:
             raise ValueError(f"no table: {error}") from error
     return header, [row for row in rows if len(row) == len(header)]
@@ -287,19 +288,23 @@ def rows_of(path):
 
     Raises:
         OSError: it may not be read.
-        ValueError: it is damaged, no such list, or a row leads out of the run's folder, as no script writes it.
+        ValueError: it is damaged, or no such list.
     """
     header, rows = read_list(path)
     if header[:2] != ["path", "predicted"]:
         raise ValueError("columns of another kind")
-    rows = [dict(zip(header, row, strict=True)) for row in rows]
-    for row in rows:
-        name, part = Path(row["path"]), row.get("part", "maps-0000000.h5")
-        if not name.parts or name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"a photo called {row['path'][:40]!r}")
-        if not PART_NAME.fullmatch(part):
-            raise ValueError(f"a part called {part[:40]!r}")
-    return rows
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def check_row(run, row):
+    """Raise ValueError for a row, see `rows_of`, that leads out of the run's folder, or to what no file can be."""
+    name, part = row["path"], row.get("part", "maps-0000000.h5")
+    parts = Path(name).parts
+    odd = not parts or Path(name).is_absolute() or ".." in parts or "\0" in name
+    if odd or max(map(len, map(os.fsencode, parts))) > 255 or len(os.fsencode(run / name)) > 4000:
+        raise ValueError(f"a photo called {name[:40]!r}")
+    if not PART_NAME.fullmatch(part):
+        raise ValueError(f"a part called {part[:40]!r}")
 
 
 def remove_lists_of_shards(folder):

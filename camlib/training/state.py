@@ -1,5 +1,6 @@
 """The state of a training that --resume goes on from, what must be the same for that, and what its user sees."""
 
+import contextlib
 import json
 import sys
 import time
@@ -90,14 +91,15 @@ class TrainingState(keras.callbacks.Callback):
             return 0
         about, arrays = read_state(self.path)
         parts = {"weights": [], "best_weights": [], "optimizer": []}
-        for name in sorted(arrays):
-            parts[name.partition("/")[0]].append(arrays[name])
-        self.history, self.best_loss, self.waited = (about[name] for name in ("history", "best_loss", "waited"))
-        self.best_weights = parts["best_weights"]
-        self.network.set_weights(parts["weights"])
         model.optimizer.build(model.trainable_variables)
-        for variable, array in zip(model.optimizer.variables, parts["optimizer"], strict=True):
-            variable.assign(array)
+        with refused_if_damaged(self.path):
+            for name in sorted(arrays):
+                parts[name.partition("/")[0]].append(arrays[name])
+            self.history, self.best_loss, self.waited = (about[name] for name in ("history", "best_loss", "waited"))
+            self.best_weights = parts["best_weights"]
+            self.network.set_weights(parts["weights"])
+            for variable, array in zip(model.optimizer.variables, parts["optimizer"], strict=True):
+                variable.assign(array)
         return len(self.history)
 
 
@@ -173,10 +175,19 @@ def read_state(state_path):
     Raises:
         UserError: it is damaged.
     """
-    try:
+    with refused_if_damaged(state_path):
         arrays = read_arrays(state_path)
-        return json.loads(str(arrays.pop("about"))), arrays
-    except (DamagedFile, KeyError, ValueError) as error:
+        about = json.loads(str(arrays.pop("about")))
+        _ = about["settings"].keys(), [row.keys() for row in about["history"]]  # of dicts
+        return about, arrays
+
+
+@contextlib.contextmanager
+def refused_if_damaged(state_path):
+    """Make one sentence of what a state meets its readers with that another version of Keras or ours wrote."""
+    try:
+        yield
+    except (DamagedFile, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{state_path} is damaged or of an earlier version; expected the state of a training; --overwrite trains "
             "anew"

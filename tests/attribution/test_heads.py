@@ -165,7 +165,9 @@ BAD_MEMBERS = {
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", [*BAD_MEMBERS, "encrypted", "lies about its size", ".npy", "pipe", "text file"])
+@pytest.mark.parametrize(
+    "name", [*BAD_MEMBERS, "encrypted", "lies about its size", "packing", ".npy", "pipe", "text file"]
+)
 def test_bad_files_of_other_inputs_are_one_line(two_inputs, tmp_path, name):
     path, member = tmp_path / "others.npz", "age.npy,"
     if name == "pipe":
@@ -175,8 +177,12 @@ def test_bad_files_of_other_inputs_are_one_line(two_inputs, tmp_path, name):
     elif name == "text file":
         path.write_text("age")
     else:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA if name == "packing" else zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("age.npy", BAD_MEMBERS.get(name, header() + bytes(8)))
+    if name == "packing":
+        content = bytearray(path.read_bytes())
+        content[46:66] = bytes(range(100, 120))  # behind the member's header and the properties of LZMA
+        path.write_bytes(content)
     if name == "encrypted":  # as the flags of both of its entries say
         content = bytearray(path.read_bytes())
         content[6] |= 1

@@ -147,6 +147,12 @@ def test_a_bad_record_is_one_line_that_says_which(tmp_path, name):
     assert where in said and "; expected " in said and said.isprintable() and len(said) < 400 + len(str(path))
 
 
+def test_a_long_file_of_voc_is_refused_before_it_takes_gigabytes(tmp_path):
+    (tmp_path / "a.xml").write_text("<annotation>" + "<a/>" * 2**20 + "</annotation>")
+    with pytest.raises(UserError, match="longer than 4 MB"):
+        read_annotations(tmp_path)
+
+
 def test_missing_places_and_masks(tmp_path):
     with pytest.raises(UserError, match="does not exist; expected a JSON file"):
         read_annotations(tmp_path / "nothing")

@@ -1,11 +1,12 @@
 """One process at a time writes to a folder: real processes, one of them killed."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, ended_within
 
 from camlib.console import UserError
 from camlib.files import HOLDER, only_writer, refuse_if_held
@@ -106,4 +107,12 @@ def test_a_writer_that_cannot_say_who_it_is_holds_nothing(tmp_path, monkeypatch)
         with pytest.raises(OSError, match="No space left"), only_writer(tmp_path / "run"):
             pass
     with only_writer(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_lock_that_is_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / ".lock")
+    with ended_within(20), pytest.raises(UserError, match="lock is no file; expected"), only_writer(tmp_path / "run"):
         pass

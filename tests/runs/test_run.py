@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import full_after, read_csv
+from conftest import ended_within, full_after, read_csv
 from made_up_maps import (
     CLASSES,
     FORMS,
@@ -200,6 +200,54 @@ def test_a_damaged_list_is_one_line(form, photos, tmp_path):
     for again in (form, form.split()[-1]):  # of a shard also a run alone
         with pytest.raises(UserError, match=f"{run.list.name} is damaged .no table: field larger than field limit"):
             open_run(tmp_path / "out", again, photos)
+
+
+DAMAGED_LISTS = {"blank lines": "\n\n\n", "a long cell": "path,reason\n" + "x" * 200_000 + ",y\n",
+                 "a long name": "path,reason\n" + "x" * 5000 + ",y\n", "one column": "path\n/etc/passwd\n"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*DAMAGED_LISTS, "a pipe"])
+def test_a_damaged_list_of_failed_photos_loses_no_maps(photos, tmp_path, name):
+    """It is written anew when the maps are there."""
+    make(photos[:2], tmp_path / "out")
+    failed = tmp_path / "out" / "failed.csv"
+    os.mkfifo(failed) if name == "a pipe" else failed.write_text(DAMAGED_LISTS[name])
+    assert make(photos, tmp_path / "out") == 0
+    assert assert_whole(tmp_path / "out", photos) == len(photos) and not failed.exists()
+
+
+def test_a_row_without_a_name_is_left_out(photos, tmp_path):
+    make(photos, tmp_path / "out")
+    with open_csv(tmp_path / "out" / "predictions.csv", "a") as file:
+        file.write("".join(f"{name},dog,1,2,0.5,0.5\n" for name in ("", "/", ".")))
+    assert make(photos, tmp_path / "out") == 0
+    assert len(read_csv(tmp_path / "out" / "predictions.csv")) == len(photos)
+
+
+@pytest.mark.parametrize("places", [5, [7]])
+def test_what_is_no_list_of_places_is_said_in_one_line(photos, tmp_path, monkeypatch, places):
+    monkeypatch.setattr("camlib.runs.shards.SECONDS_TO_WRITE", 0.1)
+    make(photos, tmp_path / "out", settings={"photos": ["photos"]})
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    record["settings"]["photos"] = places
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="run.json is damaged; expected what a script wrote"):
+        make(photos, tmp_path / "out", settings={"photos": ["photos"]})
+
+
+def test_photos_given_one_by_one_are_gone_on_with_in_time_with_their_number(tmp_path):
+    """Thousands, as by my_photos/*.jpg, are compared with what is done in seconds, not in millions of looks."""
+    (tmp_path / "photos").mkdir()
+    places = [tmp_path / "photos" / f"{number}.jpg" for number in range(5000)]
+    for place in places:
+        place.touch()
+    found = find_photos(places)
+    settings = {"photos": list(map(str, places))}
+    with open_run(tmp_path / "out", "arrays", found, settings) as run, open_csv(run.list, "w") as file:
+        file.write(",".join(run.columns) + "\n" + "".join(f"{photo.name},dog,1,2,0.5,0.5\n" for photo in found))
+    with ended_within(60), open_run(tmp_path / "out", "arrays", found, settings) as run:
+        run.resume(found)
+        assert len(run.pending) == 5000  # without maps
 
 
 # ---------------------------------------------------------------- whatever photos are called

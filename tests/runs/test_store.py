@@ -437,7 +437,7 @@ def test_a_hostile_part_is_one_line_of_the_evaluation(changed, tmp_path, end_of)
 def test_a_list_leads_to_parts_of_its_own_folder_alone(name, sound, tmp_path, end_of):
     store = shutil.copytree(sound, tmp_path / "store")
     listed = (store / "predictions.csv").read_text()
-    (store / "predictions.csv").write_text(listed.replace("maps-0000000.h5", name, 1))
+    (store / "predictions.csv").write_text(listed.replace("maps-0000000.h5", name))
     code, error = end_of(show_heatmaps.main, [store, "--html", tmp_path / "page.html"])
     assert code == 2 and f"cannot be read (a part called {name!r}); expected the list" in error
 

@@ -1,5 +1,6 @@
 """Training that ends early: killed and resumed, asked to stop, without its report, and losing its way."""
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from conftest import ENVIRONMENT, ROOT
 from small_training import CONVOLUTIONS, QUICK, assert_same_training, colour_files
 
 from camlib.console import UserError
+from camlib.files import read_arrays, write_arrays
 from camlib.networks.architectures import original_network
 from camlib.networks.checkpoint import load_network
 from camlib.preprocessing import InputSpec
@@ -132,6 +134,35 @@ def test_a_training_killed_before_its_report_makes_it_when_it_is_resumed(
     again = run_here("train_cam_4class.py", *train("killed", "--resume"))
     assert again.stdout.endswith("is finished; to train it anew use --overwrite\n") and "without" not in again.stdout
     assert (tmp_path / "killed" / "net.weights.h5").exists() and report("killed") == report("whole")
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("change", ["no settings", "settings of no dict", "no history", "another optimizer", "a shape"])
+def test_a_state_of_another_version_is_one_line(tmp_path, change):
+    """Of Keras too, whose optimizers keep other arrays."""
+    network = original_network(2)
+    network.compile(keras.optimizers.RMSprop(), "binary_crossentropy")
+    network.optimizer.build(network.trainable_variables)
+    photos = PlainBatches(
+        LabelledPhotos(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2)), InputSpec(["dog", "cat"], 8, 8, 1), 2
+    )
+    state = TrainingState(tmp_path / "state.npz", network, photos, photos, None, {})
+    state.set_model(network)
+    state.best_weights = network.get_weights()
+    state.save()
+    arrays = read_arrays(state.path)
+    about = json.loads(str(arrays["about"]))
+    if change == "another optimizer":
+        del arrays[max(name for name in arrays if name.startswith("optimizer"))]
+    elif change == "a shape":
+        arrays["weights/0000"] = arrays["weights/0000"][..., :1]
+    elif change == "settings of no dict":
+        about["settings"] = 5
+    else:
+        del about[change.removeprefix("no ")]
+    write_arrays(state.path, arrays | {"about": np.array(json.dumps(about))})
+    with pytest.raises(UserError, match="state.npz is damaged or of an earlier version; expected the state"):
+        state.restore(network)
 
 
 @pytest.mark.any_backend

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from conftest import ROOT, make_run
@@ -178,7 +179,8 @@ def test_one_map_alone_in_each_format(run_folder, tmp_path, suffix, start):
 
 def test_of_a_figure_for_a_paper_text_is_text_and_pictures_are_sharp(run_folder, tmp_path):
     figure = tmp_path / "figure.svg"
-    assert main([str(run_folder), "--save", str(figure)]) == 0
+    with matplotlib.rc_context({"savefig.dpi": 30}):  # as of a matplotlibrc of the user's
+        assert main([str(run_folder), "--save", str(figure)]) == 0
     drawn = figure.read_text("utf-8")
     texts = re.findall(r"<text[^>]*>([^<]+)", drawn)
     assert {"photo", "CAM: dog 0.750", "CAM: cat 0.250", "over the photo", "0"} <= set(texts)
