@@ -1,0 +1,235 @@
+"""Explore a photo live, in the browser: networks stay loaded, and each knob shows its maps at once.
+
+    python explore_maps.py                                    # the photos of data/photos, the shipped networks
+    python explore_maps.py my_photo.jpg --network VGG16       # any network of keras.applications
+    python explore_maps.py --network resnet.keras models/vgg16_4class.h5 --port 8000
+
+It ends with Ctrl-C. The page is served to this machine alone (127.0.0.1), asks nothing of the internet and keeps no
+photo. Drop, paste or take a photo; choose a network or two, methods, layers and classes; a click on a map says its
+value. It needs pip install -r requirements-app.txt.
+
+The equations are those of make_cam_maps.py and gradcam_vgg16.py, in camlib/attribution; the page also gives the
+commands that write the same maps.
+"""
+
+import html
+import importlib.util
+import os
+import sys
+import tempfile
+import threading
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
+
+from camlib.attribution import METHODS
+from camlib.console import ArgumentParser, UserError, run_script, whole_number
+from camlib.files import LARGEST_MODEL
+from camlib.networks import GAP_NETWORK, IMAGENET, VGG_NETWORK, application_names
+from camlib.networks.reader import check_source
+from camlib.options import add_pixel_option
+from camlib.photos import SHIPPED_PHOTOS, find_photos
+from camlib.plots import OPACITY
+from camlib.preprocessing import OWN_PREPROCESSING, PREPROCESSING
+
+# ---------------------------------------------------------------- settings
+
+ADDRESS = "127.0.0.1"  # this machine alone
+FOLDER = Path(__file__).resolve().parent / "camlib" / "explore"
+FIRST_PHOTO = SHIPPED_PHOTOS / "two" / "coco196393_cat_and_parakeet.jpg"
+NETWORKS = [
+    ("without pooling: dog, cat, horse, bird", str(GAP_NETWORK)),
+    ("VGG-16: dog, cat, horse, bird", str(VGG_NETWORK)),
+    ("VGG-16 of ImageNet (553 MB once)", IMAGENET),
+]
+METHOD_CHOICES = [("CAM", "cam")] + [
+    (method.title + (" (slow)" if "scores" in method.needs else ""), name) for name, method in METHODS.items()
+]
+MOST_CLASSES = 8  # chosen at a time
+
+# ---------------------------------------------------------------- options
+
+
+def parse_arguments(arguments=None):
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("photo", type=Path, nargs="?", metavar="PHOTO", help="default: one of data/photos")
+    add_pixel_option(parser)
+    parser.add_argument(
+        "--network",
+        nargs="+",
+        default=[str(GAP_NETWORK)],
+        metavar="FILE|NAME",
+        help="one or two: .h5 or .keras files, or networks of keras.applications; default: the shipped one without "
+        "pooling",
+    )
+    parser.add_argument("--port", type=whole_number(1, 65535), metavar="N", help="default: a free one from 7860 on")
+    parser.add_argument("--no-browser", action="store_true", help="open none, only say the address")
+    args = parser.parse_args(arguments)
+    if len(args.network) > 2:
+        parser.error(f"--network names {len(args.network)}; expected one or two")
+    if importlib.util.find_spec("gradio") is None:
+        parser.error("Gradio is not installed; expected what pip install -r requirements-app.txt installs")
+    return args
+
+
+# ---------------------------------------------------------------- the page
+
+
+def network_block(gr, source, label):
+    """The knobs of one network: dict of name -> component."""
+    choices = [*NETWORKS, *((name, name) for name in application_names())]
+    told = [*PREPROCESSING, *OWN_PREPROCESSING]
+    block = {
+        "source": gr.Dropdown(
+            choices + [(source, source)] * (source not in dict(choices).values()),
+            value=source,
+            label=label,
+            info="or type the path of a file, .keras or .h5",
+            allow_custom_value=True,
+        ),
+        "file": gr.UploadButton("or a file of your own", size="sm"),
+        "methods": gr.Dropdown(METHOD_CHOICES, label="methods", multiselect=True),
+        "layers": gr.Dropdown([], label="layers", info="that the methods other than CAM map", multiselect=True),
+        "place": gr.Slider(1, 2, step=1, label="one layer, from the first to the last"),
+    }
+    with gr.Accordion("what its file does not say", open=False):
+        block["preprocess"] = gr.Dropdown(
+            [("as the file says", ""), *told],
+            value="",
+            label="what a pixel becomes (--preprocess)",
+            allow_custom_value=True,
+        )
+        block["size"] = gr.Textbox(label="size in pixels, N or HEIGHTxWIDTH (--size)")
+        block["names"] = gr.File(label="class names, a text file, one a line (--class-names)", height=110)
+    return block
+
+
+def build_page(gr, app, args):
+    """The page, with its knobs wired to the app: gr.Blocks."""
+
+    class Photo(gr.Image):
+        """Hands on the file as it came: the project's own reader reads it, with its limits."""
+
+        is_template = True
+
+        def preprocess(self, payload):
+            return payload and payload.path
+
+    def tell(view, event: gr.EventData):
+        return f"<p>{html.escape(app.tell(view, event._data))}</p>"
+
+    first = args.photo or (FIRST_PHOTO if FIRST_PHOTO.exists() else None)
+    with gr.Blocks(title="Explore maps", analytics_enabled=False, fill_width=True) as page:
+        shown = gr.State()
+        with gr.Row(elem_id="explore"):
+            with gr.Column(elem_id="photo"):
+                photo = Photo(
+                    first and str(first), type="filepath", label="photo: drop, paste, or take one", height=300
+                )
+                if app.shipped:
+                    paths = [[str(path)] for path in app.shipped.values()]
+                    gr.Examples(paths, photo, label="photos of data/photos", examples_per_page=8)
+            with gr.Column(elem_id="maps"):
+                maps = gr.HTML(js_on_load=(FOLDER / "explore.js").read_text("utf-8"))
+                told = gr.HTML(elem_id="told")
+            with gr.Column(elem_id="settings"):
+                classes = gr.Dropdown([], label="classes", multiselect=True, max_choices=MOST_CLASSES)
+                opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="opacity")
+                threshold = gr.Slider(0, 1, 0, step=0.05, label="threshold: hide what is below this share of the scale")
+                in_colour = gr.Checkbox(label="photo in colour")
+                guided = gr.Checkbox(label="guided backpropagation and guided maps too")
+                blocks = [network_block(gr, args.network[0], "network")]
+                with gr.Accordion("a second network beside it", open=len(args.network) > 1):
+                    blocks.append(network_block(gr, (args.network[1:] or [None])[0], "second network"))
+                save = gr.Button("make files of what is shown")
+                files = gr.Files(label="files: over the photo, transparent, and the arrays", visible=False)
+                commands = gr.Textbox(label="commands that write the same arrays", lines=2, buttons=["copy"])
+        look, facts = [opacity, threshold, in_colour], ("source", "preprocess", "size", "names")
+        of_blocks = [[block[name] for name in facts] for block in blocks]
+        asked = [
+            part for block in blocks for part in (*(block[name] for name in facts), block["methods"], block["layers"])
+        ]
+        turn = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}  # one at a time
+        explain = {
+            "fn": app.explain,
+            "inputs": [photo, classes, guided, *look, *asked],
+            "outputs": [shown, maps, commands],
+        }
+        knobs = [classes.input, guided.input]
+        for number, block in enumerate(blocks):
+            block["file"].upload(lambda path: path, block["file"], block["source"], api_visibility="private")
+            outputs = [classes, block["layers"], block["place"], block["methods"]]
+            gr.on(
+                [
+                    page.load,
+                    block["source"].change,
+                    block["preprocess"].input,
+                    block["size"].submit,
+                    block["names"].change,
+                ],
+                partial(app.choose, number),
+                [classes, *of_blocks[0], *of_blocks[1]],
+                outputs,
+                **turn,
+            ).then(**explain, **turn)
+            block["place"].input(
+                app.layer_at, [block["place"], *of_blocks[number]], block["layers"], trigger_mode="always_last", **turn
+            ).then(**explain, **turn)
+            knobs += [block["methods"].input, block["layers"].input]
+        gr.on([photo.change, *knobs], **explain, trigger_mode="always_last", **turn)
+        gr.on(
+            [one.input for one in look],
+            app.draw,
+            [shown, *look],
+            maps,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        maps.click(tell, shown, told, show_progress="hidden", api_visibility="private")
+        shown.change(lambda: ("", None), outputs=[told, files], api_visibility="private")
+        save.click(app.save, [shown, *look], files, api_visibility="private")
+    return page
+
+
+def main(arguments=None):
+    args = parse_arguments(arguments)
+    for source in args.network:
+        check_source(source)
+    if args.photo:
+        find_photos([args.photo], args.most_pixels)
+    with tempfile.TemporaryDirectory(prefix="explore_maps_") as folder:  # what the browser hands over, until the end
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), ADDRESS]))
+        print("loading the network", flush=True)
+        import camlib.backend  # noqa: F401, I001 - first of all: it starts Keras without its start-up lines
+        import gradio as gr
+        from camlib.explore.app import App
+        from camlib.explore.live import Explorer
+
+        app = App(gr.update, Explorer(args.most_pixels), Path(folder, "files"))
+        page = build_page(gr, app, args)
+        fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # of this machine
+        try:
+            _, address, _ = page.launch(
+                server_name=ADDRESS,
+                server_port=args.port,
+                share=False,
+                inbrowser=not args.no_browser,
+                prevent_thread_lock=True,
+                quiet=True,
+                theme=gr.themes.Default(**fonts),
+                css_paths=FOLDER / "explore.css",
+                footer_links=[],
+                ssr_mode=False,
+                max_file_size=f"{LARGEST_MODEL:.0f}gb",
+            )
+        except OSError as error:
+            raise UserError(f"--port {args.port} is taken; expected another, or none") from error
+        print(f"explore at {address} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    run_script(main, "the same command opens the page again")
