@@ -14,6 +14,7 @@ commands that write the same maps.
 
 import html
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -106,91 +107,75 @@ def network_block(gr, source, label):
 
 
 def build_page(gr, app, args):
-    """The page, with its knobs wired to the app: gr.Blocks."""
+    """The page: gr.Blocks, with its knobs wired to the app."""
 
-    class Photo(gr.Image):
-        """Hands on the file as it came: the project's own reader reads it, with its limits."""
-
-        is_template = True
-
-        def preprocess(self, payload):
-            return payload and payload.path
-
-    def tell(view, event: gr.EventData):
-        return f"<p>{html.escape(app.tell(view, event._data))}</p>"
-
-    first = args.photo or (FIRST_PHOTO if FIRST_PHOTO.exists() else None)
-    with gr.Blocks(title="Explore maps", analytics_enabled=False, fill_width=True) as page:
+    first, label = args.photo or (FIRST_PHOTO if FIRST_PHOTO.exists() else None), "photo: drop, paste, or take one"
+    with gr.Blocks(title="Explore maps", analytics_enabled=False, fill_width=True) as page, gr.Row(elem_id="explore"):
+        with gr.Column(elem_id="photo"):
+            photo = gr.Image(first and str(first), type="filepath", label=label, height=300)
+            # the file as it came: the project's own reader reads it, with its limits, not Gradio
+            photo.preprocess = lambda payload: payload and payload.path
+            if app.shipped:
+                paths = [[str(path)] for path in app.shipped.values()]
+                gr.Examples(paths, photo, label="photos of data/photos", examples_per_page=8)
+        with gr.Column(elem_id="maps"):
+            maps = gr.HTML(js_on_load=(FOLDER / "explore.js").read_text("utf-8"))
+            told = gr.HTML(elem_id="told")
+        with gr.Column(elem_id="settings"):
+            classes = gr.Dropdown([], label="classes", multiselect=True, max_choices=MOST_CLASSES)
+            look = [
+                gr.Slider(0, 1, OPACITY, step=0.05, label="opacity"),
+                gr.Slider(0, 1, 0, step=0.05, label="threshold: the share of the scale below which nothing shows"),
+                gr.Checkbox(label="photo in colour"),
+            ]
+            guided = gr.Checkbox(label="guided backpropagation and guided maps too")
+            blocks = [network_block(gr, args.network[0], "network")]
+            with gr.Accordion("a second network beside it", open=len(args.network) > 1):
+                blocks.append(network_block(gr, (args.network[1:] or [None])[0], "second network"))
+            save = gr.Button("make files of what is shown")
+            files = gr.Files(label="files: over the photo, transparent, and the arrays", visible=False)
+            commands = gr.Textbox(label="commands that write the same arrays", lines=2, buttons=["copy"])
         shown = gr.State()
-        with gr.Row(elem_id="explore"):
-            with gr.Column(elem_id="photo"):
-                photo = Photo(
-                    first and str(first), type="filepath", label="photo: drop, paste, or take one", height=300
-                )
-                if app.shipped:
-                    paths = [[str(path)] for path in app.shipped.values()]
-                    gr.Examples(paths, photo, label="photos of data/photos", examples_per_page=8)
-            with gr.Column(elem_id="maps"):
-                maps = gr.HTML(js_on_load=(FOLDER / "explore.js").read_text("utf-8"))
-                told = gr.HTML(elem_id="told")
-            with gr.Column(elem_id="settings"):
-                classes = gr.Dropdown([], label="classes", multiselect=True, max_choices=MOST_CLASSES)
-                opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="opacity")
-                threshold = gr.Slider(0, 1, 0, step=0.05, label="threshold: hide what is below this share of the scale")
-                in_colour = gr.Checkbox(label="photo in colour")
-                guided = gr.Checkbox(label="guided backpropagation and guided maps too")
-                blocks = [network_block(gr, args.network[0], "network")]
-                with gr.Accordion("a second network beside it", open=len(args.network) > 1):
-                    blocks.append(network_block(gr, (args.network[1:] or [None])[0], "second network"))
-                save = gr.Button("make files of what is shown")
-                files = gr.Files(label="files: over the photo, transparent, and the arrays", visible=False)
-                commands = gr.Textbox(label="commands that write the same arrays", lines=2, buttons=["copy"])
-        look, facts = [opacity, threshold, in_colour], ("source", "preprocess", "size", "names")
-        of_blocks = [[block[name] for name in facts] for block in blocks]
-        asked = [
-            part for block in blocks for part in (*(block[name] for name in facts), block["methods"], block["layers"])
-        ]
-        turn = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}  # one at a time
-        explain = {
-            "fn": app.explain,
-            "inputs": [photo, classes, guided, *look, *asked],
-            "outputs": [shown, maps, commands],
-        }
-        knobs = [classes.input, guided.input]
-        for number, block in enumerate(blocks):
-            block["file"].upload(lambda path: path, block["file"], block["source"], api_visibility="private")
-            outputs = [classes, block["layers"], block["place"], block["methods"]]
-            gr.on(
-                [
-                    page.load,
-                    block["source"].change,
-                    block["preprocess"].input,
-                    block["size"].submit,
-                    block["names"].change,
-                ],
-                partial(app.choose, number),
-                [classes, *of_blocks[0], *of_blocks[1]],
-                outputs,
-                **turn,
-            ).then(**explain, **turn)
-            block["place"].input(
-                app.layer_at, [block["place"], *of_blocks[number]], block["layers"], trigger_mode="always_last", **turn
-            ).then(**explain, **turn)
-            knobs += [block["methods"].input, block["layers"].input]
-        gr.on([photo.change, *knobs], **explain, trigger_mode="always_last", **turn)
-        gr.on(
-            [one.input for one in look],
-            app.draw,
-            [shown, *look],
-            maps,
-            trigger_mode="always_last",
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        maps.click(tell, shown, told, show_progress="hidden", api_visibility="private")
-        shown.change(lambda: ("", None), outputs=[told, files], api_visibility="private")
-        save.click(app.save, [shown, *look], files, api_visibility="private")
+        explain = wire_networks(gr, app, page, blocks, [photo, classes, guided, *look], [shown, maps, commands])
+        knobs = [block[name].input for block in blocks for name in ("methods", "layers")]
+        gr.on([photo.change, classes.input, guided.input, *knobs], **explain)
+        alone = {"api_visibility": "private", "show_progress": "hidden"}  # these ask no network, and wait for none
+
+        def tell(view, event: gr.EventData):
+            return f"<p>{html.escape(app.tell(view, event._data))}</p>"
+
+        gr.on([one.input for one in look], app.draw, [shown, *look], maps, trigger_mode="always_last", **alone)
+        maps.click(tell, shown, told, **alone)
+        save.click(app.save, [shown, *look], files, **alone)
+        shown.change(app.forget, outputs=[told, files], **alone)
     return page
+
+
+def wire_networks(gr, app, page, blocks, others, outputs):
+    """Let the choice of a network offer its layers and methods; returns the settings of the event that explains.
+
+    Args:
+        gr, app: as for `build_page`.
+        page: gr.Blocks.
+        blocks: list of two dicts, see `network_block`.
+        others, outputs: lists of components that `App.explain` takes before those of the blocks, and returns.
+    """
+    turn = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}  # one after the other
+    facts = [[block[name] for name in ("source", "preprocess", "size", "names")] for block in blocks]
+    asked = [[*of_block, block["methods"], block["layers"]] for of_block, block in zip(facts, blocks, strict=True)]
+    explain = {"fn": app.explain, "inputs": [*others, *asked[0], *asked[1]], "outputs": outputs}
+    for number, block in enumerate(blocks):
+        methods, layers, place, classes = block["methods"], block["layers"], block["place"], others[1]
+        source, preprocess, size, names = facts[number]
+        block["file"].upload(lambda path: path, block["file"], source, api_visibility="private")
+        changes = [page.load, source.change, preprocess.input, size.submit, names.change]
+        known = [classes, *facts[0], *facts[1]]
+        chosen = gr.on(changes, partial(app.choose, number), known, [classes, layers, place, methods], **turn)
+        chosen.then(**explain, **turn)
+        known = [place, methods, *facts[number]]
+        moved = place.input(app.layer_at, known, [layers, methods], trigger_mode="always_last", **turn)
+        moved.then(**explain, **turn)
+    return {**explain, **turn, "trigger_mode": "always_last"}
 
 
 def main(arguments=None):
@@ -208,7 +193,10 @@ def main(arguments=None):
         from camlib.explore.app import App
         from camlib.explore.live import Explorer
 
+        logging.getLogger("tensorflow").setLevel("ERROR")  # many layers are many programs, and it warns of that
         app = App(gr.update, Explorer(args.most_pixels), Path(folder, "files"))
+        facts = ("", "", None)  # of its pixels, size and names: what the file says
+        app.choose(0, [], args.network[0], *facts, (args.network[1:] or [None])[0], *facts)  # loaded, and kept
         page = build_page(gr, app, args)
         fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # of this machine
         try:

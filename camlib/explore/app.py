@@ -5,7 +5,7 @@ from pathlib import Path
 
 from camlib.console import is_of_user, words_of
 from camlib.explore.cards import commands_of, page_of, value_told, write_files
-from camlib.explore.live import Side
+from camlib.explore.live import CAM_METHOD, Side
 from camlib.files import file_sha256
 from camlib.options import parse_size
 from camlib.photos import SHIPPED_PHOTOS, find_photos
@@ -86,9 +86,10 @@ class App:
             update(value=[networks[number].default_method]),
         )
 
-    def layer_at(self, place, *told):
-        """The layer at a place of the slider, from 1; the other arguments as for `network`."""
-        return list(self.network(*told).classifier.structure.sizes)[place - 1 : place] if told[0] else []
+    def layer_at(self, place, methods, *told):
+        """The layer at a place of the slider, from 1, and methods of which one maps it; `told` as for `network`."""
+        layers = list(self.network(*told).classifier.structure.sizes) if told[0] else []
+        return layers[place - 1 : place], methods if set(methods) - {CAM_METHOD} else ["grad-cam"]
 
     def explain(self, photo, classes, guided, opacity, threshold, in_colour, *told):
         """What the networks show of a photo: (View, HTML, commands).
@@ -126,6 +127,11 @@ class App:
         return value_told(shown, click["layer"], click["kind"], click["name"], click["across"], click["down"])
 
     def save(self, view, opacity, threshold, in_colour):
-        """The files of what is shown: list of paths."""
+        """Write the files of what is shown, and offer them."""
         style = USUAL._replace(opacity=opacity, threshold=threshold, in_colour=in_colour)
-        return write_files(self.folder / str(next(self.numbers)), view.photos if view else [], style)
+        paths = write_files(self.folder / str(next(self.numbers)), view.photos if view else [], style)
+        return self.update(value=paths, visible=True)
+
+    def forget(self):
+        """Other maps are shown: what a click told, and the files, were of those before."""
+        return "", self.update(value=None, visible=False)
