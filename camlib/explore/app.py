@@ -7,9 +7,9 @@ from camlib.console import is_of_user, words_of
 from camlib.explore.cards import commands_of, page_of, value_told, write_files
 from camlib.explore.live import CAM_METHOD, Side
 from camlib.files import file_sha256
-from camlib.options import parse_size
 from camlib.photos import SHIPPED_PHOTOS, find_photos
 from camlib.plots.colours import USUAL
+from camlib.preprocessing import parse_size
 
 TOP = 5  # classes that one choice explains
 EMPTY = "<p>Drop, paste or take a photo, or choose one of those below it.</p>"
