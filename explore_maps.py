@@ -69,8 +69,6 @@ def parse_arguments(arguments=None):
     args = parser.parse_args(arguments)
     if len(args.network) > 2:
         parser.error(f"--network names {len(args.network)}; expected one or two")
-    if importlib.util.find_spec("gradio") is None:
-        parser.error("Gradio is not installed; expected what pip install -r requirements-app.txt installs")
     return args
 
 
@@ -180,6 +178,8 @@ def wire_networks(gr, app, page, blocks, others, outputs):
 
 def main(arguments=None):
     args = parse_arguments(arguments)
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("Gradio is not installed; expected what pip install -r requirements-app.txt installs")
     for source in args.network:
         check_source(source)
     if args.photo:
