@@ -93,13 +93,9 @@ def network_block(gr, source, label):
         "place": gr.Slider(1, 2, step=1, label="one layer, from the first to the last"),
     }
     with gr.Accordion("what its file does not say", open=False):
-        block["preprocess"] = gr.Dropdown(
-            [("as the file says", ""), *told],
-            value="",
-            label="what a pixel becomes (--preprocess)",
-            allow_custom_value=True,
-        )
-        block["size"] = gr.Textbox(label="size in pixels, N or HEIGHTxWIDTH (--size)")
+        label = "what a pixel becomes, if not as the file says (--preprocess)"
+        block["preprocess"] = gr.Dropdown(told, value=None, label=label, allow_custom_value=True)
+        block["size"] = gr.Textbox(label="size in pixels, N or HEIGHTxWIDTH, then Enter (--size)")
         block["names"] = gr.File(label="class names, a text file, one a line (--class-names)", height=110)
     return block
 

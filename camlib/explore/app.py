@@ -3,7 +3,7 @@
 from itertools import count
 from pathlib import Path
 
-from camlib.console import is_of_user, words_of
+from camlib.console import UserError, is_of_user, words_of
 from camlib.explore.cards import commands_of, page_of, value_told, write_files
 from camlib.explore.live import CAM_METHOD, Side
 from camlib.files import file_sha256
@@ -88,7 +88,10 @@ class App:
 
     def layer_at(self, place, methods, *told):
         """The layer at a place of the slider, from 1, and methods of which one maps it; `told` as for `network`."""
-        layers = list(self.network(*told).classifier.structure.sizes) if told[0] else []
+        try:
+            layers = list(self.network(*told).classifier.structure.sizes) if told[0] else []
+        except UserError:
+            layers = []  # `explain` tells why
         return layers[place - 1 : place], methods if set(methods) - {CAM_METHOD} else ["grad-cam"]
 
     def explain(self, photo, classes, guided, opacity, threshold, in_colour, *told):

@@ -11,3 +11,5 @@ element.addEventListener("click", event => {
   trigger("click", {shown: +shown, layer: +layer, kind, name, across, down});
 });
 new MutationObserver(() => document.getElementById("place")?.remove()).observe(element, {childList: true, subtree: true});
+// What is typed into a list that takes other words replaces what stands in it
+document.addEventListener("click", event => event.target.matches("#settings input[role=listbox]") && event.target.select());

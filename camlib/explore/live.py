@@ -101,7 +101,7 @@ class LiveNetwork:
     """
 
     def __init__(self, source, **options):
-        self.classifier = Classifier.load(source, **options)
+        self.classifier = Classifier.load(source, **{"name": Path(source).name} | options)
         check_batch(self.classifier, 1, with_gradients=True)
         self.explainer = lru_cache(MAPS_KEPT)(self.compile)
         self.read = lru_cache(PHOTOS_KEPT)(self.read_anew)
@@ -200,12 +200,28 @@ class Explorer:
 
     def __init__(self, most_pixels=MOST_PIXELS):
         self.most_pixels = most_pixels
-        self.kept = lru_cache(NETWORKS_KEPT)(lambda source, options, *_: LiveNetwork(source, **dict(options)))
+        self.kept = lru_cache(NETWORKS_KEPT)(self.load)
+
+    def load(self, source, options, told):
+        """A LiveNetwork; or the UserError that a file gives, which it gives again until the file is changed."""
+        try:
+            return LiveNetwork(source, **dict(options))
+        except UserError as error:
+            if told is None:  # a download may fail once
+                raise
+            return error
 
     def network(self, source, options=()):
-        """The LiveNetwork of a file, or of a name of keras.applications; anew where the file was changed."""
+        """The LiveNetwork of a file, or of a name of keras.applications; anew where the file was changed.
+
+        Raises:
+            UserError: as of LiveNetwork.
+        """
         told = Path(source).stat() if Path(source).is_file() else None
-        return self.kept(source, options, told and (told.st_mtime_ns, told.st_size))
+        found = self.kept(source, options, told and (told.st_mtime_ns, told.st_size))
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def show(self, path, side, classes):
         """What a network shows of the photo of a file: Shown; the arguments and errors as of `LiveNetwork.show`."""

@@ -92,9 +92,6 @@ class Page:
         field.send_keys(ENTER, ESCAPE)
 
     def drop(self, photo):
-        if buttons := self.browser.find_elements("css selector", "#photo button[aria-label=Clear]"):
-            buttons[0].click()
-        until(lambda: "Drop, paste" in self.browser.find_element("id", "maps").text)
         self.browser.find_element("css selector", "#photo input[type=file]").send_keys(str(photo))
 
     def picture(self, words):
@@ -122,7 +119,7 @@ def page(open_browser, address):
 def test_a_photo_is_dropped_and_every_knob_turned(page, folder):
     np.testing.assert_allclose(page.picture("photo red.png")[-5, -5], (200, 30, 30), atol=12)
     page.drop(folder / "blue.png")
-    page.wait_for("CAM: ")
+    until(lambda: page.browser.find_elements("css selector", '#maps img[alt="photo blue.png"]'))
     np.testing.assert_allclose(page.picture("photo blue.png")[-5, -5], (30, 30, 200), atol=12)
     page.choose("methods", "LayerCAM")
     page.wait_for("CAM: ", "LayerCAM, layer across_columns: ")
@@ -173,8 +170,7 @@ def test_errors_are_told_in_the_page_which_goes_on(page, folder):
     page.wait_for("CAM: horse")
     field = page.find("#settings input", "network")
     page.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
-    field.click()
-    field.clear()
+    field.click()  # what is typed replaces what stands there
     field.send_keys(str(folder / "bad.jpg"), ENTER)
     page.wait_for("error: ", "bad.jpg is a picture", without="CAM: ")
 
