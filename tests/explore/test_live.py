@@ -27,7 +27,9 @@ CLASSES = ["a", "<b>", "c"]
 def small_network():
     """Global average pooling behind two convolutions, of photos 16 x 24."""
     image = keras.Input((16, 24, 3))
-    x = layers.Conv2D(4, 3, activation="relu", padding="same", name="first")(layers.Rescaling(1 / 255)(image))
+    x = layers.Conv2D(4, 3, activation="relu", padding="same", name="first")(
+        layers.Rescaling(1 / 255, name="pixels")(image)
+    )
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3, activation="relu", padding="same", name="second")(x))
     return with_random_weights(keras.Model(image, layers.Dense(3, activation="softmax")(x)))
 
@@ -145,6 +147,7 @@ def test_files_are_the_arrays_and_pictures(folder):
     np.testing.assert_allclose(over[clear][:, 0].astype(int), grey[clear], atol=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("guided", [False, True])
 def test_the_commands_write_the_same_arrays(folder, run_here, monkeypatch, guided):
     monkeypatch.chdir(folder)
@@ -198,10 +201,10 @@ def test_a_network_offers_its_layers_methods_and_classes(folder):
     none = (None, "", "", None)
     classes, offered, place, methods = app.choose(0, ["c", "zebra"], *told, *none)
     assert [value for _, value in classes["choices"]] == ["predicted", "top3", *CLASSES] and classes["value"] == ["c"]
-    assert offered["choices"][0] == ("first, 16×24, 4 features", "first") and offered["value"] == ["second"]
-    assert (place["maximum"], place["value"], methods["value"]) == (2, 2, ["cam"])
-    assert app.layer_at(1, ["cam"], *told) == (["first"], ["grad-cam"])
-    assert app.layer_at(2, ["cam", "layer-cam"], *told) == (["second"], ["cam", "layer-cam"])
+    assert offered["choices"][1] == ("first, 16×24, 4 features", "first") and offered["value"] == ["second"]
+    assert (place["maximum"], place["value"], methods["value"]) == (3, 3, ["cam"])
+    assert app.layer_at(2, ["cam"], *told) == (["first"], ["grad-cam"])
+    assert app.layer_at(3, ["cam", "layer-cam"], *told) == (["second"], ["cam", "layer-cam"])
     assert app.choose(1, [], *told, *none)[1] == {"choices": [], "value": []}  # there is no second network
 
 
