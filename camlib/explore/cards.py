@@ -20,7 +20,7 @@ from camlib.preprocessing import size_name
 from camlib.runs.maps import write_array
 
 OUTPUT = Path("outputs/explored")  # of the commands
-BAR = 256  # pixels of a colour bar
+BAR_LENGTH = 256  # pixels of a colour bar
 
 # ---------------------------------------------------------------- the page
 
@@ -70,9 +70,9 @@ def card_html(shown, place, class_name, style):
     (first, of_first), *_ = layer.maps.items()
     share = shown.probabilities.get(class_name)
     title = f"{layer.title}: {class_name}" + ("" if share is None else f", {100 * share:.1f}\N{NO-BREAK SPACE}%")
-    drawn, scale = over_photo(shown, layer, class_name, style)
+    drawn, scale = superposed(shown, layer, class_name, style)
     size = "×".join(map(str, of_first[class_name].shape[:2]))
-    bar = np.linspace(scale.lowest, scale.limit, BAR)[None].repeat(12, axis=0)  # (12, BAR)
+    bar = np.linspace(scale.lowest, scale.limit, BAR_LENGTH)[None].repeat(12, axis=0)  # (12, BAR_LENGTH)
     alone = []
     for kind, of_classes in layer.maps.items():
         values, extent = of_classes[class_name], layer.drawing.extent_of(kind, photo)
@@ -109,7 +109,7 @@ def picture_html(image, words, data=None):
     return f'<img alt="{escape(words)}" src="data:image/jpeg;base64,{encoded}"{told}>'
 
 
-def over_photo(shown, layer, class_name, style):
+def superposed(shown, layer, class_name, style):
     """(a map over the photo uint8 (H, W, 3), its Scale, which all classes share)."""
     (kind, of_classes), *_ = layer.maps.items()
     scale = superposition_scale_of(layer.drawing.signed[kind], of_classes.values())
@@ -167,7 +167,7 @@ def write_files(folder, photos, style):
                 write_array(folder / f"{before}{kind}_for_{class_name}.npy", values)
         (kind, of_classes), *_ = layer.maps.items()
         for class_name, values in of_classes.items():
-            drawn, scale = over_photo(shown, layer, class_name, style)
+            drawn, scale = superposed(shown, layer, class_name, style)
             whole = np.dstack((drawn, np.full(drawn.shape[:2], 255, np.uint8)))
             write_png(folder / f"{before}spp_for_{class_name}.png", whole)
             laid = overlay_of(shown.picture, values, scale, style, layer.drawing.extent_of(kind, shown.picture))

@@ -22,7 +22,7 @@ from camlib.preprocessing import PREDICTED, chosen_classes
 from camlib.runs.claim import NOT_FINITE
 from camlib.runs.maps import Drawing
 
-NETWORKS_KEPT, MAPS_KEPT, PHOTOS_KEPT = 3, 64, 16  # in memory: networks; of each the last maps and photos
+NETWORKS_HELD, MAPS_HELD, PHOTOS_HELD = 3, 64, 16  # in memory: networks; of each the last maps and photos
 CAM_METHOD = "cam"  # beside METHODS
 
 
@@ -103,9 +103,9 @@ class LiveNetwork:
     def __init__(self, source, **options):
         self.classifier = Classifier.load(source, **{"name": Path(source).name} | options)
         check_batch(self.classifier, 1, with_gradients=True)
-        self.explainer = lru_cache(MAPS_KEPT)(self.compile)
-        self.read = lru_cache(PHOTOS_KEPT)(self.read_anew)
-        self.found = lru_cache(MAPS_KEPT)(lambda *_: Found())
+        self.explainer = lru_cache(MAPS_HELD)(self.compile)
+        self.read = lru_cache(PHOTOS_HELD)(self.read_anew)
+        self.found = lru_cache(MAPS_HELD)(lambda *_: Found())
         try:
             self.explainer(CAM_METHOD, None, False)
             self.default_method = CAM_METHOD
@@ -200,7 +200,7 @@ class Explorer:
 
     def __init__(self, most_pixels=MOST_PIXELS):
         self.most_pixels = most_pixels
-        self.kept = lru_cache(NETWORKS_KEPT)(self.load)
+        self.kept = lru_cache(NETWORKS_HELD)(self.load)
 
     def load(self, source, options, told):
         """A LiveNetwork; or the UserError that a file gives, which it gives again until the file is changed."""
