@@ -12,4 +12,4 @@ element.addEventListener("click", event => {
 });
 new MutationObserver(() => document.getElementById("place")?.remove()).observe(element, {childList: true, subtree: true});
 // What is typed into a list that takes other words replaces what stands in it
-document.addEventListener("click", event => event.target.matches("#settings input[role=listbox]") && event.target.select());
+document.addEventListener("click", event => event.target.matches("#settings input[role=combobox]") && event.target.select());
