@@ -235,7 +235,7 @@ def run_script(main, go_on="the same command goes on from here"):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes it again, and complains
         sys.exit(EXIT_OF_SIGNALS + getattr(signal, "SIGPIPE", 13))  # Windows has none
     except Exception as error:
-        if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error) and not is_of_backend(error):
+        if not is_of_user(error):
             raise
         with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
             print(f"error: {one_line(words_of(error, go_on))}", file=sys.stderr)
@@ -267,6 +267,11 @@ def check_folder():
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
+
+
+def is_of_user(error):
+    """Whether an error is the user's to mend: one sentence says it, and nothing is broken."""
+    return isinstance(error, (UserError, OSError)) or is_out_of_memory(error) or is_of_backend(error)
 
 
 def words_of(error, go_on):

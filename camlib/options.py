@@ -16,18 +16,18 @@ from camlib.preprocessing import (
     FITS,
     FLOAT_TYPES,
     INTERPOLATIONS,
+    LEAST_INPUT_SIDE,
     MOST_CHANNELS,
     OWN_PREPROCESSING,
     PREPROCESSING,
     PREPROCESSING_HELP,
     fit_share,
     parse_preprocessing,
+    parse_size,
 )
 from camlib.runs import STORE_TYPES
 from camlib.runs.shards import parse_shard
 from camlib.training import TEACHING
-
-LEAST_INPUT_SIDE, MOST_INPUT_SIDE = 8, 99_999  # pixels of a network's input; what fits into memory is seen later
 
 # ---------------------------------------------------------------- a network that is asked
 
@@ -352,18 +352,6 @@ def style_settings(args):
     names = ("colours", "photo_in_colour", "full_size")
     more = {"overlay": args.overlay, "no_pictures": args.no_pictures or None}
     return {name: getattr(args, name) for name in names} | more
-
-
-def parse_size(text):
-    """(height, width) for what the user wrote after --size: "64" or "64x96".
-
-    Raises:
-        UserError: it is something else, below LEAST_INPUT_SIDE or above MOST_INPUT_SIDE.
-    """
-    sides = [int(side) if re.fullmatch("[0-9]{1,9}", side) else -1 for side in text.lower().split("x")]
-    if len(sides) > 2 or not all(LEAST_INPUT_SIDE <= side <= MOST_INPUT_SIDE for side in sides):
-        raise UserError(f"--size {text}: expected {LEAST_INPUT_SIDE} to {MOST_INPUT_SIDE:,} pixels, N or HEIGHTxWIDTH")
-    return sides[0], sides[-1]
 
 
 def parse_gigabytes(text):

@@ -46,6 +46,7 @@ PREPROCESSING = {
     "caffe": {"scale": 1.0, "offset": [-103.939, -116.779, -123.68], "bgr": True},
 }
 PREPROCESSING["vgg"] = PREPROCESSING["caffe"]
+LEAST_INPUT_SIDE, MOST_INPUT_SIDE = 8, 99_999  # pixels of a network's input; what fits into memory is seen later
 SLASHES = set("/\\\0")  # which the name of a file cannot have
 ORIGINAL_CLASSES = ("dog", "cat", "horse", "bird")  # 0..3, the original's order
 
@@ -273,6 +274,18 @@ def bands_of_array(given, channels):
 def size_name(height, width):
     """A size as after --size."""
     return str(height) if height == width else f"{height}x{width}"
+
+
+def parse_size(text):
+    """(height, width) for what the user wrote after --size: "64" or "64x96".
+
+    Raises:
+        UserError: it is something else, below LEAST_INPUT_SIDE or above MOST_INPUT_SIDE.
+    """
+    sides = [int(side) if re.fullmatch("[0-9]{1,9}", side) else -1 for side in text.lower().split("x")]
+    if len(sides) > 2 or not all(LEAST_INPUT_SIDE <= side <= MOST_INPUT_SIDE for side in sides):
+        raise UserError(f"--size {text}: expected {LEAST_INPUT_SIDE} to {MOST_INPUT_SIDE:,} pixels, N or HEIGHTxWIDTH")
+    return sides[0], sides[-1]
 
 
 def numbers(value):

@@ -56,6 +56,31 @@ def run_script():
     return run
 
 
+@pytest.fixture(scope="module")
+def open_browser():
+    """Open a headless Chromium of a width and height in pixels; its logs tell errors, and what it asks of the net."""
+    driver = shutil.which("chromedriver")
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not (driver and binary):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    selenium = pytest.importorskip("selenium.webdriver")
+    opened = []
+
+    def open_one(width, height):
+        options = selenium.ChromeOptions()
+        options.binary_location = binary
+        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+        for flag in f"{flags} disable-component-update disable-sync window-size={width},{height}".split():
+            options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        opened.append(selenium.Chrome(options, selenium.ChromeService(driver)))
+        return opened[-1]
+
+    yield open_one
+    for browser in opened:
+        browser.quit()
+
+
 @pytest.fixture(autouse=True)
 def same_weights():
     """Networks of random weights are the same ones each time; of tests without Keras it is not imported."""

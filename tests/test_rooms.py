@@ -9,7 +9,7 @@ pytestmark = pytest.mark.any_backend
 GROUND = {"console", "files", "photos", "preprocessing", "memory", "precision", "backend"}
 # Each may import from the rooms before it, beside its own; options is imported by scripts alone
 FLOORS = [{"ground"}, {"demo", "networks", "plots"}, {"attribution"}, {"runs"}, {"evaluation"}, {"training"}]
-FLOORS += [{"viewer"}, {"options"}, {"script"}]
+FLOORS += [{"viewer", "explore"}, {"options"}, {"script"}]
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("camlib/**/*.py")])
 
 
@@ -70,7 +70,7 @@ def test_no_files_import_each_other_in_a_circle():
 
 def test_rooms_and_files_are_small():
     rooms = sorted({path.parent for path in FILES if path.parent.parent.name == "camlib"})
-    assert 7 <= len(rooms) <= 9 and len([path for path in FILES if path.parent.name == "camlib"]) <= 8
+    assert 7 <= len(rooms) <= 10 and len([path for path in FILES if path.parent.name == "camlib"]) <= 8
     modules = {room.name: [path for path in room.glob("*.py") if path.stem != "__init__"] for room in rooms}
     assert {name: len(of_room) for name, of_room in modules.items() if len(of_room) > 10} == {}
     later = ("store.py", "animals.py")  # drawings; and what becomes a folder of parts

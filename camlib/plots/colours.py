@@ -99,11 +99,13 @@ class Style(NamedTuple):
         colours: str, Matplotlib's name of a colour map; "evidence" for our own.
         in_colour: bool, the photo below a map keeps its colours, else it is grey.
         opacity: float, 0 to 1, of a map's largest value over the photo.
+        threshold: float, 0 to 1, the share of the scale below which nothing lies over the photo.
     """
 
     colours: str = OWN_COLOURS
     in_colour: bool = False
     opacity: float = OPACITY
+    threshold: float = 0.0
 
     def colour_map(self, signed):
         """Matplotlib's colour map for values from -1 to 1 if signed, else from 0 to 1."""
@@ -138,7 +140,7 @@ def overlay_colours(signed, style):
     """
     values = np.linspace(-1 if signed else 0, 1, 511)
     share = np.minimum(np.abs(values) / COVERED, 1)
-    opacity = style.opacity * share**2 * (3 - 2 * share)
+    opacity = style.opacity * share**2 * (3 - 2 * share) * (np.abs(values) >= style.threshold)
     if style.colours == OWN_COLOURS:
         values = np.sign(values) * PALEST + (1 - PALEST) * values
     elif signed and style.colours not in DIVERGING:

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -67,21 +66,8 @@ def test_page_is_self_contained(page):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    driver = shutil.which("chromedriver")
-    binary = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not (driver and binary):
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    selenium = pytest.importorskip("selenium.webdriver")
-    options = selenium.ChromeOptions()
-    options.binary_location = binary
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for flag in f"{flags} disable-component-update disable-sync window-size=1000,800".split():
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = selenium.Chrome(options, selenium.ChromeService(driver))
-    yield browser
-    browser.quit()
+def browser(open_browser):
+    return open_browser(1000, 800)
 
 
 def cards(browser):

@@ -1,0 +1,1 @@
+"""A photo at a time, live: networks that stay loaded, and the pictures and files of what they show."""

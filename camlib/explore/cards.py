@@ -1,0 +1,208 @@
+"""What networks show of a photo, as HTML for the app's page, as files, and as the command that writes these.
+
+Its style and script stand in explore.css and explore.js beside this file.
+"""
+
+import base64
+import os
+from pathlib import Path
+
+import numpy as np
+
+from camlib.attribution.gradcam import WHY_ZERO
+from camlib.console import command
+from camlib.explore.live import CAM_METHOD
+from camlib.plots import is_gradient
+from camlib.plots.colours import overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
+from camlib.plots.page import EVIDENCE_ENDS, escape, legend_of
+from camlib.plots.panels import encoded_jpeg, mid_grey, write_png
+from camlib.preprocessing import size_name
+from camlib.runs.maps import write_array
+
+OUTPUT = Path("outputs/explored")  # of the commands
+BAR_LENGTH = 256  # pixels of a colour bar
+
+# ---------------------------------------------------------------- the page
+
+
+def page_of(photos, style):
+    """The HTML of what networks show of a photo.
+
+    Args:
+        photos: list of Shown, or of the sentence (str) that says why there is none.
+        style: Style.
+    """
+    parts = [
+        f'<p class="problem" role="alert">error: {escape(shown)}</p>'
+        if isinstance(shown, str)
+        else network_html(shown, number, style)
+        for number, shown in enumerate(photos)
+    ]
+    return f'<div class="networks">{"".join(f"<section>{part}</section>" for part in parts)}</div>'
+
+
+def network_html(shown, number, style):
+    """What one network shows: its answer, and a card for each map."""
+    name = f"<h2>{escape(Path(shown.side.source).name)}</h2>"
+    cards = [
+        card_html(shown, (number, place), class_name, style)
+        for place, layer in enumerate(shown.layers)
+        for class_name in next(iter(layer.maps.values()))
+    ]
+    photo = picture_html(shown.picture, f"photo {shown.photo.name}")
+    answer = f'<article class="answer">{photo}{bars_html(shown.probabilities)}</article>'
+    return f'{name}<div class="cards">{answer}{"".join(cards)}</div>'
+
+
+def bars_html(probabilities):
+    """Probabilities as bars, the most probable first."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td><div style="width:{100 * share:.1f}%"></div></td>'
+        f"<td>{100 * share:.1f} %</td></tr>"
+        for name, share in sorted(probabilities.items(), key=lambda item: -item[1])
+    )
+    return f"<table><caption>probabilities</caption>{rows}</table>" if rows else "<p>scores without probabilities</p>"
+
+
+def card_html(shown, place, class_name, style):
+    """The maps of one method of one layer and class: large over the photo, its legend, and small each alone."""
+    layer, photo = shown.layers[place[1]], shown.picture
+    (first, of_first), *_ = layer.maps.items()
+    share = shown.probabilities.get(class_name)
+    title = f"{layer.title}: {class_name}" + ("" if share is None else f", {100 * share:.1f}\N{NO-BREAK SPACE}%")
+    drawn, scale = superposed(shown, layer, class_name, style)
+    size = "×".join(map(str, of_first[class_name].shape[:2]))
+    bar = np.linspace(scale.lowest, scale.limit, BAR_LENGTH)[None].repeat(12, axis=0)  # (12, BAR_LENGTH)
+    alone = []
+    for kind, of_classes in layer.maps.items():
+        values, extent = of_classes[class_name], layer.drawing.extent_of(kind, photo)
+        scale_alone = scale_of(layer.drawing.signed[kind], of_classes.values(), is_gradient(kind))
+        words = layer.drawing.titles[kind] + ("" if values.any() else f", zero everywhere: {WHY_ZERO.get(kind, '')}")
+        picture = picture_of(values, scale_alone, *photo.shape[:2], style, extent)
+        data = (*place, kind, class_name)
+        alone.append(f"<figure>{picture_html(picture, words, data)}<figcaption>{escape(words)}</figcaption></figure>")
+    return (
+        f'<article><h3>{escape(title)}</h3><p class="size">{size} values</p>'
+        f"{picture_html(drawn, f'{title}, over the photo', (*place, first, class_name))}"
+        f"{legend_html(scale, superposition_of(mid_grey(bar), bar, scale, style), class_name)}"
+        f'<div class="alone">{"".join(alone)}</div></article>'
+    )
+
+
+def legend_html(scale, bar, class_name):
+    """A colour bar with what its ends mean, and its numbers."""
+    legend = legend_of(scale, EVIDENCE_ENDS)
+    ends = "".join(f"<span>{escape(end.replace('{class}', class_name))}</span>" for end in legend["ends"])
+    ticks = "".join(
+        f'<span style="left:{100 * place:.0f}%;transform:translateX(-{100 * place:.0f}%)">{escape(text)}</span>'
+        for place, text in legend["ticks"]
+    )
+    above = f'<div class="ends">{ends}</div>{picture_html(bar, "")}'
+    return f'<div class="legend">{above}<div class="ticks">{ticks}</div></div>'
+
+
+def picture_html(image, words, data=None):
+    """A picture uint8 (H, W, 3) in the page; `data` says of which map a click on it tells the value."""
+    encoded = base64.b64encode(encoded_jpeg(image)).decode()
+    names = ("shown", "layer", "kind", "class")
+    told = "".join(f' data-{name}="{escape(str(value))}"' for name, value in zip(names, data or (), strict=False))
+    return f'<img alt="{escape(words)}" src="data:image/jpeg;base64,{encoded}"{told}>'
+
+
+def superposed(shown, layer, class_name, style):
+    """(a map over the photo uint8 (H, W, 3), its Scale, which all classes share)."""
+    (kind, of_classes), *_ = layer.maps.items()
+    scale = superposition_scale_of(layer.drawing.signed[kind], of_classes.values())
+    extent = layer.drawing.extent_of(kind, shown.picture)
+    return superposition_of(shown.picture, of_classes[class_name], scale, style, extent), scale
+
+
+# ---------------------------------------------------------------- a click
+
+
+def value_told(shown, layer, kind, class_name, across, down):
+    """What a map says at a place of the photo, in a sentence.
+
+    Args:
+        shown: Shown.
+        layer: int, number of the LayerMaps in it.
+        kind, class_name: str, of the map.
+        across, down: float, the place in shares of the photo's width and height.
+    """
+    layer = shown.layers[layer]
+    values = layer.maps[kind][class_name]
+    top, left, bottom, right = layer.drawing.extent_of(kind, shown.picture) or (0, 0, 1, 1)
+    height, width = values.shape[:2]
+    row, column = int((down - top) / (bottom - top) * height // 1), int((across - left) / (right - left) * width // 1)
+    words = f"{layer.drawing.titles[kind]} of {class_name}"
+    where = f"{100 * across:.0f} % from the left, {100 * down:.0f} % from the top"
+    if not (0 <= row < height and 0 <= column < width):
+        return f"{words}: nothing is known {where}, where the network did not look"
+    cell = values[row, column]
+    colours = f" ({', '.join(f'{one:.3g}' for one in cell)} of its channels)" if cell.ndim else ""
+    value = float(cell.flat[np.abs(cell).argmax()])
+    return f"{words}: {value:.4g}{colours}, {where}: row {row + 1} of {height}, column {column + 1} of {width}"
+
+
+# ---------------------------------------------------------------- files, and the command
+
+
+def write_files(folder, photos, style):
+    """Write what is shown: for each map its array, and of those over the photo PNG files, whole and transparent.
+
+    Args:
+        folder: Path, new.
+        photos: list of Shown or str, as for `page_of`.
+        style: Style.
+
+    Returns:
+        list of str, paths.
+    """
+    folder.mkdir(parents=True)
+    layers = [(shown, layer) for shown in photos if not isinstance(shown, str) for layer in shown.layers]
+    for number, (shown, layer) in enumerate(layers, 1):
+        before = f"{number}_" if len(layers) > 1 else ""
+        for kind, of_classes in layer.maps.items():
+            for class_name, values in of_classes.items():
+                write_array(folder / f"{before}{kind}_for_{class_name}.npy", values)
+        (kind, of_classes), *_ = layer.maps.items()
+        for class_name, values in of_classes.items():
+            drawn, scale = superposed(shown, layer, class_name, style)
+            whole = np.dstack((drawn, np.full(drawn.shape[:2], 255, np.uint8)))
+            write_png(folder / f"{before}spp_for_{class_name}.png", whole)
+            laid = overlay_of(shown.picture, values, scale, style, layer.drawing.extent_of(kind, shown.picture))
+            write_png(folder / f"{before}overlay_for_{class_name}.png", laid)
+    return sorted(map(str, folder.iterdir()))
+
+
+def commands_of(shown, photo, classes, in_colour):
+    """The commands that write what one network shows: list of str.
+
+    Args:
+        shown: Shown.
+        photo: Path of its photo.
+        classes: list of str, as after --classes.
+        in_colour: bool, the photo keeps its colours.
+    """
+    side, options = shown.side, []
+    for name, value in side.options:
+        text = size_name(*value) if name == "size" else value
+        options += [f"--{name.replace('_', '-')}", text]
+    options += ["--photo-in-colour"] * in_colour + ["--overlay", "png", "--overwrite"]
+    methods, found = [method for method in side.methods if method != CAM_METHOD], []
+    source, stem = near(side.source), Path(side.source).stem
+    if CAM_METHOD in side.methods:
+        found.append(("make_cam_maps.py", "--model", source, *options, "--output", OUTPUT / f"{stem}_cam"))
+    if methods:
+        which = ["--method", *methods, *(["--layer", *side.layers] if side.layers else []), "--classes", *classes]
+        options = [*which, *([] if side.guided else ["--no-guided"]), *options]
+        found.append(("gradcam_vgg16.py", "--weights", source, *options, "--output", OUTPUT / stem))
+    return [command(script, near(photo), *words) for script, *words in found]
+
+
+def near(path):
+    """A file's path as seen from the folder that the user is in, if it lies in that; what is no file stays."""
+    if not Path(path).exists():
+        return path
+    relative = Path(os.path.relpath(path))
+    return Path(path) if relative.parts[0] == ".." else relative
