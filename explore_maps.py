@@ -45,7 +45,9 @@ NETWORKS = [
     ("VGG-16 of ImageNet (553 MB once)", IMAGENET),
 ]
 METHOD_CHOICES = [("CAM", "cam")] + [
-    (method.title + (" (slow)" if "scores" in method.needs else ""), name) for name, method in METHODS.items()
+    (method.title + (" (slow)" if "scores" in method.needs else ""), name)
+    for name, method in METHODS.items()
+    if method.of_layer
 ]
 MOST_CLASSES = 8  # chosen at a time
 

@@ -17,7 +17,7 @@ from camlib.plots.colours import overlay_of, picture_of, scale_of, superposition
 from camlib.plots.page import EVIDENCE_ENDS, escape, legend_of
 from camlib.plots.panels import encoded_jpeg, mid_grey, write_png
 from camlib.preprocessing import size_name
-from camlib.runs.maps import write_array
+from camlib.runs.writers import write_array
 
 OUTPUT = Path("outputs/explored")  # of the commands
 BAR_LENGTH = 256  # pixels of a colour bar

@@ -20,7 +20,7 @@ from camlib.plots.colours import USUAL
 from camlib.plots.page import likely
 from camlib.preprocessing import PREDICTED, chosen_classes
 from camlib.runs.claim import NOT_FINITE
-from camlib.runs.maps import Drawing
+from camlib.runs.writers import Drawing
 
 NETWORKS_HELD, MAPS_HELD, PHOTOS_HELD = 3, 64, 16  # in memory: networks; of each the last maps and photos
 CAM_METHOD = "cam"  # beside METHODS

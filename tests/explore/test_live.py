@@ -19,7 +19,7 @@ from camlib.explore.app import App, options_of
 from camlib.explore.cards import commands_of, page_of, value_told, write_files
 from camlib.explore.live import Explorer, LayerMaps, Shown, Side
 from camlib.plots.colours import USUAL
-from camlib.runs.maps import Drawing
+from camlib.runs.writers import Drawing
 
 CLASSES = ["a", "<b>", "c"]
 
