@@ -177,7 +177,7 @@ def test_errors_are_told_in_the_page_which_goes_on(page, folder):
     page.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
     field.click()  # what is typed replaces what stands there
     field.send_keys(str(folder / "bad.jpg"), ENTER)
-    page.wait_for("error: ", "bad.jpg is a picture", without="CAM: ")
+    page.wait_for("error: ", "bad.jpg is neither an HDF5 nor a .keras file", without="CAM: ")
 
 
 def test_a_second_network_stands_beside_the_first_for_two_people_at_once(page, folder, open_browser, address):
