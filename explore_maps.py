@@ -50,6 +50,7 @@ METHOD_CHOICES = [("CAM", "cam")] + [
     if method.of_layer
 ]
 MOST_CLASSES = 8  # chosen at a time
+CLICK = "shown layer kind name across down".split()  # what the page's script says of one
 
 # ---------------------------------------------------------------- options
 
@@ -138,7 +139,8 @@ def build_page(gr, app, args):
         alone = {"api_visibility": "private", "show_progress": "hidden"}  # these ask no network, and wait for none
 
         def tell(view, event: gr.EventData):
-            return f"<p>{html.escape(app.tell(view, event._data))}</p>"
+            click = {name: getattr(event, name) for name in CLICK}
+            return f"<p>{html.escape(app.tell(view, click))}</p>"
 
         gr.on([one.input for one in look], app.draw, [shown, *look], maps, trigger_mode="always_last", **alone)
         maps.click(tell, shown, told, **alone)

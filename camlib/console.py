@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -271,7 +272,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") els
 
 def is_of_user(error):
     """Whether an error is the user's to mend: one sentence says it, and nothing is broken."""
-    return isinstance(error, (UserError, OSError)) or is_out_of_memory(error) or is_of_backend(error)
+    return isinstance(error, (UserError, OSError)) or is_out_of_memory(error) or is_of_matplotlibs_settings(error)
 
 
 def words_of(error, go_on):
@@ -281,14 +282,19 @@ def words_of(error, go_on):
         return f"{where} ({error.strerror}); expected room for it: free some, then {go_on}"
     if is_out_of_memory(error):
         return f"out of memory ({first_line(error)}); expected a lower --batch-size or --size; {go_on}"
-    if is_of_backend(error):
-        return f"MPLBACKEND={os.environ.get('MPLBACKEND')} ({first_line(error)}); expected one of these, or none"
+    if is_of_matplotlibs_settings(error):
+        named = f"MPLBACKEND={os.environ.get('MPLBACKEND')} or its matplotlibrc"
+        return f"Matplotlib refuses {named} ({first_line(error)}); expected others, or none"
     return str(error)
 
 
-def is_of_backend(error):
-    """Whether Matplotlib does not know the backend that the user names: its import fails."""
-    return isinstance(error, ValueError) and str(error).startswith("Key backend:")
+def is_of_matplotlibs_settings(error):
+    """Whether the user's settings let Matplotlib's import fail: an unknown backend, a file that is no text."""
+    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, ValueError) and any(
+        code.co_name == "<module>" and code.co_filename.endswith(os.path.join("matplotlib", "__init__.py"))
+        for code in frames
+    )
 
 
 def is_out_of_memory(error):

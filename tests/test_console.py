@@ -122,12 +122,16 @@ def test_an_error_that_cannot_be_printed_has_its_exit_code_all_the_same(tmp_path
         assert subprocess.run([sys.executable, "-c", fails], stderr=full, cwd=ROOT, timeout=60).returncode == 2
 
 
-def test_an_unknown_backend_of_matplotlib_is_one_line(run_script, run_folder, tmp_path):
-    ended = run_script(
-        "show_heatmaps.py", run_folder, "--html", tmp_path / "a.html", environment={"MPLBACKEND": "bogus"}
-    )
-    assert ended.returncode == 2 and ended.stderr.startswith("error: MPLBACKEND=bogus (Key backend: 'bogus' is not")
-    assert ended.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    ("name", "words"), [("MPLBACKEND", "Key backend: 'bogus' is not"), ("MATPLOTLIBRC", "'utf-8' codec can't decode")]
+)
+def test_what_lets_matplotlibs_import_fail_is_one_line(run_script, run_folder, tmp_path, name, words):
+    (tmp_path / "matplotlibrc").write_bytes(b"lines.linewidth: \xff\n")
+    value = "bogus" if name == "MPLBACKEND" else str(tmp_path / "matplotlibrc")
+    ended = run_script("show_heatmaps.py", run_folder, "--html", tmp_path / "a.html", environment={name: value})
+    *of_matplotlib, last = ended.stderr.splitlines()
+    assert ended.returncode == 2 and last.startswith("error: Matplotlib refuses MPLBACKEND=") and words in last
+    assert len(of_matplotlib) == (name == "MATPLOTLIBRC")  # which file it cannot decode
 
 
 @pytest.mark.parametrize("flag", ["-I", "-P"])

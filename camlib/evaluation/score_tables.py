@@ -47,6 +47,12 @@ def best(means):
     return means.max(axis=1)
 
 
+def first_of_both(means):
+    """The first of two numbers as a share of both, float (B, 2) -> (B,); NaN where both are 0."""
+    total = means.sum(axis=1)
+    return np.divide(means[:, 0], total, out=np.full(len(total), np.nan), where=total > 0)
+
+
 def is_right(overlaps, threshold):
     """Whether the box at a threshold overlaps a true one by half or more."""
     return float(overlaps[list(metrics.BOX_THRESHOLDS).index(threshold)] >= 0.5)
@@ -92,7 +98,7 @@ APART = (  # of photos that show several classes
           meaning="share of the positive values that lies on the class's own objects"),
     Score("other_energy", "on another's ↓", "energies", lambda energies, about: energies[1],
           meaning="the same on other classes' objects"),
-    Score("told_apart", "own of both ↑", "energies", statistic=lambda means: means[:, 0] / means.sum(axis=1),
+    Score("told_apart", "own of both ↑", "energies", statistic=first_of_both,
           meaning="of the positive values on any of these objects, those on the class's own; the maps that know no "
           "network show what chance is"),
 )  # fmt: skip

@@ -19,7 +19,7 @@ import evaluate_maps
 from camlib.attribution.gradcam import GradCAM
 from camlib.evaluation import metrics, parse_map, scoring
 from camlib.evaluation.annotations import Annotation, Item
-from camlib.evaluation.score_tables import LOCALISATION, SANITY, SHARPNESS, cell_text, faithfulness_scores
+from camlib.evaluation.score_tables import APART, LOCALISATION, SANITY, SHARPNESS, cell_text, faithfulness_scores
 from camlib.evaluation.scored_networks import ScoredNetwork
 from camlib.evaluation.scoring import outlines_of, truth_of
 from camlib.networks.checkpoint import load_network, save_network
@@ -205,7 +205,7 @@ def test_report_and_page(run):
 def test_report_explains_its_metrics_before_the_photos(run):
     page = (run[1] / "report.html").read_text("utf-8")
     terms = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page)
-    scores = (*LOCALISATION, *SHARPNESS, *SANITY, *faithfulness_scores(["blur", "mean"]))
+    scores = (*LOCALISATION, *APART, *SHARPNESS, *SANITY, *faithfulness_scores(["blur", "mean"]))
     of_network = {"top-1", "binary accuracy (Keras)", "ECE"}
     assert {score.title for score in scores} == {html.unescape(name) for name, _ in terms} - of_network
     assert all(len(text.split()) > 3 for _, text in terms)
