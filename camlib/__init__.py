@@ -8,6 +8,7 @@ METHODS, read_photo and UserError do without Keras; the other names import it wh
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 WHERE = {
     "CAM": "attribution.cam",
@@ -15,19 +16,29 @@ WHERE = {
     "GradCAM": "attribution.gradcam",
     "METHODS": "attribution",
     "UserError": "console",
-    "explain": "attribution.gradcam",
+    "explain": "runs.explained",
     "read_photo": "photos",
 }
 __all__ = ["CAM", "METHODS", "Classifier", "GradCAM", "UserError", "explain", "read_photo"]
 
 
-def __getattr__(name):
-    if name not in WHERE:
-        raise AttributeError(f"module 'camlib' has no attribute {name!r}")
-    if name in ("CAM", "Classifier", "GradCAM", "explain"):
-        importlib.import_module("camlib.backend")  # first of all: it starts Keras without its start-up lines
-    return getattr(importlib.import_module(f"camlib.{WHERE[name]}"), name)
+if TYPE_CHECKING:
+    from camlib.attribution import METHODS
+    from camlib.attribution.cam import CAM
+    from camlib.attribution.classifier import Classifier
+    from camlib.attribution.gradcam import GradCAM
+    from camlib.console import UserError
+    from camlib.photos import read_photo
+    from camlib.runs.explained import explain
+else:
+
+    def __getattr__(name):
+        if name not in WHERE:
+            raise AttributeError(f"module 'camlib' has no attribute {name!r}")
+        if name in ("CAM", "Classifier", "GradCAM", "explain"):
+            importlib.import_module("camlib.backend")  # first of all: it starts Keras without its start-up lines
+        return getattr(importlib.import_module(f"camlib.{WHERE[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -252,7 +252,9 @@ def name_without_suffix(name):
 # ---------------------------------------------------------------- decoding
 
 
-def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
+def read_photo(
+    path: str | os.PathLike | io.BytesIO, shorter_side: int | None = None, most_pixels: int = MOST_PIXELS
+) -> np.ndarray:
     """Decode a photo to upright RGB.
 
     EXIF rotation is applied, transparency is laid on white, CMYK, palettes and 10 to 16 bits are converted to RGB of

@@ -16,11 +16,11 @@ from camlib.attribution import METHODS, titles_of
 from camlib.console import OneLineError, UserError, counted, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json, write_whole
 from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
+from camlib.photos.places import Places
 from camlib.photos.resizing import COVER_SETTINGS, Cover, cover_in
 from camlib.plots import is_gradient
 from camlib.plots.colours import Style, overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
 from camlib.plots.panels import write_jpeg, write_panel, write_png
-from camlib.runs.places import Places
 from camlib.runs.shards import NUMBER, lists_of, rows_of
 from camlib.runs.store import PART_ERRORS, PLACE_COLUMNS, Part
 
