@@ -16,10 +16,11 @@ WHERE = {
     "GradCAM": "attribution.gradcam",
     "METHODS": "attribution",
     "UserError": "console",
+    "WatchedMaps": "training.results",
     "explain": "runs.explained",
     "read_photo": "photos",
 }
-__all__ = ["CAM", "METHODS", "Classifier", "GradCAM", "UserError", "explain", "read_photo"]
+__all__ = ["CAM", "METHODS", "Classifier", "GradCAM", "UserError", "WatchedMaps", "explain", "read_photo"]
 
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from camlib.console import UserError
     from camlib.photos import read_photo
     from camlib.runs.explained import explain
+    from camlib.training.results import WatchedMaps
 else:
 
     def __getattr__(name):
         if name not in WHERE:
             raise AttributeError(f"module 'camlib' has no attribute {name!r}")
-        if name in ("CAM", "Classifier", "GradCAM", "explain"):
+        if name in ("CAM", "Classifier", "GradCAM", "WatchedMaps", "explain"):
             importlib.import_module("camlib.backend")  # first of all: it starts Keras without its start-up lines
         return getattr(importlib.import_module(f"camlib.{WHERE[name]}"), name)
 

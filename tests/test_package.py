@@ -13,7 +13,7 @@ from camlib.attribution.cam import class_activation_maps, pooled_classifier
 from camlib.networks import GAP_NETWORK
 from camlib.networks.checkpoint import load_network
 
-NAMES = ["explain", "Classifier", "CAM", "GradCAM", "METHODS", "read_photo", "UserError"]
+NAMES = ["explain", "Classifier", "CAM", "GradCAM", "METHODS", "read_photo", "UserError", "WatchedMaps"]
 
 
 @pytest.mark.any_backend
