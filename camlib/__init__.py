@@ -10,6 +10,7 @@ METHODS, read_photo and UserError do without Keras; the other names import it wh
 import importlib
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
 WHERE = {
     "CAM": "attribution.cam",
     "Classifier": "attribution.classifier",
