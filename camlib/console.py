@@ -198,7 +198,7 @@ def command(script, *arguments):
     with contextlib.suppress(ValueError):  # on another drive of Windows than the user is
         path = os.path.relpath(path)
     words = [os.path.join(".", word) if isinstance(word, Path) and str(word)[0] == "-" else word for word in arguments]
-    words = [*([path.stem] if ROOT == SHIPPED else ["python", str(path)]), *map(str, words)]
+    words = [*([Path(script).stem] if ROOT == SHIPPED else ["python", str(path)]), *map(str, words)]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 

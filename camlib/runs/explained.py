@@ -49,6 +49,11 @@ class Explained(Explanation):
         failed: list of (path, reason), photos of a folder that could not be read.
     """
 
+    photos: list[np.ndarray]
+    probabilities: np.ndarray | None
+    maps: list[dict[str, dict[str, np.ndarray]]]
+    failed: list[tuple[str, str]]
+
     @classmethod
     def of(cls, found, gradcam, files, photos, places=(), failed=()):
         """Of an Explanation of NumPy arrays.
@@ -87,7 +92,7 @@ class Explained(Explanation):
         return found
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         return [photo.name for photo in self.files]
 
     # ---------------------------------------------------------------- pictures
@@ -115,8 +120,8 @@ class Explained(Explanation):
     def laid_over(self, picture, index, class_name=None):
         """As `overlay`, over a picture of the photo in any size."""
         kind, of_classes = next(iter(self.maps[index].items()))
-        names = self.kept.explained
-        name = names[class_name] if isinstance(class_name, (int, np.integer)) else class_name or next(iter(of_classes))
+        names = dict(enumerate(self.kept.explained))
+        name = next(iter(of_classes)) if class_name is None else names.get(class_name, class_name)
         if name not in of_classes:
             near = did_you_mean(str(name), of_classes)
             raise UserError(f"{name} was not explained for {self.names[index]}{near} expected {', '.join(of_classes)}")
@@ -310,8 +315,9 @@ def refuse_failed(failed, files, places):
     """
     if not failed:
         return
-    path, reason = failed[0]
-    if len(failed) == len(files) or path in map(str, places):
+    named = [one for one in failed if one[0] in set(map(str, places))]
+    path, reason = (named or failed)[0]
+    if named or len(failed) == len(files):
         number = [str(photo.path) for photo in files].index(path)
         raise UserError(f"photos[{number}]: {path}: {reason}")
     print(f"{counted(len(failed), 'photo')} could not be read, the first since {path}: {reason}", flush=True)

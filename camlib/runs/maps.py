@@ -309,7 +309,7 @@ def find_saved(place, most_pixels=MOST_PIXELS):
         settings = settings_of_run(place.resolve().parent)
         return [SavedPhoto(place.name, [place.parent], only=place, settings=settings, most_pixels=most_pixels)]
     if not place.is_dir():
-        raise UserError(f"{place} does not exist; expected a folder of maps: run python make_cam_maps.py first")
+        raise UserError(f"{place} does not exist; expected a folder of maps: run make_cam_maps.py first")
     here = place.resolve()
     for run in (here, *here.parents):
         if lists_of(run):
@@ -324,7 +324,7 @@ def find_saved(place, most_pixels=MOST_PIXELS):
             for parent in parents
         ]
     if not saved:
-        raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run python make_cam_maps.py")
+        raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run make_cam_maps.py")
     return saved
 
 
