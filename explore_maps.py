@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
 
+from camlib import explore
 from camlib.attribution import METHODS
 from camlib.console import ArgumentParser, UserError, run_script, whole_number
 from camlib.files import LARGEST_MODEL
@@ -37,7 +38,7 @@ from camlib.preprocessing import OWN_PREPROCESSING, PREPROCESSING
 # ---------------------------------------------------------------- settings
 
 ADDRESS = "127.0.0.1"  # this machine alone
-FOLDER = Path(__file__).resolve().parent / "camlib" / "explore"
+FOLDER = Path(explore.__file__).parent  # of the page's style and script
 FIRST_PHOTO = SHIPPED_PHOTOS / "two" / "coco196393_cat_and_parakeet.jpg"
 NETWORKS = [
     ("without pooling: dog, cat, horse, bird", str(GAP_NETWORK)),

@@ -248,14 +248,12 @@ def write_explained(args, gradcam, load, settings, photos, style):
     """
     import camlib.backend
     from camlib.attribution.classifier import announce_guided
-    from camlib.attribution.gradcam import CLASSES_AT_ONCE
     from camlib.memory import check_batch
+    from camlib.runs.explained import photos_at_once
     from camlib.runs.ray import explain_on_ray
     from camlib.runs.run import explain_photos, open_run
 
-    # of many classes the maps of a batch would fill the memory; methods of samples ask for one photo after the other
-    batch_size = max(1, min(args.batch_size, len(photos)) // -(-len(gradcam.chosen) // CLASSES_AT_ONCE))
-    batch_size = 1 if METHODS[gradcam.method].samples else batch_size
+    batch_size = photos_at_once(args.batch_size, len(photos), gradcam)
     check_batch(gradcam.classifier, batch_size, with_gradients=True)
     print(gradcam.description)
     if gradcam.guided:

@@ -16,6 +16,7 @@ and, on a CPU, ends with the very same weights.
 
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I and -P leave out
@@ -30,7 +31,7 @@ from camlib.options import (
     check_host_options,
     check_teacher_options,
 )
-from camlib.training import check_not_lost, sibling
+from camlib.training import check_not_lost, sibling, watched_files
 from camlib.training.class_folders import find_labelled_photos
 from camlib.training.recipes import RECIPES, recipe_of
 
@@ -81,6 +82,13 @@ def parse_arguments(arguments=None):
     add_host_options(parser.add_argument_group("several hosts"))
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.h5", help="the network")
+    output.add_argument(
+        "--watch",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="draw the maps of these photos, or of a folder's, after each epoch, and a film (GIF) of all epochs",
+    )
     output.add_argument("--half", action="store_true", help="store the weights as float16, half the size")
     earlier = output.add_mutually_exclusive_group()
     earlier.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
@@ -99,6 +107,8 @@ def parse_arguments(arguments=None):
         parser.error(f"--learning-rate {args.learning_rate}: expected a number between 0 and 1")
     check_teacher_options(parser, args, recipe.loss)
     check_host_options(parser, args)
+    if args.watch and args.host:
+        parser.error("--watch draws in one process; expected no --host")
     return args
 
 
@@ -132,6 +142,8 @@ def check_first(args):
     """
     refuse_if_held(args.output.parent, args.output.name)
     check_not_lost(args)
+    if args.watch:
+        watched_files(args.watch)
     for network in filter(None, (args.weights, args.teacher, args.locator)):
         check_source(network)
     return find_labelled_photos(args.data, args.seed, most_pixels=args.most_pixels) if args.data else None
@@ -151,7 +163,7 @@ def run(args, share, labelled):
     from camlib.training.distillation import prepare_lesson
     from camlib.training.fitting import load_data, train
     from camlib.training.hosts import check_hosts_agree, first_before_others, together
-    from camlib.training.results import write_missing, write_results
+    from camlib.training.results import WatchedMaps, write_missing, write_results
     from camlib.training.state import check_same, decisive_settings, read_state, record_of_finished
 
     output, state_path = args.output, sibling(args.output, "state.npz")
@@ -173,7 +185,8 @@ def run(args, share, labelled):
     lesson = None
     if materials.teacher:  # the others read the answers that the first was given
         lesson = first_before_others(share, lambda _: prepare_lesson(args, materials))
-    network, history = train(materials, state_path, fixed, args.resume, lesson, share)
+    watch = partial(WatchedMaps, args.watch, sibling(output, "watched")) if args.watch else None
+    network, history = train(materials, state_path, fixed, args.resume, lesson, share, watch)
     code = EXIT_SOME_FAILED if materials.failed or not np.isfinite(history[-1]["loss"]) else 0
     with together(share):
         if share.host == 0:

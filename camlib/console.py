@@ -7,6 +7,7 @@ import errno
 import heapq
 import os
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -191,11 +192,15 @@ def duration(seconds):
     return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} h"
 
 
-ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = Path(__file__).with_name("shipped")  # in an installed package: the scripts, and what they need
+ROOT = SHIPPED if SHIPPED.is_dir() else Path(__file__).resolve().parents[1]
+CLONE = Path() if ROOT == SHIPPED else ROOT  # has photos and VGG-16, too; installed, the folder that the user is in
 
 
 def command(script, *arguments):
     """The command line that runs a script of this repository from the folder the user is in, quoted for the shell.
+
+    In an installed package the scripts are commands.
 
     Args:
         script: str, its name, or a path as in sys.argv.
@@ -205,8 +210,24 @@ def command(script, *arguments):
     with contextlib.suppress(ValueError):  # on another drive of Windows than the user is
         path = os.path.relpath(path)
     words = [os.path.join(".", word) if isinstance(word, Path) and str(word)[0] == "-" else word for word in arguments]
-    words = ["python", str(path), *map(str, words)]
+    words = [*([Path(script).stem] if ROOT == SHIPPED else ["python", str(path)]), *map(str, words)]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def run_shipped():
+    """What a console command of an installed package does: run the script of its name."""
+    runpy.run_path(str(ROOT / f"{Path(sys.argv[0]).stem}.py"), run_name="__main__")
+
+
+def introduce():
+    """What the console command `camlib` does: name the others, and the version."""
+    from camlib import __version__
+
+    others = ", ".join(sorted(path.stem for path in ROOT.glob("*.py")))
+    parser = ArgumentParser(f"CAM, Grad-CAM and guided backpropagation of Keras networks. Commands: {others}.")
+    parser.add_argument("--version", action="version", version=f"camlib {__version__}")
+    parser.parse_args()
+    parser.print_help()
 
 
 # ---------------------------------------------------------------- beginning and ending

@@ -12,8 +12,8 @@ from conftest import ENVIRONMENT, ROOT
 from keras import layers
 
 import train_cam_4class
+from camlib import explain
 from camlib.attribution.cam import CAM
-from camlib.attribution.gradcam import explain
 from camlib.backend import usual_settings
 from camlib.demo.scenes import demo_folder
 from camlib.networks import GAP_NETWORK

@@ -1,5 +1,9 @@
 """Class activation maps (Zhou et al. 2016): where each class's score comes from, read off the last features."""
 
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
 from keras import activations, layers, ops
 
 from camlib.attribution import ExplainedBatch, Outputs
@@ -59,7 +63,7 @@ class CAM:
         "below zero, black at zero, red to yellow above; over the photo its end is the photo's largest positive value."
     )
 
-    def __init__(self, classifier):
+    def __init__(self, classifier: Classifier) -> None:
         self.classifier, self.input_spec = classifier, classifier.input_spec
         network, structure = classifier.network, classifier.structure
         classifier.layer_to_map()
@@ -71,11 +75,11 @@ class CAM:
         self.run_batch = halving(self.run_portion, axes=(0, 0))
 
     @classmethod
-    def load(cls, source, options):
+    def load(cls, source: str | PathLike, options: dict) -> "CAM":
         """The CAM of a network in a file, see `Classifier.load`; options is a dict."""
         return cls(Classifier.load(source, **options))
 
-    def __call__(self, photos):
+    def __call__(self, photos: Sequence | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Map where each class's score comes from.
 
         Args:

@@ -2,8 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -102,7 +105,13 @@ class Classifier:
             not fit it.
     """
 
-    def __init__(self, network, input_spec=None, source=None, **options):
+    def __init__(
+        self,
+        network: keras.Model,
+        input_spec: InputSpec | None = None,
+        source: str | PathLike | None = None,
+        **options: Any,
+    ) -> None:
         chooses = not HEAD_OPTIONS.isdisjoint(options)
         options = NetworkOptions(**options)
         self.network, self.source = network, options.name or source or f"the network {network.name!r}"
@@ -123,7 +132,7 @@ class Classifier:
         self.class_names = [*self.input_spec.class_names, *self.groups]
 
     @classmethod
-    def load(cls, source, **options):
+    def load(cls, source: str | PathLike, **options: Any) -> "Classifier":
         """Load a network from a file, or by a name of keras.applications.
 
         Args:

@@ -1,16 +1,17 @@
 """Grad-CAM (Selvaraju et al. 2017) and its family, compiled: one forward pass of a network, and many maps from it."""
 
-import contextlib
+from collections.abc import Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from camlib.attribution import METHODS, ExplainedBatch, MapOptions, Outputs, kind_of, titles_of
-from camlib.attribution.classifier import Classifier, check_guided
+from camlib.attribution.classifier import Classifier
 from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
 from camlib.attribution.methods import (
     CLASSES_AT_ONCE,
@@ -28,7 +29,6 @@ from camlib.backend import compiled
 from camlib.console import UserError, did_you_mean
 from camlib.memory import halving
 from camlib.plots import PIXEL_KINDS
-from camlib.precision import kept_precision
 from camlib.preprocessing import PREDICTED, chosen_classes, classes_of_photos, listed
 
 
@@ -48,15 +48,15 @@ class Explanation(NamedTuple):
         gaps: float32 (R, N), completeness gaps, see `camlib.attribution.sampling.integrated_gradients`, or None.
     """
 
-    logits: object
-    outputs: object
-    chosen: object
-    features: object
-    cams: object
-    guided: object
-    products: object
-    extent: object = None
-    gaps: object = None
+    logits: np.ndarray
+    outputs: np.ndarray
+    chosen: np.ndarray
+    features: np.ndarray
+    cams: np.ndarray
+    guided: np.ndarray | None
+    products: np.ndarray | None
+    extent: np.ndarray | None = None
+    gaps: np.ndarray | None = None
 
 
 PHOTO_AXES = Explanation(0, 0, 1, 0, 1, 1, 1, 0, 1)  # which axis of each is that of the photos
@@ -126,14 +126,14 @@ class GradCAM:
 
     def __init__(
         self,
-        classifier,
-        layer=None,
-        method="grad-cam",
-        guided=True,
-        counterfactual=False,
-        classes=("predicted",),
-        **options,
-    ):
+        classifier: Classifier,
+        layer: str | None = None,
+        method: str = "grad-cam",
+        guided: bool = True,
+        counterfactual: bool = False,
+        classes: Sequence[str | int] = ("predicted",),
+        **options: Any,
+    ) -> None:
         self.classifier, self.input_spec = classifier, classifier.input_spec
         if method not in METHODS:
             raise UserError(
@@ -162,11 +162,11 @@ class GradCAM:
         self.run_batch = halving(self.run_portion, PHOTO_AXES)
 
     @classmethod
-    def load(cls, source, options, **settings):
+    def load(cls, source: str | PathLike, options: dict, **settings: Any) -> "GradCAM":
         """The GradCAM of a network in a file, see `Classifier.load`; options is a dict, settings are of the class."""
         return cls(Classifier.load(source, **options), **settings)
 
-    def __call__(self, photos, labels=None):
+    def __call__(self, photos: Sequence | np.ndarray, labels: Sequence | None = None) -> Explanation:
         """Explain photos.
 
         Args:
@@ -184,7 +184,10 @@ class GradCAM:
         photos, chosen = self.classifier.photos(photos), None
         if labels is not None:
             chosen = classes_of_photos(labels, len(photos), self.input_spec.class_names, self.classifier.groups)
-        found = self.explanation(self.classifier.at_size(photos), len(photos), chosen)
+        return self.placed(self.explanation(self.classifier.at_size(photos), len(photos), chosen), photos)
+
+    def placed(self, found, photos):
+        """An Explanation with the `extent` in its photos, a list of arrays (H, W, ...)."""
         shares = [self.cover.of(photo.shape[:2]) or (0, 0, 1, 1) for photo in photos]
         return found._replace(extent=np.array([photo.shape[:2] * 2 for photo in photos]) * np.array(shares, float))
 
@@ -204,8 +207,7 @@ class GradCAM:
         kind, names = kind_of(self.method), self.classifier.class_names
         maps = [maps_of_photo(found, index, names, kind) for index in range(count)]
         zero = [zero_maps(of_photo) for of_photo in maps]
-        gaps = None if found.gaps is None else np.abs(found.gaps).max(axis=0)  # (N,)
-        return ExplainedBatch(found.logits, probabilities, maps, zero, gaps)
+        return ExplainedBatch(found.logits, probabilities, maps, zero, largest_gaps(found))
 
     @property
     def outputs(self):
@@ -266,41 +268,14 @@ class GradCAM:
         return found
 
 
-def explain(network, images, classes=None, method="grad-cam", layer=None, guided=True, **options):
-    """Explain photos with a network, in one call; for many calls with one network make a `GradCAM` once.
-
-    Args:
-        network: keras.Model, the path of a model file, or a name of keras.applications.
-        images: N photos: arrays, pictures of Pillow or paths, see `camlib.photos.as_photos`.
-        classes: names (str) or indices (int), each explained for every photo; or R rows of N, one class for each photo
-            in every row; default: the class predicted.
-        method: str, a key of METHODS.
-        layer: str, path of the layer whose output is mapped; default: the last with a spatial output, pooling aside.
-        guided: bool, do guided backpropagation and guided Grad-CAM too, where the method is one of a layer.
-        options: as for MapOptions: contrast, smooth, samples, seed ...; and what the network's file does not say, as
-            for NetworkOptions: preprocess, class_names, size ...
-
-    Returns:
-        Explanation of NumPy arrays, see `GradCAM`.
-
-    Raises:
-        UserError: the file is no network, or something of what was asked for does not fit it.
-    """
-    given, of_maps = isinstance(network, keras.Model), MapOptions.among(options)
-    with kept_precision(network) if given else contextlib.nullcontext():  # the network may be in training
-        classifier = Classifier(network, **options) if given else Classifier.load(network, **options)
-        if method == "deconvnet" or (guided and method in METHODS and METHODS[method].of_layer):
-            way_out = "expected another method" if method == "deconvnet" else "guided=False leaves it out"
-            check_guided(classifier.structure, way_out, method)
-        of_photos = classes is not None and any(isinstance(row, (list, tuple)) for row in listed(classes))
-        for_all = "predicted" if classes is None or of_photos else classes
-        explainer = GradCAM(classifier, layer, method, guided, classes=for_all, **of_maps)
-        return explainer(images, classes if of_photos else None)
-
-
 def as_arrays(found):
     """An Explanation of tensors as one of NumPy arrays."""
     return keras.tree.map_structure(lambda part: part if part is None else ops.convert_to_numpy(part), found)
+
+
+def largest_gaps(found):
+    """The largest completeness gap of each photo of an Explanation, float (N,), or None."""
+    return None if found.gaps is None else np.abs(found.gaps).max(axis=0)
 
 
 def maps_of_photo(found, index, names, kind):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from camlib.console import UserError
+from camlib.console import CLONE, UserError
 from camlib.demo.animals import (
     BLACK,
     COAT,
@@ -38,7 +38,7 @@ SPLITS = ("train", "val", "both")
 SINGLE_SIZES = (0.49, 0.83)  # longer side of the animal's box / side of the picture, one animal
 BOTH_SIZES = (0.38, 0.53)  # the same for each of two animals
 DEMO_JPEG_QUALITY = 95
-DEMO_FOLDER = Path(__file__).resolve().parents[2] / "data" / "demo"
+DEMO_FOLDER = CLONE / "data" / "demo"
 FILE_PATTERN = re.compile(r"annotations\.json|(masks/)?((train|val)/(dog|cat|horse|bird)|both)/\w+\.(jpg|png)")
 
 

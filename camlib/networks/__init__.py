@@ -5,12 +5,12 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from camlib.console import ROOT, UserError, did_you_mean
+from camlib.console import CLONE, ROOT, UserError, did_you_mean
 from camlib.files import file_sha256
 from camlib.preprocessing import IMAGENET_GROUPS, ORIGINAL_CLASSES, imagenet_names, read_class_names
 
-MODELS = ROOT / "models"
-GAP_NETWORK, VGG_NETWORK = MODELS / "cam_4class.h5", MODELS / "vgg16_4class.h5"  # the networks shipped
+GAP_NETWORK = ROOT / "models" / "cam_4class.h5"  # the networks shipped; the second, of 30 MB, with the clone alone
+VGG_NETWORK = CLONE / "models" / "vgg16_4class.h5"
 IMAGENET = "imagenet"  # what --weights calls VGG-16
 
 
@@ -32,6 +32,8 @@ def application_named(text):
 
 def unknown_network(text):
     """The UserError for what is neither a file nor a network's name."""
+    if Path(text) == VGG_NETWORK:  # an installed package is without it
+        return UserError(f"{text} does not exist; expected to run where it is, the clone, or its path, or imagenet")
     near = did_you_mean(str(text), (IMAGENET, *application_names()))
     return UserError(
         f"{text} does not exist{near} expected a .h5 or .keras file, imagenet, or a network of keras.applications by "

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
-from camlib.console import ROOT, UserError, first_line
+from camlib.console import CLONE, UserError, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, is_stored, parse_place
 from camlib.photos.decoding import (
     PhotoError,
@@ -46,7 +46,7 @@ PHOTO_SUFFIXES = set(
 DISPLAY_SIDE = 512  # pixels of the longer side of saved pictures; more only makes the files larger
 SAMPLES_PER_PIXEL, NEW_SUBFILE_TYPE = 277, 254  # tags of TIFF 6.0
 RUN_SUFFIXES = (".jpg", ".npy", ".csv", ".json")  # of the files that runs write beside photos' folders, and in them
-SHIPPED_PHOTOS = ROOT / "data" / "photos"  # 66, with boxes; what scripts take where nothing else is named
+SHIPPED_PHOTOS = CLONE / "data" / "photos"  # 66, with boxes; what scripts take where nothing else is named
 MOST_PAGES = 1000  # of a TIFF, that are looked at
 SCAN = b"\xff\xda"
 MOST_SCANNED = 20_000_000_000  # pixels times scans of a progressive JPEG: some seconds for scans that change nothing
@@ -253,7 +253,9 @@ def name_without_suffix(name):
 # ---------------------------------------------------------------- decoding
 
 
-def read_photo(path, shorter_side=None, most_pixels=MOST_PIXELS):
+def read_photo(
+    path: str | os.PathLike | io.BytesIO, shorter_side: int | None = None, most_pixels: int = MOST_PIXELS
+) -> np.ndarray:
     """Decode a photo to upright RGB.
 
     EXIF rotation is applied, transparency is laid on white, CMYK, palettes and 10 to 16 bits are converted to RGB of

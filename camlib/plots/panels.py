@@ -54,6 +54,11 @@ def colour_bar(scale, height, drawn):
     return drawn(values), ticks
 
 
+def bar_over_photo(scale, height, style):
+    """The colour bar of maps over a photo that is grey everywhere; as `colour_bar`."""
+    return colour_bar(scale, height, lambda values: superposition_of(mid_grey(values), values, scale, style))
+
+
 def write_panel(path, heading, photo, maps, style=USUAL, over_photo=None):
     """Write the photo, the first map laid over it, and all maps side by side, each with a colour bar of its values.
 
@@ -72,8 +77,8 @@ def write_panel(path, heading, photo, maps, style=USUAL, over_photo=None):
         values, whole = over_photo
     else:
         whole = superposition_scale_of(scale.signed, [magnitude(values)])
-    bar = colour_bar(whole, height, lambda values: superposition_of(mid_grey(values), values, whole, style))
-    above = f"{title} over the photo", superposition_of(photo, values, whole, style, extent), bar
+    laid = superposition_of(photo, values, whole, style, extent)
+    above = f"{title} over the photo", laid, bar_over_photo(whole, height, style)
     shown = [("photo", photo, None), above]
     for title, values, scale, extent in maps:
 
@@ -143,9 +148,15 @@ def write_jpeg(path, image):
 
 
 def write_png(path, image):
-    """Save uint8 (H, W, 4), RGB and opacity, as PNG."""
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA))[1]
+    """Save uint8 (H, W, 3 or 4) as PNG, see `encoded_png`."""
+    encoded = encoded_png(image)
     write_whole(path, lambda file: file.write(encoded))
+
+
+def encoded_png(image):
+    """The bytes of a PNG file of uint8 (H, W, 3), RGB, or (H, W, 4), RGB and opacity."""
+    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    return cv2.imencode(".png", cv2.cvtColor(image, order))[1]
 
 
 def encoded_jpeg(image, what="a picture"):

@@ -11,9 +11,9 @@ import numpy as np
 from camlib.console import EXIT_SOME_FAILED, UserError, counted
 from camlib.files import RUN_FILE, csv_text, open_csv, write_csv, write_json
 from camlib.photos import folders_of
+from camlib.photos.places import Places
 from camlib.runs.claim import claim_folder, remove_maps, run_record, say_failed, write_failed
 from camlib.runs.maps import SIGNED
-from camlib.runs.places import Places
 from camlib.runs.shards import (
     FAILED_COLUMNS,
     FAILED_FILE,

@@ -16,9 +16,9 @@ from camlib.attribution import METHODS, titles_of
 from camlib.console import OneLineError, UserError, counted, first_line
 from camlib.files import MOST_PIXELS, RUN_FILE, read_array, read_json
 from camlib.photos import PhotoError, modified_of, name_without_suffix, read_photo
+from camlib.photos.places import Places
 from camlib.photos.resizing import COVER_SETTINGS, cover_in
 from camlib.plots import PIXEL_KINDS, REDUCTIONS, colours, is_gradient
-from camlib.runs.places import Places
 from camlib.runs.shards import NUMBER, check_row, lists_of, rows_of
 from camlib.runs.store import PART_ERRORS, PLACE_COLUMNS, Part
 
@@ -224,7 +224,7 @@ def find_saved(place, most_pixels=MOST_PIXELS):
         settings = settings_of_run(place.resolve().parent)
         return [SavedPhoto(place.name, [place.parent], only=place, settings=settings, most_pixels=most_pixels)]
     if not place.is_dir():
-        raise UserError(f"{place} does not exist; expected a folder of maps: run python make_cam_maps.py first")
+        raise UserError(f"{place} does not exist; expected a folder of maps: run make_cam_maps.py first")
     here = place.resolve()
     for run in (here, *here.parents):
         if lists_of(run):
@@ -239,7 +239,7 @@ def find_saved(place, most_pixels=MOST_PIXELS):
             for parent in parents
         ]
     if not saved:
-        raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run python make_cam_maps.py")
+        raise UserError(f"no maps in {place}; expected files like heatmap_for_dog.npy: run make_cam_maps.py")
     return saved
 
 

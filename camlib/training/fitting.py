@@ -143,7 +143,7 @@ def check_fits(recipe, input_spec, photo_count, dtype, share):
         check_training(network, shape, recipe.size, batch_size, share.devices, least)
 
 
-def train(materials, state_path, fixed, resume, lesson=None, share=ALONE):
+def train(materials, state_path, fixed, resume, lesson=None, share=ALONE, watch=None):
     """Train one network.
 
     Args:
@@ -154,6 +154,7 @@ def train(materials, state_path, fixed, resume, lesson=None, share=ALONE):
         resume: bool, go on from `state_path` if it exists.
         lesson: Lesson, of the teacher, or None.
         share: Share, this process's part of the work.
+        watch: function of the network and its InputSpec -> WatchedMaps, or None.
 
     Returns:
         (network, history): keras.Model in float32 with the weights of the lowest val_loss, and a list of dicts, one
@@ -186,10 +187,13 @@ def train(materials, state_path, fixed, resume, lesson=None, share=ALONE):
         validation = PlainBatches(photos["val"], input_spec, recipe.batch_size, share)
         state = TrainingState(state_path, network, batches, validation, recipe.patience, fixed)
         done = state.restore(trained) if resume else 0
+        watched = [watch(network, input_spec)] if watch else []
+        for one in watched:
+            one.go_on(done)
         if done < epochs and not state.finished:
             parameters, steps = counted(network.count_params(), "parameter"), counted(len(batches), "step")
             print(f"{parameters}, {steps} an epoch", flush=True)
-            callbacks = [state, TrainingProgress(epochs, len(batches), recipe.patience)]
+            callbacks = [state, *watched, TrainingProgress(epochs, len(batches), recipe.patience)]
             with batches.own_errors():
                 trained.fit(batches, epochs=epochs, initial_epoch=done, shuffle=False, callbacks=callbacks, verbose=0)
     keras.config.set_dtype_policy("float32")

@@ -1,23 +1,42 @@
-"""What stays of a training: the network first, then what is told of it, whose failing costs a warning."""
+"""What stays of a training: the network first, then what is told of it, whose failing costs a warning; and its maps."""
 
 import contextlib
+import importlib.util
 import os
+import re
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
+from PIL import Image
+
+from camlib.attribution.classifier import Classifier
+from camlib.attribution.gradcam import GradCAM
 from camlib.console import EXIT_SOME_FAILED, command, counted, first_line, print_table
 from camlib.evaluation.metrics import binary_accuracy, confusion_matrix
-from camlib.files import RUN_FILE, write_csv, write_json
+from camlib.files import RUN_FILE, write_csv, write_json, write_whole
 from camlib.networks import GAP_NETWORK
 from camlib.networks.checkpoint import load_network, save_network
+from camlib.photos import read_batches
+from camlib.photos.places import places_in
 from camlib.plots.figures import draw_confusion_matrix, draw_history
+from camlib.plots.panels import encoded_png, sheet_of, write_png
+from camlib.precision import kept_precision
+from camlib.preprocessing import InputSpec
 from camlib.runs.claim import run_record, write_failed
-from camlib.training import sibling
+from camlib.runs.explained import Explained, refuse_failed
+from camlib.training import sibling, watched_files
 from camlib.training.batches import PlainBatches
 from camlib.training.class_folders import validation_folders
 
 FEW_PHOTOS = 500  # to train on
 BATCH_SIZE = 32  # photos in a batch of those that the finished network is asked about
+CLASSES_WATCHED = 6  # at most, else the class predicted alone
+OF_AN_EPOCH = re.compile(r"(?:events\.out\.tfevents\.)?epoch_(\d{4,})(?:\.png)?")
+MOST_FRAMES, FRAME_MILLISECONDS, LAST_MILLISECONDS = 200, 400, 2000  # of the film
 
 
 def write_results(network, materials, history, args, fixed):
@@ -153,3 +172,123 @@ def next_command(args):
     anew = ["--overwrite"] if (folder / RUN_FILE).exists() else []  # maps of an earlier network
     photos = validation_folders(args.data) if args.data else []
     return command(script, *photos, option, args.output, "--output", folder, *anew)
+
+
+# ---------------------------------------------------------------- while it is trained
+
+
+class WatchedMaps(keras.callbacks.Callback):
+    """Draw the maps of a few photos after each epoch of a training, and a film of all epochs at its end.
+
+        network.fit(..., callbacks=[WatchedMaps(["a.jpg", "b.jpg"], "outputs/watched", preprocess="tf")])
+
+    Writes epoch_0001.png, one row a photo, and at the end film.gif; where TensorBoard is installed, an event file
+    beside each picture, too.
+
+    Args:
+        photos: list of paths of photos or folders, at most MOST_SHOWN photos.
+        folder: str or Path.
+        network: keras.Model to map; default: the one that is trained.
+        input_spec: InputSpec of it; default: what `options` say.
+        method: str, a key of METHODS.
+        options: as for NetworkOptions: preprocess, class_names ...
+
+    Raises:
+        UserError: there are more photos, or one cannot be read; and when training begins, the network has no maps.
+    """
+
+    def __init__(
+        self,
+        photos: str | os.PathLike | list,
+        folder: str | os.PathLike,
+        network: keras.Model | None = None,
+        input_spec: InputSpec | None = None,
+        method: str = "grad-cam",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.places, self.folder, self.method = places_in(photos), Path(folder), method
+        self.files = watched_files(self.places)
+        self.network, self.input_spec, self.options = network, input_spec, options
+        self.gradcam = None
+
+    def prepare(self, network):
+        """Read the photos and compile the maps of a network."""
+        with kept_precision(network):
+            classifier = Classifier(network, self.input_spec, **self.options)
+            classes = ["all"] if len(classifier.input_spec.class_names) <= CLASSES_WATCHED else ["predicted"]
+            self.network, self.gradcam = network, GradCAM(classifier, None, self.method, guided=False, classes=classes)
+        self.read, self.images, failed = next(read_batches(self.files, classifier.input_spec, len(self.files)))
+        refuse_failed(failed, self.files, self.places)
+
+    def on_train_begin(self, logs=None):
+        if self.gradcam is None:
+            self.prepare(self.network or self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.draw(epoch + 1)
+
+    def on_train_end(self, logs=None):
+        self.write_film()
+
+    def go_on(self, done):
+        """Bring the pictures to where a training that is resumed is: so many epochs are done."""
+        self.on_train_begin()
+        for path in self.folder.glob("*epoch_*"):
+            ours = OF_AN_EPOCH.fullmatch(path.name)
+            if ours and int(ours[1]) > done:
+                path.unlink()
+        if done and not self.picture_of(done).exists():  # it was killed before it was drawn
+            self.draw(done)
+        self.write_film()
+
+    def picture_of(self, epoch):
+        return self.folder / f"epoch_{epoch:04d}.png"
+
+    def draw(self, epoch):
+        """Write the picture of an epoch; of a network whose numbers are not finite there is none."""
+        with kept_precision(self.network):
+            found = self.gradcam.explanation(self.images, len(self.read))
+        if not np.isfinite(found.logits).all():
+            return
+        rows = Explained.of(found, self.gradcam, *zip(*self.read, strict=True), self.places).rows()
+        rows[0].heading.insert(0, f"epoch {epoch}")
+        sheet = sheet_of(rows)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if importlib.util.find_spec("tensorboard"):
+            write_event(self.folder / f"events.out.tfevents.epoch_{epoch:04d}", epoch, sheet)
+        write_png(self.picture_of(epoch), sheet)
+
+    def write_film(self):
+        """Write the pictures of all epochs as one GIF: of more than MOST_FRAMES every second, third ... of them."""
+        paths = sorted(self.folder.glob("epoch_*.png"))
+        if not paths:
+            return
+        paths = paths[:: -max(1, -(-len(paths) // MOST_FRAMES))][::-1]
+        sizes = [Image.open(path).size for path in paths]
+        size = tuple(map(max, zip(*sizes, strict=True)))  # numbers of probabilities are not of one width
+        frames = (frame_of(path, size) for path in paths)
+        times = [FRAME_MILLISECONDS] * (len(paths) - 1) + [LAST_MILLISECONDS]
+        film = {"save_all": True, "duration": times, "loop": 0}
+        write_whole(self.folder / "film.gif", lambda file: next(frames).save(file, "GIF", append_images=frames, **film))
+
+
+def frame_of(path, size):
+    """A picture on white of the size (width, height) of a film."""
+    frame = Image.new("RGB", size, "white")
+    frame.paste(Image.open(path))
+    return frame
+
+
+def write_event(path, step, picture):
+    """Write a picture, uint8 (H, W, 3), as the event file of a step that TensorBoard reads. Does without TensorFlow."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    height, width = picture.shape[:2]
+    encoded = encoded_png(picture).tobytes()
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+    summary = Summary(value=[Summary.Value(tag="maps", image=image)])
+    record = Event(wall_time=time.time(), step=step, summary=summary).SerializeToString()
+    write_whole(path, lambda file: RecordWriter(file).write(record))

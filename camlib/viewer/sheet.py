@@ -9,7 +9,7 @@ from camlib.files import write_whole
 from camlib.photos import resize_photo, size_within
 from camlib.plots import UNSURE, WRONG
 from camlib.plots.colours import USUAL, superposition_of
-from camlib.plots.panels import MARGIN, TICK, TITLE, Row, colour_bar, mid_grey, sheet_of
+from camlib.plots.panels import MARGIN, TICK, TITLE, Row, bar_over_photo, sheet_of
 from camlib.plots.text import FONT, PER_INCH, displayable, shortened, wrapped
 from camlib.runs.maps import CLASSES_SHOWN, all_maps, base_kind, class_names_in
 from camlib.viewer.album import overlaid, predictions_of, read_content
@@ -137,8 +137,7 @@ def over_photo(photo, kind, values, scale, style, extent=None):
     if isinstance(values, Exception) or isinstance(photo, Exception):
         return (values if isinstance(values, Exception) else photo), None
     tall = max(min(photo.shape[0], SIDE // 2), 2 * TICK)  # a panorama's is no higher than its numbers need
-    bar = colour_bar(scale, tall, lambda values: superposition_of(mid_grey(values), values, scale, style))
-    return superposition_of(photo, overlaid(kind, values), scale, style, extent), bar
+    return superposition_of(photo, overlaid(kind, values), scale, style, extent), bar_over_photo(scale, tall, style)
 
 
 def picture_of_reason(reason):

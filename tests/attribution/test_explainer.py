@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 from small_networks import GENERATOR, IMAGES, SHAPE, explained, functional, steps, with_weights
 
-from camlib.attribution import gradcam
+from camlib import explain
 from camlib.attribution.classifier import Classifier
 from camlib.attribution.gradcam import CLASSES_AT_ONCE, GradCAM, compiled_map
 from camlib.attribution.inspection import inspect_network
@@ -110,11 +110,11 @@ def test_a_float64_network_is_explained_in_float64(kept_in):
     """Against float64 NumPy, to 1e-10 of the largest value: what single precision cannot."""
     if not has_float64():
         with pytest.raises(UserError, match="computed in float64, which Keras does on TensorFlow only"):
-            gradcam.explain(kept_in, PIXELS, [0], preprocess="0.01,-1")
+            explain(kept_in, PIXELS, [0], preprocess="0.01,-1")
         return
     arguments = {"classes": [0, 3], "preprocess": "0.01,-1"}
-    found = gradcam.explain(kept_in, PIXELS, **arguments)
-    ablation = gradcam.explain(kept_in, PIXELS, method="ablation-cam", guided=False, **arguments)
+    found = explain(kept_in, PIXELS, **arguments)
+    ablation = explain(kept_in, PIXELS, method="ablation-cam", guided=False, **arguments)
     for photo, (row, index) in itertools.product(range(2), enumerate((0, 3))):
         network, image = steps(), PIXELS[photo] * SCALED[0] + SCALED[1]
         logits, cam, guided = oracle.maps(network, image, index, target=3)
@@ -160,7 +160,7 @@ def test_a_float16_network_is_explained_in_float16(kept_in):
 @pytest.mark.parametrize("kept_in", ["mixed_float16"], indirect=True)
 def test_mixed_precision_is_for_training(kept_in):
     """The weights are float32, and so are the maps; afterwards training goes on as it was."""
-    found = gradcam.explain(kept_in, PIXELS, [0], preprocess="0.01,-1")
+    found = explain(kept_in, PIXELS, [0], preprocess="0.01,-1")
     _, cam, _ = oracle.maps(steps(), PIXELS[0] * SCALED[0] + SCALED[1], 0, target=3)
     np.testing.assert_allclose(found.cams[0, 0], cam, atol=1e-5 * cam.max())
     assert {layer.dtype_policy.name for layer in kept_in._flatten_layers()} == {"mixed_float16"}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from camlib.attribution.gradcam import explain
+from camlib import explain
 from camlib.console import UserError
 
 HEIGHT, WIDTH = 48, 64

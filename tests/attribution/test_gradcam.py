@@ -12,9 +12,10 @@ from keras import layers, ops
 from PIL import Image
 from small_networks import explained
 
+from camlib import explain
 from camlib.attribution.cam import cam_function, pooled_classifier
 from camlib.attribution.classifier import Classifier
-from camlib.attribution.gradcam import GradCAM, explain
+from camlib.attribution.gradcam import GradCAM
 from camlib.attribution.guided import guided_grad_cam, guided_rule, rectify
 from camlib.attribution.inspection import inspect_network
 from camlib.backend import differentiate

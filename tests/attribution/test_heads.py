@@ -12,8 +12,9 @@ from keras import layers, ops
 from oracle import cam_of, gradient_of
 from PIL import Image
 
+from camlib import explain
 from camlib.attribution.classifier import Classifier
-from camlib.attribution.gradcam import GradCAM, explain
+from camlib.attribution.gradcam import GradCAM
 from camlib.attribution.heads import Signature, feed_of
 from camlib.attribution.inspection import inspect_network
 from camlib.console import UserError

@@ -6,8 +6,9 @@ import pytest
 from keras import layers, ops
 from small_networks import ended
 
+from camlib import explain
 from camlib.attribution.classifier import Classifier
-from camlib.attribution.gradcam import GradCAM, explain
+from camlib.attribution.gradcam import GradCAM
 from camlib.attribution.inspection import inspect_network
 from camlib.console import UserError
 from camlib.preprocessing import PREPROCESSING, InputSpec

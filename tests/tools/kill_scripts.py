@@ -72,7 +72,7 @@ COMMANDS = {
     "evaluation": Command(["evaluate_maps.py", "IN/photos", "--maps", "IN/net.h5:cam", "IN/net.h5:grad-cam", "--only",
                            "network", "sanity", "--output", "OUT/out"]),
     "training": Command(["train_cam_4class.py", "--data", "IN/photos", "--epochs", "4", "--resume", "--output",
-                         "OUT/net.h5"]),
+                         "OUT/net.h5", "--watch", "IN/photos/cat/1.png"]),
     "page": Command(["show_heatmaps.py", "IN/maps", "--html", "OUT/page.html"]),
     "demo": Command(["data/draw_demo.py", "--train", "20", "--val", "10", "--both", "5", "--output", "OUT/demo"]),
 }  # fmt: skip

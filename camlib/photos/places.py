@@ -1,10 +1,32 @@
-"""Where a run's photos are: the files and folders that it was given, asked for each photo by its name."""
+"""Where photos are: files and folders that are handed over, and those of a run, asked for each photo by its name."""
 
 import functools
 import os
+from collections import Counter
 from pathlib import Path
 
-from camlib.photos import PHOTO_SUFFIXES
+from camlib.files import parse_place
+from camlib.photos import PHOTO_SUFFIXES, Photo, find_photos, folders_of
+
+
+def places_in(images):
+    """The list of Path that photos are handed over as, files or folders; None for arrays and pictures."""
+    images = [images] if isinstance(images, (str, os.PathLike)) or hasattr(images, "read_bytes") else images
+    if not isinstance(images, (list, tuple)):
+        return None
+    of_files = [isinstance(one, (str, os.PathLike)) or hasattr(one, "read_bytes") for one in images]
+    return [parse_place(one) if isinstance(one, str) else one for one in images] if of_files and all(of_files) else None
+
+
+def files_of(places):
+    """The photos in folders as `find_photos` lists them; of files alone each as often as it is named: list of Photo."""
+    if any(place.is_dir() for place in places):
+        return find_photos(places)
+    counts = Counter(place.name for place in places)
+    names = [
+        place.name if counts[place.name] == 1 else f"{number}/{place.name}" for number, place in enumerate(places, 1)
+    ]
+    return [Photo(*one) for one in zip(places, names, folders_of(names), strict=True)]
 
 
 class Places(list):
