@@ -121,7 +121,7 @@ def installed(tmp_path_factory):
     subprocess.run([*pip, "wheel", source, *offline, "--no-build-isolation", "-w", folder], check=True)
     shutil.rmtree(source)
     venv.create(environment, symlinks=os.name != "nt")
-    (packages,) = environment.glob("[Ll]ib*/**/site-packages")
+    (packages,) = {path.resolve() for path in environment.glob("[Ll]ib*/**/site-packages")}  # lib64 may be lib
     present = [path for path in sys.path if Path(path).name == "site-packages"]
     (packages / "present.pth").write_text("\n".join(present))
     commands = environment / ("Scripts" if os.name == "nt" else "bin")

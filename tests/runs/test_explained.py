@@ -87,7 +87,7 @@ def test_arrays_are_numbered_and_drawn_over_themselves(small_network, found, tmp
     found.save(tmp_path / "mine", overwrite=True)
     assert not (tmp_path / "mine" / "photo_2").exists() and len(find_saved(tmp_path / "mine")) == 9
     again = pickle.loads(pickle.dumps(mine))
-    assert np.array_equal(again.overlay(0), mine.overlay(0)) and len(again) == 8 and again[4] is again.cams
+    assert np.array_equal(again.overlay(0), mine.overlay(0)) and len(again) == 9 and again[4] is again.cams
 
 
 def test_each_photo_has_its_own_class_whatever_the_batch(small_network, folder):
