@@ -139,7 +139,7 @@ class MapOptions:
     @classmethod
     def names(cls):
         """Those that the user gives: list of str."""
-        return [field.name for field in fields(cls)[:7]]
+        return [field.name for field in fields(cls) if field.name not in ("black", "white", "contrast_name")]
 
     @staticmethod
     def apply_to(method, smooth=1):
@@ -166,7 +166,7 @@ class MapOptions:
             raise UserError(f"--noise {self.noise}: expected a share of the photo's range, from 0 to 10")
         if self.baseline is not None and self.baseline not in BASELINE_NAMES:
             raise UserError(f"--baseline {self.baseline}: expected {', '.join(BASELINE_NAMES)}")
-        given = {field.name for field in fields(self)[:7] if getattr(self, field.name) is not field.default}
+        given = {name for name in self.names() if getattr(self, name) is not getattr(MapOptions, name)}
         for name in sorted(given - self.apply_to(method, self.smooth)):
             raise UserError(f"--{name} is not of {method}; expected another --method with it, or none")
 
