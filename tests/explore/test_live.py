@@ -13,7 +13,7 @@ from PIL import Image
 from small_networks import with_random_weights
 
 import explore_maps
-from camlib.attribution.gradcam import explain
+from camlib import explain
 from camlib.console import UserError
 from camlib.explore.app import App, options_of
 from camlib.explore.cards import commands_of, page_of, value_told, write_files
