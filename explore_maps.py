@@ -46,9 +46,8 @@ NETWORKS = [
     ("VGG-16 of ImageNet (553 MB once)", IMAGENET),
 ]
 METHOD_CHOICES = [("CAM", "cam")] + [
-    (method.title + (" (slow)" if "scores" in method.needs else ""), name)
+    (method.title + (" (slow)" if method.samples or "scores" in method.needs else ""), name)
     for name, method in METHODS.items()
-    if method.of_layer
 ]
 MOST_CLASSES = 8  # chosen at a time
 CLICK = "shown layer kind name across down".split()  # what the page's script says of one
@@ -114,7 +113,7 @@ def build_page(gr, app, args):
             # the file as it came: the project's own reader reads it, with its limits, not Gradio
             photo.preprocess = lambda payload: payload and payload.path
             if app.shipped:
-                paths = [[str(path)] for path in app.shipped.values()]
+                paths = [[str(path)] for path in app.shipped]
                 gr.Examples(paths, photo, label="photos of data/photos", examples_per_page=8)
         with gr.Column(elem_id="maps"):
             maps = gr.HTML(js_on_load=(FOLDER / "explore.js").read_text("utf-8"))
@@ -184,6 +183,8 @@ def main(arguments=None):
     for source in args.network:
         check_source(source)
     if args.photo:
+        if args.photo.is_dir():
+            raise UserError(f"{args.photo} is a folder; expected a photo")
         find_photos([args.photo], args.most_pixels)
     with tempfile.TemporaryDirectory(prefix="explore_maps_") as folder:  # what the browser hands over, until the end
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
@@ -195,7 +196,7 @@ def main(arguments=None):
         from camlib.explore.live import Explorer
 
         logging.getLogger("tensorflow").setLevel("ERROR")  # many layers are many programs, and it warns of that
-        app = App(gr.update, Explorer(args.most_pixels), Path(folder, "files"))
+        app = App(gr.update, Explorer(args.most_pixels), Path(folder, "files"), args.photo)
         facts = ("", "", None)  # of its pixels, size and names: what the file says
         app.choose(0, [], args.network[0], *facts, (args.network[1:] or [None])[0], *facts)  # loaded, and kept
         page = build_page(gr, app, args)

@@ -25,7 +25,7 @@ from camlib.plots.colours import Style
 from camlib.preprocessing import InputSpec, probabilities_of
 from camlib.runs.folder_run import FolderRun
 from camlib.runs.run import Finished
-from camlib.runs.writers import Drawing, write_maps
+from camlib.runs.writers import Drawing, write_photo_maps
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the processes they start would ignore Ctrl-C
@@ -282,7 +282,7 @@ def make_run(output, names, kind="heatmap", classes=CLASSES, settings=None):
         folder.mkdir(parents=True, exist_ok=True)
         picture = np.full((30, 40, 3), 20 * index, np.uint8)
         of_classes = {name: np.full((6, 8), (index + c) * (-1) ** c, np.float32) for c, name in enumerate(classes)}
-        write_maps(folder, kind, of_classes, picture, Drawing(Style(), {kind: True}, {}), over_photo=True)
+        write_photo_maps(folder, picture, {kind: of_classes}, Drawing(Style(), {kind: True}, {}), {})
         Image.fromarray(picture).save(folder / "photo.jpg")
         logits = np.zeros((1, len(classes)))
         logits[0, index % len(classes)] = np.log(3)  # of two classes: 0.75 and 0.25

@@ -252,6 +252,14 @@ def has_own_weights(layer):
     return not any(inner.weights for inner in layer._flatten_layers(include_self=False))
 
 
+def is_of_graph(operation, running):
+    """Whether an operation has its place and name in a functional network that runs.
+
+    One in a layer's own code is made when that is called, under a new name each time: pad_2, pad_3 ...
+    """
+    return bool(running) and any(operation is one for one in getattr(running[-1], "operations", ()))
+
+
 def joins(call):
     """Whether a call joins several outputs along their last axis."""
     if type(call.layer).__name__ != "Concatenate" or not isinstance(call.input, (list, tuple)):
@@ -292,6 +300,8 @@ def stand_ins(trace):
         return converted
 
     def run_layer(layer, *arguments, **keywords):
+        if not isinstance(layer, keras.Layer) and not is_of_graph(layer, trace.running):
+            return run_operation(layer, *arguments, **keywords)
         trace.running.append(layer)
         # Conv2D(activation=tf.nn.relu) and the like hold the backend's function itself
         held = {

@@ -3,6 +3,7 @@
 from itertools import count
 from pathlib import Path
 
+from camlib.attribution import METHODS
 from camlib.console import UserError, is_of_user, words_of
 from camlib.explore.cards import commands_of, page_of, value_told, write_files
 from camlib.explore.live import CAM_METHOD, Side
@@ -43,12 +44,14 @@ class App:
         update: function of Gradio's that changes a component: choices, value, maximum.
         explorer: Explorer.
         folder: Path, where files for download go.
+        photo: Path of a photo that the user named, or None.
     """
 
-    def __init__(self, update, explorer, folder):
+    def __init__(self, update, explorer, folder, photo=None):
         self.update, self.explorer, self.folder, self.numbers = update, explorer, folder, count()
-        shipped = find_photos([SHIPPED_PHOTOS]) if SHIPPED_PHOTOS.is_dir() else []
-        self.shipped = {file_sha256(photo.path): photo.path for photo in shipped}  # the page hands on copies
+        self.shipped = [one.path for one in find_photos([SHIPPED_PHOTOS])] if SHIPPED_PHOTOS.is_dir() else []
+        # the page hands on copies; of a photo that was dropped no more than its name is known
+        self.known = {file_sha256(path): path for path in [*self.shipped, *([photo] if photo else [])]}
 
     def network(self, source, *told):
         """The LiveNetwork of what stands in a block of the page: source, preprocess, size and file of names."""
@@ -92,7 +95,8 @@ class App:
             layers = list(self.network(*told).classifier.structure.sizes) if told[0] else []
         except UserError:
             layers = []  # `explain` tells why
-        return layers[place - 1 : place], methods if set(methods) - {CAM_METHOD} else ["grad-cam"]
+        maps_it = any(method != CAM_METHOD and METHODS[method].of_layer for method in methods)
+        return layers[place - 1 : place], methods if maps_it else ["grad-cam"]
 
     def explain(self, photo, classes, guided, opacity, threshold, in_colour, *told):
         """What the networks show of a photo: (View, HTML, commands).
@@ -108,10 +112,10 @@ class App:
         for source, *facts, methods, layers in (told[:6], told[6:]) if photo else ():
             try:
                 if source:
-                    path = self.shipped.get(file_sha256(photo), Path(photo))
+                    path = self.known.get(file_sha256(photo))
                     side = Side(source, options_of(*facts), tuple(methods), tuple(layers), guided)
-                    photos.append(self.explorer.show(path, side, classes))
-                    commands += commands_of(photos[-1], path, classes, in_colour)
+                    photos.append(self.explorer.show(path or photo, side, classes))
+                    commands += commands_of(photos[-1], path or Path(photo).name, classes, in_colour)
             except Exception as error:
                 if not is_of_user(error):
                     raise

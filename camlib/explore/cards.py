@@ -12,8 +12,7 @@ import numpy as np
 from camlib.attribution.gradcam import WHY_ZERO
 from camlib.console import command
 from camlib.explore.live import CAM_METHOD
-from camlib.plots import is_gradient
-from camlib.plots.colours import overlay_of, picture_of, scale_of, superposition_of, superposition_scale_of
+from camlib.plots.colours import overlay_of, picture_of, superposition_of
 from camlib.plots.page import EVIDENCE_ENDS, escape, legend_of
 from camlib.plots.panels import encoded_jpeg, mid_grey, write_png
 from camlib.preprocessing import size_name
@@ -76,9 +75,9 @@ def card_html(shown, place, class_name, style):
     alone = []
     for kind, of_classes in layer.maps.items():
         values, extent = of_classes[class_name], layer.drawing.extent_of(kind, photo)
-        scale_alone = scale_of(layer.drawing.signed[kind], of_classes.values(), is_gradient(kind))
+        by_class, scale_alone = layer.drawing.shown(kind, of_classes)
         words = layer.drawing.titles[kind] + ("" if values.any() else f", zero everywhere: {WHY_ZERO.get(kind, '')}")
-        picture = picture_of(values, scale_alone, *photo.shape[:2], style, extent)
+        picture = picture_of(by_class[class_name], scale_alone, *photo.shape[:2], style, extent)
         data = (*place, kind, class_name)
         alone.append(f"<figure>{picture_html(picture, words, data)}<figcaption>{escape(words)}</figcaption></figure>")
     return (
@@ -112,9 +111,9 @@ def picture_html(image, words, data=None):
 def superposed(shown, layer, class_name, style):
     """(a map over the photo uint8 (H, W, 3), its Scale, which all classes share)."""
     (kind, of_classes), *_ = layer.maps.items()
-    scale = superposition_scale_of(layer.drawing.signed[kind], of_classes.values())
+    laid, scale = layer.drawing.over_photo(kind, of_classes)
     extent = layer.drawing.extent_of(kind, shown.picture)
-    return superposition_of(shown.picture, of_classes[class_name], scale, style, extent), scale
+    return superposition_of(shown.picture, laid[class_name], scale, style, extent), scale
 
 
 # ---------------------------------------------------------------- a click
@@ -166,10 +165,9 @@ def write_files(folder, photos, style):
             for class_name, values in of_classes.items():
                 write_array(folder / f"{before}{kind}_for_{class_name}.npy", values)
         (kind, of_classes), *_ = layer.maps.items()
-        for class_name, values in of_classes.items():
+        for class_name, values in layer.drawing.over_photo(kind, of_classes)[0].items():
             drawn, scale = superposed(shown, layer, class_name, style)
-            whole = np.dstack((drawn, np.full(drawn.shape[:2], 255, np.uint8)))
-            write_png(folder / f"{before}spp_for_{class_name}.png", whole)
+            write_png(folder / f"{before}spp_for_{class_name}.png", drawn)
             laid = overlay_of(shown.picture, values, scale, style, layer.drawing.extent_of(kind, shown.picture))
             write_png(folder / f"{before}overlay_for_{class_name}.png", laid)
     return sorted(map(str, folder.iterdir()))
@@ -189,14 +187,16 @@ def commands_of(shown, photo, classes, in_colour):
         text = size_name(*value) if name == "size" else value
         options += [f"--{name.replace('_', '-')}", text]
     options += ["--photo-in-colour"] * in_colour + ["--overlay", "png", "--overwrite"]
-    methods, found = [method for method in side.methods if method != CAM_METHOD], []
-    source, stem = near(side.source), Path(side.source).stem
-    if CAM_METHOD in side.methods:
+    found, source, stem = [], near(side.source), Path(side.source).stem
+    of_photo, of_layer = side.by_kind()
+    if CAM_METHOD in of_photo:
         found.append(("make_cam_maps.py", "--model", source, *options, "--output", OUTPUT / f"{stem}_cam"))
-    if methods:
-        which = ["--method", *methods, *(["--layer", *side.layers] if side.layers else []), "--classes", *classes]
-        options = [*which, *([] if side.guided else ["--no-guided"]), *options]
-        found.append(("gradcam_vgg16.py", "--weights", source, *options, "--output", OUTPUT / stem))
+        of_photo.remove(CAM_METHOD)
+    of_layer_options = [*(["--layer", *side.layers] if side.layers else []), *([] if side.guided else ["--no-guided"])]
+    for methods, which, output in ((of_layer, of_layer_options, stem), (of_photo, [], f"{stem}_pixels")):
+        if methods:
+            which = ["--method", *methods, *which, "--classes", *classes, *options]
+            found.append(("gradcam_vgg16.py", "--weights", source, *which, "--output", OUTPUT / output))
     return [command(script, near(photo), *words) for script, *words in found]
 
 

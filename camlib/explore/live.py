@@ -43,6 +43,12 @@ class Side(NamedTuple):
     layers: tuple = ()
     guided: bool = False
 
+    def by_kind(self):
+        """(the methods that need no layer, CAM first, and those that map one of several), lists of str."""
+        of_layer = [method for method in self.methods if method != CAM_METHOD and METHODS[method].of_layer]
+        others = [method for method in self.methods if method not in of_layer]
+        return sorted(others, key=lambda method: method != CAM_METHOD), of_layer
+
 
 class LayerMaps(NamedTuple):
     """What one method of one layer shows of a photo.
@@ -116,8 +122,9 @@ class LiveNetwork:
         """The CAM or GradCAM of a method of a layer."""
         if method == CAM_METHOD:
             return CAM(self.classifier)
-        if guided:
-            check_guided(self.classifier.structure, "expected the box of guided maps without its tick")
+        if guided or method == "deconvnet":
+            way_out = "expected the box of guided maps without its tick" if guided else "expected another method"
+            check_guided(self.classifier.structure, way_out, method)
         return GradCAM(self.classifier, layer, method, guided)
 
     def read_anew(self, photo):
@@ -139,10 +146,10 @@ class LiveNetwork:
             UserError: the photo cannot be read, there is no such class or layer, or a method does not apply.
         """
         layers, names = [], []
-        others = [method for method in side.methods if method != CAM_METHOD]
-        pairs = [(None, CAM_METHOD)] * (CAM_METHOD in side.methods) + list(product(side.layers or (None,), others))
+        of_photo, of_layer = side.by_kind()
+        pairs = [(None, method) for method in of_photo] + list(product(side.layers or (None,), of_layer))
         for layer, method in pairs:
-            guided = side.guided and method != CAM_METHOD
+            guided = side.guided and method in of_layer
             found = self.found(photo, method, layer, guided)
             names = self.explain(photo, self.explainer(method, layer, guided), found, classes)
             layers.append(self.layer_maps(method, self.explainer(method, layer, guided), found, names))
@@ -185,7 +192,8 @@ class LiveNetwork:
     def layer_maps(self, method, explainer, found, names):
         """The LayerMaps of the named classes."""
         of_cam = method == CAM_METHOD
-        title = KIND_TITLES["heatmap"] if of_cam else f"{METHODS[method].title}, layer {explainer.layer}"
+        title = KIND_TITLES["heatmap"] if of_cam else METHODS[method].title
+        title += f", layer {explainer.layer}" if not of_cam and explainer.layer else ""
         drawing = Drawing(USUAL, explainer.kinds, KIND_TITLES | explainer.titles, explainer.made, cover=explainer.cover)
         maps = {kind: {name: of_classes[name] for name in names} for kind, of_classes in found.maps.items()}
         return LayerMaps(method, title, drawing, maps)

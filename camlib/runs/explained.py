@@ -22,8 +22,7 @@ from camlib.photos import Photo, display_size, read_batches, resize_photo, size_
 from camlib.photos.decoding import shown_bands
 from camlib.photos.places import files_of, places_in
 from camlib.photos.resizing import cover_settings
-from camlib.plots import is_gradient
-from camlib.plots.colours import USUAL, overlaid, reduced, superposition_of, superposition_scale_of
+from camlib.plots.colours import USUAL, superposition_of
 from camlib.plots.panels import Row, bar_over_photo, encoded_png, sheet_of
 from camlib.plots.text import displayable
 from camlib.precision import kept_precision
@@ -122,25 +121,19 @@ class Explained(Explanation):
 
     def laid_over(self, picture, index, class_name=None):
         """As `overlay`, over a picture of the photo in any size."""
-        kind, of_classes = self.over_photo(index)
+        kind, of_classes, scale = self.over_photo(index)
         names = dict(enumerate(self.kept.explained))
         name = next(iter(of_classes)) if class_name is None else names.get(class_name, class_name)
         if name not in of_classes:
             near = did_you_mean(str(name), of_classes)
             raise UserError(f"{name} was not explained for {self.names[index]}{near} expected {', '.join(of_classes)}")
-        extent, scale = self.drawing.extent_of(kind, picture), self.scale_over(index)
+        extent = self.drawing.extent_of(kind, picture)
         return superposition_of(picture, of_classes[name], scale, self.drawing.style, extent)
 
     def over_photo(self, index):
-        """What lies over a photo: (its kind, dict of class name -> float (h, w))."""
+        """What lies over a photo: (its kind, dict of class name -> float (h, w), the Scale of all)."""
         kind, of_classes = next(iter(self.maps[index].items()))
-        return kind, {name: overlaid(kind, reduced(kind, values, None)) for name, values in of_classes.items()}
-
-    def scale_over(self, index):
-        """The Scale of what lies over a photo, all classes'."""
-        kind, of_classes = self.over_photo(index)
-        gradients = is_gradient(kind)
-        return superposition_scale_of(self.drawing.signed[kind] and not gradients, of_classes.values(), gradients)
+        return kind, *self.drawing.over_photo(kind, of_classes)
 
     def row(self, index, side):
         """The Row of a photo: itself, and the maps of its classes over it."""
@@ -148,7 +141,7 @@ class Explained(Explanation):
         small = resize_photo(photo, *size_within(side, *photo.shape[:2]))
         cells = [("photo", small, None)]
         cells += [(self.title_of(index, name), self.laid_over(small, index, name), None) for name in of_classes]
-        bar = bar_over_photo(self.scale_over(index), len(small), self.drawing.style)
+        bar = bar_over_photo(self.over_photo(index)[2], len(small), self.drawing.style)
         cells[-1] = (*cells[-1][:2], bar)  # one scale, so one bar
         return Row([displayable(self.names[index])], cells)
 

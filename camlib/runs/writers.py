@@ -60,8 +60,22 @@ class Drawing:
         """The part of a photo (H, W, 3) that maps of a kind cover, see `camlib.plots.colours.over_extent`."""
         return self.cover.of(photo.shape[:2], is_gradient(kind))
 
+    def shown(self, kind, of_classes):
+        """What maps of a kind are shown by: (dict of class name -> float (h, w) or (H, W, 3), the Scale they share)."""
+        shown = {name: colours.reduced(kind, values, self.reduction) for name, values in of_classes.items()}
+        return shown, colours.scale_of(self.signed[kind], shown.values(), is_gradient(kind))
 
-def write_maps(folder, kind, of_classes, photo, drawing, over_photo=False):
+    def over_photo(self, kind, of_classes):
+        """What of maps of a kind lies over the photo: (dict of class name -> float (h, w), the Scale they share).
+
+        Gradients lie there by their magnitude.
+        """
+        shown, gradients = self.shown(kind, of_classes)[0], is_gradient(kind)
+        laid = {name: colours.overlaid(kind, values) for name, values in shown.items()}
+        return laid, colours.superposition_scale_of(self.signed[kind] and not gradients, laid.values(), gradients)
+
+
+def write_maps(folder, kind, of_classes, photo, drawing):
     """Write the maps of one kind: <kind>_for_<class>.npy, unscaled, and as .jpg in colours, in the photo's shape.
 
     Args:
@@ -70,28 +84,19 @@ def write_maps(folder, kind, of_classes, photo, drawing, over_photo=False):
         of_classes: dict of class name -> float (h, w) or (H, W, 3).
         photo: uint8 (H, W, 3), for display.
         drawing: Drawing; without a style it is for the arrays alone.
-        over_photo: bool, write spp_for_<class>.jpg too: the map over the photo.
 
     Returns:
-        (what is shown, dict of class name -> array, and its Scale that all classes share; what lies over the photo, and
-        its Scale); None without pictures.
+        what the pictures show, as `Drawing.shown`; None without pictures.
     """
     for name, values in of_classes.items():
         write_array(folder / f"{kind}_for_{name}.npy", values)
-    signed, style = drawing.signed[kind], drawing.style
-    if style is None:
+    if drawing.style is None:
         return None
-    extent, size, gradients = drawing.extent_of(kind, photo), photo.shape[:2], is_gradient(kind)
-    shown = {name: colours.reduced(kind, values, drawing.reduction) for name, values in of_classes.items()}
-    laid = {name: colours.overlaid(kind, values) for name, values in shown.items()} if over_photo else shown
-    scale = colours.scale_of(signed, shown.values(), gradients)
-    whole = colours.superposition_scale_of(signed and not gradients, laid.values(), gradients)
+    extent, (shown, scale) = drawing.extent_of(kind, photo), drawing.shown(kind, of_classes)
     for name, values in shown.items():
-        write_jpeg(folder / f"{kind}_for_{name}.jpg", colours.picture_of(values, scale, *size, style, extent))
-        if over_photo:
-            laid_there = colours.superposition_of(photo, laid[name], whole, style, extent)
-            write_jpeg(folder / f"spp_for_{name}.jpg", laid_there)
-    return shown, scale, laid, whole
+        picture = colours.picture_of(values, scale, *photo.shape[:2], drawing.style, extent)
+        write_jpeg(folder / f"{kind}_for_{name}.jpg", picture)
+    return shown, scale
 
 
 def write_photo_maps(folder, photo, maps, drawing, headings):
@@ -104,21 +109,19 @@ def write_photo_maps(folder, photo, maps, drawing, headings):
         drawing: Drawing.
         headings: dict of class name -> str, the first line above its panel.
     """
-    over_photo, style = next(iter(maps)), drawing.style
-    drawn = {
-        kind: write_maps(folder, kind, of_classes, photo, drawing, kind == over_photo)
-        for kind, of_classes in maps.items()
-    }
-    if style is None:
+    drawn = {kind: write_maps(folder, kind, of_classes, photo, drawing) for kind, of_classes in maps.items()}
+    if (style := drawing.style) is None:
         return
-    *_, laid, whole = drawn[over_photo]
-    for name, values in laid.items() if drawing.overlay else ():
-        overlay = colours.overlay_of(photo, values, whole, style, drawing.extent_of(over_photo, photo))
-        write_png(folder / f"overlay_for_{name}.png", overlay)
+    first = next(iter(maps))
+    extent, (laid, whole) = drawing.extent_of(first, photo), drawing.over_photo(first, maps[first])
+    for name, values in laid.items():
+        write_jpeg(folder / f"spp_for_{name}.jpg", colours.superposition_of(photo, values, whole, style, extent))
+        if drawing.overlay:
+            write_png(folder / f"overlay_for_{name}.png", colours.overlay_of(photo, values, whole, style, extent))
     for name in laid if drawing.titles else ():
         panels = [
             (drawing.titles[kind], shown[name], scale, drawing.extent_of(kind, photo))
-            for kind, (shown, scale, *_) in drawn.items()
+            for kind, (shown, scale) in drawn.items()
         ]
         heading = [headings[name], drawing.made]
         write_panel(folder / f"panel_for_{name}.jpg", heading, photo, panels, style, (laid[name], whole))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from small_networks import ended
+from small_networks import ended, with_random_weights
 
 from camlib import explain
 from camlib.attribution.classifier import Classifier
@@ -78,6 +78,18 @@ def test_a_convolution_of_swapped_axes_is_refused_and_one_in_place_is_not():
     assert turned.layer_to_map("second") == "second"
     back = network_of(layers.Permute((2, 1, 3)), layers.Permute((2, 1, 3)), conv(4, "back"))
     assert Classifier(back, None, "net").layer_to_map() == "back"
+
+
+def test_what_a_layer_s_own_code_computes_has_no_place_of_its_own():
+    image = keras.Input((12, 12, 3))
+    x = ops.multiply(layers.Conv2D(4, 3, activation="relu", name="conv")(image), 2.0)  # has its place in the graph
+    x = layers.Conv2D(4, 3, name="last")(layers.ZeroPadding2D(1, name="wider")(x))
+    network = with_random_weights(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
+    product = next(one.name for one in network.operations if "multiply" in one.name)
+    classifier = Classifier(network, preprocess="none", class_names=["a", "b"])
+    assert list(classifier.structure.sizes) == ["conv", product, "wider", "last"]
+    for layer in classifier.structure.sizes:  # each can be mapped
+        assert GradCAM(classifier, layer, guided=False)(np.zeros((1, 12, 12, 3), np.uint8)).logits.shape == (1, 2)
 
 
 @pytest.mark.parametrize("moved", [lambda x: ops.flip(x, axis=1), layers.Reshape((192, 1, 5))], ids=["flip", "row"])

@@ -119,6 +119,17 @@ def test_a_click_tells_the_value_at_its_place():
     assert told.startswith("CAM of cat: -3 (0.25, -3, 1 of its channels), ") and "row 4 of 4, column 1 of 4" in told
 
 
+def test_what_of_gradients_lies_over_the_photo_is_what_the_scripts_lay_there(folder):
+    wanted = side(folder, "gradient", "gradient-x-input")
+    (shown,) = [Explorer().show(folder / "0.png", wanted, ["a", "c"])]
+    assert [layer.title for layer in shown.layers] == ["gradient", "gradient × input"]
+    found = explain(folder / "small.keras", [folder / "0.png"], ["a", "c"], "gradient", **dict(wanted.options))
+    of_gradient = shown.layers[0].maps["gradient"]
+    np.testing.assert_allclose(of_gradient["c"], found.cams[1, 0], rtol=1e-5, atol=1e-9)
+    written = {Path(path).name: path for path in write_files(folder / "out", [shown], USUAL)}
+    np.testing.assert_array_equal(np.asarray(Image.open(written["1_spp_for_c.png"])), found.overlay(0, "c"))
+
+
 def test_the_page_shows_names_as_text_and_hides_what_is_below_the_threshold(folder):
     (shown,) = [Explorer().show(folder / "0.png", side(folder, "cam"), ["<b>"])]
     html = page_of([shown, "<i>bad"], USUAL)
@@ -141,7 +152,7 @@ def test_files_are_the_arrays_and_pictures(folder):
     }
     np.testing.assert_array_equal(np.load(written["1_heatmap_for_a.npy"]), shown.layers[0].maps["heatmap"]["a"])
     over, laid = (np.asarray(Image.open(written[f"1_{name}_for_a.png"])) for name in ("spp", "overlay"))
-    assert over.shape == laid.shape and (over[..., 3] == 255).all() and 0 == laid[..., 3].min() < laid[..., 3].max()
+    assert over.shape == (*laid.shape[:2], 3) and 0 == laid[..., 3].min() < laid[..., 3].max()
     grey = np.asarray(Image.fromarray(shown.picture).convert("L"))
     clear = laid[..., 3] == 0
     np.testing.assert_allclose(over[clear][:, 0].astype(int), grey[clear], atol=1)
@@ -151,20 +162,22 @@ def test_files_are_the_arrays_and_pictures(folder):
 @pytest.mark.parametrize("guided", [False, True])
 def test_the_commands_write_the_same_arrays(folder, run_here, monkeypatch, guided):
     monkeypatch.chdir(folder)
-    wanted = side(folder, "cam", "layer-cam", "grad-cam", layers=("first",), guided=guided)
+    of_pixels = () if guided else ("gradient", "occlusion")
+    wanted = side(folder, *of_pixels, "cam", "layer-cam", "grad-cam", layers=("first",), guided=guided)
     shown = Explorer().show(folder / "0.png", wanted, ["top2"])
     arrays = {}
     for line in commands_of(shown, folder / "0.png", ["top2"], in_colour=True):
         _, script, *words = shlex.split(line)
         assert words[0] == "0.png" and run_here(Path(script).name, *words).returncode == 0
         arrays |= {path.relative_to(folder / "outputs/explored"): path for path in (folder / "outputs").rglob("*.npy")}
-    expected = {}
-    for layer, place in zip(shown.layers, ("small_cam", "small/layer-cam@first", "small/grad-cam@first"), strict=True):
+    places = ("small_cam", *(f"small_pixels/{method}@input" for method in of_pixels))
+    expected, places = {}, (*places, "small/layer-cam@first", "small/grad-cam@first")
+    for layer, place in zip(shown.layers, places, strict=True):
         for kind, of_classes in layer.maps.items():
             expected |= {Path(place, "0", f"{kind}_for_{name}.npy"): values for name, values in of_classes.items()}
     kinds_of_gradcam = 3 if guided else 1
     of_cam = {path for path in arrays if path.name.startswith("heatmap")}
-    assert len(of_cam) == 3 and len(arrays) == 3 + 2 * 2 * kinds_of_gradcam  # CAM writes every class
+    assert len(of_cam) == 3 and len(arrays) == 3 + 2 * (2 * kinds_of_gradcam + len(of_pixels))  # CAM writes every class
     for path, values in expected.items():
         np.testing.assert_allclose(np.load(arrays[path]), values, rtol=1e-5, atol=1e-8)
 
@@ -192,6 +205,9 @@ def test_errors_are_the_scripts_sentences_and_the_app_goes_on(folder):
     assert refused(app, photo, source, *facts[:3], [], []) == "no method is chosen; expected one or more"
     view, html, commands = app.explain(str(photo), ["predicted"], False, 0.9, 0, False, source, *facts, None, *facts)
     assert view.photos[0].probabilities and "<article" in html and commands.startswith("python ")
+    assert str(photo) not in commands and " 0.png " in commands  # where a photo that was dropped lies is not known
+    mine = App(dict, Explorer(), folder / "files", photo)
+    assert str(photo) in mine.explain(str(photo), ["b"], False, 0.9, 0, False, source, *facts, None, *facts)[2]
     assert app.explain(None, ["predicted"], False, 0.9, 0, False, source, *facts, None, *facts)[0].photos == []
 
 
@@ -204,6 +220,7 @@ def test_a_network_offers_its_layers_methods_and_classes(folder):
     assert offered["choices"][1] == ("first, 16×24, 4 features", "first") and offered["value"] == ["second"]
     assert (place["maximum"], place["value"], methods["value"]) == (3, 3, ["cam"])
     assert app.layer_at(2, ["cam"], *told) == (["first"], ["grad-cam"])
+    assert app.layer_at(2, ["cam", "rise"], *told)[1] == ["grad-cam"]  # neither is of a layer
     assert app.layer_at(3, ["cam", "layer-cam"], *told) == (["second"], ["cam", "layer-cam"])
     assert app.choose(1, [], *told, *none)[1] == {"choices": [], "value": []}  # there is no second network
 
@@ -220,6 +237,10 @@ def test_bad_usage_is_one_line(monkeypatch, capsys):
     with pytest.raises(UserError, match="Gradio is not installed; expected what pip install -r requirements-app.txt"):
         explore_maps.main([])
     monkeypatch.setattr(explore_maps.importlib.util, "find_spec", lambda name: name)
-    for words, message in ((["--network", "nowhere.h5"], "nowhere.h5 does not exist"), (["none.jpg"], "none.jpg does")):
+    for words, message in (
+        (["--network", "nowhere.h5"], "nowhere.h5 does not exist"),
+        (["none.jpg"], "none.jpg does"),
+        (["tests"], "tests is a"),
+    ):
         with pytest.raises(UserError, match=message):
             explore_maps.main(words)
