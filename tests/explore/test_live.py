@@ -207,7 +207,7 @@ def test_errors_are_the_scripts_sentences_and_the_app_goes_on(folder):
     assert view.photos[0].probabilities and "<article" in html and commands.startswith("python ")
     assert str(photo) not in commands and " 0.png " in commands  # where a photo that was dropped lies is not known
     mine = App(dict, Explorer(), folder / "files", photo)
-    assert str(photo) in mine.explain(str(photo), ["b"], False, 0.9, 0, False, source, *facts, None, *facts)[2]
+    assert str(photo) in mine.explain(str(photo), ["predicted"], False, 0.9, 0, False, source, *facts, None, *facts)[2]
     assert app.explain(None, ["predicted"], False, 0.9, 0, False, source, *facts, None, *facts)[0].photos == []
 
 
