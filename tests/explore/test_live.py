@@ -22,6 +22,7 @@ from camlib.plots.colours import USUAL
 from camlib.runs.writers import Drawing
 
 CLASSES = ["a", "<b>", "c"]
+pytestmark = pytest.mark.any_backend
 
 
 def small_network():

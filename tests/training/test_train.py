@@ -31,6 +31,7 @@ def colour_photos(photo_folder):
     return photo_folder(colour_files())
 
 
+@pytest.mark.any_backend
 def test_original_recipe_and_its_files(run_here, colour_photos, tmp_path):
     output, folder = tmp_path / "o" / "original.h5", tmp_path / "o"
     (colour_photos / "dog" / "broken.jpg").write_bytes(b"\xff\xd8\xff but no more")
