@@ -49,6 +49,8 @@ METHOD_CHOICES = [("CAM", "cam")] + [
     (method.title + (" (slow)" if method.samples or "scores" in method.needs else ""), name)
     for name, method in METHODS.items()
 ]
+WAITING = "<p>The maps come here. One request is answered at a time, of all pages that are open.</p>"
+COMMANDS = "commands that write the same arrays; a photo from elsewhere has to be named by its path"
 MOST_CLASSES = 8  # chosen at a time
 CLICK = "shown layer kind name across down".split()  # what the page's script says of one
 
@@ -92,10 +94,10 @@ def network_block(gr, source, label):
         ),
         "file": gr.UploadButton("or a file of your own", size="sm"),
         "methods": gr.Dropdown(METHOD_CHOICES, label="methods", multiselect=True),
-        "layers": gr.Dropdown([], label="layers", info="that the methods other than CAM map", multiselect=True),
+        "layers": gr.Dropdown([], label="layers", info="for Grad-CAM and its family", multiselect=True),
         "place": gr.Slider(1, 2, step=1, label="one layer, from the first to the last"),
     }
-    with gr.Accordion("what its file does not say", open=False):
+    with gr.Accordion("what its file does not say: --preprocess, --size, --class-names", open=False):
         label = "what a pixel becomes, if not as the file says (--preprocess)"
         block["preprocess"] = gr.Dropdown(told, value=None, label=label, allow_custom_value=True)
         block["size"] = gr.Textbox(label="size in pixels, N or HEIGHTxWIDTH, then Enter (--size)")
@@ -116,7 +118,7 @@ def build_page(gr, app, args):
                 paths = [[str(path)] for path in app.shipped]
                 gr.Examples(paths, photo, label="photos of data/photos", examples_per_page=8)
         with gr.Column(elem_id="maps"):
-            maps = gr.HTML(js_on_load=(FOLDER / "explore.js").read_text("utf-8"))
+            maps = gr.HTML(WAITING, js_on_load=(FOLDER / "explore.js").read_text("utf-8"))
             told = gr.HTML(elem_id="told")
         with gr.Column(elem_id="settings"):
             classes = gr.Dropdown([], label="classes", multiselect=True, max_choices=MOST_CLASSES)
@@ -131,7 +133,7 @@ def build_page(gr, app, args):
                 blocks.append(network_block(gr, (args.network[1:] or [None])[0], "second network"))
             save = gr.Button("make files of what is shown")
             files = gr.Files(label="files: over the photo, transparent, and the arrays", visible=False)
-            commands = gr.Textbox(label="commands that write the same arrays", lines=2, buttons=["copy"])
+            commands = gr.Textbox(label=COMMANDS, lines=2, buttons=["copy"])
         shown = gr.State()
         explain = wire_networks(gr, app, page, blocks, [photo, classes, guided, *look], [shown, maps, commands])
         knobs = [block[name].input for block in blocks for name in ("methods", "layers")]

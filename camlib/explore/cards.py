@@ -12,6 +12,7 @@ import numpy as np
 from camlib.attribution.gradcam import WHY_ZERO
 from camlib.console import command
 from camlib.explore.live import CAM_METHOD
+from camlib.plots import is_gradient
 from camlib.plots.colours import overlay_of, picture_of, superposition_of
 from camlib.plots.page import EVIDENCE_ENDS, escape, legend_of
 from camlib.plots.panels import encoded_jpeg, mid_grey, write_png
@@ -71,6 +72,7 @@ def card_html(shown, place, class_name, style):
     title = f"{layer.title}: {class_name}" + ("" if share is None else f", {100 * share:.1f}\N{NO-BREAK SPACE}%")
     drawn, scale = superposed(shown, layer, class_name, style)
     size = "×".join(map(str, of_first[class_name].shape[:2]))
+    ends = ("", "large, whatever its sign") if is_gradient(first) else EVIDENCE_ENDS
     bar = np.linspace(scale.lowest, scale.limit, BAR_LENGTH)[None].repeat(12, axis=0)  # (12, BAR_LENGTH)
     alone = []
     for kind, of_classes in layer.maps.items():
@@ -83,14 +85,14 @@ def card_html(shown, place, class_name, style):
     return (
         f'<article><h3>{escape(title)}</h3><p class="size">{size} values</p>'
         f"{picture_html(drawn, f'{title}, over the photo', (*place, first, class_name))}"
-        f"{legend_html(scale, superposition_of(mid_grey(bar), bar, scale, style), class_name)}"
+        f"{legend_html(scale, superposition_of(mid_grey(bar), bar, scale, style), class_name, ends)}"
         f'<div class="alone">{"".join(alone)}</div></article>'
     )
 
 
-def legend_html(scale, bar, class_name):
+def legend_html(scale, bar, class_name, ends):
     """A colour bar with what its ends mean, and its numbers."""
-    legend = legend_of(scale, EVIDENCE_ENDS)
+    legend = legend_of(scale, ends)
     ends = "".join(f"<span>{escape(end.replace('{class}', class_name))}</span>" for end in legend["ends"])
     ticks = "".join(
         f'<span style="left:{100 * place:.0f}%;transform:translateX(-{100 * place:.0f}%)">{escape(text)}</span>'

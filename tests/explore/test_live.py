@@ -124,6 +124,8 @@ def test_what_of_gradients_lies_over_the_photo_is_what_the_scripts_lay_there(fol
     wanted = side(folder, "gradient", "gradient-x-input")
     (shown,) = [Explorer().show(folder / "0.png", wanted, ["a", "c"])]
     assert [layer.title for layer in shown.layers] == ["gradient", "gradient × input"]
+    html = page_of([shown], USUAL)
+    assert html.count("<span>large, whatever its sign</span>") == 4 and "evidence" not in html
     found = explain(folder / "small.keras", [folder / "0.png"], ["a", "c"], "gradient", **dict(wanted.options))
     of_gradient = shown.layers[0].maps["gradient"]
     np.testing.assert_allclose(of_gradient["c"], found.cams[1, 0], rtol=1e-5, atol=1e-9)
