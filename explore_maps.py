@@ -50,7 +50,7 @@ METHOD_CHOICES = [("CAM", "cam")] + [
     for name, method in METHODS.items()
 ]
 WAITING = "<p>The maps come here. One request is answered at a time, of all pages that are open.</p>"
-COMMANDS = "commands that write the same arrays; a photo from elsewhere has to be named by its path"
+COMMANDS = "commands that write the same arrays; what was dropped has to be named by its path"
 MOST_CLASSES = 8  # chosen at a time
 CLICK = "shown layer kind name across down".split()  # what the page's script says of one
 

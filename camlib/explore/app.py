@@ -50,7 +50,7 @@ class App:
     def __init__(self, update, explorer, folder, photo=None):
         self.update, self.explorer, self.folder, self.numbers = update, explorer, folder, count()
         self.shipped = [one.path for one in find_photos([SHIPPED_PHOTOS])] if SHIPPED_PHOTOS.is_dir() else []
-        # the page hands on copies; of a photo that was dropped no more than its name is known
+        # the page hands on copies
         self.known = {file_sha256(path): path for path in [*self.shipped, *([photo] if photo else [])]}
 
     def network(self, source, *told):
@@ -112,10 +112,10 @@ class App:
         for source, *facts, methods, layers in (told[:6], told[6:]) if photo else ():
             try:
                 if source:
-                    path = self.known.get(file_sha256(photo))
+                    path = self.known.get(file_sha256(photo), photo)
                     side = Side(source, options_of(*facts), tuple(methods), tuple(layers), guided)
-                    photos.append(self.explorer.show(path or photo, side, classes))
-                    commands += commands_of(photos[-1], path or Path(photo).name, classes, in_colour)
+                    photos.append(self.explorer.show(path, side, classes))
+                    commands += commands_of(photos[-1], path, classes, in_colour)
             except Exception as error:
                 if not is_of_user(error):
                     raise

@@ -162,7 +162,7 @@ def write_files(folder, photos, style):
     folder.mkdir(parents=True)
     layers = [(shown, layer) for shown in photos if not isinstance(shown, str) for layer in shown.layers]
     for number, (shown, layer) in enumerate(layers, 1):
-        before = f"{number}_" if len(layers) > 1 else ""
+        before = f"{number}_{layer.method}_" if len(layers) > 1 else ""
         for kind, of_classes in layer.maps.items():
             for class_name, values in of_classes.items():
                 write_array(folder / f"{before}{kind}_for_{class_name}.npy", values)
@@ -203,8 +203,13 @@ def commands_of(shown, photo, classes, in_colour):
 
 
 def near(path):
-    """A file's path as seen from the folder that the user is in, if it lies in that; what is no file stays."""
+    """A file's path as seen from the folder that the user is in, if it lies in that; what is no file stays.
+
+    What the browser handed over goes by its name: no more is known of where the user has it.
+    """
     if not Path(path).exists():
         return path
+    if (copies := os.environ.get("GRADIO_TEMP_DIR")) and Path(path).is_relative_to(copies):
+        return Path(path).name
     relative = Path(os.path.relpath(path))
     return Path(path) if relative.parts[0] == ".." else relative
