@@ -163,7 +163,7 @@ def test_files_are_offered(page):
     button.click()
     links = until(lambda: page.browser.find_elements("css selector", "#settings a[download]"))
     names = {os.path.basename(link.get_attribute("href")) for link in links}
-    assert {"1_cam_heatmap_for_horse.npy", "1_cam_overlay_for_horse.png", "2_grad-cam_gradcam_for_horse.npy"} <= names
+    assert {"1_cam_heatmap_for_horse.npy", "1_cam_overlay_for_horse.png", "2_layer-cam_gradcam_for_horse.npy"} <= names
     commands = page.find("#settings textarea").get_property("value").splitlines()
     assert len(commands) == 2 and "--classes predicted horse" in commands[1]
 
