@@ -34,6 +34,7 @@ pytest.importorskip("tf_keras_vis", reason="requirements-parity.txt is not insta
 warnings.filterwarnings("ignore")
 
 from benchmarks import right_gradients, speed, timing  # noqa: E402
+from benchmarks.speed_peers import SCORES, TOOLS, Case  # noqa: E402
 
 VIS, XPLIQUE, EXPLAIN, OURS = right_gradients.TOOLS
 RIGHT, WRONG = 1e-5, 0.1
@@ -247,6 +248,20 @@ def test_xplique_s_maps_of_the_photo(network_of_any_size, method, monkeypatch):
         assert np.abs(means).min() > 0.01
         theirs = theirs - means
     np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("tool", ["tf-keras-vis", "xplique", "captum"])
+def test_ways_of_the_speed_benchmark_at_maps_of_the_photo(captum, tool):
+    """Each makes maps of the photo's size by each method that it is timed at; its gradient is ours."""
+    network, layer = (captum[2], captum[2].relu2) if tool == "captum" else (with_weights(functional()), "conv2")
+    for method in set(speed.OF_PHOTO) & set(TOOLS[tool].cases):
+        case = Case("", "map", 2, method, samples=0 if method == "gradient" else 9)
+        found = TOOLS[tool].maker(network, layer, IMAGES, case)()["map"]
+        assert found.shape == (2, *IMAGES.shape)[: 4 if method in SCORES else 5] and found.any(axis=(2, 3)).all()
+        if method == "gradient":
+            ours = explained(with_weights(functional()), method=method, classes=[0, 1], with_guided=False).cams
+            ours = np.abs(ours) if tool == "xplique" else ours
+            np.testing.assert_allclose(found, ours, atol=1e-5 * np.abs(ours).max())
 
 
 @pytest.mark.parametrize(
