@@ -36,13 +36,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "tools
 from tables import put
 
 from benchmarks import speed_peers, timing
-from benchmarks.speed_peers import CASES, OURS, TOOLS, installed
+from benchmarks.speed_peers import CASES, GRADIENTS, OURS, SCORES, TOOLS, installed
 from benchmarks.timing import Worker, ratios, seconds_of, spread, take_turns
 from camlib.console import ArgumentParser, UserError, counted, run_script, whole_number
 
 ROUNDS, QUICK_ROUNDS, QUICK_SIZE = 5, 2, 64
 AGREED = {"float32": 1e-4, "bfloat16": 0.05}  # how far logits of the same weights may lie apart, of the largest
-SHOWN, SHOWN_BATCH = ("forward", "cam", "grad-cam", "grad-cam-4", "guided", "all-three"), 8  # in the table
+OF_PHOTO = ("gradient", *GRADIENTS, *SCORES)
+SHOWN, SHOWN_BATCH = ("forward", "cam", "grad-cam", "grad-cam-4", "guided", "all-three", *OF_PHOTO), 8  # in the table
 
 # ---------------------------------------------------------------- options
 
@@ -83,7 +84,8 @@ class Row(NamedTuple):
         tool, case, dtype: keys of TOOLS and CASES, and "float32" or "bfloat16".
         batch, size: int, photos at once, their height and width.
         seconds, forward_seconds: tuples of float, each round's time of the tool, and of a plain forward pass of the
-            same network in the same framework right beside it. Empty where the tool refuses.
+            same network in the same framework right beside it; of a Case with samples, of a pass for each, backward
+            too where the method takes gradients. Empty where the tool refuses.
         refuses: str, why it makes nothing, or "".
         first_call_s: float, of the first call, which compiles; None where it refuses.
         peak_mb: float, the most memory of the process, or of a GPU for it.
@@ -150,8 +152,8 @@ STATE = {}  # of it: functions without arguments that make the maps and run a fo
 
 def begin(tool, case, dtype, images):
     """Build the network: (device, logits of the first photo)."""
-    make, logits = speed_peers.start(tool, CASES[case], dtype, images)
-    STATE.update(make=make, forward=lambda: logits(images))
+    make, plain, logits = speed_peers.start(tool, CASES[case], dtype, images)
+    STATE.update(make=make, forward=plain)
     if TOOLS[tool].backend == "torch":
         return "CPU", logits(images[:1])
 
@@ -317,10 +319,13 @@ def measure_all(settings, path):
 
 def shown_rows(rows):
     """{case: {tool: Row}} for the table: float32, SHOWN_BATCH photos at once or, where that is missing, the most."""
-    whole = [row for row in rows if row.case in SHOWN and row.dtype == "float32"]
-    batches = {row.batch for row in whole}
-    batch = SHOWN_BATCH if SHOWN_BATCH in batches else max(batches, default=0)
-    return {case: {row.tool: row for row in whole if (row.case, row.batch) == (case, batch)} for case in SHOWN}
+    shown = {}
+    for case in SHOWN:
+        whole = [row for row in rows if row.case == case and row.dtype == "float32"]
+        batches = {row.batch for row in whole}
+        batch = SHOWN_BATCH if SHOWN_BATCH in batches else max(batches, default=0)
+        shown[case] = {row.tool: row for row in whole if row.batch == batch}
+    return shown
 
 
 def machine_of(row):

@@ -23,12 +23,14 @@ class Case(NamedTuple):
 
     Attributes:
         title: str, for the table.
-        maps: "forward", "cam", "map", "guided" or "all three".
+        maps: "forward", "cam", "map", "guided" or "all three"; "map" is of gradients where the method is.
         classes: int, how many classes' maps are made of each photo.
         method: str, a key of METHODS, of "map" and "all three".
         size: int, height and width of the photos; the methods that take hundreds of passes a photo get smaller ones.
         batches: tuple of int, photos at once.
         most: float, the limit of ours beside a plain forward pass, or None.
+        samples: int, changed photos that are looked at for each photo; the limit is beside as many passes.
+        pooling: bool, of VGG-16, or else of the pooling-free network.
     """
 
     title: str
@@ -38,20 +40,38 @@ class Case(NamedTuple):
     size: int = 224
     batches: tuple = (1, 8, 32)
     most: float | None = None
+    samples: int = 0
+    pooling: bool = True
 
 
 FAMILY = ("grad-cam++", "hires-cam", "layer-cam", "xgrad-cam", "element-wise", "eigen-grad-cam", "eigen-cam")
 CHANGING = ("score-cam", "ablation-cam")  # run the network, or its end, again for each feature
+GRADIENTS, SCORES = ("smooth-grad", "integrated-gradients", "expected-gradients"), ("occlusion", "rise")
+AT_ONCE = 32  # changed photos in a pass
 CASES = {
     "forward": Case("plain forward pass", "forward"),
-    "cam": Case("CAM, all classes (pooling-free network, 96x96)", "cam", 4, size=96, most=1.05),
+    "cam": Case("CAM, all classes (pooling-free network, 96x96)", "cam", 4, size=96, most=1.05, pooling=False),
     "grad-cam": Case("Grad-CAM, one class", "map", most=1.10),
     "grad-cam-4": Case("Grad-CAM, four classes", "map", 4, most=1.30),
     "guided": Case("guided backpropagation", "guided"),
     "all-three": Case("Grad-CAM, guided backpropagation and guided Grad-CAM", "all three", most=2.4),
     **{name: Case(f"{name}, one class", "map", method=name, batches=(8,)) for name in FAMILY},
     **{name: Case(f"{name}, one class (96x96)", "map", method=name, size=96, batches=(1,)) for name in CHANGING},
+    "gradient": Case("gradient (96x96)", "map", method="gradient", size=96, batches=(8,)),
 }
+
+
+def of_samples(method, samples, passes, pooling=True):
+    """The Case of a method that looks at many changed photos."""
+    network = "" if pooling else ", pooling-free network"
+    title = f"{method}{network} (96x96; of {samples} {passes} passes)"
+    return Case(title, "map", 1, method, 96, (1,), 1.1, samples, pooling)
+
+
+CASES |= {name: of_samples(name, 32, "forward and backward") for name in GRADIENTS}
+CASES |= {name: of_samples(name, 64, "forward") for name in SCORES}
+CASES["smooth-grad-free"] = of_samples("smooth-grad", 32, "forward and backward", pooling=False)
+CASES["occlusion-free"] = of_samples("occlusion", 64, "forward", pooling=False)
 
 # ---------------------------------------------------------------- networks: the same weights in every framework
 
@@ -68,7 +88,7 @@ def keras_network(case):
     from camlib.networks import GAP_NETWORK, VGG_NETWORK
     from camlib.networks.checkpoint import load_network
 
-    network, input_spec = load_network(GAP_NETWORK if case.maps == "cam" else VGG_NETWORK)
+    network, input_spec = load_network(VGG_NETWORK if case.pooling else GAP_NETWORK)
     return keras.Model(network.inputs, network.get_layer("class").output), input_spec
 
 
@@ -118,8 +138,9 @@ def start(tool, case, dtype, images):
         images: float32 (N, H, W, 3) of 0..1, NumPy's or the device's.
 
     Returns:
-        (make, logits): a function without arguments that makes the maps, of the forward pass none, and one that gives
-        the logits float32 (n, C) of n images, which is a plain forward pass.
+        (make, plain, logits): functions without arguments that make the maps, of the forward pass none, and what they
+        are measured by, one plain forward pass or one pass for each sample; and one that gives the logits float32
+        (n, C) of n images.
     """
     if TOOLS[tool].backend == "torch":
         network, layer = torch_network(dtype)
@@ -130,12 +151,17 @@ def start(tool, case, dtype, images):
             with torch.no_grad():
                 return network(tensor_of(network, some)).float().numpy()
 
+        def gradients(some):
+            some = tensor_of(network, some).requires_grad_()
+            network(some)[:, 0].sum().backward()
+            return some.grad.float().numpy()
+
     else:
         network, input_spec = keras_network(case)
 
         from keras import layers, ops
 
-        from camlib.backend import compiled
+        from camlib.backend import compiled, differentiate
         from camlib.precision import set_dtype
 
         layer = [one.name for one in network.layers if isinstance(one, layers.Conv2D)][-1]
@@ -145,22 +171,38 @@ def start(tool, case, dtype, images):
         def logits(some):
             return ops.convert_to_numpy(ops.cast(forward(ops.convert_to_tensor(some)), "float32"))
 
+        def backward(some):
+            y, *_, pull_to_x = differentiate(lambda x, tap: (network(x, training=False), ()), some)
+            return pull_to_x(ops.one_hot(ops.zeros(some.shape[0], "int32"), y.shape[-1], dtype=y.dtype))
+
+        backward = compiled(backward, network)
+
+        def gradients(some):
+            return ops.convert_to_numpy(backward(ops.convert_to_tensor(some)))
+
+    def plain():
+        run = gradients if case.method in GRADIENTS else logits
+        for start in range(0, max(1, case.samples), AT_ONCE):
+            run(np.repeat(images, min(AT_ONCE, case.samples - start), axis=0) if case.samples else images)
+
     if case.maps == "forward":
 
         def make():
             logits(images)
             return {}
 
-        return make, logits
-    return TOOLS[tool].maker(network, input_spec if tool in OURS else layer, images, case), logits
+        return make, plain, logits
+    return TOOLS[tool].maker(network, input_spec if tool in OURS else layer, images, case), plain, logits
 
 
 def ours(network, input_spec, images, case):
     from keras import ops
 
+    from camlib.attribution import MapOptions
     from camlib.attribution.cam import CAM
     from camlib.attribution.classifier import Classifier
     from camlib.attribution.gradcam import CompiledMaps, compiled_map
+    from camlib.attribution.sampling import options_for
 
     classifier = Classifier(network, input_spec, size=images.shape[1:3])
     classes = np.repeat(np.arange(case.classes, dtype=np.int32)[:, None], len(images), axis=1)  # (R, N)
@@ -170,7 +212,9 @@ def ours(network, input_spec, images, case):
     elif case.maps == "guided":
         explain = CompiledMaps(*settings, [])
     else:
-        explain = compiled_map(*settings, classifier.layer_to_map(), case.method, with_guided=case.maps == "all three")
+        options = options_for(MapOptions(samples=case.samples or None), classifier, case.method)
+        of_maps = {"with_guided": case.maps == "all three", "options": options}
+        explain = compiled_map(*settings, classifier.layer_to_map(), case.method, **of_maps)
 
     def make():
         if case.maps == "cam":
@@ -190,7 +234,7 @@ def together(case, map_of, guided_of):
 
     Args:
         case: Case.
-        map_of: function of a class -> maps (N, h, w) or (N, h, w, 1).
+        map_of: function of a class -> maps (N, h, w) or (N, h, w, 1); of gradients (N, H, W, 3).
         guided_of: function of a class -> guided gradients (N, H, W, 3).
     """
     from camlib.plots.colours import resize_map
@@ -199,7 +243,7 @@ def together(case, map_of, guided_of):
         found = {}
         if case.maps != "guided":
             maps = np.stack([np.asarray(map_of(c), np.float32) for c in range(case.classes)])
-            found["map"] = maps.reshape(maps.shape[:4])
+            found["map"] = maps[..., 0] if maps.shape[-1] == 1 else maps
         if case.maps != "map":
             found["guided"] = np.stack([np.asarray(guided_of(c), np.float32) for c in range(case.classes)])
         if case.maps == "all three":
@@ -221,32 +265,57 @@ def tf_keras_vis(network, layer, images, case):
     from tf_keras_vis.utils.scores import CategoricalScore
 
     kinds = {"grad-cam": Gradcam, "grad-cam++": GradcamPlusPlus, "layer-cam": Layercam, "score-cam": Scorecam}
+    kinds |= {"gradient": Saliency, "smooth-grad": Saliency}
     linear, guiding = ReplaceToLinear(), GuidedBackpropagation()
     tool = kinds[case.method](network, model_modifier=linear, clone=True) if case.maps != "guided" else None
     guided = Saliency(network, model_modifier=[linear, guiding], clone=True) if case.maps != "map" else None
-    settings = {"penultimate_layer": layer, "seek_penultimate_conv_layer": False, "expand_cam": False}
 
     def score(c):
         return CategoricalScore([c] * len(images))
 
+    settings = {"penultimate_layer": layer, "seek_penultimate_conv_layer": False, "expand_cam": False}
+    of_gradients = {"keepdims": True, "normalize_map": False, "gradient_modifier": None}
+    if kinds.get(case.method) is Saliency:
+        noisy = of_gradients | {"smooth_samples": case.samples, "smooth_noise": 0.15}
+        return together(case, lambda c: tool(score(c), images, **noisy), None)
+
     return together(
         case,
         lambda c: tool(score(c), images, normalize_cam=False, **settings),
-        lambda c: guided(score(c), images, keepdims=True, normalize_map=False, gradient_modifier=None),
+        lambda c: guided(score(c), images, **of_gradients),
     )
 
 
 def xplique(network, layer, images, case):
-    from xplique.attributions import GradCAM, GradCAMPP, GuidedBackprop
+    import xplique.attributions as tools
 
-    kinds, settings = {"grad-cam": GradCAM, "grad-cam++": GradCAMPP}, {"output_layer": -1, "batch_size": len(images)}
-    tool = kinds[case.method](network, conv_layer=layer, **settings) if case.maps != "guided" else None
-    guided = GuidedBackprop(network, reducer=None, **settings) if case.maps != "map" else None
+    settings = {"batch_size": AT_ONCE if case.samples else len(images)}
+    settings |= {} if case.method in SCORES else {"output_layer": -1}
+    window, stride = window_and_stride(images, case)
+    kinds = {
+        "grad-cam": partial(tools.GradCAM, conv_layer=layer),
+        "grad-cam++": partial(tools.GradCAMPP, conv_layer=layer),
+        "gradient": partial(tools.Saliency, reducer=None),
+        "smooth-grad": partial(tools.SmoothGrad, reducer=None, nb_samples=case.samples, noise=0.15),
+        "integrated-gradients": partial(tools.IntegratedGradients, reducer=None, steps=case.samples),
+        "occlusion": partial(tools.Occlusion, patch_size=window, patch_stride=stride),
+        "rise": partial(tools.Rise, nb_samples=case.samples, grid_size=8),
+    }
+    tool = kinds[case.method](network, **settings) if case.maps != "guided" else None
+    guided = tools.GuidedBackprop(network, reducer=None, **settings) if case.maps != "map" else None
 
     def target(c):
         return np.repeat(np.eye(CLASSES, dtype=np.float32)[None, c], len(images), axis=0)
 
     return together(case, lambda c: tool.explain(images, target(c)), lambda c: guided.explain(images, target(c)))
+
+
+def window_and_stride(images, case):
+    """Height of our windows of occlusion of square photos and how far they lie apart, in pixels."""
+    from camlib.attribution.sampling import windows_of
+
+    windows = windows_of(images.shape[1:3], max(4, case.samples))
+    return windows[0][0].stop, sorted({rows.start for rows, _ in windows})[1]
 
 
 def tf_explain(network, layer, images, case):
@@ -288,15 +357,30 @@ def pytorch_grad_cam(network, layer, images, case):
 
 
 def captum(network, layer, images, case):
-    from captum.attr import GuidedBackprop, LayerGradCam
+    import captum.attr as tools
+    import torch
 
-    tool, guided = LayerGradCam(network, layer), GuidedBackprop(network)
+    shap = {"n_samples": case.samples, "baselines": torch.zeros(8, 3, *images.shape[1:3])}
+    along = {"n_steps": case.samples, "internal_batch_size": AT_ONCE}
+    noisy = {"nt_samples": case.samples, "nt_samples_batch_size": AT_ONCE, "stdevs": 0.15, "abs": False}
+    window, stride = ((3, side, side) for side in window_and_stride(images, case))
+    kinds = {
+        "grad-cam": (tools.LayerGradCam(network, layer), {"relu_attributions": True}),
+        "gradient": (tools.Saliency(network), {"abs": False}),
+        "smooth-grad": (tools.NoiseTunnel(tools.Saliency(network)), noisy),
+        "integrated-gradients": (tools.IntegratedGradients(network), along),
+        "expected-gradients": (tools.GradientShap(network), shap),
+        "occlusion": (tools.Occlusion(network), {"sliding_window_shapes": window, "strides": stride,
+                                                 "perturbations_per_eval": AT_ONCE}),
+    }  # fmt: skip
+    (tool, settings), guided = kinds[case.method], tools.GuidedBackprop(network)
 
     def channels_last(found):
+        found = found[:, :1] if case.method == "occlusion" else found  # of which it repeats one for each channel
         return found.detach().float().numpy().transpose(0, 2, 3, 1)
 
     def map_of(c):
-        return channels_last(tool.attribute(tensor_of(network, images), target=c, relu_attributions=True))
+        return channels_last(tool.attribute(tensor_of(network, images).requires_grad_(), target=c, **settings))
 
     def guided_of(c):
         return channels_last(guided.attribute(tensor_of(network, images).requires_grad_(), target=c))
@@ -328,15 +412,17 @@ class Tool(NamedTuple):
 
 BOTH = ("grad-cam", "grad-cam-4", "guided", "all-three")
 OF_VIS, OF_TORCH = (*BOTH, "grad-cam++", "layer-cam", "score-cam"), (*BOTH, *FAMILY, *CHANGING)
+OF_VIS, OF_CAPTUM = (*OF_VIS, "gradient", "smooth-grad"), (*BOTH, "gradient", *GRADIENTS, "occlusion")
+OF_XPLIQUE = (*BOTH, "grad-cam++", "gradient", "smooth-grad", "integrated-gradients", *SCORES)
 OURS = ("ours-tensorflow", "ours-jax")
 TOOLS = {
     "ours-tensorflow": Tool("ours, TensorFlow", "tensorflow", "keras", "keras", ours, tuple(CASES)),
     "ours-jax": Tool("ours, JAX", "jax", "keras", "keras", ours, tuple(CASES)),
     "tf-keras-vis": Tool("tf-keras-vis", "tensorflow", "tf-keras-vis", "tf_keras_vis", tf_keras_vis, OF_VIS),
     "tf-explain": Tool("tf-explain", "tensorflow", "tf-explain", "tf_explain", tf_explain, BOTH[:2]),
-    "xplique": Tool("Xplique", "tensorflow", "xplique", "xplique", xplique, (*BOTH, "grad-cam++")),
+    "xplique": Tool("Xplique", "tensorflow", "xplique", "xplique", xplique, OF_XPLIQUE),
     "pytorch-grad-cam": Tool("pytorch-grad-cam", "torch", "grad-cam", "pytorch_grad_cam", pytorch_grad_cam, OF_TORCH),
-    "captum": Tool("Captum", "torch", "captum", "captum", captum, ("forward", *BOTH)),
+    "captum": Tool("Captum", "torch", "captum", "captum", captum, ("forward", *OF_CAPTUM)),
 }
 
 

@@ -141,7 +141,7 @@ def occlusion(asked):
 
     Each pixel has the mean of Y(x) - Y(x with the window replaced by the baseline) over the windows that cover it.
     """
-    windows = windows_of(asked.photo.shape[:2], asked.options.samples)
+    windows = [*windows_of(asked.photo.shape[:2], asked.options.samples), np.s_[:0, :0]]  # the last hides nothing
 
     def hidden(chosen):
         photos = np.repeat(asked.photo[None], len(chosen), axis=0)
@@ -149,9 +149,9 @@ def occlusion(asked):
             photo[windows[number]] = asked.baseline[windows[number]]
         return photos
 
-    (score,) = asked.scores(lambda chosen: asked.photo[None], count=1)  # (R,)
-    falls = score - asked.scores(hidden, len(windows))  # (n, R)
-    total, covered = np.zeros((len(score), *asked.photo.shape[:2])), np.zeros(asked.photo.shape[:2])
+    scores = asked.scores(hidden, len(windows))  # (n + 1, R)
+    falls = scores[-1] - scores
+    total, covered = np.zeros((falls.shape[1], *asked.photo.shape[:2])), np.zeros(asked.photo.shape[:2])
     for window, fall in zip(windows, falls, strict=True):
         total[:, *window] += fall[:, None, None]
         covered[window] += 1
@@ -356,9 +356,9 @@ class Sampler:
         return np.pad(values, [(0, 0), (0, len(photos) - len(found)), *[(0, 0)] * (values.ndim - 2)])
 
     def most_at_once(self, with_gradients):
-        """How many photos may be asked about in one pass."""
+        """How many photos may be asked about in one pass: a power of two, so that few sizes are ever compiled."""
         fits = SHARE_OF_MEMORY * available_memory() / max(1.0, self.structure.memory[with_gradients])
-        return int(max(1, min(SAMPLES_AT_ONCE, fits)))
+        return 1 << int(max(1, min(SAMPLES_AT_ONCE, fits))).bit_length() - 1
 
     def portion_of(self, function, shared=1):
         """A compiled function as `camlib.memory.halving` takes it: of the photos of a portion, NumPy arrays.

@@ -6,11 +6,24 @@ They have requirements of their own, requirements-parity.txt; without them these
 
 import hashlib
 import warnings
+from functools import partial
 
+import keras
 import numpy as np
 import oracle
 import pytest
-from small_networks import BIASES, DENSE, IMAGES, KERNELS, explained, functional, steps, with_weights
+from small_networks import (
+    BIASES,
+    DENSE,
+    IMAGES,
+    KERNELS,
+    convolutions,
+    explained,
+    functional,
+    head,
+    steps,
+    with_weights,
+)
 
 from camlib.attribution import MapOptions
 from camlib.backend import BACKEND
@@ -21,6 +34,7 @@ pytest.importorskip("tf_keras_vis", reason="requirements-parity.txt is not insta
 warnings.filterwarnings("ignore")
 
 from benchmarks import right_gradients, speed, timing  # noqa: E402
+from benchmarks.speed_peers import SCORES, TOOLS, Case  # noqa: E402
 
 VIS, XPLIQUE, EXPLAIN, OURS = right_gradients.TOOLS
 RIGHT, WRONG = 1e-5, 0.1
@@ -164,6 +178,90 @@ def test_captum_s_maps_of_the_photo(captum, method, monkeypatch):
         theirs = theirs.detach().numpy().transpose(0, 2, 3, 1)
         theirs = theirs[..., 0] if method == "occlusion" else theirs
         np.testing.assert_allclose(theirs, ours.cams[c], atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.fixture(scope="module")
+def network_of_any_size():
+    first, second = convolutions(("relu", "relu"))
+    image = keras.Input((None, None, 3))
+    return with_weights(keras.Model(image, head(second(first(image)))))
+
+
+@pytest.mark.parametrize(
+    "method",
+    "gradient gradient-x-input deconvnet smooth-grad var-grad integrated-gradients occlusion rise".split(),
+)
+def test_xplique_s_maps_of_the_photo(network_of_any_size, method, monkeypatch):
+    """Equal to 1e-4 with the same noise and masks, but for what it does otherwise, which is undone here.
+
+    Saliency is |g|; SmoothGrad's sigma is in the input's units, and VarGrad divides by n - 1. IntegratedGradients has
+    one baseline value for all channels, so no black photo of an input less a mean colour, and takes the trapezoid
+    rule. At fault: Occlusion adds up over windows that overlap, so that the middle is louder than the edge. Rise leaves
+    the mean score in, so that a constant added to a logit changes the map, and cuts a batch's masks out at one place.
+    """
+    import tensorflow as tf
+
+    tools = pytest.importorskip("xplique.attributions")
+    x = np.random.default_rng(4).normal(size=(1, 8, 8, 3)).astype(np.float32)
+    black = np.full((1, 1, 3), 0.1, np.float32)
+    samples = {"occlusion": 49}.get(method, 6)  # windows of 2 x 2, one pixel apart
+    options = MapOptions(samples=samples, noise=0.2, seed=3, baseline="black", black=black)
+    find = partial(explained, network_of_any_size, with_guided=False, options=options)
+    ours = find(images=x, method=method).cams[:, 0]
+    generator = np.random.default_rng([3, int.from_bytes(hashlib.sha256(x[0].tobytes()).digest(), "little")])
+    if method in ("smooth-grad", "var-grad"):
+        noise = 0.2 * np.ptp(x) * generator.standard_normal((6, *x.shape[1:]), np.float32)
+        monkeypatch.setattr(tools.SmoothGrad.__base__, "_perturb_samples", lambda inputs, count, sigma: inputs + noise)
+    if method == "rise":  # whose masks of 8 x 8 cells have nothing to be moved by in a photo of as many pixels
+        cells = generator.random((6, 8, 8, 1)) < 0.5
+        monkeypatch.setattr(tools.Rise, "_get_masks", lambda *_: tf.constant(cells))
+        monkeypatch.setattr(tf.image, "random_crop", lambda masks, size: masks[:, :8, :8])
+        monkeypatch.setattr(tools.Rise, "EPSILON", 1e-12)  # 1e-4 beside how often a pixel is seen, here of six masks
+    make, settings = {
+        "gradient": (tools.Saliency, {"reducer": None}),
+        "gradient-x-input": (tools.GradientInput, {"reducer": None}),
+        "deconvnet": (tools.DeconvNet, {"reducer": None}),
+        "smooth-grad": (tools.SmoothGrad, {"reducer": None, "nb_samples": 6}),
+        "var-grad": (tools.VarGrad, {"reducer": None, "nb_samples": 6}),
+        "integrated-gradients": (tools.IntegratedGradients, {"reducer": None, "steps": 7, "baseline_value": 0.1}),
+        "occlusion": (tools.Occlusion, {"patch_size": 2, "patch_stride": 1, "occlusion_value": 0.1}),
+        "rise": (tools.Rise, {"nb_samples": 6, "mask_value": 0.1}),
+    }[method]
+    tool = make(network_of_any_size, **settings)
+    theirs = np.concatenate([tool.explain(x, one[None]) for one in np.eye(4, dtype=np.float32)])
+    if method == "gradient":
+        ours = np.abs(ours)
+    elif method == "var-grad":
+        ours = ours * 6 / 5
+    elif method == "integrated-gradients":
+        points = black + np.linspace(0, 1, 7, dtype=np.float32)[:, None, None, None] * (x - black)
+        gradients = find(images=points, method="gradient").cams
+        trapezoids = (x - black) * (gradients[:, 1:] + gradients[:, :-1]).mean(axis=1) / 2
+        assert 1e-4 < np.abs(trapezoids - ours).max() / np.abs(ours).max() < 0.2  # two rules for one integral
+        ours = trapezoids
+    elif method == "occlusion":
+        along = np.array([1, *[2] * 6, 1])
+        ours, theirs = ours * np.outer(along, along), theirs[..., 0]
+    elif method == "rise":
+        theirs = theirs[..., 0]
+        means = (theirs - ours).mean(axis=(1, 2), keepdims=True)
+        assert np.abs(means).min() > 0.01
+        theirs = theirs - means
+    np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("tool", ["tf-keras-vis", "xplique", "captum"])
+def test_ways_of_the_speed_benchmark_at_maps_of_the_photo(captum, tool):
+    """Each makes maps of the photo's size by each method that it is timed at; its gradient is ours."""
+    network, layer = (captum[2], captum[2].relu2) if tool == "captum" else (with_weights(functional()), "conv2")
+    for method in set(speed.OF_PHOTO) & set(TOOLS[tool].cases):
+        case = Case("", "map", 2, method, samples=0 if method == "gradient" else 9)
+        found = TOOLS[tool].maker(network, layer, IMAGES, case)()["map"]
+        assert found.shape == (2, *IMAGES.shape)[: 4 if method in SCORES else 5] and found.any(axis=(2, 3)).all()
+        if method == "gradient":
+            ours = explained(with_weights(functional()), method=method, classes=[0, 1], with_guided=False).cams
+            ours = np.abs(ours) if tool == "xplique" else ours
+            np.testing.assert_allclose(found, ours, atol=1e-5 * np.abs(ours).max())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from camlib.attribution.gradcam import GradCAM
 from camlib.attribution.inspection import inspect_network
 from camlib.attribution.methods import ExplainedScore
 from camlib.backend import BACKEND
-from camlib.console import UserError
+from camlib.console import Progress, UserError
 from camlib.plots import PIXEL_KINDS
 from camlib.plots.colours import reduced
 from camlib.runs.maps import find_saved
@@ -357,6 +357,26 @@ def test_samples_are_asked_for_in_halves_where_memory_runs_out(network, capsys):
     close(maps, maps_of(network, "smooth-grad").cams)
     assert asked == [6, 3, *[1] * 12]  # of two photos
     assert "going on with" in capsys.readouterr().out
+
+
+def test_batches_have_few_sizes_whatever_memory_is_free(network, monkeypatch):
+    """Powers of two, since each size is compiled once."""
+    sampler = sampling.Sampler(network, inspect_network(network, SHAPE), ExplainedScore(COUNT), MapOptions())
+    of_photo = sampler.structure.memory[True]
+    for free, expected in ((0, 1), (2 * 9 * of_photo, 8), (2 * 31 * of_photo, 16), (float("inf"), 32)):
+        monkeypatch.setattr(sampling, "available_memory", lambda free=free: free)
+        assert sampler.most_at_once(with_gradients=True) == expected
+
+
+@pytest.mark.parametrize("method", some_quick(["occlusion", "integrated-gradients"], "occlusion"))
+def test_progress_within_a_photo_only_grows(method, network, monkeypatch, capsys):
+    monkeypatch.setattr(sampling, "SAMPLES_AT_ONCE", 4)
+    with Progress("photos", len(IMAGES), seconds_between_lines=0):
+        maps_of(network, method, samples=16)
+    lines = capsys.readouterr().out.splitlines()
+    shares = [float(line.split()[1]) for line in lines]
+    assert all(line.startswith("photos: ") and line.endswith(" s left") for line in lines) and shares == sorted(shares)
+    assert 0 < shares[0] < 0.5 and any(0.5 < share < 1 for share in shares) and 1.5 < shares[-1] < 2
 
 
 @pytest.mark.thorough
