@@ -220,3 +220,4 @@ def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
 
 def test_every_method_has_a_name_in_pictures():
     assert titles_of("layer-cam", counterfactual=True)["guided_gradcam"] == "guided counterfactual LayerCAM"
+    assert titles_of("smooth-grad", contrast="cat")["smooth-grad"] == "SmoothGrad against cat"

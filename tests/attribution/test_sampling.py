@@ -13,14 +13,13 @@ from keras import layers, ops
 from small_networks import IMAGES, NETWORKS, RELUS, SHAPE, explained, functional, steps, with_weights
 
 from camlib import Classifier, explain
-from camlib.attribution import METHODS, MapOptions, sampling, titles_of
+from camlib.attribution import METHODS, MapOptions, sampling
 from camlib.attribution.gradcam import GradCAM
 from camlib.attribution.inspection import inspect_network
 from camlib.attribution.methods import ExplainedScore
 from camlib.backend import BACKEND
 from camlib.console import UserError
 from camlib.plots import PIXEL_KINDS
-from camlib.plots.colours import reduced
 from camlib.runs.maps import find_saved
 
 OF_GRADIENTS = ["gradient", "gradient-x-input", "smooth-grad", "integrated-gradients", "expected-gradients"]
@@ -490,15 +489,6 @@ def test_a_photo_with_numbers_that_are_not_finite_is_left_out(method):
 
 
 # ---------------------------------------------------------------- files
-
-
-def test_reductions():
-    values = np.float32([[[1, -2, 3]]])
-    assert [float(reduced("smooth-grad@1", values, how)[0, 0]) for how in (None, "magnitudes", "sum", "largest")] == [
-        6, 6, 2, 3,
-    ]  # fmt: skip
-    assert reduced("guided_backprop", values).shape == (1, 1, 3)
-    assert titles_of("smooth-grad", contrast="cat")["smooth-grad"] == "SmoothGrad against cat"
 
 
 def test_run_of_the_script(run_here, small_network, photo_folder, tmp_path):
