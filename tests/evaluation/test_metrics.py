@@ -64,6 +64,7 @@ def test_box_iou_by_hand():
     for other, expected in (((2, 2, 6, 6), 4 / 28), ((4, 0, 8, 4), 0.0), ((0, 0, 4, 4), 1.0)):
         assert metrics.box_iou((0, 0, 4, 4), other) == pytest.approx(expected)
     assert metrics.box_iou((1, 2, 6, 5), (3, 1, 7, 9)) == pytest.approx(9 / (15 + 32 - 9))
+    assert metrics.box_iou((0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5)) == 1
     assert metrics.box_iou((1, 2, 1, 2), (1, 2, 1, 2)) == 0  # of no area
     corners = np.array([(1, 2, 6, 5), (7, 2, 9, 5), (1, 6, 6, 9)]).T  # itself, one beside it and one below
     np.testing.assert_array_equal(metrics.box_iou((1, 2, 6, 5), corners), [1, 0, 0])
@@ -159,9 +160,7 @@ def test_edge_width_of_ramps():
 
 def test_edge_width_looks_for_the_steepest_slope_in_both_directions(generator):
     values = generator.normal(size=(6, 9))
-    slopes = [
-        np.hypot(values[y + 1, x] - values[y, x], values[y, x + 1] - values[y, x]) for y, x in np.ndindex(5, 8)
-    ]
+    slopes = [np.hypot(values[y + 1, x] - values[y, x], values[y, x + 1] - values[y, x]) for y, x in np.ndindex(5, 8)]
     assert metrics.edge_width(values) == pytest.approx((values.max() - values.min()) / max(slopes) / 9)
 
 
