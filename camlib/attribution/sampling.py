@@ -237,7 +237,7 @@ class Asked:
         self.sampler, self.photo, self.chosen, self.number = sampler, photo, chosen, number
         self.options = sampler.options
         digest = hashlib.sha256(np.ascontiguousarray(photo, np.float32).tobytes()).digest()
-        self.generator = np.random.default_rng([self.options.seed or 0, int.from_bytes(digest, "little")])
+        self.generator = np.random.default_rng([self.options.seed, int.from_bytes(digest, "little")])
         self.baseline = baseline_of(photo, self.options)
 
     def noisy_photos(self, chosen):
@@ -415,12 +415,12 @@ class Smoothed:
 
     def __init__(self, explain, extent, options):
         self.explain, self.extent = explain, extent or (0.0, 0.0, 1.0, 1.0)
-        self.count, self.generator_seed = options.smooth, options.seed or 0
+        self.count, self.seed = options.smooth, options.seed
 
     def versions(self, height, width):
         """(mirrored, shift down, shift right) of each version, in pixels; the first is the photo itself."""
         most = [max(1, round(MOST_SHIFT * side)) for side in (height, width)]
-        drawn = np.random.default_rng(self.generator_seed)
+        drawn = np.random.default_rng(self.seed)
         shifts = drawn.integers(np.negative(most), np.array(most) + 1, (self.count, 2)).tolist()
         return [(False, 0, 0), *((number % 2 == 1, *shift) for number, shift in enumerate(shifts[1:], start=1))]
 

@@ -400,7 +400,7 @@ def calibration(probabilities, labels, bins=15):
 
 
 def bootstrap(values, photos, statistic=lambda means: means, is_share=False):
-    """A statistic of the mean over items, with its 95 % interval by resampling photos (percentile bootstrap, 1,000).
+    """A statistic of the mean over items, with its 95 % interval from a percentile bootstrap of 1,000 draws of photos.
 
     Args:
         values: float (N, ...), one row an item; rows with NaN are left out.

@@ -8,7 +8,8 @@ from keras import layers, ops
 from small_networks import explained
 
 from camlib.attribution import METHODS, titles_of
-from camlib.attribution.methods import CHANGED_AT_ONCE, score_cam_masks
+from camlib.attribution.guided import guided_grad_cam
+from camlib.attribution.methods import CHANGED_AT_ONCE, covered, enlarged, score_cam_masks
 
 N, H, W, K = 2, 3, 4, 5
 GENERATOR = np.random.default_rng(1)
@@ -112,7 +113,7 @@ def test_equation(name):
 @pytest.mark.parametrize(("name", "equation"), [("eigen-cam", eigen_cam), ("eigen-grad-cam", eigen_grad_cam)])
 def test_components_of_more_features_than_cells(name, equation):
     """As of VGG-16: 14 x 14 cells of 512 features."""
-    a, g = np.maximum(GENERATOR.normal(size=(2, 2, 3, 20)), 0), GENERATOR.normal(size=(2, 2, 3, 20))
+    a, g = np.maximum(GENERATOR.normal(size=(2, 2, 3, 20)) / 50, 0), GENERATOR.normal(size=(2, 2, 3, 20))
     method = METHODS[name]
     found = method.function(*map(tensor, (a, g) if method.needs == "gradients" else (a,)))
     expected = np.stack([equation(*pair) for pair in zip(a, g, strict=True)])
@@ -132,6 +133,35 @@ def test_score_cam_masks_span_zero_to_one():
         spread = enlarged.max() - enlarged.min()
         expected = (enlarged - enlarged.min()) / spread if spread else enlarged * 0
         np.testing.assert_allclose(masks[n, ..., k], expected, atol=1e-5)
+
+
+EXTENT = 1 / 9, 2 / 7, 8 / 9, 1.0  # rows 1 to 7 and columns 2 to 6 of 9 x 7
+
+
+def test_features_of_a_part_are_enlarged_and_masks_there():
+    """What lies beyond is the part's border in what is enlarged, and zero in a mask."""
+    part = np.stack([[cv2.resize(a[..., k], (5, 7), interpolation=cv2.INTER_LINEAR) for k in range(K)]
+                     for a in FEATURES]).transpose(0, 2, 3, 1)  # fmt: skip
+    whole = np.pad(part, ((0, 0), (1, 1), (2, 0), (0, 0)), "edge")
+    np.testing.assert_allclose(enlarged(tensor(FEATURES), 9, 7, EXTENT), whole, atol=1e-5)
+    low, high = part.min(axis=(1, 2), keepdims=True), part.max(axis=(1, 2), keepdims=True)
+    expected = np.pad((part - low) / np.where(high > low, high - low, 1), ((0, 0), (1, 1), (2, 0), (0, 0)))
+    np.testing.assert_allclose(score_cam_masks(tensor(FEATURES), 9, 7, EXTENT), expected, atol=1e-5)
+    inside = np.zeros((9, 7, 1))
+    inside[1:8, 2:] = 1
+    np.testing.assert_array_equal(covered(EXTENT, 9, 7), inside)
+    np.testing.assert_array_equal(covered((0.25, 0.25, 0.75, 0.75), 2, 2), np.ones((2, 2, 1)))  # middles at the edge
+
+
+@pytest.mark.parametrize("extent", [None, EXTENT])
+def test_guided_grad_cam_is_the_product_with_the_enlarged_map(extent):
+    cam, guided = FEATURES[..., 0], GENERATOR.normal(size=(N, 9, 7, 3))
+    large = np.zeros((N, 9, 7))
+    rows, columns = (slice(None), slice(None)) if extent is None else (slice(1, 8), slice(2, 7))
+    size = large[0, rows, columns].shape[::-1]
+    large[:, rows, columns] = [cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in cam]
+    found = ops.convert_to_numpy(guided_grad_cam(tensor(guided), tensor(cam), extent))
+    np.testing.assert_allclose(found, guided * large[..., None], atol=1e-5)
 
 
 # ---------------------------------------------------------------- in a network

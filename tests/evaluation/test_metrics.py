@@ -106,6 +106,8 @@ def test_mask_iou_at_every_threshold(generator, square):
     values[0, 0] = 1.0
     found = metrics.mask_iou(metrics.pixel_counts(values, square))
     assert len(found) == 101
+    counts = metrics.pixel_counts(values, square)
+    np.testing.assert_array_equal(metrics.mask_iou(np.stack([counts, 2 * counts])), [found, found])
     for level, iou in enumerate(found):
         chosen = np.rint(values * 100) >= level
         assert iou == pytest.approx((chosen & square).sum() / (chosen | square).sum())

@@ -1,12 +1,23 @@
 """The report of an evaluation from hand-set scores: what it says was found, and that it says nothing twice."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from camlib.evaluation.report import FAILED, findings_of, grids_of, groups_of, markdown_of, rows_once
+from camlib.evaluation.report import (
+    FAILED,
+    findings_of,
+    grids_of,
+    groups_of,
+    markdown_of,
+    network_table,
+    rows_once,
+    sanity_sentences,
+    write_tables,
+)
 from camlib.evaluation.score_tables import LOCALISATION, SANITY, Score, Table, score_cell, score_table
 from camlib.plots.page import Report, write_page
 
@@ -57,6 +68,71 @@ def test_findings_are_five_sentences_with_their_numbers():
     of_classes = table(("other_class",), net_guided=[(0.1, 0.1, 0.1, 8)])  # no weights were shuffled
     assert findings_of([of_classes], []) == ["None of 1 kind of map would look much the same for another class."]
     assert findings_of([], []) == []
+    surely = table(("rank_mean", "energy"), net_cam=[(0.9, 0.50001, 1.0, 8), (0.9, 0.9, 0.9, 8)],
+                   net_guided=[(0.9, 0.5, 1.0, 8)] * 2)  # fmt: skip
+    (sentence,) = sanity_sentences(surely)
+    assert sentence.startswith("net cam: as its network's weights are randomised the map hardly changes (mean rank")
+
+
+def test_tables_are_written_cell_by_cell(tmp_path):
+    tables = [table(("energy", "zero"), net_cam=[(0.5, 0.4, 0.6, 8), (NAN, NAN, NAN, 0)])]
+    rows = [{"network": "net", "photos": name, "number": 4} for name in ("all", "class dog")]
+    write_tables(tmp_path, tables, rows)
+    assert (tmp_path / "scores.csv").read_text() == (
+        "table,map,score,value,low,high,items\na title,net cam,energy,0.5,0.4,0.6,8\n"  # what nothing has is left out
+    )
+    assert (tmp_path / "networks.csv").read_text() == "network,photos,number\nnet,all,4\nnet,class dog,4\n"
+    write_tables(tmp_path, [], [])
+    assert (tmp_path / "networks.csv").read_text() == ""
+
+
+RECORDS = [  # photo, class, label, probabilities; the last photo shows two classes
+    ("a_1", "dog", 0, (0.7, 0.2, 0.1)), ("a_2", "dog", 0, (0.4, 0.6, 0.0)), ("b_1", "cat", 1, (0.1, 0.8, 0.1)),
+    ("b_2", "cat", 1, (0.0, 0.9, 0.1)), ("both", "dog", 0, (0.1, 0.1, 0.8)), ("both", "cat", 1, (0.1, 0.1, 0.8)),
+]  # fmt: skip
+
+
+def records_of(rows):
+    return [
+        {
+            "photo": photo,
+            "class": name,
+            "label": label,
+            "outputs": list(outputs),
+            "right": max(outputs) == outputs[label],
+        }
+        for photo, name, label, outputs in rows
+    ]
+
+
+def test_how_often_a_network_is_right():
+    scored = SimpleNamespace(name="net")
+    rows, (outputs, labels) = network_table(scored, records_of(RECORDS))
+    assert [(row["photos"], row["number"], row["top1"]) for row in rows] == [
+        ("all", 4, 0.75), ("class dog", 2, 0.5), ("class cat", 2, 1.0),
+    ]  # fmt: skip
+    assert outputs.shape == (4, 3) and labels.tolist() == [0, 0, 1, 1]
+    assert rows[0]["binary_accuracy"] == pytest.approx(10 / 12)
+    assert rows[0]["ece"] == pytest.approx((0.3 + 0.6 + 0.2 + 0.1) / 4)  # each in a bin of its own
+    assert (rows[0]["low"], rows[0]["high"]) == pytest.approx((0.300636, 0.954413), abs=1e-5)  # R's binom.confint
+    assert network_table(scored, records_of(RECORDS[4:])) == ([], None)
+    of_group = records_of([("a_1", "animal", 3, (0.7, 0.2, 0.1, 0.0))])
+    of_group[0]["outputs"] = of_group[0]["outputs"][:3]
+    ((row,), answers) = network_table(scored, of_group)
+    assert answers is None and np.isnan([row["binary_accuracy"], row["ece"]]).all()
+    ((title, header, cells),) = grids_of([], rows[:1], {})
+    assert header == ["network", "photos", "number", "top-1", "binary accuracy (Keras)", "ECE"]
+    assert cells == [["net", "all", "4", "0.750 (0.301 to 0.954)", "0.833", "0.300"]]
+
+
+def test_confusions_are_a_table_of_few_classes():
+    counts = np.arange(4).reshape(2, 2)
+    ((title, header, rows),) = grids_of([], [], {"net": (["dog", "cat"], counts)})
+    assert (title, header) == ("What net takes the photos for", ["true class", "dog", "cat"])
+    assert rows == [["dog", "0", "1"], ["cat", "2", "3"]]
+    for count, tables in ((20, 1), (21, 0)):
+        names = [f"class {number}" for number in range(count)]
+        assert len(grids_of([], [], {"net": (names, np.eye(count, dtype=int))})) == tables
 
 
 def test_no_row_stands_twice():

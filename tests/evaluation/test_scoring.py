@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -91,6 +92,35 @@ def test_maps_of_several_classes_are_told_apart(tmp_path):
     own, other = (sum(energies[index] for _, _, energies in expected.values()) for index in (0, 1))
     assert (value["own_energy"], value["other_energy"]) == pytest.approx((own / 7, other / 7), abs=1e-6)
     assert value["told_apart"] == pytest.approx(own / (own + other), abs=1e-6)
+
+
+def test_outlines_keep_within_a_share_of_the_longer_side_of_the_mask():
+    """0.003 of 500 pixels; a box of its own beside a mask, and what has no area left out."""
+    mask = np.zeros((400, 500), np.uint8)
+    cv2.circle(mask, (200, 197), 85, 1, -1)
+    mask[2, 3] = 1
+    annotation = Annotation(None, "dog", ((10, 20, 510, 220),), "mask.png", 500, 400)
+    item = Item(None, "a.png", "dog", annotation)
+    box, border = scoring.outlines_of(item, scoring.Truth(mask > 0, mask > 0, annotation.boxes))
+    assert box == [[0.02, 0.05], [1.0, 0.05], [1.0, 0.55], [0.02, 0.55]]  # cut at the photo's edge
+    corners = (np.array(border) * (500, 400) - 0.5).astype(np.float32)  # of the pixels' centres
+    (circle,) = [one for one in cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0] if len(one) > 2]
+    away = [abs(cv2.pointPolygonTest(corners, place[0].astype(float).tolist(), True)) for place in circle]
+    assert 1.4 < max(away) < 1.51 and len(corners) == 24
+    assert scoring.outlines_of(item, None) == []
+
+
+# ---------------------------------------------------------------- whether the network depends on its layers
+
+
+def test_layers_are_randomised_in_fifteen_stages_at_most():
+    """From the output down; of seventeen layers with weights the first two stages have two each."""
+    x = image = keras.Input((4,))
+    for number in range(17):
+        x = layers.Activation("relu")(layers.Dense(2, name=f"dense{number}")(x))
+    names = [[layer.name for layer in stage] for stage in scoring.stages_of(keras.Model(image, x))]
+    numbers = [[16, 15], [14, 13], *([number] for number in range(12, -1, -1))]
+    assert names == [[f"dense{number}" for number in stage] for stage in numbers]
 
 
 # ---------------------------------------------------------------- whether the network uses what the map shows

@@ -64,12 +64,19 @@ def parse_arguments(arguments=None):
 # ---------------------------------------------------------------- faults
 
 
+NO_FAULTS = {"annotation", "returns", "decorator_list"}  # parts of nodes: types, and what changes no result
+
+
 def places(tree):
-    """The nodes of a module that a fault can change, in order: no texts, messages of errors, types or decorators."""
+    """The nodes of a module that a fault can change, in order: no texts, messages of errors, types or decorators.
+
+    `strict=True` of a zip is left out as `raise` is: an assertion, which no input of the right code meets.
+    """
     found, waiting = [], [tree]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+        asserts = isinstance(node, ast.keyword) and node.arg == "strict"
+        if asserts or isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
             continue
         number = isinstance(node, ast.Constant) and type(node.value) in (bool, int, float)
         operation = type(getattr(node, "op", None)) in OTHERS or isinstance(
@@ -77,8 +84,9 @@ def places(tree):
         )
         if number or operation or (isinstance(node, ast.Compare) and type(node.ops[0]) in OTHERS):
             found.append(node)
-        types = (getattr(node, "annotation", None), getattr(node, "returns", None))
-        waiting += reversed([child for child in ast.iter_child_nodes(node) if child not in types])
+        parts = [part for name, part in ast.iter_fields(node) if name not in NO_FAULTS]
+        children = [child for part in parts for child in (part if isinstance(part, list) else [part])]
+        waiting += [child for child in reversed(children) if isinstance(child, ast.AST)]
     return found
 
 
