@@ -64,7 +64,7 @@ def superposition_scale_of(signed, maps, capped=False):
     """
     maps = list(maps)
     whole, positive = scale_of(signed, maps), [np.maximum(values, 0) for values in maps]
-    limit = scale_of(False, positive, capped).limit or scale_of(False, maps, capped).limit
+    limit = scale_of(signed, positive, capped).limit or scale_of(signed, maps, capped).limit
     return Scale(limit, whole.signed, capped=limit < whole.limit)
 
 

@@ -8,7 +8,7 @@ from small_networks import ended
 
 from camlib.attribution.classifier import Classifier
 from camlib.attribution.gradcam import GradCAM, explain
-from camlib.attribution.inspection import inspect_network
+from camlib.attribution.inspection import axes_moved, grid_of, inspect_network, some_of
 from camlib.console import UserError
 from camlib.preprocessing import PREPROCESSING, InputSpec
 from gradcam_vgg16 import main
@@ -83,6 +83,46 @@ def test_a_convolution_of_swapped_axes_is_refused_and_one_in_place_is_not():
 def test_what_is_mirrored_or_one_row_is_no_map(moved):
     with pytest.raises(UserError, match="'behind' are not the photo's"):
         Classifier(network_of(moved, conv(4, "behind")), None, "net").layer_to_map()
+
+
+def test_how_far_changes_move_is_told_by_halves_of_the_photo():
+    """Half an axis along a photo that is only enlarged, and across one that is turned; nothing where all is even."""
+    image = keras.Input(SHAPE)
+    cells = layers.AveragePooling2D(2, name="cells")(image)
+    outputs = layers.Permute((2, 1, 3), name="turned")(cells), layers.Rescaling(0.0, name="even")(cells)
+    network = keras.Model(image, sum(layers.Dense(3)(layers.GlobalAveragePooling2D()(one)) for one in outputs))
+    structure = inspect_network(network, SHAPE)
+    input_spec = InputSpec(["a", "b", "c"], *SHAPE, **PREPROCESSING["none"])
+    found = {name: axes_moved(network, structure, name, input_spec) for name in ("cells", "turned", "even")}
+    np.testing.assert_allclose(found["cells"], ([0.5, 0.5], [0, 0]), atol=0.03)
+    np.testing.assert_allclose(found["turned"], ([0, 0], [0.5, 0.5]), atol=0.03)
+    np.testing.assert_array_equal(found["even"], np.zeros((2, 2)))
+
+
+@pytest.mark.any_backend
+def test_names_in_messages_are_the_last_eight():
+    names = [str(number) for number in range(9)]
+    assert some_of(names[:8]) == "0, 1, 2, 3, 4, 5, 6, 7" and some_of(names) == "..., 1, 2, 3, 4, 5, 6, 7, 8"
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("count", "grids", "transforms", "grid"),
+    [
+        (12, [(3, 4), (2, 6)], False, (2, 6)),  # the last that was computed
+        (13, [(3, 4), (5, 5)], False, (3, 4)),  # beside a class token
+        (14, [(3, 4)], False, None),
+        (11, [(3, 4)], True, None),
+        (16, [], True, (4, 4)),
+        (17, [], True, (4, 4)),
+        (16, [], False, None),
+        (18, [], True, None),
+        (2, [], True, None),  # one cell and a class token are no picture
+        (4, [], True, (2, 2)),
+    ],
+)
+def test_patches_of_so_many_tokens(count, grids, transforms, grid):
+    assert grid_of(count, grids, transforms) == grid
 
 
 class Turning(keras.Model):

@@ -7,9 +7,10 @@ import pytest
 from keras import layers, ops
 from small_networks import explained
 
-from camlib.attribution import METHODS, titles_of
+from camlib.attribution import METHODS, MapOptions, titles_of
 from camlib.attribution.guided import guided_grad_cam
 from camlib.attribution.methods import CHANGED_AT_ONCE, covered, enlarged, score_cam_masks
+from camlib.console import UserError
 
 N, H, W, K = 2, 3, 4, 5
 GENERATOR = np.random.default_rng(1)
@@ -107,7 +108,7 @@ def test_equation(name):
     expected = np.stack([oracle(FEATURES[n], GRADIENTS[n], SCORES[n], SCORE[n]) for n in range(N)])
     assert found.dtype == np.float32 and np.abs(expected).max() > 0.01
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-    assert (found < 0).any() <= method.signed
+    assert (found < 0).any() == (method.signed and name != "eigen-cam")  # whose signs are the features'
 
 
 @pytest.mark.parametrize(("name", "equation"), [("eigen-cam", eigen_cam), ("eigen-grad-cam", eigen_grad_cam)])
@@ -251,3 +252,56 @@ def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
 def test_every_method_has_a_name_in_pictures():
     assert titles_of("layer-cam", counterfactual=True)["guided_gradcam"] == "guided counterfactual LayerCAM"
     assert titles_of("smooth-grad", contrast="cat")["smooth-grad"] == "SmoothGrad against cat"
+
+
+# ---------------------------------------------------------------- options
+
+OF_METHODS = {  # beside contrast and smooth: what it has, samples, baseline
+    "grad-cam": ("", None, None),
+    "gradient": ("", None, None),
+    "smooth-grad": ("samples noise seed", 25, None),
+    "var-grad": ("samples noise seed", 25, None),
+    "integrated-gradients": ("samples baseline", 50, "black"),
+    "expected-gradients": ("samples seed backgrounds", 100, None),
+    "occlusion": ("samples baseline", 196, "mean"),
+    "rise": ("samples baseline seed", 1000, "black"),
+}
+
+
+@pytest.mark.parametrize("name", OF_METHODS)
+def test_options_of_a_method(name):
+    known, samples, baseline = OF_METHODS[name]
+    assert MapOptions.apply_to(name) == {"contrast", "smooth", *known.split()}
+    assert MapOptions.apply_to(name, smooth=2) == {"contrast", "smooth", "seed", *known.split()}
+    assert (METHODS[name].samples, METHODS[name].baseline) == (samples, baseline)
+    assert METHODS[name].of_layer == (name == "grad-cam")
+    assert MapOptions.apply_to("eigen-cam") == {"smooth"}
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "least", "most"),
+    [
+        ("grad-cam", "smooth", 1, 1000),
+        ("rise", "samples", 1, 1_000_000),
+        ("rise", "seed", 0, 2**63),
+        ("smooth-grad", "noise", 0, 10),
+    ],
+)
+def test_ends_of_options(method, name, least, most):
+    for value in (None, least, most):
+        MapOptions(**{name: value} if name != "smooth" or value else {}).check(method)
+    for value in (least - 1, most + 1, *(() if name == "noise" else (float(least), True))):
+        with pytest.raises(UserError, match=f"--{name} {value}: expected .*from {least} to {most:,}"):
+            MapOptions(**{name: value}).check(method)
+
+
+def test_settings_tell_runs_apart_by_what_decides_their_maps():
+    options = MapOptions(samples=5, noise=0.1, baseline="mean", seed=3, contrast="1", contrast_name="cat")
+    assert options.settings("grad-cam") == {"contrast": "cat"}
+    assert options.settings("smooth-grad") == {"samples": 5, "noise": 0.1, "seed": 3, "contrast": "cat"}
+    assert options.words("occlusion") == "of the photo, samples 5, baseline mean"
+    assert options.against == " less that of cat" and MapOptions().against == ""
+    smoothed = MapOptions(smooth=2, seed=3)
+    assert smoothed.settings("grad-cam") == {"seed": 3, "smooth": 2}
+    backgrounds = [MapOptions(backgrounds=np.full((1, 2), value)).settings("grad-cam") for value in (0, 0, 1)]
+    assert backgrounds[0] == backgrounds[1] != backgrounds[2] and set(backgrounds[0]) == {"backgrounds"}

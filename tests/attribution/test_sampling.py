@@ -400,6 +400,17 @@ def test_maps_are_rgb_whatever_the_network_takes(classifier):
     np.testing.assert_allclose(options.black, classifier.prepare(np.zeros((1, 1, 1, 3), np.uint8))[0])
 
 
+def test_what_is_left_open_is_the_methods(classifier):
+    found = sampling.options_for(MapOptions(), classifier, "smooth-grad")
+    assert (found.samples, found.noise, found.seed, found.baseline, found.contrast) == (25, 0.15, 0, None, None)
+    given = sampling.options_for(MapOptions(noise=0.0, seed=4, contrast="1"), classifier, "smooth-grad")
+    assert (given.noise, given.seed, given.contrast, given.contrast_name) == (0.0, 4, 1, "class_1")
+    many = np.random.default_rng(0).integers(0, 256, (70, 8, 9, 3)).astype(np.uint8)
+    found = sampling.options_for(MapOptions(backgrounds=many, seed=4), classifier, "expected-gradients").backgrounds
+    chosen = np.sort(np.random.default_rng(4).permutation(70)[:64])
+    np.testing.assert_allclose(found, classifier.prepare(many[chosen]))
+
+
 @pytest.mark.parametrize("baseline", ["black", "white", "mean", "blur"])
 def test_baselines(baseline, classifier):
     options = sampling.options_for(MapOptions(baseline=baseline), classifier, "occlusion")
