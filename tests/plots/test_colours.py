@@ -76,6 +76,7 @@ def test_scale_is_the_largest_magnitude_of_all_maps():
     assert scale_of(False, [positive]) == (3.0, False, False)
     assert scale_of(True, [positive]) == (3.0, True, False)  # a kind with two signs
     assert scale_of(False, [positive, negative]) == (7.0, True, False)  # a method with two signs
+    assert scale_of(True, []) == (0.0, True, False)
     assert Scale(7.0, True).lowest == -7.0 and Scale(7.0, False).lowest == 0.0
 
 
@@ -184,12 +185,12 @@ def test_a_value_has_the_legends_colour_on_white_grey_and_black_fur(value):
 def test_the_photos_detail_is_seen_in_a_map_but_not_whether_it_is_dark_or_light():
     grey = np.full((160, 240), 60, np.uint8)
     grey[:, 120:] = 180
-    grey[78:82, 58:62] = grey[78:82, 178:182] = 120  # a light spot on the dark half, a dark one on the light
+    grey[74:86, 54:66] = grey[74:86, 174:186] = 120  # a light spot on the dark half, a dark one on the light
     photo = np.repeat(grey[..., None], 3, axis=2)
     detail = detail_of(photo)
     assert detail[20, 60] == detail[20, 180] == 0
-    spot = 60 * (1 - 16 / 900)  # its surroundings are 30 x 30 pixels
-    np.testing.assert_allclose([detail[80, 60], detail[80, 180]], [DETAIL * spot, -DETAIL * spot], atol=1)
+    spot = 60 * (1 - 144 / 900)  # its surroundings are 30 x 30 pixels
+    np.testing.assert_allclose([detail[80, 60], detail[80, 180]], [DETAIL * spot, -DETAIL * spot], atol=0.8)
     laid = superposition(photo, np.full(grey.shape, 0.5, np.float32), False).astype(int)[..., 1]
     np.testing.assert_allclose(laid[80, 60] - laid[20, 60], 0.9 * DETAIL * spot + 0.1 * 60, atol=2)
     assert abs(laid[20, 180] - laid[20, 60]) <= 13  # 120 in the photo
