@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 from small_networks import ended
 
-from camlib.attribution.classifier import Classifier
+from camlib.attribution.classifier import Classifier, check_outputs, input_shape_of
 from camlib.attribution.gradcam import GradCAM, explain
 from camlib.attribution.inspection import axes_moved, grid_of, inspect_network, some_of
 from camlib.console import UserError
@@ -189,6 +189,95 @@ def test_usual_ranges_are_taken_as_they_are(start):
 def test_rescaling_twice_is_said():
     origin = Classifier(network_of(), None, "net", preprocess="0.0039,0").origin
     assert origin == "--preprocess 0.0039,0, and its layer 'scale' rescales after that: 0..255 becomes 0..0.0039"
+
+
+# ---------------------------------------------------------------- sizes, classes and answers
+
+
+def any_size(height=None, width=None, channels=3):
+    image = keras.Input((height, width, channels))
+    return keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(conv(2, "conv")(image))))
+
+
+@pytest.mark.any_backend
+def test_the_size_is_the_networks_the_users_or_the_files():
+    spec = InputSpec(["a", "b", "c"], 24, 32, 3)
+    for network, input_spec, size, shape in (
+        (any_size(24, 32), None, None, (24, 32, 3)),
+        (any_size(24, 32), spec, (24, 32), (24, 32, 3)),
+        (any_size(), None, (16, 20), (16, 20, 3)),
+        (any_size(), spec, None, (24, 32, 3)),
+        (any_size(), spec, (16, 20), (16, 20, 3)),
+        (any_size(None, 32, 1), None, (16, 32), (16, 32, 1)),
+    ):
+        assert input_shape_of(network, input_spec, size) == shape
+    for network, size, message in (
+        (any_size(), None, "takes photos of any size and its file names none; expected --size N or HxW"),
+        (any_size(24), None, "takes photos of any size"),
+        (any_size(24, 32), (32, 24), "--size 32x24: the network .* takes 24x32 only"),
+        (any_size(24, None), (25, 32), "--size 25x32: the network .* takes 24x32 only"),
+        (any_size(24, 32, 2), None, r"takes \(N, 24, 32, 2\); expected one input of photos"),
+    ):
+        with pytest.raises(UserError, match=message):
+            input_shape_of(network, None, size)
+
+
+@pytest.mark.any_backend
+def test_what_is_known_of_the_classes_is_said():
+    def said(classes, **options):
+        return Classifier(network_of(classes=classes), None, "net", **options).description.partition("\n")[2]
+
+    assert said(4, class_names=["dog", "cat", "horse", "bird"]).startswith("it knows dog, cat, horse, bird only;")
+    assert said(4) == "its classes are called class_0 to class_3; --class-names FILE names them"
+    assert said(4, class_names=["dog", "cat", "bird", "horse"]) == ""
+    for options, message in (
+        ({"class_names": ["dog"]}, "1 class names for 4 outputs of the network; expected one each"),
+        ({"interpolation": "aera"}, "--interpolation aera; did you mean area"),
+        ({"fit": "all"}, "--fit all"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Classifier(network_of(classes=4), None, "net", **options)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_a_group_has_the_sum_of_its_classes_probabilities(activation):
+    """A sum of sigmoids is no probability."""
+    classifier = Classifier(network_of(classes=1000, activation=activation), None, "net")
+    groups = list(classifier.groups)
+    assert classifier.class_names[1000:] == groups and len(classifier.class_names) == 1000 + len(groups) > 1000
+    chosen = [groups[0]] if activation != "sigmoid" else []
+    assert classifier.groups_among([5, 999, 1000]) == chosen
+    logits = np.random.default_rng(0).normal(size=(2, 1000))
+    probabilities = classifier.probabilities(logits)
+    powers = np.exp(logits)
+    expected = powers / (1 + powers) if activation == "sigmoid" else powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
+    with_groups = classifier.with_groups(probabilities, chosen)
+    sums = [expected[:, classifier.groups[name]].sum(axis=1) for name in chosen]
+    np.testing.assert_allclose(with_groups, np.column_stack((expected, *sums)), rtol=1e-5)
+    assert classifier.with_groups(None, groups) is None
+
+
+@pytest.mark.any_backend
+def test_answers_that_are_not_those_of_the_logits_are_refused():
+    """Up to two percent and 0.0001, what half precision makes of them."""
+    zero, low = np.zeros((1, 1)), np.full((1, 1), -30.0)
+    for outputs, logits, ok in ((0.5095, zero, True), (0.511, zero, False), (9e-5, low, True), (1.2e-4, low, False)):
+        if ok:
+            check_outputs(np.full((1, 1), outputs), logits, "sigmoid")
+        else:
+            with pytest.raises(UserError, match="outputs are not the sigmoid of the logits found in it"):
+                check_outputs(np.full((1, 1), outputs), logits, "sigmoid")
+    check_outputs(np.ones((1, 1)), np.ones((1, 1)), "linear")  # one unit is no probability
+    check_outputs(np.full((1, 1), 0.5), np.zeros((1, 2)), "sigmoid")  # of both sides
+    for outputs, ok in (([0.5, 0.5001], True), ([0.5, 0.500001], False), ([1.5, -0.5], True), ([0.75, 0.25], False)):
+        outputs = np.array([outputs])
+        if ok:
+            check_outputs(outputs, outputs, "linear")
+        else:
+            with pytest.raises(UserError, match="outputs are probabilities, but no softmax was found"):
+                check_outputs(outputs, outputs, "linear")
 
 
 # ---------------------------------------------------------------- heads
