@@ -1,12 +1,20 @@
 """What a network is made of: which layer is mapped, on which axes, from which pixels, and where its logits are."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 from small_networks import ended
 
-from camlib.attribution.classifier import Classifier, check_outputs, input_shape_of
+from camlib.attribution.classifier import (
+    Classifier,
+    NetworkOptions,
+    check_outputs,
+    complete_input_spec,
+    input_shape_of,
+)
 from camlib.attribution.gradcam import GradCAM, explain
 from camlib.attribution.inspection import axes_moved, grid_of, inspect_network, some_of
 from camlib.console import UserError
@@ -224,19 +232,23 @@ def test_the_size_is_the_networks_the_users_or_the_files():
 
 @pytest.mark.any_backend
 def test_what_is_known_of_the_classes_is_said():
-    def said(classes, **options):
-        return Classifier(network_of(classes=classes), None, "net", **options).description.partition("\n")[2]
-
-    assert said(4, class_names=["dog", "cat", "horse", "bird"]).startswith("it knows dog, cat, horse, bird only;")
-    assert said(4) == "its classes are called class_0 to class_3; --class-names FILE names them"
-    assert said(4, class_names=["dog", "cat", "bird", "horse"]) == ""
-    for options, message in (
-        ({"class_names": ["dog"]}, "1 class names for 4 outputs of the network; expected one each"),
-        ({"interpolation": "aera"}, "--interpolation aera; did you mean area"),
-        ({"fit": "all"}, "--fit all"),
+    classifier = Classifier(network_of(classes=4), None, "net")
+    open_spec = classifier.input_spec
+    for names, said in (
+        (open_spec.class_names, "its classes are called class_0 to class_3; --class-names FILE names them"),
+        (["dog", "cat", "horse", "bird"], "it knows dog, cat, horse, bird only; gradcam_vgg16.py --weights imagenet"),
+        (["dog", "cat", "bird", "horse"], ""),
+    ):
+        classifier.input_spec = replace(open_spec, class_names=names)
+        _, _, found = classifier.description.partition("\n")
+        assert found.startswith(said) and bool(found) == bool(said)
+    for names, options, message in (
+        (["dog"], {}, "1 class names for 4 outputs of the network; expected one each"),
+        (None, {"interpolation": "aera"}, "--interpolation aera; did you mean area"),
+        (None, {"fit": "all"}, "--fit all"),
     ):
         with pytest.raises(UserError, match=message):
-            Classifier(network_of(classes=4), None, "net", **options)
+            complete_input_spec(None, "net", NetworkOptions(**options), names, classifier.structure, SHAPE)
 
 
 @pytest.mark.any_backend

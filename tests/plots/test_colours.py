@@ -189,6 +189,7 @@ def test_the_photos_detail_is_seen_in_a_map_but_not_whether_it_is_dark_or_light(
     photo = np.repeat(grey[..., None], 3, axis=2)
     detail = detail_of(photo)
     assert detail[20, 60] == detail[20, 180] == 0
+    assert not detail_of(photo[76:80, 52:56]).any()  # so small that each pixel is its own surroundings
     spot = 60 * (1 - 144 / 900)  # its surroundings are 30 x 30 pixels
     np.testing.assert_allclose([detail[80, 60], detail[80, 180]], [DETAIL * spot, -DETAIL * spot], atol=0.8)
     laid = superposition(photo, np.full(grey.shape, 0.5, np.float32), False).astype(int)[..., 1]
