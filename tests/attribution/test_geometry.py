@@ -166,9 +166,9 @@ def test_what_is_no_rectangle_has_no_place(change):
 
 @pytest.mark.any_backend
 def test_what_is_joined_lies_in_the_middle_if_within_a_cell():
-    place = geometry.Place(np.array([3.0, 5.0]), np.array([2.0, 4.0]))
+    place = geometry.Place(np.array([3.0, 50.0]), np.array([2.0, 4.0]))
     near, far, other = place.moved(np.array([1, 0.5])), place.moved(np.array([0, 1.1])), place.moved(0, 2)
-    np.testing.assert_allclose(geometry.agreed([place, near]), ((4, 6), (2, 4)))
+    np.testing.assert_allclose(geometry.agreed([place, near]), ((4, 51), (2, 4)))
     assert geometry.agreed([place, far]) is geometry.agreed([place, other]) is geometry.NOWHERE
     assert geometry.agreed([geometry.UNKNOWN] * 2) is geometry.UNKNOWN
     assert geometry.agreed([place, geometry.UNKNOWN]) is geometry.agreed([geometry.NOWHERE] * 2) is geometry.NOWHERE

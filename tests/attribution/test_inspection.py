@@ -16,7 +16,7 @@ from camlib.attribution.classifier import (
     input_shape_of,
 )
 from camlib.attribution.gradcam import GradCAM, explain
-from camlib.attribution.inspection import axes_moved, grid_of, inspect_network, some_of
+from camlib.attribution.inspection import axes_moved, grid_of, inspect_network, reaches_edges, some_of
 from camlib.console import UserError
 from camlib.preprocessing import PREPROCESSING, InputSpec
 from gradcam_vgg16 import main
@@ -107,6 +107,30 @@ def test_how_far_changes_move_is_told_by_halves_of_the_photo():
     np.testing.assert_array_equal(found["even"], np.zeros((2, 2)))
 
 
+def test_a_map_of_unknown_place_has_to_reach_all_edges_of_the_photo():
+    image = keras.Input((32, 48, 3))
+    cells = layers.AveragePooling2D(2, name="cells")(image)
+    cuts = {"top left": ((2, 0), (3, 0)), "bottom": ((0, 2), (0, 0)), "right": ((0, 0), (0, 3))}
+    cut = [layers.Cropping2D(cropping, name=name)(cells) for name, cropping in cuts.items()]
+    scores = sum(layers.Dense(3)(layers.GlobalAveragePooling2D()(one)) for one in (cells, *cut))
+    network = keras.Model(image, scores)
+    structure = inspect_network(network, (32, 48, 3))
+    input_spec = InputSpec(["a", "b", "c"], 32, 48, 3, **PREPROCESSING["none"])
+    assert reaches_edges(network, structure, "cells", input_spec)
+    assert [name for name in cuts if reaches_edges(network, structure, name, input_spec)] == []
+
+
+def test_axes_that_cannot_be_told_are_taken_if_they_are_asked_for():
+    """Features that a photo does not change tell nothing; the place of what own code made has to be seen, too."""
+    network = Turning(False)
+    network(PHOTOS.astype(np.float32))
+    network.conv.set_weights([weight * 0 for weight in network.conv.get_weights()])
+    classifier = Classifier(network, InputSpec(["a", "b", "c"], *SHAPE, **PREPROCESSING["none"]), "net")
+    with pytest.raises(UserError, match="'conv' cannot be told to be the photo's"):
+        classifier.layer_to_map()
+    assert classifier.layer_to_map("conv") == "conv"
+
+
 @pytest.mark.any_backend
 def test_names_in_messages_are_the_last_eight():
     names = [str(number) for number in range(9)]
@@ -167,10 +191,11 @@ def normalisation(mean, variance):
     "start",
     [
         [layers.Rescaling(2, -1, name="scale")],
+        [layers.Rescaling(-1, name="scale")],
         [normalisation([0.5, 0.4, 0.4], [0.08, 0.07, 0.06])],
         [layers.RandomFlip(), layers.Rescaling(1, 0, name="first_scale"), normalisation([0.5] * 3, [0.08] * 3)],
     ],
-    ids=["2 x - 1", "adapted to 0..1", "two layers"],
+    ids=["2 x - 1", "-x", "adapted to 0..1", "two layers"],
 )
 def test_a_network_trained_on_another_range_is_not_taken_to_want_0_to_255(start):
     network = network_of(start=start)
@@ -331,6 +356,7 @@ def two_heads(first, second):
         (lambda: joined("tanh"), "makes its output from a tanh in unit., so that its logits cannot be told"),
         (lambda: network_of(activation="tanh"), "from a tanh in class"),
         (lambda: network_of(activation="hard_sigmoid"), "from a hard_sigmoid in class"),
+        (lambda: network_of(layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")), "from a softmax in dense"),
         (lambda: joined("sigmoid", scale=5.0), "from a sigmoid in unit"),
         (lambda: ended(layers.Softmax(), layers.Rescaling(0.5)), "from a softmax in softmax"),
         (lambda: ended(ops.log_softmax), "from a log_softmax in"),
@@ -349,6 +375,8 @@ def test_heads_whose_logits_cannot_be_told_are_refused(network, message):
 def test_activations_before_the_last_weights_are_no_ending():
     network = network_of(layers.Dense(7, activation="tanh"), layers.Activation("sigmoid"))
     assert inspect_network(network, SHAPE).output_activation == "linear"
+    mixed = network_of(layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax"))
+    assert inspect_network(mixed, SHAPE).output_activation == "linear"  # of no classes
 
 
 def test_a_single_linear_unit_is_one_score(tmp_path):

@@ -1,5 +1,6 @@
 """Maps of the photo itself, from its gradients and from many changed photos, against NumPy in float64."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -284,6 +285,11 @@ def test_smoothing_leaves_an_equivariant_map_as_it_is():
     network = keras.Model(image, layers.Dense(COUNT)(layers.GlobalAveragePooling2D()(x)))
     plain = maps_of(network, "hires-cam").cams
     close(maps_of(network, "hires-cam", smooth=9).cams, plain)
+    plain, smoothed = (
+        explained(network, None, method="hires-cam", options=MapOptions(smooth=count, seed=0)) for count in (1, 9)
+    )
+    for name in ("guided", "products"):
+        close(getattr(smoothed, name), getattr(plain, name))
 
 
 def test_smoothing_is_the_mean_of_maps_laid_back(network):
@@ -336,6 +342,20 @@ def test_a_photo_s_map_depends_on_the_photo_and_the_seed_alone(method, network, 
     at_once = maps_of(network, method, samples=7).cams
     monkeypatch.setattr(sampling, "SAMPLES_AT_ONCE", 4)  # four, and three that are filled up
     close(maps_of(network, method, samples=7).cams, at_once, 1e-4)
+
+
+def test_as_many_samples_are_asked_for_at_once_as_have_room(network):
+    """Here a photo takes next to nothing, and its gradients more than there is."""
+    structure = dataclasses.replace(inspect_network(network, SHAPE), memory=(1.0, 1e30))
+    sampler = sampling.Sampler(network, structure, ExplainedScore(COUNT), MapOptions(**OPTIONS, baseline="mean"))
+    asked = {"gradients": [], "scores": []}
+    for name in asked:
+        function = getattr(sampler, name)
+        setattr(sampler, name, lambda portion, *others, name=name, function=function: (
+            asked[name].append(len(portion)), function(portion, *others))[1])  # fmt: skip
+    for method in ("smooth-grad", "rise"):
+        sampler(METHODS[method], ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(np.zeros((1, 2), np.int32)), 1)
+    assert asked == {"gradients": [1] * 6, "scores": [6]}
 
 
 def test_samples_are_asked_for_in_halves_where_memory_runs_out(network, capsys):

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 
 import evaluate_maps
+from camlib.console import UserError
 from camlib.evaluation import metrics, parse_map, scoring
 from camlib.evaluation.annotations import Annotation, Item, find_items
 from camlib.evaluation.results import Results, merged
@@ -215,6 +216,44 @@ def test_the_blur_is_a_tenth_of_the_longer_side(height, width):
     sigma = max(height, width) / 10
     expected = gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0), mode="mirror")
     np.testing.assert_allclose(scoring.fills_of(pixels, ["blur"])["blur"], expected, atol=0.2)
+
+
+# ---------------------------------------------------------------- networks and pictures
+
+
+def test_a_file_that_runs_code_is_refused(tmp_path):
+    network = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Lambda(lambda x: x * 1.0), layers.Flatten(), layers.Dense(2)]
+    )
+    network.save(tmp_path / "net.keras")
+    with pytest.raises(UserError, match="Lambda"):
+        ScoredNetwork(tmp_path / "net.keras", [parse_map("grad-cam")], STEPS)
+
+
+def test_methods_of_relus_are_refused_of_other_activations_and_the_rest_is_not(tmp_path):
+    image = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3, activation="silu")(image))
+    path = tmp_path / "silu.h5"
+    save_network(keras.Model(image, layers.Dense(2, activation="softmax")(x)), path, InputSpec(NAMES, 8, 8, 3))
+    assert (
+        ScoredNetwork(path, [parse_map(f"{path}:{name}") for name in ("cam", "grad-cam", "gradient")], STEPS).guided
+        is False
+    )
+    for method, said in (("deconvnet", "deconvnet"), ("guided-grad-cam", "guided-backprop and guided-grad-cam")):
+        with pytest.raises(UserError, match=f"leave {said} of .*silu.h5 out of --maps"):
+            ScoredNetwork(path, [parse_map(f"{path}:{method}")], STEPS)
+
+
+def test_a_maps_picture_has_the_scale_of_all_but_its_largest_values():
+    values, picture = np.full((40, 40), 0.5, np.float32), np.zeros((80, 60, 3), np.uint8)
+    values[0, :3] = 60.0
+    found = scoring.scores_of_map(values, None, None, picture, parse_map("grad-cam"))
+    assert (found["scale"], found["zero"], found["other_class"]) == ([0.5, False, True], 0.0, None)
+    ranks = np.random.default_rng(0).random((40, 40))
+    found = scoring.scores_of_map(0 * values, ranks, None, picture, parse_map("hires-cam"))
+    assert found["zero"] == 1.0 and np.isnan(found["other_class"]) and found["scale"] == [0.0, True, False]
+    found = scoring.scores_of_map(ranks, ranks**3, None, picture, parse_map("gradient"))
+    assert found["other_class"] == pytest.approx(1) and found["scale"][0] < 1  # smoothed
 
 
 # ---------------------------------------------------------------- photos that cannot be scored

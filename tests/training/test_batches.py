@@ -85,10 +85,10 @@ def test_an_epoch_has_each_photo_once_in_the_order_of_its_seed(balanced):
 
 
 class Draws:
-    """In place of a generator: a zoom, a rotation, no shift or change of colours, mirrored (-1) or not (1)."""
+    """In place of a generator: a zoom, a rotation, a shift, no change of colours, mirrored (-1) or not (1)."""
 
-    def __init__(self, zoom, mirror, angle=0.0):
-        self.numbers, self.mirror, self.ends = iter([np.log(zoom), angle, np.zeros(2), 1.0, 1.0, 0.0]), mirror, []
+    def __init__(self, zoom, mirror, angle=0.0, shift=(0, 0)):
+        self.numbers, self.mirror, self.ends = iter([np.log(zoom), angle, np.array(shift), 1.0, 1.0, 0.0]), mirror, []
 
     def uniform(self, *ends):
         self.ends.append(ends)
@@ -116,9 +116,9 @@ def test_views_have_half_pixel_centres(mirror):
     [(0.5, 64, (16, 16)), (1.25, 64, (3.2, 3.2)), (0.5, 80, (24, 16)), (1.25, 100, (10, 5))],
 )
 def test_views_move_within_the_photo_or_a_tenth_of_its_width(zoom, width, room):
-    draws = Draws(zoom, 1)
+    draws = Draws(zoom, 1, shift=(3, -2))
     where, *_ = draw_view(64, width, 32, draws)
-    np.testing.assert_allclose(where @ [15.5, 15.5, 1], (width / 2 - 0.5, 31.5))  # the middles of both
+    np.testing.assert_allclose(where @ [15.5, 15.5, 1], (width / 2 + 2.5, 29.5))  # the middle, and the photo's moved
     (zooms, angles, places, *rest) = draws.ends
     np.testing.assert_allclose(np.exp(zooms), (0.6, 1.25))
     assert angles == (-15, 15)
