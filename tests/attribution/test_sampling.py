@@ -225,6 +225,21 @@ def test_of_a_linear_network_all_is_known():
     close(maps_of(network, "gradient-x-input", IMAGES[:1]).cams[:, 0], weights * x)
 
 
+@pytest.mark.parametrize(
+    ("size", "samples", "rows", "columns"),
+    [
+        ((224, 224), 196, [(14 * row, min(14 * row + 45, 224)) for row in range(14)], None),
+        ((10, 20), 9, [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)], [(0, 4), (4, 8), (8, 12), (12, 16), (16, 20)]),
+        ((2, 7), 1, [(0, 1), (1, 2)], [(start, start + 1) for start in range(7)]),
+        ((20, 20), 100, [(2 * start, min(2 * start + 4, 20)) for start in range(9)], None),
+    ],
+)
+def test_windows_of_occlusion_cover_every_pixel(size, samples, rows, columns):
+    """A fifth of each side, and about as many as samples; never further apart than they are wide."""
+    found = [((a.start, a.stop), (b.start, b.stop)) for a, b in sampling.windows_of(size, samples)]
+    assert found == [(row, column) for row in rows for column in columns or rows]
+
+
 def test_a_constant_score_has_no_evidence_in_rise():
     network, _ = linear_network(bias=1000.0)
     network.layers[-1].set_weights([network.layers[-1].get_weights()[0] * 0, np.full(COUNT, 1000.0)])
