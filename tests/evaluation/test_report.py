@@ -215,6 +215,7 @@ def test_each_score_is_made_from_its_own_result():
         (scores, {"photo": str(number), "truth": "masks", "right": right})
         for number, (scores, right) in enumerate(SCORED)
     ]
+    assert [score.name for score in columns if score.is_count] == ["cells"]
     found = {score.name: score_cell(score, pairs) for score in columns}
     assert found.keys() == VALUES.keys() | {"mask_iou", "pxap"}
     for name, value in VALUES.items():
