@@ -10,6 +10,7 @@ from keras.src.ops import nn
 
 from camlib.attribution import geometry
 from camlib.attribution.gradcam import explain
+from camlib.attribution.inspection import inspect_network
 from camlib.console import UserError
 
 HEIGHT, WIDTH = 48, 64
@@ -182,6 +183,23 @@ class Crop(layers.Layer):
 
     def call(self, x):
         return x[:, 6:-10, 12:]
+
+
+class CropOfTwo(layers.Layer):
+    """A crop of two photos alone, so that four planes of coordinates are not what it is made for."""
+
+    def __init__(self, raises):
+        super().__init__()
+        self.raises = raises
+
+    def call(self, x):
+        return ops.reshape(x, (2, HEIGHT, WIDTH, 3))[:, 6:-10] if self.raises else x[:2, 6:-10]
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_the_place_of_a_layer_that_does_not_take_coordinates_is_unknown(raises):
+    extents = inspect_network(network_of(CropOfTwo(raises)), (HEIGHT, WIDTH, 3)).extents
+    assert extents["last"] == geometry.UNKNOWN
 
 
 class CropsItself(keras.Model):
