@@ -343,6 +343,9 @@ def test_smoothing_lays_maps_of_pixels_and_coarse_maps_back():
     coarse = np.arange(4.0, dtype=np.float32)[None, None, None].repeat(2, 2)
     back, _ = sampling.laid_back(ops.convert_to_tensor(coarse), (False, 0.0, 1 / 8), (0.0, 0.0, 1.0, 1.0))
     np.testing.assert_allclose(ops.convert_to_numpy(back)[0, 0, 0], [0.5, 1.5, 2.5, 3.0], atol=1e-6)
+    for shift, known in ((-0.15, [0, 1, 1, 1]), (-0.12, [1, 1, 1, 1]), (0.15, [1, 1, 1, 0])):  # more than half a cell
+        _, inside = sampling.laid_back(ops.convert_to_tensor(coarse), (False, 0.0, shift), (0.0, 0.0, 1.0, 1.0))
+        np.testing.assert_array_equal(inside, [known, known])
 
 
 # ---------------------------------------------------------------- batches
