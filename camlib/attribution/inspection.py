@@ -418,8 +418,8 @@ def axes_moved(network, structure, layer, input_spec):
         return np.zeros(2), np.zeros(2)
     shares = changes / total[:, None, None]
     height, width = shares.shape[1:]
-    row = shares.sum(axis=2) @ ((np.arange(height) + 0.5) / height)  # (4,), centres of the changes
-    column = shares.sum(axis=1) @ ((np.arange(width) + 0.5) / width)
+    row = shares.sum(axis=2) @ (np.arange(height) / height)  # (4,), centres of the changes
+    column = shares.sum(axis=1) @ (np.arange(width) / width)
     return np.array([row[1] - row[0], column[3] - column[2]]), np.array([row[3] - row[2], column[1] - column[0]])
 
 

@@ -137,7 +137,7 @@ def eigen_grad_cam(features, gradients):
     products = features * gradients
     cam = first_component(products - ops.mean(products, axis=(1, 2), keepdims=True))
     agreement = ops.sum(cam * ops.sum(products, axis=-1), axis=(1, 2), keepdims=True)
-    return cam * ops.where(agreement < 0, -1.0, 1.0)
+    return ops.where(agreement < 0, -cam, cam)
 
 
 def gradient_maps(seen, u, images, maps, counterfactual=False):
@@ -156,12 +156,12 @@ def gradient_maps(seen, u, images, maps, counterfactual=False):
         list of maps float32 (N, h, w), or (N, H, W, channels) of gradients with respect to the photo; None for methods
         that look at changed photos.
     """
-    sign = -1.0 if counterfactual else 1.0
     gradients = seen.gradients_at_features(u) if any(method.needs == "gradients" for _, method in maps) else {}
     cams = []
     for layer, method in maps:
         if method.needs == "gradients":
-            cams.append(method.function(seen.features[layer], sign * gradients[layer]))  # (N, h, w)
+            g = -gradients[layer] if counterfactual else gradients[layer]
+            cams.append(method.function(seen.features[layer], g))  # (N, h, w)
         elif method.needs == "photo gradients":
             cams.append(method.function(seen, u, images))  # (N, H, W, channels)
         else:
@@ -190,7 +190,7 @@ def eigen_cam(features):
     A singular vector's sign is arbitrary: the one is taken whose map has a positive sum.
     """
     cam = first_component(features)
-    return cam * ops.where(ops.sum(cam, axis=(1, 2), keepdims=True) < 0, -1.0, 1.0)
+    return ops.where(ops.sum(cam, axis=(1, 2), keepdims=True) < 0, -cam, cam)
 
 
 # ---------------------------------------------------------------- from the scores of changed photos or features
@@ -216,7 +216,7 @@ def enlarged(maps, height, width, extent=None):
 
 def covered(extent, height, width):
     """Which pixels of (height, width) have their middle in an extent: float32 (height, width, 1), 1 or 0."""
-    top, left, bottom, right = extent or (0.0, 0.0, 1.0, 1.0)
+    top, left, bottom, right = extent
     rows, columns = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     inside = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
     return inside[..., None].astype(np.float32)

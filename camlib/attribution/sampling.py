@@ -237,7 +237,7 @@ class Asked:
         self.sampler, self.photo, self.chosen, self.number = sampler, photo, chosen, number
         self.options = sampler.options
         digest = hashlib.sha256(np.ascontiguousarray(photo, np.float32).tobytes()).digest()
-        self.generator = np.random.default_rng([self.options.seed or 0, int.from_bytes(digest, "little")])
+        self.generator = np.random.default_rng([self.options.seed, int.from_bytes(digest, "little")])
         self.baseline = baseline_of(photo, self.options)
 
     def noisy_photos(self, chosen):
@@ -325,7 +325,7 @@ class Sampler:
         self.run = tapped_run(network, structure, [])
         of_gradients, of_scores = compiled(self.sums_of, network), compiled(self.scores_of, network)
         self.gradients = halving(self.portion_of(of_gradients), axes=(0,))
-        self.scores = halving(self.portion_of(of_scores, shared=0), axes=(0,))
+        self.scores = halving(self.portion_of(of_scores), axes=(0,))
 
     def __call__(self, method, images, chosen, count):
         """Maps of the first `count` photos by a method of samples, those of the others zero.
@@ -360,7 +360,7 @@ class Sampler:
         fits = SHARE_OF_MEMORY * available_memory() / max(1.0, self.structure.memory[with_gradients])
         return 1 << int(max(1, min(SAMPLES_AT_ONCE, fits))).bit_length() - 1
 
-    def portion_of(self, function, shared=1):
+    def portion_of(self, function):
         """A compiled function as `camlib.memory.halving` takes it: of the photos of a portion, NumPy arrays.
 
         The last of its arguments, the classes, are for all photos; the others one for each.
@@ -415,12 +415,12 @@ class Smoothed:
 
     def __init__(self, explain, extent, options):
         self.explain, self.extent = explain, extent or (0.0, 0.0, 1.0, 1.0)
-        self.count, self.generator_seed = options.smooth, options.seed or 0
+        self.count, self.seed = options.smooth, options.seed
 
     def versions(self, height, width):
         """(mirrored, shift down, shift right) of each version, in pixels; the first is the photo itself."""
         most = [max(1, round(MOST_SHIFT * side)) for side in (height, width)]
-        drawn = np.random.default_rng(self.generator_seed)
+        drawn = np.random.default_rng(self.seed)
         shifts = drawn.integers(np.negative(most), np.array(most) + 1, (self.count, 2)).tolist()
         return [(False, 0, 0), *((number % 2 == 1, *shift) for number, shift in enumerate(shifts[1:], start=1))]
 

@@ -181,12 +181,13 @@ def edge_width(values):
 # ---------------------------------------------------------------- whether the network uses what the map shows
 
 
-def pixel_order(values, seed=0):
+def pixel_order(values):
     """The order in which pixels are taken, the highest value first: float32 (H, W), rank / number of pixels.
 
-    Equal values are taken in random order, so that an even map is random rather than row by row.
+    Equal values are taken in random order, the same in every run, so that an even map is random rather than row by
+    row.
     """
-    noise = np.random.default_rng(seed).permutation(values.size)
+    noise = np.random.default_rng(0).permutation(values.size)
     order = np.lexsort((noise, -values.ravel()))
     ranks = np.empty(values.size, np.float32)
     ranks[order] = np.arange(values.size, dtype=np.float32) / values.size
@@ -234,7 +235,7 @@ def adcc(drop, coherent, complexity):
 NEIGHBOURS = {(dy, dx): 1 / 6 if 0 in (dy, dx) else 1 / 12 for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx}
 
 
-def noisy_linear_imputation(image, missing, noise=0.01, seed=0):
+def noisy_linear_imputation(image, missing, noise=0.01):
     """Fill in pixels from their surroundings (Rong et al. 2022, section 5), so that what is missing does not show.
 
     Each missing pixel is the mean of its neighbours, straight ones (weight 1/6) and diagonal ones (1/12), known or
@@ -244,8 +245,7 @@ def noisy_linear_imputation(image, missing, noise=0.01, seed=0):
     Args:
         image: float (H, W, C).
         missing: bool (H, W); at least one pixel must be known.
-        noise: float, standard deviation of the noise, in units of the image's values.
-        seed: int.
+        noise: float, standard deviation of the noise, in units of the image's values; the same in every run.
 
     Returns:
         float32 (H, W, C).
@@ -273,19 +273,19 @@ def noisy_linear_imputation(image, missing, noise=0.01, seed=0):
         (np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns))), shape=(count, count)
     ).tocsc()
     solved = spsolve(matrix, known).reshape(count, channels)
-    filled[missing] = solved + np.random.default_rng(seed).normal(0, noise, solved.shape)
+    filled[missing] = solved + np.random.default_rng(0).normal(0, noise, solved.shape)
     return filled
 
 
-def road_images(image, order, seed=0):
+def road_images(image, order):
     """The photo without its most, then without its least relevant pixels (Rong et al. 2022): float32 (8, H, W, C).
 
     Args:
         image: float (H, W, C), values of about unit size.
         order: float (H, W), `pixel_order`.
     """
-    most = [noisy_linear_imputation(image, order < share, seed=seed) for share in ROAD_SHARES]
-    least = [noisy_linear_imputation(image, order >= 1 - share, seed=seed) for share in ROAD_SHARES]
+    most = [noisy_linear_imputation(image, order < share) for share in ROAD_SHARES]
+    least = [noisy_linear_imputation(image, order >= 1 - share) for share in ROAD_SHARES]
     return np.stack(most + least)
 
 
@@ -399,16 +399,14 @@ def calibration(probabilities, labels, bins=15):
 # ---------------------------------------------------------------- intervals
 
 
-def bootstrap(values, photos, statistic=lambda means: means, is_share=False, resamples=1000, seed=0):
-    """A statistic of the mean over items, with its 95 % interval by resampling photos (percentile bootstrap).
+def bootstrap(values, photos, statistic=lambda means: means, is_share=False):
+    """A statistic of the mean over items, with its 95 % interval from a percentile bootstrap of 1,000 draws of photos.
 
     Args:
         values: float (N, ...), one row an item; rows with NaN are left out.
         photos: list of N str; items of one photo are drawn together.
         statistic: function of means (B, ...) -> (B,): of each of B resamples.
         is_share: bool, it is one of items that have something or not: of all or none, `wilson_interval` of photos.
-        resamples: int.
-        seed: int.
 
     Returns:
         (estimate, low, high, number of items); NaN where there are none, and an interval only from two photos on.
@@ -422,7 +420,7 @@ def bootstrap(values, photos, statistic=lambda means: means, is_share=False, res
         return nothing, nothing, nothing, 0
     _, group = np.unique(photos.astype(str), return_inverse=True)
     count = group.max() + 1
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)  # (B, photos)
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=1000)  # (B, photos)
     weights = np.concatenate((np.ones((1, len(values))), draws[:, group]))
     means = weights @ values / weights.sum(axis=1, keepdims=True)
     found = statistic(means.reshape(-1, *shape))

@@ -97,7 +97,7 @@ def write_tables(output, tables, network_rows):
     scores = [(table.title, name, score.name, *cell) for table in tables for name, score, cell in table.cells()]
     header = ("table", "map", "score", "value", "low", "high", "items")
     write_csv(output / "scores.csv", [header, *(line for line in scores if line[-1])])
-    header = [list(network_rows[0])] if network_rows else []
+    header = [list(row) for row in network_rows[:1]]
     write_csv(output / "networks.csv", [*header, *(row.values() for row in network_rows)])
 
 

@@ -226,11 +226,11 @@ def maps_again(scored, masked, label):
     found, fast = {}, [kind.name for kind in scored.fast_kinds]
     if fast:
         images = np.stack([masked[name] for name in fast])
-        _, maps = scored.fast_maps(images, np.full((1, len(images)), label, np.int32))
+        _, maps = scored.fast_maps(images, np.array([[label] * len(images)], np.int32))
         found = {name: maps[name][0, index] for index, name in enumerate(fast)}
     for name, explain in scored.explain_slow.items():
         image = ops.convert_to_tensor(masked[name][None])
-        classes = ops.convert_to_tensor(np.full((1, 1), label, np.int32))
+        classes = ops.convert_to_tensor(np.array([[label]], np.int32))
         found[name] = ops.convert_to_numpy(explain(image, classes).cams[0])[0, 0]
     return found
 

@@ -64,7 +64,7 @@ def superposition_scale_of(signed, maps, capped=False):
     """
     maps = list(maps)
     whole, positive = scale_of(signed, maps), [np.maximum(values, 0) for values in maps]
-    limit = scale_of(False, positive, capped).limit or scale_of(False, maps, capped).limit
+    limit = scale_of(signed, positive, capped).limit or scale_of(signed, maps, capped).limit
     return Scale(limit, whole.signed, capped=limit < whole.limit)
 
 
@@ -249,7 +249,7 @@ def smoothed_magnitude(gradients):
     Returns:
         float32 (H, W), their `magnitude`, smoothed by a Gaussian whose sigma is SMOOTHED of the longer side.
     """
-    values = np.abs(magnitude(gradients)).astype(np.float32, copy=False)
+    values = np.abs(np.asarray(magnitude(gradients), np.float32))
     return cv2.GaussianBlur(values, (0, 0), SMOOTHED * max(values.shape), borderType=cv2.BORDER_REFLECT)
 
 
@@ -309,7 +309,7 @@ def enlarged_for_display(values, height, width, extent=None):
         return over_extent(enlarged_for_display, values, height, width, extent)
     larger = height >= values.shape[0] and width >= values.shape[1]
     method = cv2.INTER_CUBIC if larger else cv2.INTER_AREA
-    large = cv2.resize(values.astype(np.float32, copy=False), (width, height), interpolation=method)
+    large = cv2.resize(np.asarray(values, np.float32), (width, height), interpolation=method)
     return np.clip(large, values.min(), values.max())
 
 

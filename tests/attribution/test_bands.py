@@ -123,5 +123,7 @@ def test_bands_that_are_none_are_refused():
         explain(network_of(), [PHOTO[..., :4]], preprocess="1,0")
     with pytest.raises(UserError, match="--bands 1 2 3: the network takes 3 channel"):
         Classifier(network_of(3), preprocess="1,0", bands=[1, 2, 3])
+    for given, bands in (({}, [1, 2, 3]), ({"bands": [4, 2, 1]}, [4, 2, 1])):
+        assert Classifier(network_of(4), preprocess="1,0", **given).input_spec.bands == bands
     with pytest.raises(UserError, match="of a pixel.* is for RGB; the network takes 5"):
         Classifier(network_of(), preprocess="torch")

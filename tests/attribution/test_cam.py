@@ -17,6 +17,7 @@ from keras import layers
 from PIL import Image
 
 from camlib.attribution.cam import CAM, cam_function, class_activation_maps, pooled_classifier
+from camlib.attribution.gradcam import GradCAM
 from camlib.backend import usual_settings
 from camlib.console import UserError
 from camlib.demo.scenes import demo_folder
@@ -62,6 +63,31 @@ def test_maps_equal_a_float64_sum_over_channels():
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-5)
     assert (maps < 0).any()  # signed: no ReLU
+
+
+def of_two_at_most(run):
+    """A compiled function that runs out of memory for more than two photos."""
+
+    def scarce(images, *others):
+        if len(images) > 2:
+            raise MemoryError
+        return run(images, *others)
+
+    return scarce
+
+
+@pytest.mark.parametrize("method", ["cam", "grad-cam", "integrated-gradients"])
+def test_a_batch_is_halved_where_memory_runs_out_and_each_photo_keeps_its_maps(model_file, method):
+    photos = list(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8))
+    explain = CAM.load(model_file, {}) if method == "cam" else GradCAM.load(
+        model_file, {}, method=method, classes=["dog", "bird", "cat"]
+    )  # fmt: skip
+    whole = explain(photos)
+    explain.run = of_two_at_most(explain.run)
+    for found, expected in zip(explain(photos), whole, strict=True):
+        assert (found is None) == (expected is None)
+        if found is not None:
+            np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
 def test_maps_name_both_shapes_when_channels_differ():

@@ -1,11 +1,16 @@
 """Where a layer's map lies in the photo: against what the network itself makes of a spot."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.ops import nn
 
 from camlib import explain
+from camlib.attribution import geometry
+from camlib.attribution.inspection import inspect_network
 from camlib.console import UserError
 
 HEIGHT, WIDTH = 48, 64
@@ -16,11 +21,185 @@ def conv(size=3, **settings):
     return layers.Conv2D(1, size, activation="relu", kernel_initializer="ones", **settings)
 
 
+# ---------------------------------------------------------------- layer by layer, in NumPy
+
+
+def test_a_place_in_shares_of_the_photo():
+    assert geometry.PIXELS.extent((48, 64), (48, 64)) is None  # all of it
+    assert geometry.PIXELS.extent((24, 64), (48, 64)) == (0, 0, 0.5, 1)
+    place = geometry.Place(np.array([3.0, -1.0]), np.array([2.0, 4.0]))  # of 5 x 3 cells: rows 2..12, columns -3..9
+    assert place.extent((5, 3), (20, 12)) == pytest.approx((0.1, -0.25, 0.6, 0.75))
+    assert place.extent((9, 3), (20, 12))[::2] == pytest.approx((0.1, 1.0))
+    grids = {(2, 5, 7, 3): (5, 7), (2, 1, 7, 3): (1, 7), (2, 1, 1, 3): None, (2, None, 7, 3): None, (2, 5, 7): None}
+    assert all(geometry.grid_of_tensor(np.empty(0) if None in shape else np.empty(shape)) == grid
+               for shape, grid in grids.items())  # fmt: skip
+    assert geometry.grid_of_tensor(SimpleNamespace(shape=(2, None, 7, 3))) is None
+
+
+SIDES = 20, 26
+WHERE = geometry.Place(np.array([3.0, 5.0]), np.array([2.0, 4.0]))  # of the cells that come in
+
+
+def seen_by(layer, *others):
+    """What a layer makes of cells that hold their number: (its grid, list of (row, column, number)).
+
+    What the border or a fill has a part in, which a plane of ones tells, is left out.
+    """
+    numbers = np.stack(np.broadcast_arrays(1.0, *np.ogrid[: SIDES[0], : SIDES[1]]))[..., None].astype(np.float32)
+    ones, rows, columns = ops.convert_to_numpy(layer.call(ops.convert_to_tensor(numbers), *others))[..., 0]
+    inside = np.argwhere(np.isclose(ones, ones.max()))
+    return ones.shape, [(y, x, rows[y, x] / ones[y, x], columns[y, x] / ones[y, x]) for y, x in inside]
+
+
+def ones_in(kind, *arguments, **settings):
+    layer = kind(*arguments, use_bias=False, **settings)
+    layer.build((3, *SIDES, 1))
+    layer.set_weights([np.ones_like(weights) for weights in layer.get_weights()])
+    return layer
+
+
+KERNEL = np.ones((3, 2, 1, 1), np.float32)
+LAYERS = {
+    "valid": lambda: ones_in(layers.Conv2D, 1, (3, 5)),
+    "same": lambda: ones_in(layers.Conv2D, 1, (3, 5), padding="same"),
+    "strides": lambda: ones_in(layers.Conv2D, 1, (5, 4), strides=3),
+    "strides, same": lambda: ones_in(layers.Conv2D, 1, (5, 4), strides=(3, 3), padding="same"),
+    "even, same": lambda: ones_in(layers.Conv2D, 1, 4, padding="same", strides=2),
+    "dilated": lambda: ones_in(layers.Conv2D, 1, (3, 4), dilation_rate=(2, 3)),
+    "dilated, same": lambda: ones_in(layers.Conv2D, 1, 3, dilation_rate=3, padding="same"),
+    "depthwise": lambda: ones_in(layers.DepthwiseConv2D, 3, strides=2, padding="same"),
+    "separable": lambda: ones_in(layers.SeparableConv2D, 1, 3, strides=2),
+    "pooling": lambda: layers.AveragePooling2D((2, 3)),
+    "pooling, strides": lambda: layers.AveragePooling2D(3, 2, padding="valid"),
+    "conv of ops": lambda: nn.Conv(2, "valid"),
+    "conv of ops, dilated": lambda: nn.Conv(1, "same", dilation_rate=2),
+    "pooling of ops": lambda: nn.AveragePool((3, 2), 2, "valid"),
+    "UpSampling2D": lambda: layers.UpSampling2D((2, 3), interpolation="bilinear"),
+    "Resizing": lambda: layers.Resizing(31, 17),
+    "Resizing, cropped": lambda: layers.Resizing(15, 10, crop_to_aspect_ratio=True),
+    "Resizing, cropped down": lambda: layers.Resizing(12, 24, crop_to_aspect_ratio=True),
+    "Resizing, padded": lambda: layers.Resizing(36, 30, pad_to_aspect_ratio=True),
+    "Resizing, padded beside": lambda: layers.Resizing(20, 39, pad_to_aspect_ratio=True),
+    "CenterCrop": lambda: layers.CenterCrop(13, 12),
+    "CenterCrop of all rows": lambda: layers.CenterCrop(20, 11),
+    "CenterCrop, enlarging": lambda: layers.CenterCrop(30, 26),
+}
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("name", LAYERS)
+def test_cells_lie_in_the_middle_of_what_they_see(name):
+    layer = LAYERS[name]()
+    others = [KERNEL] if isinstance(layer, nn.Conv) else []
+    grid, seen = seen_by(layer, *others)
+    call = SimpleNamespace(layer=layer, arguments=(None, *others))
+    is_window = geometry.is_one_of(layer, geometry.WINDOWS, geometry.WINDOW_OPERATIONS)
+    assert is_window != geometry.is_one_of(layer, (), geometry.RESIZES)
+    found = geometry.of_window(WHERE, call, SIDES, grid) if is_window else geometry.of_resize(WHERE, layer, SIDES, grid)
+    assert len(seen) > 30
+    for y, x, row, column in seen:
+        if is_window or (1 < y < grid[0] - 2 and 1 < x < grid[1] - 2):  # resizing repeats the border
+            expected = WHERE.first + WHERE.step * (row, column)
+            np.testing.assert_allclose(found.first + found.step * (y, x), expected, atol=1e-3)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(("size", "strides", "padding"), [(3, 2, "same"), (4, 2, "valid"), ((2, 3), (2, 3), "valid")])
+def test_what_a_transposed_convolution_spreads_lies_around_its_cell(size, strides, padding):
+    layer = ones_in(layers.Conv2DTranspose, 1, size, strides=strides, padding=padding)
+    spot = np.zeros((1, *SIDES, 1), np.float32)
+    spot[0, 7, 11] = 1
+    spread = ops.convert_to_numpy(layer.call(ops.convert_to_tensor(spot)))[0, ..., 0]
+    found = geometry.of_window(WHERE, SimpleNamespace(layer=layer), SIDES, spread.shape)
+    middle = np.argwhere(spread).mean(axis=0)
+    np.testing.assert_allclose(found.first + found.step * middle, WHERE.first + WHERE.step * (7, 11), atol=1e-6)
+
+
+def place_of(change):
+    """The Place that is read off coordinates of (6, 9) cells of two features that were changed."""
+    return geometry.of_coordinates(change(geometry.coordinates(WHERE, (6, 9, 2)).astype(np.float64)))
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("change", "first", "step"),
+    [
+        (lambda x: x, (3, 5), (2, 4)),
+        (lambda x: x[:, 2:, 3:-1], (7, 17), (2, 4)),
+        (lambda x: x[:, 1::2, ::3], (5, 5), (4, 12)),
+        (lambda x: np.pad(x, ((0, 0), (3, 1), (2, 0), (0, 0))), (-3, -3), (2, 4)),
+        (lambda x: x.repeat(2, axis=1).repeat(3, axis=2), (2.5, 5 - 4 / 3), (1, 4 / 3)),
+        (lambda x: x[:, :1, :1], (3, 5), (1, 1)),
+    ],
+    ids=["as they were", "cropped", "every other", "padded", "repeated", "one cell"],
+)
+def test_a_place_is_read_off_coordinates(change, first, step):
+    np.testing.assert_allclose(np.array(place_of(change)), (first, step), atol=1e-6)
+
+
+def with_a_hole(x):
+    x = x.copy()
+    x[0, 2, 3] = 0.5
+    return x
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x[:, ::-1],
+        lambda x: x[:, :, ::-1],
+        lambda x: np.swapaxes(x, 1, 2),
+        lambda x: np.concatenate((x[:, :2], x[:, 4:]), axis=1),
+        lambda x: np.concatenate((x[:, :, :5], x[:, :, 6:]), axis=2),
+        lambda x: x[:, [0, 0, 0]],
+        lambda x: x + np.array([0, 0.05, 0, 0])[:, None, None, None] * (np.arange(9) % 2)[:, None],
+        lambda x: 0 * x,
+        lambda x: x[:, :0],
+        lambda x: x[..., 0],
+        with_a_hole,
+    ],
+    ids="mirrored,mirrored beside,turned,gap,gap beside,one row,bent,empty,no rows,no features,hole".split(","),
+)
+def test_what_is_no_rectangle_has_no_place(change):
+    assert place_of(change) is None
+
+
+@pytest.mark.any_backend
+def test_what_is_joined_lies_in_the_middle_if_within_a_cell():
+    place = geometry.Place(np.array([3.0, 50.0]), np.array([2.0, 4.0]))
+    near, far, other = place.moved(np.array([1, 0.5])), place.moved(np.array([0, 1.1])), place.moved(0, 2)
+    np.testing.assert_allclose(geometry.agreed([place, near]), ((4, 51), (2, 4)))
+    assert geometry.agreed([place, far]) is geometry.agreed([place, other]) is geometry.NOWHERE
+    assert geometry.agreed([geometry.UNKNOWN] * 2) is geometry.UNKNOWN
+    assert geometry.agreed([place, geometry.UNKNOWN]) is geometry.agreed([geometry.NOWHERE] * 2) is geometry.NOWHERE
+
+
+# ---------------------------------------------------------------- through networks
+
+
 class Crop(layers.Layer):
     """Code of its own."""
 
     def call(self, x):
         return x[:, 6:-10, 12:]
+
+
+class CropOfTwo(layers.Layer):
+    """A crop of two photos alone, so that four planes of coordinates are not what it is made for."""
+
+    def __init__(self, raises):
+        super().__init__()
+        self.raises = raises
+
+    def call(self, x):
+        return ops.reshape(x, (2, HEIGHT, WIDTH, 3))[:, 6:-10] if self.raises else x[:2, 6:-10]
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_the_place_of_a_layer_that_does_not_take_coordinates_is_unknown(raises):
+    extents = inspect_network(network_of(CropOfTwo(raises)), (HEIGHT, WIDTH, 3)).extents
+    assert extents["last"] == geometry.UNKNOWN
 
 
 class CropsItself(keras.Model):

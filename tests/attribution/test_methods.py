@@ -7,8 +7,10 @@ import pytest
 from keras import layers, ops
 from small_networks import explained
 
-from camlib.attribution import METHODS, titles_of
-from camlib.attribution.methods import CHANGED_AT_ONCE, score_cam_masks
+from camlib.attribution import METHODS, MapOptions, titles_of
+from camlib.attribution.guided import guided_grad_cam
+from camlib.attribution.methods import CHANGED_AT_ONCE, covered, enlarged, score_cam_masks
+from camlib.console import UserError
 
 N, H, W, K = 2, 3, 4, 5
 GENERATOR = np.random.default_rng(1)
@@ -106,13 +108,13 @@ def test_equation(name):
     expected = np.stack([oracle(FEATURES[n], GRADIENTS[n], SCORES[n], SCORE[n]) for n in range(N)])
     assert found.dtype == np.float32 and np.abs(expected).max() > 0.01
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-    assert (found < 0).any() <= method.signed
+    assert (found < 0).any() == (method.signed and name != "eigen-cam")  # whose signs are the features'
 
 
 @pytest.mark.parametrize(("name", "equation"), [("eigen-cam", eigen_cam), ("eigen-grad-cam", eigen_grad_cam)])
 def test_components_of_more_features_than_cells(name, equation):
     """As of VGG-16: 14 x 14 cells of 512 features."""
-    a, g = np.maximum(GENERATOR.normal(size=(2, 2, 3, 20)), 0), GENERATOR.normal(size=(2, 2, 3, 20))
+    a, g = np.maximum(GENERATOR.normal(size=(2, 2, 3, 20)) / 50, 0), GENERATOR.normal(size=(2, 2, 3, 20))
     method = METHODS[name]
     found = method.function(*map(tensor, (a, g) if method.needs == "gradients" else (a,)))
     expected = np.stack([equation(*pair) for pair in zip(a, g, strict=True)])
@@ -132,6 +134,35 @@ def test_score_cam_masks_span_zero_to_one():
         spread = enlarged.max() - enlarged.min()
         expected = (enlarged - enlarged.min()) / spread if spread else enlarged * 0
         np.testing.assert_allclose(masks[n, ..., k], expected, atol=1e-5)
+
+
+EXTENT = 1 / 9, 2 / 7, 8 / 9, 1.0  # rows 1 to 7 and columns 2 to 6 of 9 x 7
+
+
+def test_features_of_a_part_are_enlarged_and_masks_there():
+    """What lies beyond is the part's border in what is enlarged, and zero in a mask."""
+    part = np.stack([[cv2.resize(a[..., k], (5, 7), interpolation=cv2.INTER_LINEAR) for k in range(K)]
+                     for a in FEATURES]).transpose(0, 2, 3, 1)  # fmt: skip
+    whole = np.pad(part, ((0, 0), (1, 1), (2, 0), (0, 0)), "edge")
+    np.testing.assert_allclose(enlarged(tensor(FEATURES), 9, 7, EXTENT), whole, atol=1e-5)
+    low, high = part.min(axis=(1, 2), keepdims=True), part.max(axis=(1, 2), keepdims=True)
+    expected = np.pad((part - low) / np.where(high > low, high - low, 1), ((0, 0), (1, 1), (2, 0), (0, 0)))
+    np.testing.assert_allclose(score_cam_masks(tensor(FEATURES), 9, 7, EXTENT), expected, atol=1e-5)
+    inside = np.zeros((9, 7, 1))
+    inside[1:8, 2:] = 1
+    np.testing.assert_array_equal(covered(EXTENT, 9, 7), inside)
+    np.testing.assert_array_equal(covered((0.25, 0.25, 0.75, 0.75), 2, 2), np.ones((2, 2, 1)))  # middles at the edge
+
+
+@pytest.mark.parametrize("extent", [None, EXTENT])
+def test_guided_grad_cam_is_the_product_with_the_enlarged_map(extent):
+    cam, guided = FEATURES[..., 0], GENERATOR.normal(size=(N, 9, 7, 3))
+    large = np.zeros((N, 9, 7))
+    rows, columns = (slice(None), slice(None)) if extent is None else (slice(1, 8), slice(2, 7))
+    size = large[0, rows, columns].shape[::-1]
+    large[:, rows, columns] = [cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in cam]
+    found = ops.convert_to_numpy(guided_grad_cam(tensor(guided), tensor(cam), extent))
+    np.testing.assert_allclose(found, guided * large[..., None], atol=1e-5)
 
 
 # ---------------------------------------------------------------- in a network
@@ -220,3 +251,57 @@ def test_group_of_classes_is_explained_by_the_logit_of_its_probability():
 
 def test_every_method_has_a_name_in_pictures():
     assert titles_of("layer-cam", counterfactual=True)["guided_gradcam"] == "guided counterfactual LayerCAM"
+    assert titles_of("smooth-grad", contrast="cat")["smooth-grad"] == "SmoothGrad against cat"
+
+
+# ---------------------------------------------------------------- options
+
+OF_METHODS = {  # beside contrast and smooth: what it has, samples, baseline
+    "grad-cam": ("", None, None),
+    "gradient": ("", None, None),
+    "smooth-grad": ("samples noise seed", 25, None),
+    "var-grad": ("samples noise seed", 25, None),
+    "integrated-gradients": ("samples baseline", 50, "black"),
+    "expected-gradients": ("samples seed backgrounds", 100, None),
+    "occlusion": ("samples baseline", 196, "mean"),
+    "rise": ("samples baseline seed", 1000, "black"),
+}
+
+
+@pytest.mark.parametrize("name", OF_METHODS)
+def test_options_of_a_method(name):
+    known, samples, baseline = OF_METHODS[name]
+    assert MapOptions.apply_to(name) == {"contrast", "smooth", *known.split()}
+    assert MapOptions.apply_to(name, smooth=2) == {"contrast", "smooth", "seed", *known.split()}
+    assert (METHODS[name].samples, METHODS[name].baseline) == (samples, baseline)
+    assert METHODS[name].of_layer == (name == "grad-cam")
+    assert MapOptions.apply_to("eigen-cam") == {"smooth"}
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "least", "most"),
+    [
+        ("grad-cam", "smooth", 1, 1000),
+        ("rise", "samples", 1, 1_000_000),
+        ("rise", "seed", 0, 2**63),
+        ("smooth-grad", "noise", 0, 10),
+    ],
+)
+def test_ends_of_options(method, name, least, most):
+    for value in (None, least, most):
+        MapOptions(**{name: value} if name != "smooth" or value else {}).check(method)
+    for value in (least - 1, most + 1, *(() if name == "noise" else (float(least), True))):
+        with pytest.raises(UserError, match=f"--{name} {value}: expected .*from {least} to {most:,}"):
+            MapOptions(**{name: value}).check(method)
+
+
+def test_settings_tell_runs_apart_by_what_decides_their_maps():
+    options = MapOptions(samples=5, noise=0.1, baseline="mean", seed=3, contrast="1", contrast_name="cat")
+    assert options.settings("grad-cam") == {"contrast": "cat"}
+    assert options.settings("smooth-grad") == {"samples": 5, "noise": 0.1, "seed": 3, "contrast": "cat"}
+    assert options.words("occlusion") == "of the photo, samples 5, baseline mean"
+    assert options.against == " less that of cat" and MapOptions().against == ""
+    smoothed = MapOptions(smooth=2, seed=3)
+    assert smoothed.settings("grad-cam") == {"seed": 3, "smooth": 2}
+    backgrounds = [MapOptions(backgrounds=np.full((1, 2), value)).settings("grad-cam") for value in (0, 0, 1)]
+    assert backgrounds[0] == backgrounds[1] != backgrounds[2] and set(backgrounds[0]) == {"backgrounds"}

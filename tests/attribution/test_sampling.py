@@ -1,5 +1,6 @@
 """Maps of the photo itself, from its gradients and from many changed photos, against NumPy in float64."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -13,14 +14,13 @@ from keras import layers, ops
 from small_networks import IMAGES, NETWORKS, RELUS, SHAPE, explained, functional, steps, with_weights
 
 from camlib import Classifier, explain
-from camlib.attribution import METHODS, MapOptions, sampling, titles_of
+from camlib.attribution import METHODS, MapOptions, sampling
 from camlib.attribution.gradcam import GradCAM
 from camlib.attribution.inspection import inspect_network
 from camlib.attribution.methods import ExplainedScore
 from camlib.backend import BACKEND
 from camlib.console import Progress, UserError
 from camlib.plots import PIXEL_KINDS
-from camlib.plots.colours import reduced
 from camlib.runs.maps import find_saved
 
 OF_GRADIENTS = ["gradient", "gradient-x-input", "smooth-grad", "integrated-gradients", "expected-gradients"]
@@ -225,6 +225,21 @@ def test_of_a_linear_network_all_is_known():
     close(maps_of(network, "gradient-x-input", IMAGES[:1]).cams[:, 0], weights * x)
 
 
+@pytest.mark.parametrize(
+    ("size", "samples", "rows", "columns"),
+    [
+        ((224, 224), 196, [(14 * row, min(14 * row + 45, 224)) for row in range(14)], None),
+        ((10, 20), 9, [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)], [(0, 4), (4, 8), (8, 12), (12, 16), (16, 20)]),
+        ((2, 7), 1, [(0, 1), (1, 2)], [(start, start + 1) for start in range(7)]),
+        ((20, 20), 100, [(2 * start, min(2 * start + 4, 20)) for start in range(9)], None),
+    ],
+)
+def test_windows_of_occlusion_cover_every_pixel(size, samples, rows, columns):
+    """A fifth of each side, and about as many as samples; never further apart than they are wide."""
+    found = [((a.start, a.stop), (b.start, b.stop)) for a, b in sampling.windows_of(size, samples)]
+    assert found == [(row, column) for row in rows for column in columns or rows]
+
+
 def test_a_constant_score_has_no_evidence_in_rise():
     network, _ = linear_network(bias=1000.0)
     network.layers[-1].set_weights([network.layers[-1].get_weights()[0] * 0, np.full(COUNT, 1000.0)])
@@ -285,6 +300,11 @@ def test_smoothing_leaves_an_equivariant_map_as_it_is():
     network = keras.Model(image, layers.Dense(COUNT)(layers.GlobalAveragePooling2D()(x)))
     plain = maps_of(network, "hires-cam").cams
     close(maps_of(network, "hires-cam", smooth=9).cams, plain)
+    plain, smoothed = (
+        explained(network, None, method="hires-cam", options=MapOptions(smooth=count, seed=0)) for count in (1, 9)
+    )
+    for name in ("guided", "products"):
+        close(getattr(smoothed, name), getattr(plain, name))
 
 
 def test_smoothing_is_the_mean_of_maps_laid_back(network):
@@ -323,6 +343,9 @@ def test_smoothing_lays_maps_of_pixels_and_coarse_maps_back():
     coarse = np.arange(4.0, dtype=np.float32)[None, None, None].repeat(2, 2)
     back, _ = sampling.laid_back(ops.convert_to_tensor(coarse), (False, 0.0, 1 / 8), (0.0, 0.0, 1.0, 1.0))
     np.testing.assert_allclose(ops.convert_to_numpy(back)[0, 0, 0], [0.5, 1.5, 2.5, 3.0], atol=1e-6)
+    for shift, known in ((-0.15, [0, 1, 1, 1]), (-0.12, [1, 1, 1, 1]), (0.15, [1, 1, 1, 0])):  # more than half a cell
+        _, inside = sampling.laid_back(ops.convert_to_tensor(coarse), (False, 0.0, shift), (0.0, 0.0, 1.0, 1.0))
+        np.testing.assert_array_equal(inside, [known, known])
 
 
 # ---------------------------------------------------------------- batches
@@ -337,6 +360,20 @@ def test_a_photo_s_map_depends_on_the_photo_and_the_seed_alone(method, network, 
     at_once = maps_of(network, method, samples=7).cams
     monkeypatch.setattr(sampling, "SAMPLES_AT_ONCE", 4)  # four, and three that are filled up
     close(maps_of(network, method, samples=7).cams, at_once, 1e-4)
+
+
+def test_as_many_samples_are_asked_for_at_once_as_have_room(network):
+    """Here a photo takes next to nothing, and its gradients more than there is."""
+    structure = dataclasses.replace(inspect_network(network, SHAPE), memory=(1.0, 1e30))
+    sampler = sampling.Sampler(network, structure, ExplainedScore(COUNT), MapOptions(**OPTIONS, baseline="mean"))
+    asked = {"gradients": [], "scores": []}
+    for name in asked:
+        function = getattr(sampler, name)
+        setattr(sampler, name, lambda portion, *others, name=name, function=function: (
+            asked[name].append(len(portion)), function(portion, *others))[1])  # fmt: skip
+    for method in ("smooth-grad", "rise"):
+        sampler(METHODS[method], ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(np.zeros((1, 2), np.int32)), 1)
+    assert asked == {"gradients": [1] * 6, "scores": [6]}
 
 
 def test_samples_are_asked_for_in_halves_where_memory_runs_out(network, capsys):
@@ -419,6 +456,17 @@ def test_maps_are_rgb_whatever_the_network_takes(classifier):
         close(found.cams, expected if method == "occlusion" else expected[..., ::-1])
         assert found.guided is None and found.features is None and found.extent.tolist() == [[0, 0, 8, 9]] * 2
     np.testing.assert_allclose(options.black, classifier.prepare(np.zeros((1, 1, 1, 3), np.uint8))[0])
+
+
+def test_what_is_left_open_is_the_methods(classifier):
+    found = sampling.options_for(MapOptions(), classifier, "smooth-grad")
+    assert (found.samples, found.noise, found.seed, found.baseline, found.contrast) == (25, 0.15, 0, None, None)
+    given = sampling.options_for(MapOptions(noise=0.0, seed=4, contrast="1"), classifier, "smooth-grad")
+    assert (given.noise, given.seed, given.contrast, given.contrast_name) == (0.0, 4, 1, "class_1")
+    many = np.random.default_rng(0).integers(0, 256, (70, 8, 9, 3)).astype(np.uint8)
+    found = sampling.options_for(MapOptions(backgrounds=many, seed=4), classifier, "expected-gradients").backgrounds
+    chosen = np.sort(np.random.default_rng(4).permutation(70)[:64])
+    np.testing.assert_allclose(found, classifier.prepare(many[chosen]))
 
 
 @pytest.mark.parametrize("baseline", ["black", "white", "mean", "blur"])
@@ -510,15 +558,6 @@ def test_a_photo_with_numbers_that_are_not_finite_is_left_out(method):
 
 
 # ---------------------------------------------------------------- files
-
-
-def test_reductions():
-    values = np.float32([[[1, -2, 3]]])
-    assert [float(reduced("smooth-grad@1", values, how)[0, 0]) for how in (None, "magnitudes", "sum", "largest")] == [
-        6, 6, 2, 3,
-    ]  # fmt: skip
-    assert reduced("guided_backprop", values).shape == (1, 1, 3)
-    assert titles_of("smooth-grad", contrast="cat")["smooth-grad"] == "SmoothGrad against cat"
 
 
 def test_run_of_the_script(run_here, small_network, photo_folder, tmp_path):

@@ -8,7 +8,17 @@ import pytest
 from PIL import Image
 
 from camlib.console import UserError
-from camlib.evaluation.annotations import Annotation, find_items, items_sha256, mask_size, read_annotations
+from camlib.evaluation.annotations import (
+    Annotation,
+    Item,
+    find_items,
+    items_sha256,
+    mask_size,
+    name_below,
+    read_annotations,
+    spread,
+    truth_kind,
+)
 from camlib.photos import PhotoError, read_photo
 
 pytestmark = pytest.mark.any_backend
@@ -44,6 +54,46 @@ def test_our_own_format(tmp_path):
         assert two.boxes_in(80, 30) == [(0, 0, 3, 8), (15, 40, 30, 80)]
         inside = two.inside(40, 60)
         assert inside.sum() == 24 + 600 and inside[0, 0] and inside[39, 59] and not inside[10, 10]
+
+
+def test_boxes_are_filled_to_the_nearest_pixel_within_the_photo():
+    annotation = Annotation(None, "dog", ((-3, 1.4, 2.6, 3.6), (5, -9, 6, -8), (7, 5, 20, 20)), None, 8, 6)
+    expected = np.zeros((6, 8), bool)
+    expected[1:4, :3] = expected[5:, 7:] = True
+    np.testing.assert_array_equal(annotation.inside(6, 8), expected)
+
+
+def test_a_sample_has_as_many_of_each_class_at_even_distances():
+    items = [Item(None, str(number), "cat" if number in (1, 4) else "dog", None) for number in range(8)]
+    for count, names in ((1, "01"), (2, "01"), (4, "0147"), (5, "01347"), (6, "01347"), (99, "01234567")):
+        assert "".join(item.name for item in spread(items, count)) == names, count
+
+
+@pytest.mark.parametrize(("width", "ok"), [(1, True), (999_999, True), (0, False), (1_000_000, False), (2.5, False)])
+def test_sides_of_a_photo_are_whole_numbers_below_a_million(tmp_path, width, ok):
+    (tmp_path / "annotations.json").write_text(record(width=width, boxes=[[0, 0, 1, 1]]))
+    if ok:
+        assert read_annotations(tmp_path)[1].width == width
+    else:
+        with pytest.raises(UserError, match=f"record 2.*a photo of {width} x 9 pixels"):
+            read_annotations(tmp_path)
+
+
+def test_what_is_evaluated_is_what_was_named(tmp_path, photo_folder):
+    folder = photo_folder({"a.png": (1, 2, 3), "b.png": (4, 5, 6)})
+    sides = {"boxes": [[0, 0, 9, 9]], "width": 40, "height": 30}
+    records = [{"file": name, "class": kind} | sides for name, kind in (("a.png", "dog"), ("b.png", "dog"),
+                                                                      ("a.png", "cat"))]  # fmt: skip
+    (folder / "annotations.json").write_text(json.dumps(records))
+    found = find_items([folder / "a.png"], folder)
+    assert [item.key for item in found] == ["a.png#dog", "a.png#cat"]
+    assert [one.class_name for one in found[0].of_photo] == ["dog", "cat"] and truth_kind(found[0]) == "boxes"
+    other = photo_folder({"c.png": (1, 2, 3)}, folder="other")
+    with pytest.raises(UserError, match="none of the photos in .*other has an annotation in .*photos"):
+        find_items([other], folder)
+    assert [item.annotation for item in find_items([other], None)] == [None]
+    assert name_below(tmp_path / "x" / "a.png", tmp_path) == "x/a.png"
+    assert name_below(tmp_path / "x" / "a.png", tmp_path / "y") == "a.png"
 
 
 def test_masks_shrink_with_the_photo(tmp_path):

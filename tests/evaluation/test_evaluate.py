@@ -18,7 +18,7 @@ from PIL import Image
 import evaluate_maps
 from camlib.attribution.gradcam import GradCAM
 from camlib.evaluation import metrics, parse_map, scoring
-from camlib.evaluation.annotations import Annotation, Item
+from camlib.evaluation.annotations import Annotation, Item, find_items
 from camlib.evaluation.score_tables import APART, LOCALISATION, SANITY, SHARPNESS, cell_text, faithfulness_scores
 from camlib.evaluation.scored_networks import ScoredNetwork
 from camlib.evaluation.scoring import outlines_of, truth_of
@@ -162,6 +162,22 @@ def test_every_map_and_baseline_has_its_scores(run):
     sanity = "Whether the maps depend on the network and the class"
     assert found[sanity, "gap cam", "rank_mean"][3] == found[sanity, "vgg guided-backprop", "rank_mean"][3] == 4
     assert found["How sharp the maps are (masks)", "vgg grad-cam@conv2", "cells"][0] == 16 * 16
+
+
+def test_slow_maps_are_of_the_photos_own_class(run, photos, files):
+    """As the network gives them when it is asked for that class alone."""
+    lines = (run[1] / "results.jsonl").read_text("utf-8").splitlines()
+    found = [record for record in map(json.loads, lines) if (record["part"], record["network"]) == ("sample", "gap")]
+    items = {item.key: item for item in find_items([], photos)}
+    scored = ScoredNetwork(files[0], [parse_map(f"{files[0]}:ablation-cam")], steps=2)
+    for record in found[:2]:
+        item = items[record["item"]]
+        pixels = read_network_input(item.path, scored.input_spec)[None]
+        (maps,) = scored.slow_maps(
+            scored.prepare(pixels), np.array([[CLASSES.index(item.class_name)]], np.int32)
+        ).values()
+        expected = scoring.localise(maps[0, 0], truth_of(item, (48, 64)))
+        assert record["maps"]["gap ablation-cam"]["energy"] == pytest.approx(expected["energy"], abs=1e-4)
 
 
 def test_networks_table(run, photos, files):

@@ -29,6 +29,12 @@ def square():
 # ---------------------------------------------------------------- localisation
 
 
+def test_maps_are_cut_at_zero_and_divided_by_their_largest_value():
+    for factor in (0.5, 4.0):
+        np.testing.assert_array_equal(metrics.normalised(factor * np.array([[-1.0, 0.5, 1.0]])), [[0, 0.5, 1]])
+    np.testing.assert_array_equal(metrics.normalised(np.array([[-1.0, 0.0]])), [[0, 0]])
+
+
 def test_pointing_looks_at_the_largest_value(square):
     values = np.zeros((20, 30))
     assert metrics.pointing(values, square) == pytest.approx(100 / 600)  # of an even map the chance to hit
@@ -57,6 +63,11 @@ def test_energy_counts_positive_values_only(square):
 def test_box_iou_by_hand():
     for other, expected in (((2, 2, 6, 6), 4 / 28), ((4, 0, 8, 4), 0.0), ((0, 0, 4, 4), 1.0)):
         assert metrics.box_iou((0, 0, 4, 4), other) == pytest.approx(expected)
+    assert metrics.box_iou((1, 2, 6, 5), (3, 1, 7, 9)) == pytest.approx(9 / (15 + 32 - 9))
+    assert metrics.box_iou((0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5)) == 1
+    assert metrics.box_iou((1, 2, 1, 2), (1, 2, 1, 2)) == 0  # of no area
+    corners = np.array([(1, 2, 6, 5), (7, 2, 9, 5), (1, 6, 6, 9)]).T  # itself, one beside it and one below
+    np.testing.assert_array_equal(metrics.box_iou((1, 2, 6, 5), corners), [1, 0, 0])
 
 
 def test_box_is_around_the_largest_part():
@@ -67,6 +78,7 @@ def test_box_is_around_the_largest_part():
     found = metrics.box_overlaps(values, [(3, 2, 9, 6), (0, 0, 1, 1)])
     assert found.tolist() == [0.0] * 30 + [1.0] * 69  # at 0.01 to 0.99
     assert not metrics.box_overlaps(-values, [(3, 2, 9, 6)]).any()
+    assert metrics.box_around(values[::-1, ::-1] == 1) == (21, 14, 27, 18)  # the smaller part comes first
     assert metrics.box_around(np.eye(5, dtype=bool)) == (0, 0, 5, 5)  # diagonal neighbours are connected
 
 
@@ -93,6 +105,9 @@ def test_mask_iou_at_every_threshold(generator, square):
     values = generator.integers(0, 101, (20, 30)) / 100
     values[0, 0] = 1.0
     found = metrics.mask_iou(metrics.pixel_counts(values, square))
+    assert len(found) == 101
+    counts = metrics.pixel_counts(values, square)
+    np.testing.assert_array_equal(metrics.mask_iou(np.stack([counts, 2 * counts])), [found, found])
     for level, iou in enumerate(found):
         chosen = np.rint(values * 100) >= level
         assert iou == pytest.approx((chosen & square).sum() / (chosen | square).sum())
@@ -141,7 +156,15 @@ def test_edge_width_of_ramps():
         ramp = np.clip((np.arange(40) - 15) / width, 0, 1)[None].repeat(20, axis=0)
         assert metrics.edge_width(ramp) == pytest.approx(width / 40)
         assert metrics.edge_width(-7 * ramp.T) == pytest.approx(width / 40)
-    assert np.isnan(metrics.edge_width(np.ones((5, 5))))
+    with np.errstate(all="raise"):
+        assert np.isnan(metrics.edge_width(np.ones((5, 5))))
+
+
+def test_edge_width_looks_for_the_steepest_slope_in_both_directions(generator):
+    for values in generator.normal(size=(5, 6, 9)):
+        steps = [(values[y + 1, x] - values[y, x], values[y, x + 1] - values[y, x]) for y, x in np.ndindex(5, 8)]
+        steepest = max(np.hypot(*step) for step in steps)
+        assert metrics.edge_width(values) == pytest.approx((values.max() - values.min()) / steepest / 9)
 
 
 # ---------------------------------------------------------------- faithfulness
@@ -153,6 +176,8 @@ def test_pixels_are_taken_from_the_highest_value_down():
     even = metrics.pixel_order(np.zeros((10, 10)))
     assert sorted(even.ravel()) == pytest.approx(np.arange(100) / 100)
     assert abs(np.corrcoef(even.ravel(), np.arange(100))[0, 1]) < 0.3  # neither row by row nor any other way
+    first = np.random.default_rng(0).permutation(100)  # the same in every run
+    assert even.ravel()[first.argmin()] == 0 and even.ravel()[first.argmax()] == np.float32(0.99)
 
 
 def test_area_below_a_curve():
@@ -169,7 +194,9 @@ def test_drop_coherency_and_adcc_by_hand():
     assert metrics.coherency(values, -values) == pytest.approx(0.0)
     assert metrics.coherency(values, np.ones((2, 2))) == 0.5
     assert metrics.adcc(0.5, 1.0, 0.5) == pytest.approx(3 / (1 / 1.0 + 1 / 0.5 + 1 / 0.5))
-    assert metrics.adcc(1.0, 1.0, 0.5) == 0.0
+    with np.errstate(all="raise"):
+        assert metrics.adcc(1.0, 1.0, 0.5) == metrics.adcc(0.5, 0.0, 0.5) == metrics.adcc(0.5, 1.0, 1.0) == 0.0
+    assert metrics.average_drop(0.0, 0.5) == 0.0
 
 
 def dense_imputation(image, missing):
@@ -209,6 +236,8 @@ def test_road_removes_most_then_least_relevant(generator):
     for index, share in enumerate((0.2, 0.4, 0.6, 0.8)):
         np.testing.assert_array_equal(kept[index], order >= np.float32(share))
         np.testing.assert_array_equal(kept[4 + index], order < np.float32(1 - share))
+    noise = metrics.road_images(np.full((10, 10, 3), 0.5), order)[3][order < 0.8] - 0.5  # of the even photo's pixels
+    np.testing.assert_allclose(noise, np.random.default_rng(0).normal(0, 0.01, (80, 3)), atol=1e-6)
     assert metrics.road([0.1, 0.1, 0.1, 0.1, 0.9, 0.7, 0.5, 0.3]) == pytest.approx((0.8 + 0.6 + 0.4 + 0.2) / 8)
 
 
@@ -240,8 +269,9 @@ def test_baselines():
     maps = metrics.baseline_maps(photo)
     assert all(values.shape == (40, 60) and values.dtype == np.float32 for values in maps.values())
     assert (maps["whole picture"] == 1).all()
-    gauss = maps["centred Gaussian"]
-    assert gauss[20, 30] == gauss.max() and gauss[20, 45] == pytest.approx(np.exp(-0.5), abs=0.03)
+    y, x = np.mgrid[:40, :60] + 0.5
+    expected = np.exp(-((y - 20) ** 2) / (2 * 10**2) - (x - 30) ** 2 / (2 * 15**2))
+    np.testing.assert_allclose(maps["centred Gaussian"], expected, atol=1e-6)
     across, down = (
         maps["Sobel edges"],
         metrics.baseline_maps(np.ascontiguousarray(photo.transpose(1, 0, 2)))["Sobel edges"],
@@ -251,6 +281,7 @@ def test_baselines():
     assert (metrics.baseline_maps(ramp)["Sobel edges"][:, 1:-1] == (1 + 2 + 1) * 2 * 2).all()  # its slope, not its bend
     assert (across[:, 29:31] == (1 + 2 + 1) * 255).all() and not across[:, :29].any() and not across[:, 31:].any()
     assert 0.4 < maps["random"].mean() < 0.6
+    assert not np.array_equal(maps["random"], metrics.baseline_maps(photo, 1)["random"])
 
 
 # ---------------------------------------------------------------- the network
@@ -270,12 +301,16 @@ def test_calibration_by_hand():
     assert count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 2, 0]
     assert error == pytest.approx(0.5 * abs(0.575 - 0.5) + 0.5 * abs(0.9 - 0.5))
     assert accuracy[[5, 8]].tolist() == [0.5, 0.5] and confidence[8] == pytest.approx(0.9) and np.isnan(confidence[0])
+    # the ends are in the first and the last of fifteen bins, what rounding puts beyond 1 too
+    ends = np.concatenate((np.full((1, 20), 0.05), np.eye(20)[:2], 1.0000002 * np.eye(20)[:1]))
+    assert metrics.calibration(ends, np.zeros(4, int))[3].tolist() == [1, *[0] * 13, 3]
 
 
 def test_binary_accuracy_is_kerass_and_flatters(generator):
     labels = np.array([0, 1, 2, 3])
     nothing = np.full((4, 4), 0.25)
     assert metrics.binary_accuracy(nothing, labels) == 0.75  # right in no photo, yet 75 %
+    assert metrics.binary_accuracy(np.full((1, 2), 0.5), np.zeros(1, int)) == 0.5  # a half is no yes, as Keras has it
     probabilities = generator.dirichlet(np.full(4, 0.3), size=50).astype(np.float32)
     labels = generator.integers(0, 4, 50)
     metric = keras.metrics.BinaryAccuracy()
@@ -313,5 +348,9 @@ def test_bootstrap_leaves_nan_out_and_takes_statistics_of_vectors():
     value, _, _, count = metrics.bootstrap(values, ["a", "b", "c"], lambda means: means.max(axis=1))
     assert (value, count) == (0.5, 2)
     assert metrics.bootstrap(np.full((2, 1), np.nan), ["a", "b"])[3] == 0
+    draws = np.random.default_rng(0).multinomial(2, [0.5, 0.5], size=1000)  # how often each photo is drawn
+    means = [(of_a * 1.0 + 2 * of_b * 0.2) / (of_a + 2 * of_b) for of_a, of_b in draws]  # b has two items
+    found = metrics.bootstrap(np.array([1.0, 0.2, 0.2]), ["a", "b", "b"])
+    assert found == pytest.approx((1.4 / 3, *np.quantile(means, (0.025, 0.975)), 3))
     value, low, high, count = metrics.bootstrap(np.array([0.3]), ["a"])
     assert value == 0.3 and np.isnan(low) and np.isnan(high) and count == 1

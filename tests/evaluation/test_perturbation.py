@@ -1,12 +1,23 @@
-"""Deletion, insertion and probabilities of changed photos, against loops in float64 NumPy."""
+"""Deletion, insertion and probabilities of changed photos, against loops in float64 NumPy; and kinds of map."""
 
+from pathlib import Path
+
+import cv2
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+from camlib.evaluation import parse_map, saved_place
 from camlib.evaluation.metrics import pixel_order
-from camlib.evaluation.scored_networks import deletion_insertion_function, probability_function
+from camlib.evaluation.scored_networks import (
+    deletion_insertion_function,
+    filled_chunks,
+    of_gradients,
+    one_value_of,
+    probability_function,
+)
+from camlib.networks import GAP_NETWORK, VGG_NETWORK
 
 GENERATOR = np.random.default_rng(5)
 KERNEL, BIAS = GENERATOR.normal(size=(6 * 4 * 3, 3)), GENERATOR.normal(size=3)
@@ -66,3 +77,59 @@ def test_one_unit_stands_for_two_classes(ending):
     second = 1 / (1 + np.exp(-(images.reshape(2, -1).astype(np.float64) @ KERNEL[:, 0] + BIAS[0])))
     found = probability_function(network, ending)(images, targets)
     np.testing.assert_allclose(found, [1 - second[0], second[1]], atol=1e-5)
+
+
+def test_rows_of_photos_are_filled_up_with_the_last():
+    assert filled_chunks(5, 3).tolist() == [[0, 1, 2], [3, 4, 4]] and filled_chunks(3, 3).tolist() == [[0, 1, 2]]
+
+
+# ---------------------------------------------------------------- kinds of map
+
+
+@pytest.mark.parametrize("rows", [6, 3])
+def test_guided_gradients_have_one_value_a_pixel(rows):
+    """Of the map's upper half alone nothing is left below."""
+    guided, cam = GENERATOR.normal(size=(2, 3, 6, 8, 3)), GENERATOR.random((2, 3, 3, 4))
+    largest = np.maximum(guided.max(axis=-1), -guided.min(axis=-1))
+    np.testing.assert_array_equal(of_gradients("guided-backprop", guided, cam), largest)
+    found = of_gradients("guided-grad-cam", guided, cam, None if rows == 6 else (0.0, 0.0, 0.5, 1.0))
+    for row, photo in np.ndindex(2, 3):
+        expected = largest[row, photo, :rows] * cv2.resize(cam[row, photo], (8, rows))
+        np.testing.assert_allclose(found[row, photo, :rows], expected, rtol=1e-5)
+        assert not found[row, photo, rows:].any()
+
+
+def test_gradients_are_scored_by_the_sum_of_their_channels_magnitudes():
+    gradients, kind = GENERATOR.normal(size=(2, 3, 6, 8, 3)), parse_map("gradient")
+    np.testing.assert_allclose(one_value_of(kind, gradients), np.abs(gradients).sum(axis=-1))
+    assert one_value_of(parse_map("hires-cam"), gradients[..., 0]).shape == (2, 3, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "network", "layer", "signed", "of_pixels", "slow"),
+    [
+        ("cam", GAP_NETWORK, None, True, False, False),
+        ("grad-cam@conv2", VGG_NETWORK, "conv2", False, False, False),
+        ("hires-cam", VGG_NETWORK, None, True, False, False),
+        ("a/net.h5:score-cam@x/y", Path("a/net.h5"), "x/y", False, False, True),
+        ("ablation-cam", VGG_NETWORK, None, False, False, True),
+        ("guided-backprop", VGG_NETWORK, None, False, True, False),
+        ("guided-grad-cam@conv2", VGG_NETWORK, "conv2", False, True, False),
+        ("net.h5:gradient", Path("net.h5"), None, False, True, False),
+        ("smooth-grad", VGG_NETWORK, None, False, True, True),
+        ("occlusion", VGG_NETWORK, None, True, False, True),
+    ],
+)
+def test_kinds_of_map_are_named_by_method_and_layer(text, network, layer, signed, of_pixels, slow):
+    kind = parse_map(text)
+    assert (kind.network, kind.layer, kind.is_signed) == (network, layer, signed)
+    assert (kind.of_pixels, kind.is_slow) == (of_pixels, slow)
+    assert kind.name == f"{network.stem} {text.rpartition(':')[2]}"
+    assert (kind.ends == ("", "magnitude of the gradient")) == of_pixels
+
+
+def test_a_folder_of_saved_maps_is_no_method(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cam", "maps"):
+        Path(name).mkdir()
+    assert [saved_place(text) for text in ("cam", "maps", "nothing")] == [None, Path("maps"), None]

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 
 import evaluate_maps
+from camlib.console import UserError
 from camlib.evaluation import metrics, parse_map, scoring
 from camlib.evaluation.annotations import Annotation, Item, find_items
 from camlib.evaluation.results import Results, merged
@@ -91,6 +93,35 @@ def test_maps_of_several_classes_are_told_apart(tmp_path):
     own, other = (sum(energies[index] for _, _, energies in expected.values()) for index in (0, 1))
     assert (value["own_energy"], value["other_energy"]) == pytest.approx((own / 7, other / 7), abs=1e-6)
     assert value["told_apart"] == pytest.approx(own / (own + other), abs=1e-6)
+
+
+def test_outlines_keep_within_a_share_of_the_longer_side_of_the_mask():
+    """0.003 of 500 pixels; a box of its own beside a mask, and what has no area left out."""
+    mask = np.zeros((400, 500), np.uint8)
+    cv2.circle(mask, (200, 197), 85, 1, -1)
+    mask[2, 3] = 1
+    annotation = Annotation(None, "dog", ((10, 20, 510, 220),), "mask.png", 500, 400)
+    item = Item(None, "a.png", "dog", annotation)
+    box, border = scoring.outlines_of(item, scoring.Truth(mask > 0, mask > 0, annotation.boxes))
+    assert box == [[0.02, 0.05], [1.0, 0.05], [1.0, 0.55], [0.02, 0.55]]  # cut at the photo's edge
+    corners = (np.array(border) * (500, 400) - 0.5).astype(np.float32)  # of the pixels' centres
+    (circle,) = [one for one in cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0] if len(one) > 2]
+    away = [abs(cv2.pointPolygonTest(corners, place[0].astype(float).tolist(), True)) for place in circle]
+    assert 1.4 < max(away) < 1.51 and len(corners) == 24
+    assert scoring.outlines_of(item, None) == []
+
+
+# ---------------------------------------------------------------- whether the network depends on its layers
+
+
+def test_layers_are_randomised_in_fifteen_stages_at_most():
+    """From the output down; of seventeen layers with weights the first two stages have two each."""
+    x = image = keras.Input((4,))
+    for number in range(17):
+        x = layers.Activation("relu")(layers.Dense(2, name=f"dense{number}")(x))
+    names = [[layer.name for layer in stage] for stage in scoring.stages_of(keras.Model(image, x))]
+    numbers = [[16, 15], [14, 13], *([number] for number in range(12, -1, -1))]
+    assert names == [[f"dense{number}" for number in stage] for stage in numbers]
 
 
 # ---------------------------------------------------------------- whether the network uses what the map shows
@@ -185,6 +216,44 @@ def test_the_blur_is_a_tenth_of_the_longer_side(height, width):
     sigma = max(height, width) / 10
     expected = gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0), mode="mirror")
     np.testing.assert_allclose(scoring.fills_of(pixels, ["blur"])["blur"], expected, atol=0.2)
+
+
+# ---------------------------------------------------------------- networks and pictures
+
+
+def test_a_file_that_runs_code_is_refused(tmp_path):
+    network = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Lambda(lambda x: x * 1.0), layers.Flatten(), layers.Dense(2)]
+    )
+    network.save(tmp_path / "net.keras")
+    with pytest.raises(UserError, match="Lambda"):
+        ScoredNetwork(tmp_path / "net.keras", [parse_map("grad-cam")], STEPS)
+
+
+def test_methods_of_relus_are_refused_of_other_activations_and_the_rest_is_not(tmp_path):
+    image = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3, activation="silu")(image))
+    path = tmp_path / "silu.h5"
+    save_network(keras.Model(image, layers.Dense(2, activation="softmax")(x)), path, InputSpec(NAMES, 8, 8, 3))
+    assert (
+        ScoredNetwork(path, [parse_map(f"{path}:{name}") for name in ("cam", "grad-cam", "gradient")], STEPS).guided
+        is False
+    )
+    for method, said in (("deconvnet", "deconvnet"), ("guided-grad-cam", "guided-backprop and guided-grad-cam")):
+        with pytest.raises(UserError, match=f"leave {said} of .*silu.h5 out of --maps"):
+            ScoredNetwork(path, [parse_map(f"{path}:{method}")], STEPS)
+
+
+def test_a_maps_picture_has_the_scale_of_all_but_its_largest_values():
+    values, picture = np.full((40, 40), 0.5, np.float32), np.zeros((80, 60, 3), np.uint8)
+    values[0, :3] = 60.0
+    found = scoring.scores_of_map(values, None, None, picture, parse_map("grad-cam"))
+    assert (found["scale"], found["zero"], found["other_class"]) == ([0.5, False, True], 0.0, None)
+    ranks = np.random.default_rng(0).random((40, 40))
+    found = scoring.scores_of_map(0 * values, ranks, None, picture, parse_map("hires-cam"))
+    assert found["zero"] == 1.0 and np.isnan(found["other_class"]) and found["scale"] == [0.0, True, False]
+    found = scoring.scores_of_map(ranks, ranks**3, None, picture, parse_map("gradient"))
+    assert found["other_class"] == pytest.approx(1) and found["scale"][0] < 1  # smoothed
 
 
 # ---------------------------------------------------------------- photos that cannot be scored

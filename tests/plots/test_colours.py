@@ -13,8 +13,11 @@ from camlib.plots.colours import (
     colours,
     detail_of,
     enlarged_for_display,
+    magnitude,
     overlay,
+    overlay_of,
     picture_of,
+    reduced,
     resize_map,
     scale_of,
     scaled,
@@ -39,6 +42,30 @@ def test_resize_has_half_pixel_centres():
     np.testing.assert_allclose(enlarged, [[0, 1, 3, 4]])  # corner-aligned geometry would give 0, 4/3, 8/3, 4
 
 
+EXTENTS = {  # rows and columns of a 4 x 6 picture that a map covers -> in shares
+    (0, 4, 0, 6): (0.0, 0.0, 1.0, 1.0),
+    (1, 3, 2, 6): (0.25, 1 / 3, 0.75, 1.0),
+    (-1, 3, -2, 4): (-0.25, -1 / 3, 0.75, 2 / 3),
+    (1, 6, 3, 8): (0.25, 0.5, 1.5, 4 / 3),
+    (2, 2, 0, 6): (0.5, 0.0, 0.5, 1.0),  # thinner than a pixel
+}
+
+
+@pytest.mark.parametrize("place", EXTENTS)
+@pytest.mark.parametrize("resize", [resize_map, enlarged_for_display])
+def test_a_map_of_a_part_lies_there(place, resize):
+    """Elsewhere nothing is claimed, and no evidence for the class."""
+    for values in (np.random.default_rng(0).uniform(1, 2, (3, 2)), np.random.default_rng(0).uniform(-2, -1, (3, 2))):
+        top, bottom, left, right = place
+        large = resize(values, max(1, bottom - top), right - left)
+        laid = resize(values, 4, 6, EXTENTS[place])
+        assert laid.shape == (4, 6) and laid.dtype == np.float32
+        for y, x in np.ndindex(4, 6):
+            covered = top <= y < max(bottom, top + 1) and left <= x < right
+            outside = min(0, values.min()) if resize is resize_map else 0
+            assert laid[y, x] == pytest.approx(large[y - top, x - left] if covered else outside)
+
+
 def test_map_of_zeros_stays_zero():
     zeros = np.zeros((2, 2), np.float32)
     np.testing.assert_array_equal(scaled(zeros, scale_of(True, [zeros]).limit), zeros)
@@ -49,6 +76,7 @@ def test_scale_is_the_largest_magnitude_of_all_maps():
     assert scale_of(False, [positive]) == (3.0, False, False)
     assert scale_of(True, [positive]) == (3.0, True, False)  # a kind with two signs
     assert scale_of(False, [positive, negative]) == (7.0, True, False)  # a method with two signs
+    assert scale_of(True, []) == (0.0, True, False)
     assert Scale(7.0, True).lowest == -7.0 and Scale(7.0, False).lowest == 0.0
 
 
@@ -70,12 +98,16 @@ def test_the_largest_gradients_are_drawn_alike():
     scale = scale_of(True, [values], gradients=True)
     assert scale == (0.5, True, True)
     assert [text for _, text in scale.ticks()] == ["≤ -0.5", "0", "≥ 0.5"]
+    assert scale_of(False, [np.arange(1001.0)], gradients=True) == (995.0, False, True)  # 99.5 % are below
     picture = picture_of(values, scale, 20, 30)
     assert picture[0, 1, 0] == 0 and picture[0, 0, 0] == picture[5, 5, 1] == 255  # ends, never wrapped around
     sparse = np.zeros((40, 40, 3), np.float32)
     sparse[3, 3] = 2.0
     assert scale_of(True, [sparse], gradients=True) == (2.0, True, False)
-    assert [text for _, text in Scale(0.25, False).ticks()] == ["0", "0.25"]
+    assert Scale(0.25, False).ticks() == [(0.0, "0"), (0.25, "0.25")]
+    assert Scale(0.25, True).ticks() == [(-0.25, "-0.25"), (0.0, "0"), (0.25, "0.25")]
+    assert Scale(0.25, False, capped=True).ticks() == [(0.0, "0"), (0.25, "≥ 0.25")]
+    assert Scale(0.0, True).ticks() == [(0.0, "0")]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +147,19 @@ def test_superposition_leaves_the_grey_photo_where_the_map_is_zero():
     assert against[2] == 255 and against[0] < 160  # cyan
 
 
-def test_evidence_against_a_class_goes_from_black_over_blue_to_cyan():
-    shown = colours(np.array([[-1.0, -0.5, 0.0]]), signed=True)[0].astype(int)
-    np.testing.assert_allclose(shown, [(0x8C, 0xEC, 0xFF), (0x1F, 0x6F, 0xF0), (0, 0, 0)], atol=4)
+def test_evidence_goes_from_black_to_cyan_and_to_the_yellow_of_hot():
+    against = [(0, 0, 0), (0x0C, 0x2F, 0x9E), (0x1F, 0x6F, 0xF0), (0x38, 0xB0, 0xFF), (0x8C, 0xEC, 0xFF)]
+    shares = np.arange(256) / 255
+    below = np.stack([np.interp(shares, np.arange(5) / 4, channel) for channel in np.transpose(against)], axis=1)
+    above = 255 * matplotlib.colormaps["hot"](0.85 * shares)[:, :3]
+    above[0] = 0  # where Matplotlib's begins with a dark red
+    for found in (colours(shares[None], signed=True)[0], colours(shares[None], signed=False)[0]):
+        np.testing.assert_allclose(found.astype(int), above, atol=5)
+        np.testing.assert_array_equal(found[0], (0, 0, 0))
+        np.testing.assert_allclose(found[-1], above[-1], atol=1)
+    found = colours(-shares[None], signed=True)[0]
+    np.testing.assert_allclose(found.astype(int), below, atol=2)
+    np.testing.assert_array_equal(found[-1], against[-1])
 
 
 def test_opacity_grows_with_the_magnitude_and_is_full_from_covered_on():
@@ -126,6 +168,8 @@ def test_opacity_grows_with_the_magnitude_and_is_full_from_covered_on():
     np.testing.assert_allclose(opacity, [[1, 0.5, 0, 3 / 16 - 2 / 64, 1, 1]], atol=0.01)
     opacity = overlay(np.array([[-0.1, COVERED / 2, 3.0]]), signed=False, style=Style(opacity=0.5))[..., 3] / 255
     np.testing.assert_allclose(opacity, [[0, 0.25, 0.5]], atol=0.01)
+    opacity = overlay(np.array([[0.0, 0.49, 0.5, 1.0]]), False, Style(opacity=1.0, threshold=0.5))[..., 3]
+    assert opacity.tolist() == [[0, 0, 255, 255]]  # nothing below the threshold
 
 
 @pytest.mark.parametrize("value", [-1.0, -0.5, 0.4, 0.6, 1.0])
@@ -141,12 +185,13 @@ def test_a_value_has_the_legends_colour_on_white_grey_and_black_fur(value):
 def test_the_photos_detail_is_seen_in_a_map_but_not_whether_it_is_dark_or_light():
     grey = np.full((160, 240), 60, np.uint8)
     grey[:, 120:] = 180
-    grey[78:82, 58:62] = grey[78:82, 178:182] = 120  # a light spot on the dark half, a dark one on the light
+    grey[74:86, 54:66] = grey[74:86, 174:186] = 120  # a light spot on the dark half, a dark one on the light
     photo = np.repeat(grey[..., None], 3, axis=2)
     detail = detail_of(photo)
     assert detail[20, 60] == detail[20, 180] == 0
-    spot = 60 * (1 - 16 / 900)  # its surroundings are 30 x 30 pixels
-    np.testing.assert_allclose([detail[80, 60], detail[80, 180]], [DETAIL * spot, -DETAIL * spot], atol=1)
+    assert not detail_of(photo[76:80, 52:56]).any()  # so small that each pixel is its own surroundings
+    spot = 60 * (1 - 144 / 900)  # its surroundings are 30 x 30 pixels
+    np.testing.assert_allclose([detail[80, 60], detail[80, 180]], [DETAIL * spot, -DETAIL * spot], atol=0.8)
     laid = superposition(photo, np.full(grey.shape, 0.5, np.float32), False).astype(int)[..., 1]
     np.testing.assert_allclose(laid[80, 60] - laid[20, 60], 0.9 * DETAIL * spot + 0.1 * 60, atol=2)
     assert abs(laid[20, 180] - laid[20, 60]) <= 13  # 120 in the photo
@@ -207,6 +252,31 @@ def test_a_transparent_overlay_over_the_grey_photo_is_the_superposition(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["overlay.png"]
 
 
+def test_gradients_lie_over_a_photo_by_their_magnitude():
+    generator = np.random.default_rng(2)
+    photo, gradients = generator.integers(0, 256, (6, 8, 3), np.uint8), generator.normal(size=(6, 8, 3))
+    largest, scale = np.abs(gradients).max(axis=2), Scale(2.0, True)
+    np.testing.assert_array_equal(magnitude(gradients), largest)
+    np.testing.assert_array_equal(magnitude(gradients[..., :1]), gradients[..., 0])
+    found = superposition_of(photo, gradients, scale)
+    np.testing.assert_array_equal(found, superposition_of(photo, largest, Scale(2.0, False)))
+    signed = superposition_of(photo, gradients[..., 0], scale)
+    np.testing.assert_array_equal(signed, superposition_of(photo, gradients[..., :1], scale))
+    np.testing.assert_array_equal(signed, superposition(photo, np.clip(gradients[..., 0] / 2, -1, 1), True))
+    over, part = overlay_of(photo, gradients[..., 0], scale), (0.0, 0.0, 0.5, 1.0)
+    np.testing.assert_array_equal(over, overlay(gradients[..., 0] / 2, True, detail=detail_of(photo)))
+    half = overlay_of(photo, gradients[:3, :, 0], scale, extent=part)
+    np.testing.assert_array_equal(half[:3], over[:3])
+    assert not half[3:, :, 3].any()
+
+
+def test_one_number_a_pixel_stands_for_a_gradients_channels():
+    values = np.float32([[[1, -2, 3]]])
+    found = [float(reduced("smooth-grad@1", values, how)[0, 0]) for how in (None, "magnitudes", "sum", "largest")]
+    assert found == [6, 6, 2, 3]
+    assert reduced("guided_backprop", values) is values and reduced("smooth-grad", values[0]).shape == (1, 3)
+
+
 def test_jpeg_files_hold_what_pillow_would_write(tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (37, 51, 3), np.uint8)
     photo[:, 20:] = np.linspace(0, 255, 31)[:, None]
@@ -238,6 +308,8 @@ def test_gradients_are_shown_around_mid_grey():
     values = np.zeros((2, 2, 3))
     values[0, 0], values[1, 1] = (2, 0, 0), (0, -2, 0)
     picture = picture_of(values, Scale(2.0, True), 2, 2)
+    half = picture_of(values / 2, Scale(2.0, True), 2, 2)  # rounded to the even number: 191.25 and 63.75
+    np.testing.assert_array_equal([half[0, 0, 0], half[1, 1, 1]], [191, 64])
     np.testing.assert_array_equal(picture[0, 0], [255, 128, 128])
     np.testing.assert_array_equal(picture[1, 1], [128, 0, 128])
 

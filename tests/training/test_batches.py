@@ -1,6 +1,7 @@
 """Training batches: weights of classes, mosaics, augmentation, and that seed and epoch decide them."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,17 +66,36 @@ def test_labels_follow_their_photos_into_mosaics():
         np.testing.assert_array_equal(weights, np.ones_like(weights))
 
 
-class Draws:
-    """In place of a generator: a zoom, no rotation, shift or change of colours, mirrored (-1) or not (1)."""
+@pytest.mark.parametrize("balanced", [True, False])
+def test_an_epoch_has_each_photo_once_in_the_order_of_its_seed(balanced):
+    """Photos that tell their number, three quarters of them of one class."""
+    labels = (np.arange(20) >= 15).astype(int)
+    images = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None, None], (20, 8, 8, 1))
+    recipe = replace(RECIPES["original"], batch_size=8, balanced=balanced)
+    batches = Batches(LabelledPhotos(images, labels), InputSpec(["dog", "cat"], 8, 8, 1), recipe, 3)
+    order = np.random.default_rng([3, 0]).permutation(20)  # epoch 0 until somebody counts
+    pixels, targets, weights = map(np.concatenate, zip(*(batches[number] for number in range(3)), strict=True))
+    np.testing.assert_allclose(pixels * 255, images[order], atol=1e-4)
+    np.testing.assert_array_equal(targets, np.eye(2)[labels[order]])
+    of_classes = np.array([20 / 30, 20 / 10]) if balanced else np.ones(2)
+    np.testing.assert_allclose(weights, of_classes[labels[order]], rtol=1e-6)
+    batches.epoch = 1
+    first = np.random.default_rng([3, 1]).permutation(20)[:8]
+    np.testing.assert_allclose(batches[0][0] * 255, images[first], atol=1e-4)
 
-    def __init__(self, zoom, mirror):
-        self.numbers, self.mirror, self.ends = iter([np.log(zoom), 0.0, np.zeros(2), 1.0, 1.0, 0.0]), mirror, []
+
+class Draws:
+    """In place of a generator: a zoom, a rotation, a shift, no change of colours, mirrored (-1) or not (1)."""
+
+    def __init__(self, zoom, mirror, angle=0.0, shift=(0, 0)):
+        self.numbers, self.mirror, self.ends = iter([np.log(zoom), angle, np.array(shift), 1.0, 1.0, 0.0]), mirror, []
 
     def uniform(self, *ends):
         self.ends.append(ends)
         return next(self.numbers)
 
-    def choice(self, _):
+    def choice(self, sides):
+        assert set(sides) == {-1, 1}
         return self.mirror
 
 
@@ -87,16 +107,22 @@ def test_views_have_half_pixel_centres(mirror):
     np.testing.assert_array_equal(middle, image[16:48, 16:48][:, ::mirror])
     means = image.reshape(32, 2, 32, 2, 3).mean((1, 3))[:, ::mirror]
     np.testing.assert_allclose(whole, means, atol=1)
+    turned = seen(image, 32, *draw_view(64, 64, 32, Draws(0.5, mirror, 90.0)))
+    np.testing.assert_array_equal(turned, np.rot90(image[16:48, 16:48])[:, ::mirror])
 
 
-@pytest.mark.parametrize(("zoom", "room"), [(0.5, 16), (1.25, 3.2)])
-def test_views_move_within_the_photo_or_a_tenth_of_it(zoom, room):
-    draws = Draws(zoom, 1)
-    draw_view(64, 64, 32, draws)
+@pytest.mark.parametrize(
+    ("zoom", "width", "room"),
+    [(0.5, 64, (16, 16)), (1.25, 64, (3.2, 3.2)), (0.5, 80, (24, 16)), (1.25, 100, (10, 5))],
+)
+def test_views_move_within_the_photo_or_a_tenth_of_its_width(zoom, width, room):
+    draws = Draws(zoom, 1, shift=(3, -2))
+    where, *_ = draw_view(64, width, 32, draws)
+    np.testing.assert_allclose(where @ [15.5, 15.5, 1], (width / 2 + 2.5, 29.5))  # the middle, and the photo's moved
     (zooms, angles, places, *rest) = draws.ends
     np.testing.assert_allclose(np.exp(zooms), (0.6, 1.25))
     assert angles == (-15, 15)
-    np.testing.assert_allclose(places, [[-room] * 2, [room] * 2])
+    np.testing.assert_allclose(places, [np.negative(room), room])
     assert rest == [(0.5, 1.4), (0.7, 1.4), (-30, 30)]
 
 
