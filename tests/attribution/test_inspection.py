@@ -125,7 +125,7 @@ def test_how_far_changes_move_is_told_by_halves_of_the_photo():
 def test_a_map_of_unknown_place_has_to_reach_all_edges_of_the_photo():
     image = keras.Input((32, 48, 3))
     cells = layers.AveragePooling2D(2, name="cells")(image)
-    cuts = {"top left": ((2, 0), (3, 0)), "bottom": ((0, 2), (0, 0)), "right": ((0, 0), (0, 3))}
+    cuts = {"top_left": ((2, 0), (3, 0)), "bottom": ((0, 2), (0, 0)), "right": ((0, 0), (0, 3))}
     cut = [layers.Cropping2D(cropping, name=name)(cells) for name, cropping in cuts.items()]
     scores = sum(layers.Dense(3)(layers.GlobalAveragePooling2D()(one)) for one in (cells, *cut))
     network = keras.Model(image, scores)
