@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from camlib.attribution import windows_of
 from camlib.console import ROOT
 
 # ---------------------------------------------------------------- what is timed
@@ -312,8 +313,6 @@ def xplique(network, layer, images, case):
 
 def window_and_stride(images, case):
     """Height of our windows of occlusion of square photos and how far they lie apart, in pixels."""
-    from camlib.attribution.sampling import windows_of
-
     windows = windows_of(images.shape[1:3], max(4, case.samples))
     return windows[0][0].stop, sorted({rows.start for rows, _ in windows})[1]
 

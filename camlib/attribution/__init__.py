@@ -103,6 +103,24 @@ def titles_of(method, counterfactual=False, contrast=None):
     return {kind: f"{title} against {contrast}" for kind, title in titles.items()} if contrast else titles
 
 
+WINDOW = 0.2  # share of each side that is hidden at a time by occlusion
+
+
+def windows_of(size, samples):
+    """The windows of `occlusion`, about `samples` of them: list of (slice, slice), every pixel in one at least.
+
+    A window is WINDOW of each side; the last of a row or column may be cut off at the photo's edge.
+    """
+    places = max(1, round(samples**0.5))
+    along = []
+    for side in size:
+        window = max(1, round(WINDOW * side))
+        stride = max(1, min(window, -(-(side - window) // max(1, places - 1))))
+        starts = range(0, side - window + stride, stride)
+        along.append([slice(start, min(start + window, side)) for start in starts])
+    return [(rows, columns) for rows in along[0] for columns in along[1]]
+
+
 @dataclass(frozen=True)
 class MapOptions:
     """What the user says of maps beside their method; None leaves it to the method.

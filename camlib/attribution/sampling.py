@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from keras import ops
 
-from camlib.attribution import METHODS
+from camlib.attribution import METHODS, windows_of
 from camlib.attribution.methods import CLASSES_AT_ONCE
 from camlib.attribution.tracing import ForwardPass, tapped_run
 from camlib.backend import compiled, widened
@@ -25,7 +25,6 @@ from camlib.preprocessing import chosen_classes
 
 SAMPLES_AT_ONCE = 32  # changed photos per pass, where memory has room for them
 SHARE_OF_MEMORY = 0.5  # that they may take of what is free
-WINDOW = 0.2  # share of each side that is hidden at a time by occlusion
 MASK_CELLS, KEPT = 8, 0.5  # of RISE: cells along each side of a mask, and the probability that one is seen
 MOST_BACKGROUNDS = 64  # photos that stand for no photo at expected gradients
 MOST_SHIFT = 1 / 16  # of a side, by which augmentation smoothing moves a photo
@@ -156,21 +155,6 @@ def occlusion(asked):
         total[:, *window] += fall[:, None, None]
         covered[window] += 1
     return total / covered
-
-
-def windows_of(size, samples):
-    """The windows of `occlusion`, about `samples` of them: list of (slice, slice), every pixel in one at least.
-
-    A window is WINDOW of each side; the last of a row or column may be cut off at the photo's edge.
-    """
-    places = max(1, round(samples**0.5))
-    along = []
-    for side in size:
-        window = max(1, round(WINDOW * side))
-        stride = max(1, min(window, -(-(side - window) // max(1, places - 1))))
-        starts = range(0, side - window + stride, stride)
-        along.append([slice(start, min(start + window, side)) for start in starts])
-    return [(rows, columns) for rows in along[0] for columns in along[1]]
 
 
 def rise(asked):
