@@ -97,7 +97,7 @@ def network_block(gr, source, label):
         "layers": gr.Dropdown([], label="layers", info="for Grad-CAM and its family", multiselect=True),
         "place": gr.Slider(1, 2, step=1, label="one layer, from the first to the last"),
     }
-    with gr.Accordion("what its file does not say: --preprocess, --size, --class-names", open=False):
+    with gr.Accordion("--preprocess, --size, names", open=False):
         label = "what a pixel becomes, if not as the file says (--preprocess)"
         block["preprocess"] = gr.Dropdown(told, value=None, label=label, allow_custom_value=True)
         block["size"] = gr.Textbox(label="size in pixels, N or HEIGHTxWIDTH, then Enter (--size)")

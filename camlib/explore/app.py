@@ -78,7 +78,8 @@ class App:
             networks[number].classifier.structure,
             class_choices([one.classifier for one in networks if one]),
         )
-        kept = [name for name in classes if name in dict(known).values()] or ["predicted"]
+        own = dict(class_choices([networks[number].classifier])).values()
+        kept = [name for name in classes if name in own] or ["predicted"]  # others it would refuse
         layers = [(f"{path}, {h}×{w}, {k:,} features", path) for path, (h, w, k) in structure.sizes.items()]
         chosen = [structure.target] if structure.target else []
         place = 1 + list(structure.sizes).index(structure.target) if chosen else 1

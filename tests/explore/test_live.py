@@ -239,6 +239,9 @@ def test_a_network_offers_its_layers_methods_and_classes(folder):
     assert app.layer_at(2, ["cam"], *told) == (["first"], ["grad-cam"])
     assert app.layer_at(2, ["cam", "rise"], *told)[1] == ["grad-cam"]  # neither is of a layer
     assert app.layer_at(3, ["cam", "layer-cam"], *told) == (["second"], ["cam", "layer-cam"])
+    other = (told[0], "", "", None)  # whose classes are class_1 to class_3
+    classes, *_ = app.choose(1, ["c", "top3"], *told, *other)
+    assert classes["value"] == ["top3"] and {"c", "<b>"} < {value for _, value in classes["choices"]}
     assert app.choose(1, [], *told, *none)[1] == {"choices": [], "value": []}  # there is no second network
 
 
