@@ -186,7 +186,7 @@ def commands_of(shown, photo, classes, in_colour):
     """
     side, options = shown.side, []
     for name, value in side.options:
-        text = size_name(*value) if name == "size" else value
+        text = size_name(*value) if name == "size" else near(value)  # a Path, or a text that is none
         options += [f"--{name.replace('_', '-')}", text]
     options += ["--photo-in-colour"] * in_colour + ["--overlay", "png", "--overwrite"]
     found, source, stem = [], near(side.source), Path(side.source).stem

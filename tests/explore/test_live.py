@@ -187,19 +187,20 @@ def test_the_commands_write_the_same_arrays(folder, run_here, monkeypatch, guide
 
 def test_commands_name_the_user_s_own_files_and_of_what_the_browser_handed_over_the_name(folder, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder / "handed"))
-    copies = [folder / "handed" / "1a2b" / name for name in ("0.png", "1.png", "small.keras")]
+    copies = [folder / "handed" / "1a2b" / name for name in ("0.png", "1.png", "small.keras", "names.txt")]
     copies[0].parent.mkdir(parents=True)
     for path in copies:
         path.write_bytes((folder / path.name).read_bytes())
     app = App(dict, Explorer(), folder / "files", folder / "0.png")  # 0.png was named after the command
 
     def command(photo, source):
-        told = (str(source), "", "", None, ["cam"], [])
+        told = (str(source), "", "", str(copies[3]), ["cam"], [])
         return app.explain(str(photo), ["predicted"], False, 0.9, 0, False, *told, None, *told[1:])[2].split()
 
     expected = [str(folder / "0.png"), "--model", str(folder / "small.keras")]
     assert command(copies[0], folder / "small.keras")[2:5] == expected
-    assert command(copies[1], copies[2])[2:5] == ["1.png", "--model", "small.keras"]
+    handed = ["1.png", "--model", "small.keras", "--class-names", "names.txt"]
+    assert command(copies[1], copies[2])[2:7] == handed
 
 
 def refused(app, photo, *told):
