@@ -44,11 +44,7 @@ def page_of(photos, style):
 def network_html(shown, number, style):
     """What one network shows: its answer, and a card for each map."""
     name = f"<h2>{escape(Path(shown.side.source).name)}</h2>"
-    cards = [
-        card_html(shown, (number, place), class_name, style)
-        for place, layer in enumerate(shown.layers)
-        for class_name in next(iter(layer.maps.values()))
-    ]
+    cards = [card for place in range(len(shown.layers)) for card in cards_of_layer(shown, (number, place), style)]
     photo = picture_html(shown.picture, f"photo {shown.photo.name}")
     answer = f'<article class="answer">{photo}{bars_html(shown.probabilities)}</article>'
     return f'{name}<div class="cards">{answer}{"".join(cards)}</div>'
@@ -64,29 +60,48 @@ def bars_html(probabilities):
     return f"<table><caption>probabilities</caption>{rows}</table>" if rows else "<p>scores without probabilities</p>"
 
 
-def card_html(shown, place, class_name, style):
-    """The maps of one method of one layer and class: large over the photo, its legend, and small each alone."""
-    layer, photo = shown.layers[place[1]], shown.picture
-    (first, of_first), *_ = layer.maps.items()
-    share = shown.probabilities.get(class_name)
+def cards_of_layer(shown, place, style):
+    """The cards of one method of one layer, one for each class: list of HTML.
+
+    Args:
+        shown: Shown.
+        place: (int, int), of Shown and of LayerMaps in it, for clicks.
+        style: Style.
+    """
+    layer = shown.layers[place[1]]
+    over, scale = superposed(shown, layer, style)
+    alone = {kind: layer.drawing.shown(kind, of_classes) for kind, of_classes in layer.maps.items()}
+    return [card_html(shown, place, class_name, (over[class_name], scale), alone, style) for class_name in over]
+
+
+def card_html(shown, place, class_name, over, alone, style):
+    """The maps of one class: large over the photo, its legend, and small each alone.
+
+    Args:
+        shown, place, style: as for `cards_of_layer`.
+        class_name: str.
+        over: (uint8 (H, W, 3), Scale), see `superposed`.
+        alone: dict of kind -> (dict of class name -> array, Scale), see `Drawing.shown`.
+    """
+    layer, photo, (drawn, scale) = shown.layers[place[1]], shown.picture, over
+    first, share = next(iter(alone)), shown.probabilities.get(class_name)
     title = f"{layer.title}: {class_name}" + ("" if share is None else f", {100 * share:.1f}\N{NO-BREAK SPACE}%")
-    drawn, scale = superposed(shown, layer, class_name, style)
-    size = "×".join(map(str, of_first[class_name].shape[:2]))
+    size = "×".join(map(str, layer.maps[first][class_name].shape[:2]))
     ends = ("", "large, whatever its sign") if is_gradient(first) else EVIDENCE_ENDS
     bar = np.linspace(scale.lowest, scale.limit, BAR_LENGTH)[None].repeat(12, axis=0)  # (12, BAR_LENGTH)
-    alone = []
-    for kind, of_classes in layer.maps.items():
-        values, extent = of_classes[class_name], layer.drawing.extent_of(kind, photo)
-        by_class, scale_alone = layer.drawing.shown(kind, of_classes)
+    figures = []
+    for kind, (by_class, scale_alone) in alone.items():
+        values, extent = by_class[class_name], layer.drawing.extent_of(kind, photo)
         words = layer.drawing.titles[kind] + ("" if values.any() else f", zero everywhere: {WHY_ZERO.get(kind, '')}")
-        picture = picture_of(by_class[class_name], scale_alone, *photo.shape[:2], style, extent)
-        data = (*place, kind, class_name)
-        alone.append(f"<figure>{picture_html(picture, words, data)}<figcaption>{escape(words)}</figcaption></figure>")
+        picture = picture_html(
+            picture_of(values, scale_alone, *photo.shape[:2], style, extent), words, (*place, kind, class_name)
+        )
+        figures.append(f"<figure>{picture}<figcaption>{escape(words)}</figcaption></figure>")
     return (
         f'<article><h3>{escape(title)}</h3><p class="size">{size} values</p>'
         f"{picture_html(drawn, f'{title}, over the photo', (*place, first, class_name))}"
         f"{legend_html(scale, superposition_of(mid_grey(bar), bar, scale, style), class_name, ends)}"
-        f'<div class="alone">{"".join(alone)}</div></article>'
+        f'<div class="alone">{"".join(figures)}</div></article>'
     )
 
 
@@ -110,12 +125,15 @@ def picture_html(image, words, data=None):
     return f'<img alt="{escape(words)}" src="data:image/jpeg;base64,{encoded}"{told}>'
 
 
-def superposed(shown, layer, class_name, style):
-    """(a map over the photo uint8 (H, W, 3), its Scale, which all classes share)."""
+def superposed(shown, layer, style, draw=superposition_of):
+    """(dict of class name -> its map over the photo uint8 (H, W, 3), the Scale that all share).
+
+    With `overlay_of` for draw what lies over the photo alone, uint8 (H, W, 4).
+    """
     (kind, of_classes), *_ = layer.maps.items()
     laid, scale = layer.drawing.over_photo(kind, of_classes)
     extent = layer.drawing.extent_of(kind, shown.picture)
-    return superposition_of(shown.picture, laid[class_name], scale, style, extent), scale
+    return {name: draw(shown.picture, values, scale, style, extent) for name, values in laid.items()}, scale
 
 
 # ---------------------------------------------------------------- a click
@@ -166,12 +184,9 @@ def write_files(folder, photos, style):
         for kind, of_classes in layer.maps.items():
             for class_name, values in of_classes.items():
                 write_array(folder / f"{before}{kind}_for_{class_name}.npy", values)
-        (kind, of_classes), *_ = layer.maps.items()
-        for class_name, values in layer.drawing.over_photo(kind, of_classes)[0].items():
-            drawn, scale = superposed(shown, layer, class_name, style)
-            write_png(folder / f"{before}spp_for_{class_name}.png", drawn)
-            laid = overlay_of(shown.picture, values, scale, style, layer.drawing.extent_of(kind, shown.picture))
-            write_png(folder / f"{before}overlay_for_{class_name}.png", laid)
+        for name, draw in (("spp", superposition_of), ("overlay", overlay_of)):
+            for class_name, picture in superposed(shown, layer, style, draw)[0].items():
+                write_png(folder / f"{before}{name}_for_{class_name}.png", picture)
     return sorted(map(str, folder.iterdir()))
 
 

@@ -70,8 +70,8 @@ class Drawing:
 
         Gradients lie there by their magnitude.
         """
-        shown, gradients = self.shown(kind, of_classes)[0], is_gradient(kind)
-        laid = {name: colours.overlaid(kind, values) for name, values in shown.items()}
+        shown = {name: colours.reduced(kind, values, self.reduction) for name, values in of_classes.items()}
+        laid, gradients = {name: colours.overlaid(kind, values) for name, values in shown.items()}, is_gradient(kind)
         return laid, colours.superposition_scale_of(self.signed[kind] and not gradients, laid.values(), gradients)
 
 

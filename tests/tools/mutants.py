@@ -1,6 +1,6 @@
 """Mutation testing: put small faults into the code, one at a time, and count how many of them the tests notice.
 
-    python tests/tools/mutants.py --count 300 --docs docs/reliability.md    # an hour of a processor
+    python tests/tools/mutants.py --count 300 --docs docs/reliability.md    # hours of a processor
     python tests/tools/mutants.py --count 20 --only camlib/evaluation/metrics.py
 
 A fault is another comparison, operation, number or sign, or a condition turned round, drawn by the seed from all that
