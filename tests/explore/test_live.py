@@ -129,6 +129,8 @@ def test_what_of_gradients_lies_over_the_photo_is_what_the_scripts_lay_there(fol
     found = explain(folder / "small.keras", [folder / "0.png"], ["a", "c"], "gradient", **dict(wanted.options))
     of_gradient = shown.layers[0].maps["gradient"]
     np.testing.assert_allclose(of_gradient["c"], found.cams[1, 0], rtol=1e-5, atol=1e-9)
+    laid, scale = shown.layers[0].drawing.over_photo("gradient", of_gradient)
+    assert scale.lowest == 0 and all(values.shape == (16, 24) and values.min() >= 0 for values in laid.values())
     written = {Path(path).name: path for path in write_files(folder / "out", [shown], USUAL)}
     np.testing.assert_array_equal(np.asarray(Image.open(written["1_gradient_spp_for_c.png"])), found.overlay(0, "c"))
 
