@@ -148,7 +148,8 @@ class Calls:
     def pytest_runtest_protocol(self, item):
         before = sum(os.times()[:4])
         result = yield
-        self.found[item.nodeid]["seconds"] = sum(os.times()[:4]) - before
+        if item.nodeid in self.found:  # one that a fixture skips is not called
+            self.found[item.nodeid]["seconds"] = sum(os.times()[:4]) - before
         return result
 
     @pytest.hookimpl(wrapper=True)
