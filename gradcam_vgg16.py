@@ -202,7 +202,7 @@ def main(arguments=None):
         check_outputs(runs, identity)
         style = style_of_run(args)
     import camlib.backend  # noqa: I001 - first of all: it starts Keras without its start-up lines
-    from camlib.attribution.classifier import Classifier, check_guided
+    from camlib.attribution.classifier import Classifier
     from camlib.attribution.gradcam import GradCAM
 
     if args.engine == "ray":
@@ -220,11 +220,8 @@ def main(arguments=None):
     gradcams = [GradCAM(classifier, **load) for load in loads]
     if classifier.input_spec.channels > 3 and any(one.guided or kind_of(one.method) == one.method for one in gradcams):
         raise UserError("gradients of more than three bands are no picture; expected --no-guided and another --method")
-    if not args.guided_anyway and any(one.guided for one in gradcams):
-        way_out = "--no-guided leaves it out, --guided-anyway takes the true gradient there"
-        check_guided(classifier.structure, way_out)
-    if not args.guided_anyway and "deconvnet" in args.method:
-        check_guided(classifier.structure, "expected another --method", "deconvnet")
+    for gradcam in gradcams if not args.guided_anyway else []:
+        gradcam.check_guided("--no-guided leaves it out, --guided-anyway takes the true gradient there")
     codes = []
     for run, gradcam, of_run in zip(runs, gradcams, loads, strict=True):
         if len(runs) > 1:

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from camlib.attribution import METHODS, ExplainedBatch, MapOptions, Outputs, kind_of, titles_of
-from camlib.attribution.classifier import Classifier
+from camlib.attribution.classifier import Classifier, check_guided
 from camlib.attribution.guided import guided_backpropagation, guided_grad_cam
 from camlib.attribution.methods import (
     CLASSES_AT_ONCE,
@@ -208,6 +208,16 @@ class GradCAM:
         maps = [maps_of_photo(found, index, names, kind) for index in range(count)]
         zero = [zero_maps(of_photo) for of_photo in maps]
         return ExplainedBatch(found.logits, probabilities, maps, zero, largest_gaps(found))
+
+    def check_guided(self, way_out):
+        """Raise UserError where guided gradients, or the deconvnet, are made and not defined, see `check_guided`.
+
+        Args:
+            way_out: str, how guided gradients are left out.
+        """
+        if self.guided or self.method == "deconvnet":
+            way_out = way_out if self.guided else "expected another method"
+            check_guided(self.classifier.structure, way_out, self.method)
 
     @property
     def outputs(self):

@@ -10,7 +10,7 @@ import numpy as np
 
 from camlib.attribution import KIND_TITLES, METHODS
 from camlib.attribution.cam import CAM
-from camlib.attribution.classifier import Classifier, check_guided
+from camlib.attribution.classifier import Classifier
 from camlib.attribution.gradcam import GradCAM
 from camlib.console import UserError
 from camlib.files import MOST_PIXELS
@@ -122,10 +122,9 @@ class LiveNetwork:
         """The CAM or GradCAM of a method of a layer."""
         if method == CAM_METHOD:
             return CAM(self.classifier)
-        if guided or method == "deconvnet":
-            way_out = "expected the box of guided maps without its tick" if guided else "expected another method"
-            check_guided(self.classifier.structure, way_out, method)
-        return GradCAM(self.classifier, layer, method, guided)
+        gradcam = GradCAM(self.classifier, layer, method, guided)
+        gradcam.check_guided("expected the box of guided maps without its tick")
+        return gradcam
 
     def read_anew(self, photo):
         """(the photo for display uint8 (H, W, 3), the network's input (1, H, W, channels)), as the scripts read it."""

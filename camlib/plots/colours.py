@@ -68,6 +68,12 @@ def superposition_scale_of(signed, maps, capped=False):
     return Scale(limit, whole.signed, capped=limit < whole.limit)
 
 
+def scale_over_photo(kind, signed, laid):
+    """The Scale of what `overlaid` makes of one kind's maps: gradients lie over the photo by their magnitude."""
+    gradients = is_gradient(kind)
+    return superposition_scale_of(signed and not gradients, laid, gradients)
+
+
 def scaled(values, limit):
     """Divide by the limit for display; a map that is zero everywhere stays zero."""
     return values / limit if limit > 0 else values

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from camlib.attribution import METHODS, ExplainedBatch, MapOptions, kind_of
-from camlib.attribution.classifier import Classifier, check_guided
+from camlib.attribution.classifier import Classifier
 from camlib.attribution.gradcam import PHOTO_AXES, Explanation, GradCAM, largest_gaps, maps_of_photo, zero_maps
 from camlib.attribution.methods import CLASSES_AT_ONCE
 from camlib.console import Progress, UserError, command, counted, did_you_mean
@@ -112,23 +112,22 @@ class Explained(Explanation):
         Raises:
             UserError: the class was not explained.
         """
-        return self.laid_over(self.picture(index), index, class_name)
-
-    def picture(self, index):
-        """A photo as saved pictures show it: uint8 (H, W, 3)."""
-        photo = self.photos[index]
-        return resize_photo(photo, *display_size(*photo.shape[:2], self.least_side))
-
-    def laid_over(self, picture, index, class_name=None):
-        """As `overlay`, over a picture of the photo in any size."""
         kind, of_classes, scale = self.over_photo(index)
         names = dict(enumerate(self.kept.explained))
         name = next(iter(of_classes)) if class_name is None else names.get(class_name, class_name)
         if name not in of_classes:
             near = did_you_mean(str(name), of_classes)
             raise UserError(f"{name} was not explained for {self.names[index]}{near} expected {', '.join(of_classes)}")
-        extent = self.drawing.extent_of(kind, picture)
-        return superposition_of(picture, of_classes[name], scale, self.drawing.style, extent)
+        return self.laid_over(self.picture(index), kind, of_classes[name], scale)
+
+    def picture(self, index):
+        """A photo as saved pictures show it: uint8 (H, W, 3)."""
+        photo = self.photos[index]
+        return resize_photo(photo, *display_size(*photo.shape[:2], self.least_side))
+
+    def laid_over(self, picture, kind, values, scale):
+        """A picture of a photo, of any size, with a map of a kind over it: uint8 like the picture."""
+        return superposition_of(picture, values, scale, self.drawing.style, self.drawing.extent_of(kind, picture))
 
     def over_photo(self, index):
         """What lies over a photo: (its kind, dict of class name -> float (h, w), the Scale of all)."""
@@ -137,11 +136,11 @@ class Explained(Explanation):
 
     def row(self, index, side):
         """The Row of a photo: itself, and the maps of its classes over it."""
-        photo, of_classes = self.photos[index], next(iter(self.maps[index].values()))
+        photo, (kind, of_classes, scale) = self.photos[index], self.over_photo(index)
         small = resize_photo(photo, *size_within(side, *photo.shape[:2]))
-        cells = [("photo", small, None)]
-        cells += [(self.title_of(index, name), self.laid_over(small, index, name), None) for name in of_classes]
-        bar = bar_over_photo(self.over_photo(index)[2], len(small), self.drawing.style)
+        laid = {name: self.laid_over(small, kind, values, scale) for name, values in of_classes.items()}
+        cells = [("photo", small, None), *((self.title_of(index, name), laid[name], None) for name in laid)]
+        bar = bar_over_photo(scale, len(small), self.drawing.style)
         cells[-1] = (*cells[-1][:2], bar)  # one scale, so one bar
         return Row([displayable(self.names[index])], cells)
 
@@ -250,12 +249,10 @@ def explain(
     given, of_maps = isinstance(network, keras.Model), MapOptions.among(options)
     with kept_precision(network) if given else contextlib.nullcontext():  # the network may be in training
         classifier = Classifier(network, **options) if given else Classifier.load(network, **options)
-        if method == "deconvnet" or (guided and method in METHODS and METHODS[method].of_layer):
-            way_out = "expected another method" if method == "deconvnet" else "guided=False leaves it out"
-            check_guided(classifier.structure, way_out, method)
         of_photos = classes is not None and any(isinstance(row, (list, tuple)) for row in listed(classes))
         for_all = "predicted" if classes is None or of_photos else classes
         gradcam = GradCAM(classifier, layer, method, guided, classes=for_all, **of_maps)
+        gradcam.check_guided("guided=False leaves it out")
         rows = classes if of_photos else None
         if places := places_in(images):
             return explained_files(gradcam, places, rows, quiet)

@@ -66,13 +66,10 @@ class Drawing:
         return shown, colours.scale_of(self.signed[kind], shown.values(), is_gradient(kind))
 
     def over_photo(self, kind, of_classes):
-        """What of maps of a kind lies over the photo: (dict of class name -> float (h, w), the Scale they share).
-
-        Gradients lie there by their magnitude.
-        """
+        """What of maps of a kind lies over the photo: (dict of class name -> float (h, w), the Scale they share)."""
         shown = {name: colours.reduced(kind, values, self.reduction) for name, values in of_classes.items()}
-        laid, gradients = {name: colours.overlaid(kind, values) for name, values in shown.items()}, is_gradient(kind)
-        return laid, colours.superposition_scale_of(self.signed[kind] and not gradients, laid.values(), gradients)
+        laid = {name: colours.overlaid(kind, values) for name, values in shown.items()}
+        return laid, colours.scale_over_photo(kind, self.signed[kind], laid.values())
 
 
 def write_maps(folder, kind, of_classes, photo, drawing):

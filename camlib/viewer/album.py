@@ -12,7 +12,7 @@ from camlib.console import UserError
 from camlib.evaluation.annotations import ANNOTATIONS_FILE, read_annotations
 from camlib.photos import PhotoError, resize_photo, size_within
 from camlib.plots import is_gradient
-from camlib.plots.colours import Scale, overlaid, scale_of, superposition_scale_of
+from camlib.plots.colours import overlaid, scale_of, scale_over_photo
 from camlib.runs.maps import MapError, all_maps, attempt, base_kind, class_names_in, shown_at_once
 
 SCREEN_SIDE = 1600  # pixels of the longer side; a photo of more is shrunk while nobody waits for it
@@ -97,18 +97,11 @@ def read_content(saved, chosen=None, annotations=None):
         class_names_in(found),
         maps,
         {kind: scale_of(saved.is_signed(kind), of_kind, is_gradient(kind)) for kind, of_kind in readable.items()},
-        {kind: scale_over_photo(saved, kind, of_kind) for kind, of_kind in readable.items()},
+        {
+            kind: scale_over_photo(kind, saved.is_signed(kind), [overlaid(kind, one) for one in of_kind])
+            for kind, of_kind in readable.items()
+        },
         annotations.outlines_in_pixels(saved, *shape) if annotations else [],
-    )
-
-
-def scale_over_photo(saved, kind, maps):
-    """The Scale of maps of one kind over the photo; gradients are laid there by their magnitude."""
-    if not maps:
-        return Scale(0.0, False)
-    gradients = is_gradient(kind)
-    return superposition_scale_of(
-        saved.is_signed(kind) and not gradients, [overlaid(kind, one) for one in maps], gradients
     )
 
 

@@ -133,7 +133,8 @@ def test_it_shows_itself_in_notebooks_and_windows(found):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(pictures[0]))), sheet_of([row]))
     titles = [title for title, _, _ in row.cells]
     assert titles[0] == "photo" and titles[1] == f"dog {found.probabilities[0, 0]:.3f}"
-    assert np.array_equal(row.cells[2][1], found.laid_over(row.cells[0][1], 0, "cat"))
+    kind, maps, scale = found.over_photo(0)
+    assert np.array_equal(row.cells[2][1], found.laid_over(row.cells[0][1], kind, maps["cat"], scale))
 
     from matplotlib import pyplot
 
