@@ -454,7 +454,7 @@ class Progress:
 
     def __init__(self, label, total, seconds_between_lines=30):
         self.label, self.total, self.seconds_between_lines = label, total, seconds_between_lines
-        self.done, self.outer = 0, Progress.current
+        self.done, self.part_begun, self.part_share, self.outer = 0, 0.0, 1.0, Progress.current
         self.bar = TerminalProgress(*BAR_COLUMNS) if sys.stdout.isatty() else None
 
     def __enter__(self):
@@ -481,8 +481,23 @@ class Progress:
     @classmethod
     def within(cls, count):
         """Show that so much, a float, of what will be counted next is done, where something long is being counted."""
-        if cls.current:
-            cls.current.show(min(cls.current.done + count, cls.current.total))
+        if current := cls.current:
+            current.show(min(current.done + current.part_begun + current.part_share * count, current.total))
+
+    @classmethod
+    @contextlib.contextmanager
+    def part(cls, number, count):
+        """Let what is done `within` be the part of that number, from 0, of `count` equal ones; parts may have parts."""
+        if not (current := cls.current):
+            yield
+            return
+        outer = current.part_begun, current.part_share
+        current.part_share = outer[1] / count
+        current.part_begun = outer[0] + number * current.part_share
+        try:
+            yield
+        finally:
+            current.part_begun, current.part_share = outer
 
     def show(self, done):
         """Show how much is done, a float within an item."""

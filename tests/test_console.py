@@ -167,7 +167,6 @@ WORK = """
 import sys, time
 from pathlib import Path
 from camlib import console
-from camlib.console import Progress
 from camlib.console import Progress, run_script
 
 console.SECONDS_TO_FINISH = float(sys.argv[3])
@@ -203,10 +202,15 @@ def test_progress_within_a_photo(capsys):
         Progress.within(0.25)
         with Progress("parts", 2, seconds_between_lines=0):
             Progress.within(1.5)
+        for number in range(2):
+            with Progress.part(1, 2), Progress.part(number, 4):
+                Progress.within(0.5)
+        Progress.within(0.5)
         Progress.within(9.0)
     Progress.within(0.5)
     said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
-    assert said == ["photos: 1 of 4", "photos: 1.25 of 4", "parts: 1.50 of 2"]
+    parts = [f"photos: {share:.2f} of 4" for share in (1 + 0.5 + 0.125 / 2, 1 + 0.5 + 0.125 * 1.5, 1.5)]
+    assert said == ["photos: 1 of 4", "photos: 1.25 of 4", "parts: 1.50 of 2", *parts]
 
 
 SENTENCE = "\nstopped: every file written is whole; the same command goes on from here\n"

@@ -411,16 +411,18 @@ class Smoothed:
     def __call__(self, images, classes, count=None):
         """As of the CompiledMaps; logits, features and gaps are the photo's own."""
         height, width = images.shape[1:3]
-        first = self.explain(images, classes, count)
-        totals = None
-        for mirrored, down, right in self.versions(height, width):
+        versions, totals = self.versions(height, width), None
+        with Progress.part(0, len(versions)):
+            first = self.explain(images, classes, count)
+        for number, (mirrored, down, right) in enumerate(versions):
             found = first
             if mirrored or down or right:
                 rows, columns = np.clip(np.arange(height) - down, 0, height - 1), np.arange(width) - right
                 columns = np.clip(columns, 0, width - 1)
                 columns = width - 1 - columns if mirrored else columns
                 changed = ops.take(ops.take(images, rows, axis=1), columns, axis=2)
-                found = self.explain(changed, first.chosen, count)
+                with Progress.part(number, len(versions)):
+                    found = self.explain(changed, first.chosen, count)
             places = mirrored, down / height, right / width
             parts = [laid_back(found.cams[0], places, self.extent)]
             if found.guided is not None:

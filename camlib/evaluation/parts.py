@@ -55,8 +55,10 @@ def evaluate_sample(scored, sample, results, failed, fill_names):
             prepared, labels = scored.prepare(pixels), scored.labels_of([item])
             other = (labels + 1) % scored.structure.class_count
             outputs, fast = scored.fast_maps(prepared, labels[None])
-            slow = scored.slow_maps(prepared, np.stack((labels, other)))
-            with scoring.listed_if_unreadable(item, failed):
+            with Progress.part(0, 2):
+                of_each = dict.fromkeys(scored.explain_slow, prepared)
+                slow = scored.slow_maps(of_each, np.stack((labels, other)))
+            with scoring.listed_if_unreadable(item, failed), Progress.part(1, 2):
                 scoring.check_finite(outputs[0], *slow.values())
                 truth = scoring.truth_of(item, picture.shape[:2])
                 scores = {

@@ -13,7 +13,7 @@ from camlib.attribution.gradcam import CompiledMaps
 from camlib.attribution.methods import targets_of
 from camlib.attribution.sampling import options_for
 from camlib.backend import compiled
-from camlib.console import UserError
+from camlib.console import Progress, UserError
 from camlib.memory import halving
 from camlib.networks import identity_of
 from camlib.networks.checkpoint import load_network
@@ -157,12 +157,21 @@ class ScoredNetwork(Classifier):
         return self.probabilities(logits), *[maps[kind.name] for kind in self.fast_kinds]
 
     def slow_maps(self, images, labels):
-        """The maps that run the network once for each feature: dict of name -> float32 (R, N, h, w)."""
-        images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
-        return {
-            name: one_value_of(self.kinds[name], ops.convert_to_numpy(explain(images, labels).cams[0]))
-            for name, explain in self.explain_slow.items()
-        }
+        """The maps that run the network many times.
+
+        Args:
+            images: dict of name -> float32 (N, H, W, channels), prepared: what each map is of.
+            labels: int32 (R, N), the classes to explain.
+
+        Returns:
+            dict of name -> float32 (R, N, h, w).
+        """
+        labels, maps = ops.convert_to_tensor(labels), {}
+        for number, (name, explain) in enumerate(self.explain_slow.items()):
+            with Progress.part(number, len(self.explain_slow)):
+                found = ops.convert_to_numpy(explain(ops.convert_to_tensor(images[name]), labels).cams[0])
+            maps[name] = one_value_of(self.kinds[name], found)
+        return maps
 
 
 # ---------------------------------------------------------------- what a network says of changed photos

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from keras import ops
 
 from camlib.evaluation import metrics
 from camlib.evaluation.annotations import truth_kind
@@ -223,16 +222,13 @@ def maps_again(scored, masked, label):
     Returns:
         dict of name -> float32 (h, w).
     """
-    found, fast = {}, [kind.name for kind in scored.fast_kinds]
+    fast, maps = [kind.name for kind in scored.fast_kinds], {}
     if fast:
         images = np.stack([masked[name] for name in fast])
-        _, maps = scored.fast_maps(images, np.array([[label] * len(images)], np.int32))
-        found = {name: maps[name][0, index] for index, name in enumerate(fast)}
-    for name, explain in scored.explain_slow.items():
-        image = ops.convert_to_tensor(masked[name][None])
-        classes = ops.convert_to_tensor(np.array([[label]], np.int32))
-        found[name] = ops.convert_to_numpy(explain(image, classes).cams[0])[0, 0]
-    return found
+        _, maps = scored.fast_maps(images, np.full((1, len(images)), label, np.int32))
+    of_each = {name: masked[name][None] for name in scored.explain_slow}
+    slow = scored.slow_maps(of_each, np.full((1, 1), label, np.int32))
+    return {name: maps[name][0, index] for index, name in enumerate(fast)} | {name: slow[name][0, 0] for name in slow}
 
 
 # ---------------------------------------------------------------- randomised networks

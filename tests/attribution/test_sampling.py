@@ -405,6 +405,14 @@ def test_batches_have_few_sizes_whatever_memory_is_free(network, monkeypatch):
         assert sampler.most_at_once(with_gradients=True) == expected
 
 
+def test_progress_within_a_photo_only_grows_over_smoothed_maps(monkeypatch, capsys):
+    monkeypatch.setattr(sampling, "SAMPLES_AT_ONCE", 4)
+    with Progress("photos", 1, seconds_between_lines=0):
+        GradCAM(classifier_of(), method="occlusion", samples=16, smooth=4)([np.full((8, 9, 3), 60, np.uint8)])
+    shares = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert shares == sorted(shares) and len(shares) > 10 and shares[0] < 0.25 and 0.75 < shares[-1] < 1
+
+
 @pytest.mark.parametrize("method", some_quick(["occlusion", "integrated-gradients"], "occlusion"))
 def test_progress_within_a_photo_only_grows(method, network, monkeypatch, capsys):
     monkeypatch.setattr(sampling, "SAMPLES_AT_ONCE", 4)

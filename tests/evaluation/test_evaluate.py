@@ -173,9 +173,8 @@ def test_slow_maps_are_of_the_photos_own_class(run, photos, files):
     for record in found[:2]:
         item = items[record["item"]]
         pixels = read_network_input(item.path, scored.input_spec)[None]
-        (maps,) = scored.slow_maps(
-            scored.prepare(pixels), np.array([[CLASSES.index(item.class_name)]], np.int32)
-        ).values()
+        label = np.array([[CLASSES.index(item.class_name)]], np.int32)
+        (maps,) = scored.slow_maps({"gap ablation-cam": scored.prepare(pixels)}, label).values()
         expected = scoring.localise(maps[0, 0], truth_of(item, (48, 64)))
         assert record["maps"]["gap ablation-cam"]["energy"] == pytest.approx(expected["energy"], abs=1e-4)
 
@@ -393,7 +392,7 @@ def test_maps_of_the_photo_are_scored_by_one_number_a_pixel(photos, files, tmp_p
     expected = np.abs(ops.convert_to_numpy(fast.run(*inputs).cams)).sum(axis=-1)
     np.testing.assert_allclose(found["vgg gradient"], expected, atol=1e-5 * expected.max())
     expected = np.abs(ops.convert_to_numpy(slow.run(*inputs).cams)).sum(axis=-1)
-    (maps,) = scored.slow_maps(images, labels).values()
+    (maps,) = scored.slow_maps({"vgg integrated-gradients": images}, labels).values()
     np.testing.assert_allclose(maps, expected, atol=1e-5 * expected.max())
     maps = [f"{files[1]}:{name}" for name in ("occlusion", "gradient")]
     arguments = ["--annotations", str(photos), "--maps", *maps, "--sample", "1", "--only", "localisation",

@@ -196,10 +196,11 @@ def test_road_is_half_the_difference_of_probabilities(brightness, photo, maps):
     assert found["net cam"]["road"] == pytest.approx((p[4:] - p[:4]).mean() / 2, abs=2e-3)
 
 
-def test_adcc_by_the_convention_of_its_authors(brightness, photo):
-    """Coherency is of maps cut at zero and as large as the photo; this network's CAM is 12 times the brightness."""
-    scored = ScoredNetwork(brightness, [parse_map(f"{brightness}:cam")], STEPS)
-    name = scored.fast_kinds[0].name
+@pytest.mark.parametrize("method", ["cam", "integrated-gradients"])
+def test_adcc_by_the_convention_of_its_authors(method, brightness, photo):
+    """Coherency is of maps cut at zero and as large as the photo; of this network all are the brightness, scaled."""
+    scored = ScoredNetwork(brightness, [parse_map(f"{brightness}:{method}")], STEPS)
+    (name,) = scored.kinds
     values = np.random.default_rng(2).normal(size=(6, 6)).astype(np.float32)
     found = scoring.faithfulness(scored, photo, {name: values}, 1, [])[name]
     large = np.maximum(zoom(values, 4, order=1, grid_mode=True, mode="nearest"), 0)
