@@ -1,0 +1,138 @@
+"""Which kinds of map point at the animal, are faithful, depend on the network, and what they cost: docs/results.md.
+
+    python benchmarks/kinds_of_map.py                           # data/photos and the demo set; hours of a processor
+    python benchmarks/kinds_of_map.py --annotations data/photos data/demo my_set --docs docs/results.md
+
+Scores every kind of map on each annotated set (see data/README.md), and times each beside a plain forward pass of its
+network. The whole evaluations are beside the table, and the same command again does only what is missing.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "tools"))
+
+import camlib.backend  # noqa: F401  # isort: skip  # sets the backend up
+import evaluate_maps  # isort: skip
+
+import numpy as np
+from tables import put, rows
+
+from benchmarks.timing import hardware, ratios, seconds_of
+from camlib.attribution import GUIDED, METHODS
+from camlib.console import ArgumentParser, Progress, UserError, run_script
+from camlib.demo.scenes import demo_folder
+from camlib.evaluation import parse_map
+from camlib.evaluation.score_tables import BASELINES
+from camlib.evaluation.scored_networks import PHOTOS_AT_ONCE, ScoredNetwork
+from camlib.files import open_csv
+from camlib.photos import SHIPPED_PHOTOS
+
+MAPS = ("cam", "grad-cam@block4_conv3", *GUIDED, *METHODS)
+LIE, SANITY = "Where the maps lie", "Whether the maps depend on the network and the class"
+COLUMNS = (  # of the first set, whose tables begin so: (table, score, title)
+    (LIE, "energy", "energy ↑"),
+    ("Whether ", "insertion_blur", "insertion ↑"),
+    ("Whether ", "road", "ROAD ↑"),
+    (SANITY, "rank_mean", "randomised ↓"),
+    (SANITY, "other_class", "other class ↓"),
+)
+ROUNDS = 5
+
+
+def parse_arguments(arguments):
+    parser = ArgumentParser(__doc__)
+    sets = "annotated sets, see data/README.md; default: data/photos and the demo set"
+    default = [SHIPPED_PHOTOS, demo_folder()]
+    parser.add_argument("--annotations", type=Path, nargs="+", metavar="PLACE", default=default, help=sets)
+    parser.add_argument("--sample", type=int, default=8, metavar="N", help="as of evaluate_maps.py")
+    parser.add_argument("--output", type=Path, default=Path("outputs/kinds_of_map"), metavar="DIR")
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table there")
+    return parser.parse_args(arguments)
+
+
+def scores_of(annotations, settings):
+    """Evaluate a set: dict of (table, map, score) -> (value, low, high), float, NaN where there is none."""
+    output = settings.output / annotations.stem
+    is_demo = annotations.resolve() == demo_folder().resolve()
+    places = [annotations / "val", annotations / "both"] if is_demo else []
+    words = [*places, "--annotations", annotations, "--maps", *MAPS, "--sample", settings.sample, "--output", output]
+    if evaluate_maps.main(list(map(str, words))):
+        raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")
+    with open_csv(output / "scores.csv", "r") as file:
+        return {
+            (line["table"], line["map"], line["score"]): [float(line[name]) for name in ("value", "low", "high")]
+            for line in csv.DictReader(file)
+        }
+
+
+def cost_of(name):
+    """The time of a photo's map of one class for that of a plain forward pass of its network: (median, least, largest).
+
+    Of methods that run the network many times one photo is explained, once compiled; of others many at once.
+    """
+    kind = parse_map(name)
+    scored = ScoredNetwork(kind.network, [kind], steps=2)
+    count = 1 if kind.is_slow else PHOTOS_AT_ONCE
+    pixels = np.random.default_rng(0).integers(0, 256, (PHOTOS_AT_ONCE, *scored.input_spec.shape), np.uint8)
+    images, labels = scored.prepare(pixels), np.zeros((1, count), np.int32)
+    targets = np.ones((PHOTOS_AT_ONCE, scored.structure.class_count), bool)
+
+    def maps():
+        if kind.is_slow:
+            scored.slow_maps({kind.name: images[:1]}, labels)
+        else:
+            scored.fast_maps(images, labels)
+
+    def forward():
+        scored.probability(images, targets)
+
+    maps(), forward()  # compiled
+    times = [(seconds_of(maps)[0] / count, seconds_of(forward)[0] / PHOTOS_AT_ONCE) for _ in range(ROUNDS)]
+    return ratios(*zip(*times, strict=True))
+
+
+def table(of_sets, costs):
+    """Markdown of all maps, and of those that know no network: list of lines.
+
+    Args:
+        of_sets: dict of a set's name -> what `scores_of` found.
+        costs: dict of map's name -> what `cost_of` found.
+    """
+    (first, *_) = of_sets.values()
+    pointing = [(name, key[0]) for name, found in of_sets.items() for key in found if key[0].startswith(LIE)]
+    pointing = list(dict.fromkeys(pointing))
+    header = ["map", *(f"pointing, {name} {title.removeprefix(LIE)} ↑" for name, title in pointing)]
+    cells = []
+    for name in dict.fromkeys(name for _, name, _ in first):
+        row = [name.removeprefix("vgg16_4class ")]
+        for of_set, title in pointing:
+            value, low, high = of_sets[of_set].get((title, name, "pointing"), [np.nan] * 3)
+            row.append("-" if np.isnan(value) else f"{value:.2f} ({low:.2f}–{high:.2f})")
+        for title, score, _ in COLUMNS:
+            found = [value[0] for key, value in first.items() if key[0].startswith(title) and key[1:] == (name, score)]
+            row.append(f"{found[0]:.2f}" if found and np.isfinite(found[0]) else "-")
+        if name in costs or name in BASELINES:
+            cells.append([*row, f"{costs[name][0]:,.3g}" if name in costs else "-"])
+    return rows([*header, *(title for *_, title in COLUMNS), "cost"], cells)
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    of_sets = {annotations.stem: scores_of(annotations, settings) for annotations in settings.annotations}
+    costs = {}
+    with Progress("costs", len(MAPS)) as progress:
+        for name in MAPS:
+            costs[parse_map(name).name] = cost_of(name)
+            progress.advance()
+    lines = [*table(of_sets, costs), "", f"{hardware()}."]
+    if settings.docs:
+        put(settings.docs, "kinds of map", lines)
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
