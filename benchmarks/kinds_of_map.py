@@ -20,6 +20,7 @@ import evaluate_maps  # isort: skip
 import numpy as np
 from tables import put, rows
 
+from benchmarks.original_claims import places_of
 from benchmarks.timing import hardware, ratios, seconds_of
 from camlib.attribution import GUIDED, METHODS
 from camlib.console import ArgumentParser, Progress, UserError, run_script
@@ -56,9 +57,8 @@ def parse_arguments(arguments):
 def scores_of(annotations, settings):
     """Evaluate a set: dict of (table, map, score) -> (value, low, high), float, NaN where there is none."""
     output = settings.output / annotations.stem
-    is_demo = annotations.resolve() == demo_folder().resolve()
-    places = [annotations / "val", annotations / "both"] if is_demo else []
-    words = [*places, "--annotations", annotations, "--maps", *MAPS, "--sample", settings.sample, "--output", output]
+    words = [*places_of(annotations), "--annotations", annotations, "--maps", *MAPS]
+    words += ["--sample", settings.sample, "--output", output]
     if evaluate_maps.main(list(map(str, words))):
         raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")
     with open_csv(output / "scores.csv", "r") as file:
@@ -104,7 +104,7 @@ def table(of_sets, costs):
     (first, *_) = of_sets.values()
     pointing = [(name, key[0]) for name, found in of_sets.items() for key in found if key[0].startswith(LIE)]
     pointing = list(dict.fromkeys(pointing))
-    header = ["map", *(f"pointing, {name} {title.removeprefix(LIE)} ↑" for name, title in pointing)]
+    header = ["map", *(f"pointing, {name}{title.removeprefix(LIE)} ↑" for name, title in pointing)]
     cells = []
     for name in dict.fromkeys(name for _, name, _ in first):
         row = [name.removeprefix("vgg16_4class ")]
@@ -115,7 +115,8 @@ def table(of_sets, costs):
             found = [value[0] for key, value in first.items() if key[0].startswith(title) and key[1:] == (name, score)]
             row.append(f"{found[0]:.2f}" if found and np.isfinite(found[0]) else "-")
         if name in costs or name in BASELINES:
-            cells.append([*row, f"{costs[name][0]:,.3g}" if name in costs else "-"])
+            cost, *_ = costs.get(name, [np.nan])
+            cells.append([*row, "-" if np.isnan(cost) else f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"])
     return rows([*header, *(title for *_, title in COLUMNS), "cost"], cells)
 
 

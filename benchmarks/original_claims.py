@@ -173,12 +173,25 @@ def parse_arguments(arguments):
     return settings
 
 
+def places_of(annotations):
+    """The folders of a set that no network learnt from, list of Path; none where that is all of it."""
+    return [annotations / "val", annotations / "both"] if annotations.resolve() == demo_folder().resolve() else []
+
+
 def compare(annotations, settings):
     """Evaluate one set: its tables as text, (title, header, rows), the path of its picture, and its items."""
     name, output = annotations.stem, settings.output / annotations.stem
     maps = [*MAPS, *([f"{settings.original}:cam"] if settings.original else [])]
-    places = [annotations / "val", annotations / "both"] if annotations.resolve() == demo_folder().resolve() else []
-    words = [*places, "--annotations", annotations, "--maps", *maps, "--only", "localisation", "network"]
+    words = [
+        *places_of(annotations),
+        "--annotations",
+        annotations,
+        "--maps",
+        *maps,
+        "--only",
+        "localisation",
+        "network",
+    ]
     words += ["--output", output, "--batch-size", settings.batch_size]
     arguments = list(map(str, words))
     if evaluate_maps.main(arguments):
