@@ -4,10 +4,12 @@
     python benchmarks/kinds_of_map.py --annotations data/photos data/demo my_set --docs docs/results.md
 
 Scores every kind of map on each annotated set (see data/README.md), and times each beside a plain forward pass of its
-network. The whole evaluations are beside the table, and the same command again does only what is missing.
+network. Of the kinds that run it many times only the place is scored on the sets after the first, on half the sample.
+The whole evaluations are beside kinds_of_map.csv, and the same command again does only what is missing.
 """
 
 import csv
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from camlib.demo.scenes import demo_folder
 from camlib.evaluation import parse_map
 from camlib.evaluation.score_tables import BASELINES
 from camlib.evaluation.scored_networks import PHOTOS_AT_ONCE, ScoredNetwork
-from camlib.files import open_csv
+from camlib.files import open_csv, write_csv
 from camlib.photos import SHIPPED_PHOTOS
 
 MAPS = ("cam", "grad-cam@block4_conv3", *GUIDED, *METHODS)
@@ -40,7 +42,7 @@ COLUMNS = (  # of the first set, whose tables begin so: (table, score, title)
     (SANITY, "rank_mean", "randomised ↓"),
     (SANITY, "other_class", "other class ↓"),
 )
-ROUNDS = 5
+PARTS, ROUNDS = evaluate_maps.PARTS, 5
 
 
 def parse_arguments(arguments):
@@ -54,18 +56,20 @@ def parse_arguments(arguments):
     return parser.parse_args(arguments)
 
 
-def scores_of(annotations, settings):
-    """Evaluate a set: dict of (table, map, score) -> (value, low, high), float, NaN where there is none."""
-    output = settings.output / annotations.stem
-    words = [*places_of(annotations), "--annotations", annotations, "--maps", *MAPS]
-    words += ["--sample", settings.sample, "--output", output]
-    if evaluate_maps.main(list(map(str, words))):
-        raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")
-    with open_csv(output / "scores.csv", "r") as file:
-        return {
-            (line["table"], line["map"], line["score"]): [float(line[name]) for name in ("value", "low", "high")]
-            for line in csv.DictReader(file)
-        }
+def scores_of(annotations, settings, is_first):
+    """Evaluate a set: list of dicts, the lines of scores.csv."""
+    slow = [name for name in MAPS if parse_map(name).is_slow]
+    fast, place = [name for name in MAPS if name not in slow], ["localisation"]
+    runs = [("", fast, PARTS, settings.sample), ("_slow", slow, place, max(1, settings.sample // 2))]
+    lines = []
+    for ending, maps, parts, sample in [("", MAPS, PARTS, settings.sample)] if is_first else runs:
+        output = settings.output / f"{annotations.stem}{ending}"
+        words = [*places_of(annotations), "--annotations", annotations, "--maps", *maps, "--only", *parts]
+        if evaluate_maps.main([*map(str, words), "--sample", str(sample), "--output", str(output)]):
+            raise UserError(f"photos of {annotations} could not be read: see {output}; expected all, for a comparison")
+        with open_csv(output / "scores.csv", "r") as file:
+            lines += [line for line in csv.DictReader(file) if not (lines and line["map"] in BASELINES)]
+    return lines
 
 
 def cost_of(name):
@@ -101,6 +105,13 @@ def table(of_sets, costs):
         of_sets: dict of a set's name -> what `scores_of` found.
         costs: dict of map's name -> what `cost_of` found.
     """
+    of_sets = {
+        name: {
+            (line["table"], line["map"], line["score"]): [float(line[part]) for part in ("value", "low", "high")]
+            for line in lines
+        }
+        for name, lines in of_sets.items()
+    }
     (first, *_) = of_sets.values()
     pointing = [(name, key[0]) for name, found in of_sets.items() for key in found if key[0].startswith(LIE)]
     pointing = list(dict.fromkeys(pointing))
@@ -122,15 +133,19 @@ def table(of_sets, costs):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    of_sets = {annotations.stem: scores_of(annotations, settings) for annotations in settings.annotations}
-    costs = {}
+    places, costs = settings.annotations, {}
+    of_sets = {place.stem: scores_of(place, settings, is_first=place is places[0]) for place in places}
     with Progress("costs", len(MAPS)) as progress:
         for name in MAPS:
             costs[parse_map(name).name] = cost_of(name)
             progress.advance()
-    lines = [*table(of_sets, costs), "", f"{hardware()}."]
+    lines, path = [*table(of_sets, costs), "", f"{hardware()}."], settings.output / "kinds_of_map.csv"
+    header = ["set", *next(iter(of_sets.values()))[0]]
+    cells = [(name, *line.values()) for name, of_set in of_sets.items() for line in of_set]
+    write_csv(path, [header, *cells, *(("costs", "", name, "cost", *cost, "") for name, cost in costs.items())])
     if settings.docs:
         put(settings.docs, "kinds of map", lines)
+        shutil.copy(path, settings.docs.parent)
     print("\n".join(lines))
     return 0
 

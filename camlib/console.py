@@ -416,13 +416,7 @@ LOG_WIDTH = 160  # characters of a table where there is no terminal
 
 
 def print_table(title, header, rows):
-    """Print a table: the first column to the left, numbers to the right, as many columns as fit.
-
-    Args:
-        title: str.
-        header: list of str.
-        rows: list of lists of str.
-    """
+    """Print a table of texts: the first column to the left, numbers to the right, as many columns as fit."""
     width = Console().width if sys.stdout.isatty() else LOG_WIDTH
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     fit = max(1, sum(sum(widths[: count + 1]) <= width for count in range(len(widths))))
@@ -439,10 +433,7 @@ def print_table(title, header, rows):
 
 
 class Progress:
-    """How far a long piece of work is: a bar on a terminal, a line now and then in a log.
-
-        with Progress("photos", total) as progress:
-            progress.advance(32)
+    """How far a long piece of work is, within `with`: a bar on a terminal, a line now and then in a log.
 
     Args:
         label: str, what is counted, for example "photos".
@@ -450,11 +441,11 @@ class Progress:
         seconds_between_lines: float, how often a log gets a line.
     """
 
-    current = None  # the one that is shown
+    current, begun, share = None, 0.0, 1.0  # the one that is shown, and the part of its next count that is being done
 
     def __init__(self, label, total, seconds_between_lines=30):
         self.label, self.total, self.seconds_between_lines = label, total, seconds_between_lines
-        self.done, self.part_begun, self.part_share, self.outer = 0, 0.0, 1.0, Progress.current
+        self.done, self.outer = 0, Progress.current
         self.bar = TerminalProgress(*BAR_COLUMNS) if sys.stdout.isatty() else None
 
     def __enter__(self):
@@ -481,23 +472,19 @@ class Progress:
     @classmethod
     def within(cls, count):
         """Show that so much, a float, of what will be counted next is done, where something long is being counted."""
-        if current := cls.current:
-            current.show(min(current.done + current.part_begun + current.part_share * count, current.total))
+        if cls.current:
+            cls.current.show(min(cls.current.done + cls.begun + cls.share * count, cls.current.total))
 
     @classmethod
     @contextlib.contextmanager
     def part(cls, number, count):
         """Let what is done `within` be the part of that number, from 0, of `count` equal ones; parts may have parts."""
-        if not (current := cls.current):
-            yield
-            return
-        outer = current.part_begun, current.part_share
-        current.part_share = outer[1] / count
-        current.part_begun = outer[0] + number * current.part_share
+        outer = cls.begun, cls.share
+        cls.begun, cls.share = cls.begun + number * cls.share / count, cls.share / count
         try:
             yield
         finally:
-            current.part_begun, current.part_share = outer
+            cls.begun, cls.share = outer
 
     def show(self, done):
         """Show how much is done, a float within an item."""

@@ -95,7 +95,7 @@ def grad_cam_plus_plus(features, gradients):
     total = ops.sum(features, axis=(1, 2), keepdims=True)  # (N, 1, 1, K)
     denominator = 2 * gradients**2 + total * gradients**3
     safe = ops.where(denominator == 0, ops.ones_like(denominator), denominator)
-    a = ops.where(denominator == 0, ops.zeros_like(gradients), gradients**2 / safe)
+    a = gradients**2 / safe
     return ops.relu(weighed(features, ops.sum(a * ops.relu(gradients), axis=(1, 2))))
 
 

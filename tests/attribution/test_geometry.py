@@ -181,8 +181,8 @@ def test_what_is_joined_lies_in_the_middle_if_within_a_cell():
 class Crop(layers.Layer):
     """Code of its own."""
 
-    def call(self, x):
-        return x[:, 6:-10, 12:]
+    def call(self, x, top=6):
+        return x[:, top:-10, 12:]
 
 
 class CropOfTwo(layers.Layer):
@@ -253,13 +253,14 @@ NETWORKS = {
     "features cropped": ([skip], (2, 2, 46, 62)),
     "turned and back": ([layers.Permute((2, 1, 3)), layers.Permute((2, 1, 3)), layers.Cropping2D(4)], (4, 4, 44, 60)),
     "own layer": ([Crop()], (6, 12, 38, 64)),
+    "own layer, keyword": ([lambda x: Crop()(x, top=2)], (2, 12, 38, 64)),
     "nested": ([keras.Sequential([conv(5), keras.Sequential([layers.Cropping2D(4)])])], (6, 6, 42, 58)),
 }
 
 
 # What guided backpropagation does not pass; JAX resizes with operations that may be activations
 UNGUIDED = {"take"} | ({"CenterCrop, enlarging", "Resizing"} if keras.backend.backend() == "jax" else set())
-QUICK = ("odd strides", "CenterCrop", "Resizing, padded", "slice", "nested")
+QUICK = ("odd strides", "CenterCrop", "Resizing, padded", "slice", "own layer, keyword", "nested")
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,22 @@ def test_silent_features_give_zero_not_nan(name):
     np.testing.assert_array_equal(found, np.zeros((N, H, W)))
 
 
+@pytest.mark.parametrize(("name", "silent"), [("xgrad-cam", 0), ("grad-cam++", 1)])
+def test_a_weight_that_would_be_divided_by_zero_is_zero(name, silent):
+    """Of a feature whose sum is 0, as it may be without a ReLU; and of one without gradients and without a sum."""
+    features, gradients = FEATURES.copy(), GRADIENTS.copy()
+    features[..., :2], gradients[..., 1] = 0, 0
+    features[:, 0, :2, 0] = 1, -1
+    others = [k for k in range(K) if k != silent]
+    function = METHODS[name].function
+    found, expected = (
+        ops.convert_to_numpy(function(tensor(features[..., kept]), tensor(gradients[..., kept])))
+        for kept in (range(K), others)
+    )
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_score_cam_masks_span_zero_to_one():
     masks = ops.convert_to_numpy(score_cam_masks(tensor(FEATURES), 9, 7))
     for n, k in np.ndindex(N, K):

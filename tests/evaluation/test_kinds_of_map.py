@@ -23,7 +23,14 @@ def test_the_table_has_a_row_for_each_map():
         (SANITY, rise, "other_class"): [-0.5, -0.6, -0.4],
     }
     demo = {(masks, cam, "pointing"): [0.9, 0.8, 1.0]}
-    found = table({"photos": photos, "demo": demo}, {cam: (1.004, 1, 2), rise: (1234.0, 1, 2)})
+    of_sets = {
+        name: [
+            dict(zip(("table", "map", "score", "value", "low", "high"), (*key, *map(str, values)), strict=True))
+            for key, values in of_set.items()
+        ]
+        for name, of_set in {"photos": photos, "demo": demo}.items()
+    }
+    found = table(of_sets, {cam: (1.004, 1, 2), rise: (1234.0, 1, 2)})
     assert found == [
         "| map | pointing, photos (boxes) ↑ | pointing, demo (masks) ↑ | energy ↑ | insertion ↑ | ROAD ↑ "
         "| randomised ↓ | other class ↓ | cost |",

@@ -51,6 +51,7 @@ def test_findings_are_five_sentences_with_their_numbers():
         ("pointing", "energy"),
         net_cam=[(0.9, 0.8, 0.95, 40), (0.5, 0.4, 0.6, 40)],
         net_guided=[(0.8, NAN, NAN, 40), (0.6, 0.6, 0.6, 40)],
+        net_worse=[(0.3, 0.3, 0.3, 40), (0.2, 0.2, 0.2, 40)],
         net_slow=[(1.0, 1.0, 1.0, 8), (1.0, 1.0, 1.0, 8)],  # of the sample alone: not to be compared
         random=[(0.2, 0.1, 0.3, 40), (0.1, 0.1, 0.1, 40)],
         Sobel_edges=[(0.7, 0.6, 0.8, 40), (0.3, 0.3, 0.3, 40)],
