@@ -1,12 +1,13 @@
 """Mutation testing: put small faults into the code, one at a time, and count how many of them the tests notice.
 
-    python tests/tools/mutants.py --count 300 --docs docs/reliability.md    # hours of a processor
+    python tests/tools/mutants.py --count 300 --jobs 2 --docs docs/reliability.md    # hours of a processor
     python tests/tools/mutants.py --count 20 --only camlib/evaluation/metrics.py
 
 A fault is another comparison, operation, number or sign, or a condition turned round, drawn by the seed from all that
 the code of ROOMS can have. Each is put into a copy of the repository, where those tests of its room that call the
 function run, the quickest files first, until one fails. Libraries are imported once, and a process is forked for each
-fault (not on Windows), since TensorFlow takes seconds to start: cosmic-ray, a ready-made tool, starts Python anew.
+fault (not on Windows), since TensorFlow takes seconds to start: cosmic-ray, a ready-made tool, starts Python anew. The
+same command tries again what was not noticed, and goes on; noticed faults count while their module is the same.
 """
 
 import ast
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tables import put, rows
 
 from camlib.console import ROOT, ArgumentParser, UserError, counted, run_script, whole_number
+from camlib.files import file_sha256
 
 ROOMS = {  # code -> its tests
     "camlib/attribution": "tests/attribution",
@@ -49,6 +51,7 @@ OTHERS = {
 }  # fmt: skip
 PATIENCE, START = 3, 30  # times the processor time without a fault, and seconds, that tests may take; more is noticed
 WAITING = 10  # times that again they may last, for a fault by which they wait for ever
+RESULTS = Path("outputs/mutants.jsonl")
 CALLS = "calls.json"  # in the copy: which functions each test calls
 
 
@@ -57,6 +60,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--count", type=whole_number(1, 100_000), default=300, metavar="N", help="faults to try")
     parser.add_argument("--seed", type=whole_number(0, 1_000_000), default=0, metavar="N", help="of the choice")
     parser.add_argument("--only", nargs="+", default=(), metavar="FILE", help="of these files alone")
+    parser.add_argument("--jobs", type=whole_number(1, 100), default=1, metavar="N", help="processes side by side")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="the faults noticed so far")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table there")
     return parser.parse_args(arguments)
 
@@ -288,6 +293,30 @@ def copied(folder):
         (folder / "data" / "demo").symlink_to(ROOT / "data" / "demo")
 
 
+def key_of(path, number):
+    """What tells a fault from others while its module is the same: str."""
+    return f"{path.relative_to(ROOT).as_posix()} {number} {file_sha256(path)}"
+
+
+def known_of(results):
+    """The keys of faults that were noticed: set of str."""
+    lines = results.read_text("utf-8").splitlines() if results.exists() else []
+    return {found["fault"] for found in map(json.loads, lines) if found["status"] != "passed"}
+
+
+def try_fault(folder, path, number, calls, results):
+    """Try one fault in a copy, print how it ended, and add it to the results."""
+    name, (line, before, after, first_line, text) = path.relative_to(ROOT), fault_of(path, number)
+    tests = tests_of(calls, name, first_line)
+    (folder / name).write_text(text, encoding="utf-8")
+    status = noticed(folder, tests)
+    shutil.copy2(path, folder / name)
+    count = counted(sum(len(names) for _, names, _ in tests), "test")
+    print(f"{status}: {name}:{line}: {before}  ->  {after}  ({count})", flush=True)
+    with results.open("a", encoding="utf-8") as file:  # a line at once, so that several processes may
+        file.write(json.dumps({"fault": key_of(path, number), "status": status}) + "\n")
+
+
 def main(arguments=None):
     args = parse_arguments(arguments)
     files = {
@@ -303,22 +332,29 @@ def main(arguments=None):
     builtins.CALLED = set()
     for library in LIBRARIES.split():
         importlib.import_module(library)
-    tried, found = Counter(), Counter()
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    left = [fault for fault in chosen if key_of(*fault) not in known_of(args.results)]
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(made).resolve()
-        folder.chmod(0o755)  # some tests read as another user
-        copied(folder)
-        calls = {room: calls_of(folder, room) for room in dict.fromkeys(files[path] for path, _ in chosen)}
-        for path, number in chosen:
-            name, (line, before, after, first_line, text) = path.relative_to(ROOT), fault_of(path, number)
-            tests = tests_of(calls[files[path]], name, first_line)
-            (folder / name).write_text(text, encoding="utf-8")
-            status = noticed(folder, tests)
-            shutil.copy2(path, folder / name)
-            tried[files[path]] += 1
-            found[files[path]] += status != "passed"
-            count = counted(sum(len(names) for _, names, _ in tests), "test")
-            print(f"{status}: {name}:{line}: {before}  ->  {after}  ({count})", flush=True)
+        folders = [Path(made).resolve() / str(number) for number in range(args.jobs)]
+        for folder in (folders[0].parent, *folders):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)  # some tests read as another user
+        for folder in folders:
+            copied(folder)
+        calls = {room: calls_of(folders[0], room) for room in dict.fromkeys(files[path] for path, _ in left)}
+        workers = []
+        for number, folder in enumerate(folders):
+            workers.append(os.fork())
+            if not workers[-1]:
+                for path, place in left[number :: args.jobs]:
+                    try_fault(folder, path, place, calls[files[path]], args.results)
+                os._exit(0)
+        ended = [os.waitpid(worker, 0)[1] for worker in workers]
+        if any(ended):
+            raise UserError("a process ended early; expected the same command to go on")
+    known = known_of(args.results)
+    tried = Counter(files[path] for path, _ in chosen)
+    found = Counter(files[path] for path, number in chosen if key_of(path, number) in known)
     print(f"{found.total()} of {counted(tried.total(), 'fault')} noticed")
     if args.docs:
         table = rows(["code", "faults", "noticed"], [[room, tried[room], found[room]] for room in tried])
