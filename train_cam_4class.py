@@ -31,6 +31,7 @@ from camlib.options import (
     check_host_options,
     check_teacher_options,
 )
+from camlib.photos import find_photos
 from camlib.training import check_not_lost, sibling, watched_files
 from camlib.training.class_folders import find_labelled_photos
 from camlib.training.recipes import RECIPES, recipe_of
@@ -46,6 +47,13 @@ def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     data = parser.add_argument_group("photos and network")
     data.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="class folders; default: the demo set")
+    data.add_argument(
+        "--others",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="photos of none of the classes, whose answer shall be even: networks are sure of anything else",
+    )
     add_pixel_option(data)
     data.add_argument("--recipe", choices=RECIPES, default="modern", help="network, loss and schedule")
     data.add_argument(
@@ -146,6 +154,8 @@ def check_first(args):
         watched_files(args.watch)
     for network in filter(None, (args.weights, args.teacher, args.locator)):
         check_source(network)
+    if args.others:
+        find_photos(args.others)
     return find_labelled_photos(args.data, args.seed, most_pixels=args.most_pixels) if args.data else None
 
 

@@ -57,14 +57,15 @@ class Locator:
 
         Returns:
             float32 (N, H // CELL, W // CELL): 1 inside, where the map's mean over a cell is above INSIDE of the largest
-            one, else 0; 1 everywhere in a view in which the locator has no evidence for the class.
+            one, else 0; 1 everywhere in a view in which the locator has no evidence for the class, or which is of none.
 
         Raises:
             UserError: the maps are no finite numbers.
         """
         images = views_for(self.classifier.input_spec, views, self.batch_size)
         classes = np.zeros((1, self.batch_size), np.int32)
-        classes[0, : len(labels)] = self.order[labels]
+        known = labels < len(self.order)
+        classes[0, : len(labels)][known] = self.order[labels[known]]
         found = self.explain(ops.convert_to_tensor(self.classifier.prepare(images)), ops.convert_to_tensor(classes))
         maps = ops.convert_to_numpy(found.cams[0][0])[: len(views)]
         if not np.isfinite(maps).all():
@@ -74,7 +75,7 @@ class Locator:
         grid = views.shape[2] // CELL, views.shape[1] // CELL
         cells = np.stack([cv2.resize(values, grid, interpolation=cv2.INTER_AREA) for values in maps])
         most = cells.max(axis=(1, 2), keepdims=True)
-        return ((cells > INSIDE * most) | (most <= 0)).astype(np.float32)
+        return ((cells > INSIDE * most) | (most <= 0) | ~known[:, None, None]).astype(np.float32)
 
 
 # ---------------------------------------------------------------- what is learnt from it

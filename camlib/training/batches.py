@@ -50,9 +50,12 @@ def seen(image, crop, where, saturation, contrast, brightness):
 
 
 def class_weights(labels, class_count):
-    """Weights float (C,) inverse to each class's number of photos, one on average over the photos."""
-    counts = np.bincount(labels, minlength=class_count)
-    return len(labels) / (class_count * np.maximum(counts, 1))
+    """Weights float (C + 1,) inverse to each class's number of photos, one on average over the photos, and for others.
+
+    A photo of none of the classes, whose label is C, weighs one.
+    """
+    counts = np.bincount(labels, minlength=class_count + 1)[:class_count]
+    return np.append(counts.sum() / (class_count * np.maximum(counts, 1)), 1)
 
 
 def mosaics(images):
@@ -148,8 +151,19 @@ class PlainBatches(MadeAhead):
 
 
 def one_hot(labels, class_count):
-    """int (N,) -> float32 (N, C)."""
+    """int (N,) -> float32 (N, C); zeros for a label C."""
     return (labels[:, None] == np.arange(class_count)).astype(np.float32)
+
+
+def targets_of(labels, class_count, recipe):
+    """What a network should answer: float32 (N, C), one-hot; to a photo of none of the classes, of label C, evenly.
+
+    Outlier exposure (Hendrycks et al. 2019, section 3). Where each class has an output of its own, all are 0.
+    """
+    targets = one_hot(labels, class_count)
+    if recipe.loss == "categorical_crossentropy":
+        targets[labels == class_count] = 1 / class_count
+    return targets
 
 
 class Batches(MadeAhead):
@@ -178,7 +192,7 @@ class Batches(MadeAhead):
             )
         self.photos, self.input_spec, self.recipe, self.seed, self.lesson = photos, input_spec, recipe, seed, lesson
         self.class_count = len(input_spec.class_names)
-        weights = class_weights(photos.labels, self.class_count) if recipe.balanced else np.ones(self.class_count)
+        weights = class_weights(photos.labels, self.class_count) if recipe.balanced else np.ones(self.class_count + 1)
         self.weights = weights.astype(np.float32)
 
     def __len__(self):
@@ -199,7 +213,7 @@ class Batches(MadeAhead):
         images, labels = self.photos.images[chosen], self.photos.labels[chosen]
         if crop:
             images = np.stack([seen(image, crop, *view) for image, view in zip(images, views, strict=True)])
-        targets, weights = one_hot(labels, self.class_count), self.weights[labels]  # (N, C), (N,)
+        targets, weights = targets_of(labels, self.class_count, self.recipe), self.weights[labels]  # (N, C), (N,)
         if self.lesson:
             targets = np.concatenate((targets, self.lesson.answers(chosen, images, labels)), axis=1)  # (N, 2 C)
         if self.recipe.mosaic:

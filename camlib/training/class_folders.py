@@ -24,7 +24,7 @@ class LabelledPhotos:
 
     Attributes:
         images: uint8 (N, H, W, C), of a file in the memory that it is mapped to.
-        labels: int64 (N,), index into the class names.
+        labels: int64 (N,), index into the class names; the number of classes for a photo of none of them.
     """
 
     images: np.ndarray
@@ -180,15 +180,16 @@ def load_photos(parts, input_spec, cache, write=True):
     """
     photos, failed, sha256 = load_labelled_photos(parts, input_spec, cache, write)
     for part in parts:
-        counts = np.bincount(photos[part].labels, minlength=len(input_spec.class_names))
-        if not counts.all():
+        names = input_spec.class_names
+        *counts, others = np.bincount(photos[part].labels, minlength=len(names) + 1)
+        if not all(counts):
             reason = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
             raise UserError(
-                f"no photo of {input_spec.class_names[counts.argmin()]} for {part} could be read; expected at least "
-                f"one{reason}"
+                f"no photo of {names[counts.index(0)]} for {part} could be read; expected at least one{reason}"
             )
-        named = list(zip(input_spec.class_names, counts, strict=True))
-        print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in named))
+        named = list(zip(names, counts, strict=True))
+        none = f", none of them {others:,}" if others else ""
+        print(f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in named) + none)
     few = [f"{name} {count}" for name, count in named if count < FEW_TO_VALIDATE]  # of val, the last part
     if few:
         print(f"fewer than {FEW_TO_VALIDATE} photos to validate on: {shortened_list(few)}; their accuracy says little")

@@ -337,6 +337,8 @@ class Lesson:
     def answers(self, chosen, views, labels):
         """The mean over views of a photo of the teacher's softened probabilities, corrected by the labels.
 
+        Of a photo of none of the classes, whose label is C, all are the same.
+
         Args:
             chosen: int (N,), indices of training photos.
             views: uint8 (N, h, w, channels), what the student sees of them.
@@ -345,7 +347,10 @@ class Lesson:
         Returns:
             float32 (N, C).
         """
-        return corrected(softened(self.logits_of(chosen, views), self.loss.temperature).mean(axis=1), labels)
+        answers = softened(self.logits_of(chosen, views), self.loss.temperature).mean(axis=1)
+        known = labels < answers.shape[1]
+        answers[known], answers[~known] = corrected(answers[known], labels[known]), 1 / answers.shape[1]
+        return answers
 
 
 def prepare_lesson(args, materials):

@@ -19,6 +19,7 @@ from camlib.networks.architectures import (
     vgg16_network,
 )
 from camlib.networks.checkpoint import load_known_network
+from camlib.photos import find_photos
 from camlib.preprocessing import InputSpec
 from camlib.training import sibling
 from camlib.training.attention import Locator, centre_classes, located
@@ -59,7 +60,7 @@ class Materials:
     Attributes:
         recipe: Recipe, as deep as the network to start from where nothing else was asked.
         input_spec: InputSpec, of the network to be.
-        found: {"train": list of (Photo, label), "val": the same}.
+        found: {"train": list of (Photo, label), "val": the same}; those of no class are labelled as one more.
         photos: {"train": LabelledPhotos, "val": LabelledPhotos}, those of `found` that can be read.
         failed: list of (path, reason), those that cannot.
         photos_sha256: str, of `photos`.
@@ -116,6 +117,8 @@ def load_data(args, recipe, share, labelled=None):
         input_spec = input_spec_of(recipe, class_names, earlier_spec)
         source = (earlier, earlier_spec.class_names == class_names) if earlier else None
         found = dict(zip(("train", "val"), parts, strict=True))
+        others = find_photos(args.others, args.most_pixels) if args.others else []
+        found["train"] = found["train"] + [(photo, len(class_names)) for photo in others]
         check_fits(recipe, input_spec, len(found["train"]), dtype, share)
     cache = sibling(args.output, "photos.npy")
     loaded = first_before_others(share, lambda first: load_photos(found, input_spec, cache, write=first))

@@ -76,6 +76,8 @@ def test_inside_is_where_the_locators_map_is(locator):
     assert found.dtype == np.float32 and found.shape == (5, 2, 2)
     np.testing.assert_array_equal(found, expected)
     assert (most > 0).sum() == 4 and expected[most[:, 0, 0] > 0].mean() < 0.8
+    of_none = locator.inside(views[:2], np.array([4, 1]))
+    np.testing.assert_array_equal(of_none, [np.ones((2, 2)), expected[1]])
 
 
 @pytest.mark.any_backend

@@ -15,9 +15,30 @@ pytestmark = pytest.mark.any_backend
 
 
 def test_class_weights_are_inverse_to_the_counts():
-    weights = class_weights(np.array([0, 0, 0, 1]), 2)
-    np.testing.assert_allclose(weights, [4 / 6, 2])
+    weights = class_weights(np.array([0, 2, 0, 0, 1, 2]), 2)  # two of none of the classes
+    np.testing.assert_allclose(weights, [4 / 6, 2, 1])
     assert weights[[0, 0, 0, 1]].mean() == pytest.approx(1)
+
+
+def test_photos_of_none_of_the_classes_are_answered_evenly():
+    """Beside those of a class, in mosaics and alone; where each class has an output of its own all are silent."""
+    images = np.repeat(np.arange(6, dtype=np.uint8) * 40, 96 * 96 * 3).reshape(6, 96, 96, 3)
+    photos = LabelledPhotos(np.repeat(images, 4, axis=0), np.repeat([0, 1, 2, 3, 4, 4], 4))
+    seen_labels = []
+    for name, even in (("modern", 1 / 4), ("original", 0)):
+        recipe = replace(RECIPES[name], batch_size=8, crop=None)
+        batches = Batches(photos, InputSpec(list("abcd"), 96, 96, 3, 1.0), recipe, 0)
+        for number in range(len(batches)):
+            pixels, targets, weights = batches[number]
+            side = targets.shape[1] if recipe.mosaic else 1
+            half = pixels.shape[1] // side
+            middles = pixels[:, half // 2 :: half, half // 2 :: half, 0].reshape(-1)
+            labels = np.minimum(middles // 40, 4).astype(int)
+            expected = np.eye(5)[:, :4][labels] + even * (labels == 4)[:, None]
+            np.testing.assert_allclose(targets.reshape(-1, 4), expected)
+            np.testing.assert_allclose(weights.ravel(), 1)
+            seen_labels += labels.tolist()
+    assert np.bincount(seen_labels).tolist() == [8, 8, 8, 8, 16]
 
 
 def test_mosaics_are_in_reading_order():

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from camlib.console import UserError
+from camlib.photos import find_photos
 from camlib.training.class_folders import (
     LabelledPhotos,
     find_labelled_photos,
@@ -217,10 +218,12 @@ def test_few_photos_to_validate_on_are_named(tmp_path, capsys):
     class_folders(tmp_path / "train", {"dog": 3, "cat": 3, "ant": 1})
     class_folders(tmp_path / "val", {"dog": 9, "cat": 10, "ant": 1})
     names, *found = find_labelled_photos([tmp_path])
+    save(tmp_path / "sky.png")
+    found[0] += [(photo, 3) for photo in find_photos([tmp_path / "sky.png"])]  # of none of the classes
     input_spec = SimpleNamespace(**vars(RGB_INPUT), class_names=names)
     photos, failed, _ = load_photos(dict(zip(("train", "val"), found, strict=True)), input_spec, tmp_path / "cache.npy")
     assert capsys.readouterr().out.splitlines() == [
-        "train: ant 1, cat 3, dog 3",
+        "train: ant 1, cat 3, dog 3, none of them 1",
         "val: ant 1, cat 10, dog 9",
         "fewer than 10 photos to validate on: ant 1, dog 9; their accuracy says little",
     ]

@@ -118,6 +118,8 @@ def test_a_wrong_answer_and_the_true_class_change_places():
     answers = lesson.answers(np.array([0, 1, 2]), None, np.array([2, 1, 1]))
     np.testing.assert_allclose(answers, [[0.1, 0.2, 0.6, 0.1], [0.1, 0.6, 0.2, 0.1], [0.3, 0.4, 0.29, 0.01]], atol=1e-6)
     np.testing.assert_array_equal(answers, lesson.answers(np.array([0, 1, 2]), None, np.array([2, 1, 1])))  # nor kept
+    of_none = lesson.answers(np.array([0, 1]), None, np.array([4, 1]))
+    np.testing.assert_allclose(of_none, [[0.25] * 4, [0.1, 0.6, 0.2, 0.1]], atol=1e-6)
 
 
 @pytest.mark.any_backend

@@ -91,13 +91,15 @@ def test_the_end_says_what_would_help_few_photos_and_nothing_otherwise(monkeypat
 
 
 @pytest.mark.thorough
-def test_half_precision_goes_through(run_here, colour_photos, tmp_path, monkeypatch):
+def test_half_precision_goes_through(run_here, colour_photos, photo_folder, tmp_path, monkeypatch):
     few = ((8, 1), (12, 2), (16, 4))  # all kinds of layers, since a CPU takes minutes for float16
     monkeypatch.setattr("camlib.networks.architectures.MODERN_CONVOLUTIONS", few)
     output = tmp_path / "h" / "half.h5"
+    others = photo_folder({f"{number}.png": (9, 200, 9 * number) for number in range(3)}, folder="others")
     result = run_here("train_cam_4class.py", "--data", colour_photos, "--output", output, "--epochs", 1, *QUICK,
-                      "--dtype", "float16", "--half")  # fmt: skip
+                      "--dtype", "float16", "--half", "--others", others)  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert ", none of them 3\n" in result.stdout
     network, _ = load_network(output)
     assert network.compute_dtype == "float32" and np.isfinite(network.get_weights()[0]).all()
     assert {array.dtype for array in weights_of(output).values()} == {np.dtype(np.float16)}
@@ -141,6 +143,7 @@ def test_what_is_asked_for_replaces_the_recipes_own():
         (["--output", "net.keras"], "--output net.keras: expected a name ending in .h5"),
         (["--data", "nowhere"], "nowhere is not a folder"),
         (["--data", "tests"], "class folders in tests"),
+        (["--others", "nowhere"], "nowhere"),
         (["--epochs", "0"], "--epochs 0: expected 1 or more"),
         (["--batch-size", "1"], "--batch-size 1: expected 2 or more"),
         (["--batch-size", "0", "--recipe", "original"], "--batch-size 0: expected 1 or more"),
