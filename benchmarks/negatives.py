@@ -2,12 +2,14 @@
 
     python benchmarks/negatives.py                                    # the demo set's backgrounds; four minutes
     python benchmarks/negatives.py --negatives my_furniture --positives photos/val
+    python benchmarks/negatives.py --outside data/photos my_set --positives photos/val
 
 A softmax over four classes has to name one of them. The table has the share of the negatives that each class is named
 for, how sure the network is (the largest probability), and whether that probability tells negatives from positives
 (Hendrycks and Gimpel 2017): AUROC, the chance that a positive has more of it than a negative, and FPR95, the share of
 the negatives that pass a threshold which 95 % of the positives pass. Negatives by default are the scenes that the demo
-set is drawn on, without animals; positives its `val`.
+set is drawn on, without animals; of annotated photos the largest square that no annotated animal is on, of 48 pixels a
+side at least. Positives by default are the demo set's `val`.
 """
 
 import sys
@@ -19,26 +21,33 @@ import camlib.backend  # noqa: F401  keeps TensorFlow's start-up lines off the s
 
 # isort: split
 import numpy as np
+from scipy.ndimage import distance_transform_cdt
 from scipy.stats import mannwhitneyu
 
 from camlib.console import ArgumentParser, UserError, counted, print_table, run_script, whole_number
 from camlib.demo.backgrounds import draw_background
 from camlib.demo.scenes import demo_folder
+from camlib.evaluation.annotations import find_items
+from camlib.evaluation.scoring import truth_of
 from camlib.networks import GAP_NETWORK, VGG_NETWORK
 from camlib.networks.checkpoint import load_known_network
-from camlib.photos import PhotoError, find_photos, in_parallel, network_input, read_network_input
+from camlib.photos import PhotoError, find_photos, in_parallel, network_input, read_network_input, read_photo
 
 SEED, SIDE = 7, 128  # of the backgrounds; no picture of the demo set has this seed
 SHIPPED = [GAP_NETWORK, VGG_NETWORK]
 BATCH = 32
 PASSING = 95  # percent of the positives
+LEAST_SQUARE = 48  # pixels
 
 
 def parse_arguments(arguments=None):
     parser = ArgumentParser(__doc__)
     networks, drawn = "networks of this project; default: the two shipped", "backgrounds drawn in their place"
     parser.add_argument("--networks", type=Path, nargs="+", default=SHIPPED, metavar="FILE", help=networks)
-    parser.add_argument("--negatives", type=Path, metavar="DIR", help="photos with none of the classes")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--negatives", type=Path, metavar="DIR", help="photos with none of the classes")
+    outside = "annotated sets, see data/README.md: what lies beside their animals"
+    source.add_argument("--outside", type=Path, nargs="+", default=[], metavar="PLACE", help=outside)
     parser.add_argument("--positives", type=Path, metavar="DIR", help="photos of the classes; default: data/demo/val")
     parser.add_argument("--count", type=whole_number(2, 100_000), default=400, metavar="N", help=drawn)
     return parser.parse_args(arguments)
@@ -69,6 +78,25 @@ def pictures_of(folder, input_spec):
     return np.stack(images)
 
 
+def squares_beside(annotations):
+    """The largest square of each annotated photo that no annotated animal is on: list of uint8 (s, s, 3), RGB."""
+    photos, squares = {}, []
+    for item in find_items([], annotations):
+        photos.setdefault(item.path, []).append(item)
+    for path, items in photos.items():
+        try:
+            picture = read_photo(path)
+            marked = np.logical_or.reduce([truth_of(item, picture.shape[:2]).inside for item in items])
+        except PhotoError as error:
+            raise UserError(f"{path} cannot be read ({error}); expected photos and annotations alone") from None
+        reach = distance_transform_cdt(~np.pad(marked, 1, constant_values=True), "chessboard")[1:-1, 1:-1]
+        y, x = np.unravel_index(reach.argmax(), reach.shape)
+        half = reach[y, x] - 1
+        if 2 * half + 1 >= LEAST_SQUARE:
+            squares.append(picture[y - half : y + half + 1, x - half : x + half + 1])
+    return squares
+
+
 def backgrounds(count, input_spec):
     """As `pictures_of`, of scenes without animals."""
     scenes = (draw_background(np.random.default_rng([SEED, index]), SIDE) for index in range(count))
@@ -77,11 +105,15 @@ def backgrounds(count, input_spec):
 
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    told = []
+    told, squares = [], [square for place in settings.outside for square in squares_beside(place)]
     for path in settings.networks:
         network, input_spec = load_known_network(path)
-        drawn = settings.negatives is None
-        pictures = backgrounds(settings.count, input_spec) if drawn else pictures_of(settings.negatives, input_spec)
+        if squares:
+            pictures = np.stack([network_input(np.ascontiguousarray(square), input_spec) for square in squares])
+        elif settings.negatives:
+            pictures = pictures_of(settings.negatives, input_spec)
+        else:
+            pictures = backgrounds(settings.count, input_spec)
         both = pictures, pictures_of(settings.positives or demo_folder() / "val", input_spec)
         negatives, positives = (network.predict(input_spec.prepare(one), BATCH, verbose=0) for one in both)  # (N, C)
         names = input_spec.class_names

@@ -1,5 +1,7 @@
 """The benchmark of pictures that hold none of the classes."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from keras import layers
 from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from benchmarks.negatives import main, separation
+from benchmarks.negatives import main, separation, squares_beside
 from camlib.networks.checkpoint import save_network
 from camlib.preprocessing import InputSpec
 
@@ -56,6 +58,29 @@ def test_a_folder_that_holds_something_else_is_one_line(tmp_path, photo_folder, 
     (folder / "b.png").write_bytes(b"nonsense")
     code, said = end_of(main, ["--negatives", folder])
     assert code == 2 and "b.png cannot be read" in said and said.count("\n") == 1
+
+
+def test_squares_beside_animals_are_the_largest(tmp_path, end_of):
+    """The second photo has two animals and no room; of the third, of 60 pixels, the right 55 are free."""
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 120, 200, 3), np.uint8)
+    boxes = [[(0, 0, 100, 120)], [(0, 0, 120, 120), (160, 30, 200, 90)], [(0, 0, 5, 60)]]
+    records = []
+    for name, picture, of_photo in zip("abc", (*pictures[:2], pictures[2, :60, :60]), boxes, strict=True):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        records += [
+            {"file": f"{name}.png", "class": kind, "boxes": [box], "mask": None, "width": picture.shape[1],
+             "height": len(picture)}
+            for kind, box in zip(("dog", "cat"), of_photo, strict=False)
+        ]  # fmt: skip
+    (tmp_path / "annotations.json").write_text(json.dumps(records), encoding="utf-8")
+    first, last = squares_beside(tmp_path)
+    assert first.shape == (99, 99, 3) and last.shape == (55, 55, 3)
+    places = np.lib.stride_tricks.sliding_window_view(pictures[0, :, 100:], (99, 99), axis=(0, 1))
+    assert (places == first.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any()
+    assert any((pictures[2, y : y + 55, 5:60] == last).all() for y in range(6))
+    (tmp_path / "a.png").write_bytes(b"nonsense")
+    code, said = end_of(main, ["--outside", tmp_path])
+    assert code == 2 and "a.png cannot be read" in said and said.count("\n") == 1
 
 
 def means_of(folder):
