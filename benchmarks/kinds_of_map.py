@@ -75,7 +75,7 @@ def scores_of(annotations, settings, is_first):
 def cost_of(name):
     """The time of a photo's map of one class for that of a plain forward pass of its network: (median, least, largest).
 
-    Of methods that run the network many times one photo is explained, once compiled; of others many at once.
+    Of methods that run the network many times one photo is explained, once; of others many together, in ROUNDS.
     """
     kind = parse_map(name)
     scored = ScoredNetwork(kind.network, [kind], steps=2)
@@ -94,7 +94,8 @@ def cost_of(name):
         scored.probability(images, targets)
 
     maps(), forward()  # compiled
-    times = [(seconds_of(maps)[0] / count, seconds_of(forward)[0] / PHOTOS_AT_ONCE) for _ in range(ROUNDS)]
+    rounds = range(1 if kind.is_slow else ROUNDS)
+    times = [(seconds_of(maps)[0] / count, seconds_of(forward)[0] / PHOTOS_AT_ONCE) for _ in rounds]
     return ratios(*zip(*times, strict=True))
 
 
