@@ -140,7 +140,7 @@ def occlusion(asked):
 
     Each pixel has the mean of Y(x) - Y(x with the window replaced by the baseline) over the windows that cover it.
     """
-    windows = [*windows_of(asked.photo.shape[:2], asked.options.samples), np.s_[:0, :0]]  # the last hides nothing
+    windows = [*windows_of(asked.photo.shape[:2], asked.options.samples), (np.s_[:0],)]  # the last hides nothing
 
     def hidden(chosen):
         photos = np.repeat(asked.photo[None], len(chosen), axis=0)

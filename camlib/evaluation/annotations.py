@@ -160,11 +160,11 @@ def box_of(numbers):
 
 def sides_of(*sides):
     """(width, height) of a photo in pixels, as int."""
-    whole = all(isinstance(side, (int, str)) or (isinstance(side, float) and side.is_integer()) for side in sides)
-    width, height = map(int, sides) if whole else (-1, -1)
-    if not (0 < width < LONGEST_PHOTO_SIDE and 0 < height < LONGEST_PHOTO_SIDE):
-        raise ValueError(f"a photo of {sides[0]} x {sides[1]} pixels")
-    return width, height
+    if all(isinstance(side, (int, str)) or (isinstance(side, float) and side.is_integer()) for side in sides):
+        width, height = map(int, sides)
+        if 0 < width < LONGEST_PHOTO_SIDE and 0 < height < LONGEST_PHOTO_SIDE:
+            return width, height
+    raise ValueError(f"a photo of {sides[0]} x {sides[1]} pixels")
 
 
 def read_voc(path):

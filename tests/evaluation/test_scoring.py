@@ -188,6 +188,12 @@ def test_faithfulness_of_a_network_that_sees_brightness_alone(brightness, photo,
     assert sign * found["net cam"]["road"] > 0.02 and sign * found["darkness"]["road"] < -0.02
 
 
+def test_labels_are_filled_up_to_a_batch(brightness):
+    scored = ScoredNetwork(brightness, [parse_map(f"{brightness}:cam")], STEPS)
+    items = [Item(brightness, name, name, None) for name in ("light", "dark")]
+    assert [scored.labels_of(items, count).tolist() for count in (1, 2, 4)] == [[1, 0], [1, 0], [1, 0, 0, 0]]
+
+
 def test_road_is_half_the_difference_of_probabilities(brightness, photo, maps):
     scored = ScoredNetwork(brightness, [parse_map(f"{brightness}:cam")], STEPS)
     changed = metrics.road_images(photo / 255, metrics.pixel_order(maps["net cam"]))
