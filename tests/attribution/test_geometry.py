@@ -34,6 +34,7 @@ def test_a_place_in_shares_of_the_photo():
     assert all(geometry.grid_of_tensor(np.empty(0) if None in shape else np.empty(shape)) == grid
                for shape, grid in grids.items())  # fmt: skip
     assert geometry.grid_of_tensor(SimpleNamespace(shape=(2, None, 7, 3))) is None
+    assert geometry.grid_of_tensor(SimpleNamespace(shape=(2, 5, 7, None))) == (5, 7)
 
 
 SIDES = 20, 26
@@ -153,13 +154,16 @@ def with_a_hole(x):
         lambda x: np.concatenate((x[:, :2], x[:, 4:]), axis=1),
         lambda x: np.concatenate((x[:, :, :5], x[:, :, 6:]), axis=2),
         lambda x: x[:, [0, 0, 0]],
+        lambda x: x[:, [3, 3]],
         lambda x: x + np.array([0, 0.05, 0, 0])[:, None, None, None] * (np.arange(9) % 2)[:, None],
         lambda x: 0 * x,
         lambda x: x[:, :0],
         lambda x: x[..., 0],
         with_a_hole,
     ],
-    ids="mirrored,mirrored beside,turned,gap,gap beside,one row,bent,empty,no rows,no features,hole".split(","),
+    ids="mirrored,mirrored beside,turned,gap,gap beside,one row,a row twice,bent,empty,no rows,no features,hole".split(
+        ","
+    ),
 )
 def test_what_is_no_rectangle_has_no_place(change):
     assert place_of(change) is None

@@ -127,6 +127,13 @@ def test_silent_features_give_zero_not_nan(name):
     np.testing.assert_array_equal(found, np.zeros((N, H, W)))
 
 
+def test_grad_cam_plus_plus_where_its_divisor_is_one():
+    """g = 1/2 and a sum of 4: 2 g^2 + S g^3 = 1, so that a = 1/4, and the weight is a g for each of the four cells."""
+    features = np.float32([[1, 0], [0, 3]])[None, ..., None]
+    found = METHODS["grad-cam++"].function(tensor(features), tensor(np.full((1, 2, 2, 1), 0.5)))
+    np.testing.assert_allclose(ops.convert_to_numpy(found), features[..., 0] * 4 * 0.25 * 0.5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "silent"), [("xgrad-cam", 0), ("grad-cam++", 1)])
 def test_a_weight_that_would_be_divided_by_zero_is_zero(name, silent):
     """Of a feature whose sum is 0, as it may be without a ReLU; and of one without gradients and without a sum."""

@@ -310,7 +310,7 @@ def test_binary_accuracy_is_kerass_and_flatters(generator):
     labels = np.array([0, 1, 2, 3])
     nothing = np.full((4, 4), 0.25)
     assert metrics.binary_accuracy(nothing, labels) == 0.75  # right in no photo, yet 75 %
-    assert metrics.binary_accuracy(np.full((1, 2), 0.5), np.zeros(1, int)) == 0.5  # a half is no yes, as Keras has it
+    assert metrics.binary_accuracy(np.full((1, 4), 0.5), np.zeros(1, int)) == 0.75  # a half is no yes, as Keras has it
     probabilities = generator.dirichlet(np.full(4, 0.3), size=50).astype(np.float32)
     labels = generator.integers(0, 4, 50)
     metric = keras.metrics.BinaryAccuracy()

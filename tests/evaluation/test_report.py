@@ -11,6 +11,7 @@ from camlib.console import UserError
 from camlib.evaluation.annotations import Item
 from camlib.evaluation.report import (
     FAILED,
+    best_first,
     findings_of,
     grids_of,
     groups_of,
@@ -77,6 +78,7 @@ def test_findings_are_five_sentences_with_their_numbers():
         "put back first.",
         "1 of 2 kinds of map (net guided) would look much the same with shuffled weights or for another class.",
     ]
+    assert best_first(table(("pointing",), net_cam=[(NAN, NAN, NAN, 0)]), "pointing") == []
     sane.rows["net guided"] = [(0.1, 0.1, 0.1, 8)] * 2
     assert findings_of([sane], []) == [
         "None of 2 kinds of map would look much the same with shuffled weights or for another class."

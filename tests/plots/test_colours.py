@@ -8,6 +8,7 @@ from PIL import Image
 from camlib.console import UserError
 from camlib.plots.colours import (
     DIVERGING,
+    FOR,
     Scale,
     Style,
     colours,
@@ -64,6 +65,13 @@ def test_a_map_of_a_part_lies_there(place, resize):
             covered = top <= y < max(bottom, top + 1) and left <= x < right
             outside = min(0, values.min()) if resize is resize_map else 0
             assert laid[y, x] == pytest.approx(large[y - top, x - left] if covered else outside)
+
+
+def test_evidence_has_the_colours_of_hot_without_its_white():
+    """From pure black on, one colour after the other."""
+    expected = matplotlib.colormaps["hot"](np.linspace(0, 0.85, 256))
+    np.testing.assert_allclose(FOR(np.arange(256))[1:], expected[1:], atol=1e-6)
+    assert FOR(0) == (0, 0, 0, 1)
 
 
 def test_map_of_zeros_stays_zero():
