@@ -157,13 +157,26 @@ def with_a_hole(x):
         lambda x: x[:, [3, 3]],
         lambda x: x + np.array([0, 0.05, 0, 0])[:, None, None, None] * (np.arange(9) % 2)[:, None],
         lambda x: 0 * x,
+        lambda x: x - np.array([0.0012, 0, 0, 0])[:, None, None, None],
         lambda x: x[:, :0],
         lambda x: x[..., 0],
         with_a_hole,
     ],
-    ids="mirrored,mirrored beside,turned,gap,gap beside,one row,a row twice,bent,empty,no rows,no features,hole".split(
-        ","
-    ),
+    ids=[
+        "mirrored",
+        "mirrored beside",
+        "turned",
+        "gap",
+        "gap beside",
+        "one row",
+        "a row twice",
+        "bent",
+        "empty",
+        "faded",
+        "no rows",
+        "no features",
+        "hole",
+    ],
 )
 def test_what_is_no_rectangle_has_no_place(change):
     assert place_of(change) is None

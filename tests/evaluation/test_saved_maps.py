@@ -26,6 +26,7 @@ def run(photos, tmp_path):
 
 def test_maps_are_of_the_items_own_class_and_of_the_next(photos, run):
     scored = SavedMaps(run)
+    assert scored.class_names == CLASSES
     items = {item.name: item for item in find_items([photos], None)}
     (of_dog, of_cat), (_, _) = (scored.maps_of(items[name])["cam cam"] for name in ("dog/x.png", "cat/y.png"))
     np.testing.assert_array_equal([of_dog, of_cat], [np.zeros((6, 8)), np.full((6, 8), -1)])

@@ -8,6 +8,7 @@ from PIL import Image
 from camlib.console import UserError
 from camlib.plots.colours import (
     DIVERGING,
+    EVIDENCE,
     FOR,
     Scale,
     Style,
@@ -71,7 +72,7 @@ def test_evidence_has_the_colours_of_hot_without_its_white():
     """From pure black on, one colour after the other."""
     expected = matplotlib.colormaps["hot"](np.linspace(0, 0.85, 256))
     np.testing.assert_allclose(FOR(np.arange(256))[1:], expected[1:], atol=1e-6)
-    assert FOR(0) == (0, 0, 0, 1)
+    assert FOR(0) == EVIDENCE(0.5) == (0, 0, 0, 1)  # the middle is neither
 
 
 def test_map_of_zeros_stays_zero():
