@@ -155,7 +155,7 @@ def one_hot(labels, class_count):
     return (labels[:, None] == np.arange(class_count)).astype(np.float32)
 
 
-def targets_of(labels, class_count, recipe):
+def answers_wanted(labels, class_count, recipe):
     """What a network should answer: float32 (N, C), one-hot; to a photo of none of the classes, of label C, evenly.
 
     Outlier exposure (Hendrycks et al. 2019, section 3). Where each class has an output of its own, all are 0.
@@ -213,7 +213,7 @@ class Batches(MadeAhead):
         images, labels = self.photos.images[chosen], self.photos.labels[chosen]
         if crop:
             images = np.stack([seen(image, crop, *view) for image, view in zip(images, views, strict=True)])
-        targets, weights = targets_of(labels, self.class_count, self.recipe), self.weights[labels]  # (N, C), (N,)
+        targets, weights = answers_wanted(labels, self.class_count, self.recipe), self.weights[labels]  # (N, C), (N,)
         if self.lesson:
             targets = np.concatenate((targets, self.lesson.answers(chosen, images, labels)), axis=1)  # (N, 2 C)
         if self.recipe.mosaic:
