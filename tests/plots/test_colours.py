@@ -10,6 +10,7 @@ from camlib.plots.colours import (
     DIVERGING,
     EVIDENCE,
     FOR,
+    USUAL,
     Scale,
     Style,
     colours,
@@ -17,6 +18,7 @@ from camlib.plots.colours import (
     enlarged_for_display,
     magnitude,
     overlay,
+    overlay_colours,
     overlay_of,
     picture_of,
     reduced,
@@ -73,6 +75,7 @@ def test_evidence_has_the_colours_of_hot_without_its_white():
     expected = matplotlib.colormaps["hot"](np.linspace(0, 0.85, 256))
     np.testing.assert_allclose(FOR(np.arange(256))[1:], expected[1:], atol=1e-6)
     assert FOR(0) == EVIDENCE(0.5) == (0, 0, 0, 1)  # the middle is neither
+    assert overlay_colours(True, USUAL)(0.5) == (0, 0, 0, 0)
 
 
 def test_map_of_zeros_stays_zero():
