@@ -220,8 +220,9 @@ def main(arguments=None):
     gradcams = [GradCAM(classifier, **load) for load in loads]
     if classifier.input_spec.channels > 3 and any(one.guided or kind_of(one.method) == one.method for one in gradcams):
         raise UserError("gradients of more than three bands are no picture; expected --no-guided and another --method")
-    for gradcam in gradcams if not args.guided_anyway else []:
-        gradcam.check_guided("--no-guided leaves it out, --guided-anyway takes the true gradient there")
+    if not args.guided_anyway:
+        for one in gradcams:
+            one.check_guided("--no-guided leaves it out, --guided-anyway takes the true gradient there")
     codes = []
     for run, gradcam, of_run in zip(runs, gradcams, loads, strict=True):
         if len(runs) > 1:

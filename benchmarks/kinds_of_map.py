@@ -28,6 +28,7 @@ from camlib.attribution import GUIDED, METHODS
 from camlib.console import ArgumentParser, Progress, UserError, run_script
 from camlib.demo.scenes import demo_folder
 from camlib.evaluation import parse_map
+from camlib.evaluation.annotations import find_items
 from camlib.evaluation.score_tables import BASELINES
 from camlib.evaluation.scored_networks import PHOTOS_AT_ONCE, ScoredNetwork
 from camlib.files import open_csv, write_csv
@@ -135,6 +136,8 @@ def table(of_sets, costs):
 def main(arguments=None):
     settings = parse_arguments(arguments)
     places, costs = settings.annotations, {}
+    for place in places:  # what is wrong is said before the first hour
+        find_items(places_of(place), place)
     of_sets = {place.stem: scores_of(place, settings, is_first=place is places[0]) for place in places}
     with Progress("costs", len(MAPS)) as progress:
         for name in MAPS:

@@ -106,6 +106,8 @@ def backgrounds(count, input_spec):
 def main(arguments=None):
     settings = parse_arguments(arguments)
     told, squares = [], [square for place in settings.outside for square in squares_beside(place)]
+    if settings.outside and not squares:
+        raise UserError(f"no photo has a square of {LEAST_SQUARE} pixels without an animal; expected larger photos")
     for path in settings.networks:
         network, input_spec = load_known_network(path)
         if squares:

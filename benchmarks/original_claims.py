@@ -182,17 +182,8 @@ def compare(annotations, settings):
     """Evaluate one set: its tables as text, (title, header, rows), the path of its picture, and its items."""
     name, output = annotations.stem, settings.output / annotations.stem
     maps = [*MAPS, *([f"{settings.original}:cam"] if settings.original else [])]
-    words = [
-        *places_of(annotations),
-        "--annotations",
-        annotations,
-        "--maps",
-        *maps,
-        "--only",
-        "localisation",
-        "network",
-    ]
-    words += ["--output", output, "--batch-size", settings.batch_size]
+    words = [*places_of(annotations), "--annotations", annotations, "--maps", *maps, "--output", output]
+    words += ["--only", "localisation", "network", "--batch-size", settings.batch_size]
     arguments = list(map(str, words))
     if evaluate_maps.main(arguments):
         raise UserError(f"some photos of {annotations} could not be read: see {output}; expected all, for a comparison")

@@ -78,9 +78,12 @@ def test_squares_beside_animals_are_the_largest(tmp_path, end_of):
     places = np.lib.stride_tricks.sliding_window_view(pictures[0, :, 100:], (99, 99), axis=(0, 1))
     assert (places == first.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any()
     assert any((pictures[2, y : y + 55, 5:60] == last).all() for y in range(6))
-    (tmp_path / "a.png").write_bytes(b"nonsense")
+    (tmp_path / "annotations.json").write_text(json.dumps(records[1:3]), encoding="utf-8")
     code, said = end_of(main, ["--outside", tmp_path])
-    assert code == 2 and "a.png cannot be read" in said and said.count("\n") == 1
+    assert code == 2 and "no photo has a square of 48 pixels without an animal" in said
+    (tmp_path / "b.png").write_bytes(b"nonsense")
+    code, said = end_of(main, ["--outside", tmp_path])
+    assert code == 2 and "b.png cannot be read" in said and said.count("\n") == 1
 
 
 def means_of(folder):

@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -333,7 +334,8 @@ def main(arguments=None):
     for library in LIBRARIES.split():
         importlib.import_module(library)
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    left = [fault for fault in chosen if key_of(*fault) not in known_of(args.results)]
+    known = known_of(args.results)
+    left = [fault for fault in chosen if key_of(*fault) not in known]
     with tempfile.TemporaryDirectory() as made:
         folders = [Path(made).resolve() / str(number) for number in range(args.jobs)]
         for folder in (folders[0].parent, *folders):
@@ -346,9 +348,13 @@ def main(arguments=None):
         for number, folder in enumerate(folders):
             workers.append(os.fork())
             if not workers[-1]:
-                for path, place in left[number :: args.jobs]:
-                    try_fault(folder, path, place, calls[files[path]], args.results)
-                os._exit(0)
+                try:
+                    for path, place in left[number :: args.jobs]:
+                        try_fault(folder, path, place, calls[files[path]], args.results)
+                    os._exit(0)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)  # here, since the folders are not this process's to remove
         ended = [os.waitpid(worker, 0)[1] for worker in workers]
         if any(ended):
             raise UserError("a process ended early; expected the same command to go on")
