@@ -109,7 +109,7 @@ def parse_arguments(arguments=None):
     parser.require(args, epochs=1, size=recipe.smallest, batch_size=fewest, depth=1)
     if args.depth and not recipe.deepens:
         parser.error(f"--depth {args.depth}: expected --recipe modern, since the others' depth is what they are")
-    if recipe.mosaic and (args.batch_size or recipe.batch_size) % 4:
+    if recipe.cut and (args.batch_size or recipe.batch_size) % 4:
         parser.error(f"--batch-size {args.batch_size}: expected a multiple of 4, since four photos make a mosaic")
     if args.learning_rate is not None and not 0 < args.learning_rate < 1:
         parser.error(f"--learning-rate {args.learning_rate}: expected a number between 0 and 1")

@@ -135,8 +135,8 @@ def per_cell(network, cell):
     features = network.get_layer("gap").input
     grid = keras.Model(network.inputs[0], features).compute_output_shape((1, cell, cell, network.input_shape[-1]))
     x = layers.AveragePooling2D(grid[1:3])(features)  # (N, g, g, K)
-    for name in ("class_bn", "class", "probability"):
-        x = network.get_layer(name)(x)
+    for layer in network.layers[network.layers.index(network.get_layer("gap")) + 1 :]:
+        x = x if isinstance(layer, layers.Flatten) else layer(x)
     return keras.Model(network.inputs[0], x)
 
 

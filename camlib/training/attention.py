@@ -11,9 +11,9 @@ import numpy as np
 from keras import ops
 
 from camlib.attribution.gradcam import CompiledMaps
-from camlib.attribution.methods import weighed
 from camlib.console import UserError
 from camlib.files import file_sha256
+from camlib.networks.architectures import per_cell
 from camlib.photos.resizing import Cover
 from camlib.training.distillation import load_classifier, views_for
 
@@ -56,8 +56,8 @@ class Locator:
             labels: int (N,), their true classes.
 
         Returns:
-            float32 (N, H // CELL, W // CELL): 1 inside, where the map's mean over a cell is above INSIDE of the largest
-            one, else 0; 1 everywhere in a view in which the locator has no evidence for the class, or which is of none.
+            float32 (N, H // CELL, W // CELL, C): 1 of the true class where the map's mean over a cell is above INSIDE
+            of the largest one, everywhere in a view in which the locator has no evidence for it, and else 0.
 
         Raises:
             UserError: the maps are no finite numbers.
@@ -75,18 +75,19 @@ class Locator:
         grid = views.shape[2] // CELL, views.shape[1] // CELL
         cells = np.stack([cv2.resize(values, grid, interpolation=cv2.INTER_AREA) for values in maps])
         most = cells.max(axis=(1, 2), keepdims=True)
-        return ((cells > INSIDE * most) | (most <= 0) | ~known[:, None, None]).astype(np.float32)
+        own = labels[:, None] == np.arange(len(self.order))  # (N, C), none of a view of none of the classes
+        return (((cells > INSIDE * most) | (most <= 0))[..., None] & own[:, None, None]).astype(np.float32)
 
 
 # ---------------------------------------------------------------- what is learnt from it
 
 
-def elsewhere(features, hidden, hidden_kernel, class_kernel, labels, inside):
-    """The share of a class's evidence that is not on the animal.
+def elsewhere(features, hidden, hidden_kernel, class_kernel, inside):
+    """The share of the evidence for the classes of a picture that is not on an animal of that class.
 
-    e(y, x) = ReLU(sum_k w_k A_k(y, x)),    w = V (u * (W - mean over the classes of W))_c,    u_j = 1 where h_j > 0
+    e_c(y, x) = ReLU(sum_k w_ck A_k(y, x)),    w_c = V (u * (W - mean over the classes of W))_c,    u_j = [h_j > 0]
 
-    w is the gradient of the class's logit, less the mean logit, with respect to the pooled features, so that e is
+    w_c is the gradient of the class's logit, less the mean logit, with respect to the pooled features, so that e_c is
     Grad-CAM but for the factor 1 / (h w). Less the mean, since a softmax does not see what all logits share: without it
     a network could have evidence for no class at all, and still be right.
 
@@ -94,18 +95,18 @@ def elsewhere(features, hidden, hidden_kernel, class_kernel, labels, inside):
         features: float (N, h, w, K), A, that are pooled for the hidden layer.
         hidden: float (N, J), h, the hidden layer behind its ReLU.
         hidden_kernel, class_kernel: float (K, J), V, and (J, C), W.
-        labels: float (N, C), one-hot.
-        inside: float (N, h, w), 1 on the animal, else 0.
+        inside: float (N, h, w, C), 1 on the animals of a class, else 0; of several classes in a mosaic.
 
     Returns:
-        float32 (N,), sum of (1 - inside) e / (sum of e + EPSILON).
+        float32 (N,), sum of e_c off c's animals / (sum of e_c + EPSILON), the mean over the classes there are, or 0.
     """
     features, hidden = ops.cast(features, "float32"), ops.cast(hidden > 0, "float32")
     class_kernel = class_kernel - ops.mean(class_kernel, axis=1, keepdims=True)
-    weights = ops.matmul(hidden * ops.matmul(labels, ops.transpose(class_kernel)), ops.transpose(hidden_kernel))
-    evidence = ops.relu(weighed(features, weights))  # (N, h, w)
-    outside = ops.sum(evidence * (1 - inside), axis=(1, 2))
-    return outside / (ops.sum(evidence, axis=(1, 2)) + EPSILON)
+    weights = ops.matmul(hidden[:, None] * ops.transpose(class_kernel), ops.transpose(hidden_kernel))  # (N, C, K)
+    evidence = ops.relu(ops.einsum("nyxk,nck->nyxc", features, weights))
+    outside = ops.sum(evidence * (1 - inside), axis=(1, 2))  # (N, C)
+    shares, there = outside / (ops.sum(evidence, axis=(1, 2)) + EPSILON), ops.max(inside, axis=(1, 2))
+    return ops.sum(shares * there, axis=1) / ops.maximum(ops.sum(there, axis=1), 1)
 
 
 class MeanShare(keras.losses.Loss):
@@ -118,25 +119,30 @@ class MeanShare(keras.losses.Loss):
 class Located(keras.Model):
     """A VGG-16 in training that also learns where its evidence belongs: its loss plus the mean of `elsewhere`.
 
-    Its targets are (those of its loss, `Locator.inside`); the classes' labels are the first of the former.
+    Its targets are (those of its loss, `Locator.inside`).
     """
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         (targets, inside), (probabilities, features, hidden) = y, y_pred
         loss = super().compute_loss(x, targets, probabilities, sample_weight, training)
         kernels = [self.get_layer(name).kernel for name in ("hidden", "class")]
-        labels = targets[:, : probabilities.shape[1]]
-        shares = elsewhere(features, hidden, *kernels, labels, inside)
+        shares = elsewhere(features, hidden, *kernels, inside)
         return loss + MeanShare()(shares, shares)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return super().compute_metrics(x, y[0], y_pred[0], sample_weight)
 
 
-def located(network):
-    """The training form of `camlib.networks.architectures.vgg16_network` as a Located, with the same layers."""
-    layers = [network.get_layer(name) for name in ("block5_pool", "hidden")]
-    return Located(network.inputs, [network.outputs[0], layers[0].input, layers[1].output])
+def located(network, cell):
+    """The training form of `camlib.networks.architectures.vgg16_network` as a Located, with the same layers.
+
+    Args:
+        network: keras.Model.
+        cell: int, side of a mosaic's cell, as of `camlib.networks.architectures.per_cell`.
+    """
+    pool, hidden = (network.get_layer(name) for name in ("block5_pool", "hidden"))
+    of_whole = pool.input, hidden.output  # before the layers are called once more, for each cell
+    return Located(network.inputs, [per_cell(network, cell).output, *of_whole])
 
 
 def centre_classes(network):

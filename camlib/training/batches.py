@@ -12,28 +12,31 @@ import numpy as np
 from camlib.backend import ALONE
 from camlib.console import UserError
 
+SMALLER = 1.5  # the most that photos are seen smaller in mosaics: two animals in one photo are smaller than one
 BATCHES_AHEAD = min(8, os.cpu_count() or 1)  # batches that are made meanwhile, each in a thread of its own
 
 
-def draw_view(height, width, crop, generator):
+def draw_view(height, width, crop, generator, smaller=1.0, margin=0):
     """Draw how a photo is seen: place, scale, rotation, mirror image, and the colours' strength.
 
     Args:
         height, width: int, of the photo.
         crop: int, side of the view.
         generator: numpy.random.Generator, the only source of chance.
+        smaller: float, the most that the photo is seen smaller than usual.
+        margin: int, pixels of the photo beside the view, on each side, that are seen too.
 
     Returns:
         (where float (2, 3), saturation, contrast, brightness), for `seen`.
     """
     whole = height / crop  # source pixels per output pixel at which the whole photo is seen
-    zoom = np.exp(generator.uniform(np.log(0.6), np.log(1.25))) * whole
+    zoom = np.exp(generator.uniform(np.log(0.6), np.log(1.25 * smaller))) * whole
     angle = np.deg2rad(generator.uniform(-15, 15))
     mirror = generator.choice((-1, 1))
     room = np.maximum(np.array((width, height)) - zoom * crop, 0.1 * width) / 2
     centre = np.array((width, height)) / 2 + generator.uniform(-room, room)
     rotation = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * (mirror, 1)
-    shift = centre - 0.5 - rotation @ np.full(2, (crop - 1) / 2)
+    shift = centre - 0.5 - rotation @ np.full(2, (crop - 1) / 2 + margin)
     where = np.column_stack((rotation, shift))
     return where, generator.uniform(0.5, 1.4), generator.uniform(0.7, 1.4), generator.uniform(-30, 30)
 
@@ -58,11 +61,31 @@ def class_weights(labels, class_count):
     return np.append(counts.sum() / (class_count * np.maximum(counts, 1)), 1)
 
 
-def mosaics(images):
-    """Lay images (4 N, H, W, C) out in N mosaics (N, 2 H, 2 W, C), in reading order."""
-    count, height, width, channels = images.shape
-    tiles = images.reshape(count // 4, 2, 2, height, width, channels)
-    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count // 4, 2 * height, 2 * width, channels)
+def mosaics(images, margin=0, soft=0.5):
+    """Lay views out in mosaics of four, in reading order, each fading into the ones beside it.
+
+    Args:
+        images: uint8 (4 N, s + 2 m, s + 2 m, C), views with a margin of m pixels; or whole numbers of another dtype.
+        margin: int, m.
+        soft: float, half the width in pixels over which they fade, at most m; below 1 the border is a line.
+
+    Returns:
+        (N, 2 s, 2 s, C) of the same dtype.
+    """
+    count, side = len(images) // 4, images.shape[1] - 2 * margin
+    tiles = images.reshape(count, 2, 2, *images.shape[1:])
+    reach = np.arange(side + margin) + 0.5 - side  # pixels behind the border
+    fading = np.clip(0.5 - reach / (2 * max(soft, 0.5)), 0, 1).astype(np.float32)
+    laid = np.zeros((count, 2 * side, 2 * side, images.shape[3]), np.float32)
+    # of the first tile along an axis, and of the second: where it lies, which of its pixels, and how much of them
+    parts = (
+        (slice(0, side + margin), slice(margin, None), fading),
+        (slice(side - margin, None), slice(0, side + margin), fading[::-1]),
+    )
+    for row, (y, from_row, of_row) in enumerate(parts):
+        for column, (x, from_column, of_column) in enumerate(parts):
+            laid[:, y, x] += tiles[:, row, column, from_row, from_column] * np.outer(of_row, of_column)[:, :, None]
+    return np.rint(laid).astype(images.dtype)
 
 
 @functools.lru_cache(maxsize=2)  # threads may be in two epochs
@@ -172,7 +195,7 @@ class Batches(MadeAhead):
     Each is (images (N, H, W, channels), one-hot labels, weights), the last two (N, C) and (N,), or (N, g, g, C) and
     (N, g, g) for a recipe with mosaics, g cells a side. With a Lesson the teacher's answers follow
     the labels, (..., 2 C); each cell has the answer of its own photo. With a `camlib.training.attention.Locator` the
-    targets are (these, where the animal is in each view, float32 (N, h, w)).
+    targets are (these, where the animals of each class are, float32 (N, h, w, C)).
 
     Of a batch that several devices share, a host makes its own part only. The last one of an epoch is shortened to
     their multiple: the photos that are left over differ from epoch to epoch.
@@ -184,7 +207,7 @@ class Batches(MadeAhead):
     def __init__(self, photos, input_spec, recipe, seed, lesson=None, share=ALONE, locator=None):
         super().__init__()
         self.share, self.locator = share, locator
-        least = share.devices * (4 if recipe.mosaic else 1)
+        least = share.devices * (4 if recipe.cut else 1)
         if share.devices > 1 and (recipe.batch_size % least or len(photos.labels) < share.devices):
             raise UserError(
                 f"{share.devices} devices cannot share batches of {recipe.batch_size} of {len(photos.labels):,} photos "
@@ -203,22 +226,29 @@ class Batches(MadeAhead):
         size = self.recipe.batch_size
         chosen = shuffled(self.seed, epoch, len(self.photos.labels))[number * size : (number + 1) * size]
         chosen = chosen[: len(chosen) - len(chosen) % self.share.devices]
-        side = 2 if self.recipe.mosaic and number % 2 == 0 and len(chosen) % (4 * self.share.devices) == 0 else 1
-        crop, views = self.recipe.cut, []
+        crop = self.recipe.cut
+        mosaic = bool(crop) and number % 2 == 0 and len(chosen) % (4 * self.share.devices) == 0
+        margin, smaller, views = (crop // 8, SMALLER, []) if mosaic else (0, 1.0, [])
         if crop:  # those of all hosts are drawn, since each draw follows from the one before
             generator = np.random.default_rng([self.seed, epoch, number])
-            shape = self.photos.images.shape[1:3]
-            views = self.share.own([draw_view(*shape, crop, generator) for _ in chosen])
+            soft, shape = generator.uniform(0.5, max(margin, 0.5)), self.photos.images.shape[1:3]
+            views = self.share.own([draw_view(*shape, crop, generator, smaller, margin) for _ in chosen])
         chosen = self.share.own(chosen)
         images, labels = self.photos.images[chosen], self.photos.labels[chosen]
+        alone = images
         if crop:
-            images = np.stack([seen(image, crop, *view) for image, view in zip(images, views, strict=True)])
+            wide, inner = crop + 2 * margin, slice(margin, margin + crop)
+            images = np.stack([seen(image, wide, *view) for image, view in zip(images, views, strict=True)])
+            alone = images[:, inner, inner]
         targets, weights = answers_wanted(labels, self.class_count, self.recipe), self.weights[labels]  # (N, C), (N,)
         if self.lesson:
-            targets = np.concatenate((targets, self.lesson.answers(chosen, images, labels)), axis=1)  # (N, 2 C)
-        if self.recipe.mosaic:
-            images = mosaics(images) if side == 2 else images
+            targets = np.concatenate((targets, self.lesson.answers(chosen, alone, labels)), axis=1)  # (N, 2 C)
+        inside = self.locator and self.locator.inside(alone, labels)  # (N, h, w, C)
+        if crop:
+            side = 2 if mosaic else 1
             targets = targets.reshape(-1, side, side, targets.shape[1])  # (N, g, g, C or 2 C)
             weights = weights.reshape(-1, side, side)
-        inside = self.locator and self.locator.inside(images, labels)
+        if mosaic:
+            images = mosaics(images, margin, soft)
+            inside = None if inside is None else mosaics(inside)
         return self.input_spec.prepare(images), targets if inside is None else (targets, inside), weights

@@ -103,6 +103,8 @@ def load_data(args, recipe, share, labelled=None):
         earlier, earlier_spec = load_known_network(args.weights) if args.weights else (None, None)
         if earlier and recipe.deepens and not recipe.depth:
             recipe = replace(recipe, depth=depth_to_go_on(earlier))
+        if earlier and recipe.normalised:
+            recipe = replace(recipe, training_form=False)
         class_names, *parts = labelled or find_labelled_photos(
             args.data or [demo_folder()], args.seed, most_pixels=args.most_pixels
         )
@@ -142,7 +144,7 @@ def check_fits(recipe, input_spec, photo_count, dtype, share):
         keras.config.set_dtype_policy(dtype)
         network = build(recipe, len(input_spec.class_names))
         keras.config.set_dtype_policy("float32")
-        shape, least = (side, side, recipe.channels), 4 if recipe.mosaic else 1
+        shape, least = (side, side, recipe.channels), 4 if recipe.cut else 1
         check_training(network, shape, recipe.size, batch_size, share.devices, least)
 
 
@@ -180,9 +182,9 @@ def train(materials, state_path, fixed, resume, lesson=None, share=ALONE, watch=
         if start:
             network.set_weights(start.get_weights())
         if locator:  # the same layers, asked what the batches ask
-            trained = located(network)
+            trained = located(network, recipe.cut)
         else:
-            trained = per_cell(network, recipe.cut) if recipe.mosaic else keras.Model(network.inputs, network.outputs)
+            trained = per_cell(network, recipe.cut) if recipe.cut else keras.Model(network.inputs, network.outputs)
         network.compile(loss=recipe.loss, weighted_metrics=label_metrics(class_count))
         optimizer = optimizer_of(recipe, epochs * len(batches))
         loss = lesson.loss if lesson else recipe.loss

@@ -12,11 +12,13 @@ class Recipe:
         size: int, height and width of the photos the network is meant for.
         smallest: int, the least size that may be asked for; its cut-outs have to survive the network's poolings.
         crop: float, height and width of the augmented cut-outs it is trained on, as a share of `size`; a network that
-            ends in global average pooling takes both, and trains faster on the smaller. None: whole photos, as they
-            are.
-        mosaic: bool, lay every other batch out as 2x2 mosaics and ask for the class of each cell, with the same Dense
-            layer on the cell's mean: evidence then has to stay where its animal is.
+            ends in global average pooling takes both, and trains faster on the smaller. Every other batch of them is
+            laid out as 2x2 mosaics, and asked for the class of each cell, with the same Dense layers on the cell's
+            mean: evidence then has to stay where its animal is. None: whole photos, as they are.
+        step: int, pixels from one of the features that are pooled to the next, in training; a cut-out has whole ones.
         training_form: bool, it is trained in another form, `for_training=True`, and folded afterwards.
+        normalised: bool, that form but adds batch normalisation, which random weights need: from those of an earlier
+            network it is trained as it is, in two thirds of the time.
         channels, scale, interpolation: see `camlib.preprocessing.InputSpec`.
         loss: str, a Keras loss of one-hot labels and probabilities.
         optimizer: str, "adamw" or "rmsprop", see `optimizer_of` there.
@@ -33,8 +35,9 @@ class Recipe:
     size: int = 96
     smallest: int = 32
     crop: float | None = None
-    mosaic: bool = False
+    step: int = 4
     training_form: bool = True
+    normalised: bool = False
     channels: int = 3
     scale: float = 1 / 255
     interpolation: str = "area"
@@ -50,12 +53,12 @@ class Recipe:
 
     @property
     def cut(self):
-        """Height and width of the cut-outs in pixels, in whole steps of the training grids, or None."""
-        return 4 * round(self.crop * self.size / 4) if self.crop else None
+        """Height and width of the cut-outs in pixels, or None."""
+        return self.step * round(self.crop * self.size / self.step) if self.crop else None
 
 
 RECIPES = {
-    "modern": Recipe("modern", crop=3 / 4, mosaic=True, learning_rate=3e-3, deepens=True),
+    "modern": Recipe("modern", crop=3 / 4, learning_rate=3e-3, deepens=True),
     "original": Recipe(
         "original",
         size=64,
@@ -71,7 +74,7 @@ RECIPES = {
         epochs=500,
         patience=20,
     ),
-    "vgg16": Recipe("vgg16", smallest=48, crop=2 / 3),
+    "vgg16": Recipe("vgg16", smallest=48, crop=2 / 3, step=32, normalised=True),
 }
 
 

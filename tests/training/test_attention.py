@@ -73,18 +73,19 @@ def test_inside_is_where_the_locators_map_is(locator):
     most = cells(maps).max((1, 2), keepdims=True)
     expected = (cells(maps) > INSIDE * most) | (most == 0)
     found = locator.inside(views, labels)
-    assert found.dtype == np.float32 and found.shape == (5, 2, 2)
-    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.float32 and found.shape == (5, 2, 2, 4)
+    np.testing.assert_array_equal(found, expected[..., None] * np.eye(4)[labels][:, None, None])
     assert (most > 0).sum() == 4 and expected[most[:, 0, 0] > 0].mean() < 0.8
     of_none = locator.inside(views[:2], np.array([4, 1]))
-    np.testing.assert_array_equal(of_none, [np.ones((2, 2)), expected[1]])
+    np.testing.assert_array_equal(of_none, [np.zeros((2, 2, 4)), found[1]])
 
 
 @pytest.mark.any_backend
 def test_a_view_without_evidence_is_inside_everywhere(tmp_path):
     locator = Locator(locator_file(tmp_path / "n.h5", weights=-np.ones((3, 4))), CLASSES, None, "float32", 2)
     np.testing.assert_array_equal(
-        locator.inside(np.full((2, 48, 32, 3), 9, np.uint8), np.array([0, 1])), np.ones((2, 3, 2))
+        locator.inside(np.full((2, 48, 32, 3), 9, np.uint8), np.array([0, 1])),
+        np.broadcast_to(np.eye(4)[:2, None, None], (2, 3, 2, 4)),
     )
 
 
@@ -95,8 +96,8 @@ def test_views_are_brought_to_the_locators_size_and_channels(tmp_path, channels)
     locator = Locator(file, CLASSES, 64, "float32", 2)
     views = np.zeros((1, 64, 64, 4 - channels), np.uint8)
     views[:, 16:32, 48:] = 200
-    expected = np.zeros((1, 4, 4))
-    expected[0, 1, 3] = 1
+    expected = np.zeros((1, 4, 4, 4))
+    expected[0, 1, 3, 0] = 1
     np.testing.assert_array_equal(locator.inside(views, np.array([0])), expected)
     assert locator.classifier.input_spec.height == 64
 
@@ -119,24 +120,33 @@ def share_outside(evidence, inside):
 
 
 def test_elsewhere_against_float64():
+    """Of photos of one class, of a mosaic of three, of a class twice, and of no animal."""
     generator = np.random.default_rng(3)
-    features, hidden = np.maximum(generator.normal(size=(5, 3, 4, 6)), 0), generator.normal(size=(5, 7))
+    features, hidden = np.maximum(generator.normal(size=(5, 4, 6, 6)), 0), generator.normal(size=(5, 7))
     first, second = generator.normal(size=(6, 7)), generator.normal(size=(7, 4))
-    labels, inside = np.eye(4)[[0, 3, 1, 2, 3]], generator.integers(0, 2, (5, 3, 4))
-    evidence = np.zeros((5, 3, 4))
-    for n, label in enumerate(labels.argmax(1)):
-        column = (second[:, label] - second.mean(axis=1)) * (hidden[n] > 0)
-        evidence[n] = features[n] @ (first @ column)
-    arguments = [values.astype(np.float32) for values in (features, hidden, first, second, labels, inside)]
+    inside = np.zeros((5, 4, 6, 4))
+    inside[0, ..., 2] = generator.integers(0, 2, (4, 6))
+    inside[1, ..., 0] = generator.integers(0, 2, (4, 6))
+    for row, column, label in ((0, 0, 1), (0, 3, 3), (2, 3, 0)):  # the fourth cell has none
+        inside[2, row : row + 2, column : column + 3, label] = [[1, 0, 1], [0, 1, 1]]
+    inside[3, :2, :3, 1] = inside[3, 2:, 3:, 1] = 1
+    expected = []
+    for n in range(5):
+        shares = []
+        for label in np.flatnonzero(inside[n].any((0, 1))):
+            column = (second[:, label] - second.mean(axis=1)) * (hidden[n] > 0)
+            evidence = features[n] @ (first @ column)
+            shares.append(share_outside(evidence[None], inside[n, ..., label])[0])
+        expected.append(np.mean(shares) if shares else 0)
+    arguments = [values.astype(np.float32) for values in (features, hidden, first, second, inside)]
     found = ops.convert_to_numpy(elsewhere(*map(ops.convert_to_tensor, arguments)))
-    np.testing.assert_allclose(found, share_outside(evidence, inside), rtol=1e-4)
-    assert found.dtype == np.float32 and len(set(found.round(3))) > 3
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found.dtype == np.float32 and len(set(found.round(3))) == 5 and found[4] == 0
 
 
 def test_no_evidence_at_all_is_nowhere_else():
-    zeros = [np.zeros(shape, np.float32) for shape in ((1, 2, 2, 3), (1, 5), (3, 5), (5, 4))]
-    labels, inside = np.eye(4, dtype=np.float32)[:1], np.zeros((1, 2, 2), np.float32)
-    assert ops.convert_to_numpy(elsewhere(*map(ops.convert_to_tensor, (*zeros, labels, inside)))) == [0]
+    zeros = [np.zeros(shape, np.float32) for shape in ((1, 2, 2, 3), (1, 5), (3, 5), (5, 4), (1, 2, 2, 4))]
+    assert ops.convert_to_numpy(elsewhere(*map(ops.convert_to_tensor, zeros))) == [0]
 
 
 def test_what_is_unlearnt_is_what_grad_cam_shows_of_the_network_kept(thin):
@@ -148,12 +158,12 @@ def test_what_is_unlearnt_is_what_grad_cam_shows_of_the_network_kept(thin):
             layer.set_weights([values + 0.1 * generator.random(values.shape) for values in layer.get_weights()])
     images = generator.random((3, 64, 64, 3)).astype(np.float32)
     inside = generator.integers(0, 2, (3, 4, 4)).astype(np.float32)
-    trained = located(network)
+    trained = located(network, 64)
     probabilities, features, hidden = trained([images], training=False)
-    labels = ops.convert_to_numpy(probabilities).argmax(axis=1)
+    labels = ops.convert_to_numpy(probabilities)[:, 0, 0].argmax(axis=1)
     kernels = [ops.convert_to_tensor(network.get_layer(name).kernel) for name in ("hidden", "class")]
-    one_hot = np.eye(4, dtype=np.float32)[labels]
-    found = ops.convert_to_numpy(elsewhere(features, hidden, *kernels, one_hot, inside))
+    own = inside[..., None] * np.eye(4, dtype=np.float32)[labels][:, None, None]
+    found = ops.convert_to_numpy(elsewhere(features, hidden, *kernels, own))
     plain = architectures.fold(network, thin_network())
     before = ops.convert_to_numpy(plain(images))
     centre_classes(plain)
@@ -171,24 +181,27 @@ def test_what_is_unlearnt_is_what_grad_cam_shows_of_the_network_kept(thin):
 
 
 @pytest.mark.parametrize("taught", [False, True])
-def test_the_loss_adds_up(thin, taught):
-    """Its own loss, weighed by class, plus the mean share elsewhere; top-1 is that of the labels."""
+@pytest.mark.parametrize("side", [1, 2])
+def test_the_loss_adds_up(thin, taught, side):
+    """Its own loss of each cell, weighed by class, plus the mean share elsewhere; top-1 is that of the labels."""
     generator = np.random.default_rng(1)
-    network, weights = thin_network(), np.array([1, 2, 0.5, 1], np.float32)
-    trained, labels = located(network), np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
-    images = generator.random((4, 48, 48, 3)).astype(np.float32)
-    inside = generator.integers(0, 2, (4, 3, 3)).astype(np.float32)
-    answers = generator.dirichlet(np.ones(4), 4).astype(np.float32)
-    targets = np.concatenate((labels, answers), axis=1) if taught else labels
+    network, weights = thin_network(), generator.uniform(0.5, 2, (4, side, side)).astype(np.float32)
+    trained, labels = located(network, 64), np.eye(4, dtype=np.float32)[generator.integers(0, 4, (4, side, side))]
+    images = generator.random((4, 64 * side, 64 * side, 3)).astype(np.float32)
+    places = generator.integers(0, 2, (4, 4 * side, 4 * side, 1)).astype(np.float32)
+    inside = labels.repeat(4, 1).repeat(4, 2) * places
+    answers = generator.dirichlet(np.ones(4), (4, side, side)).astype(np.float32)
+    targets = np.concatenate((labels, answers), axis=-1) if taught else labels
     loss = Distillation(2.0, 0.3) if taught else "categorical_crossentropy"
     trained.compile("sgd", loss, weighted_metrics=[], metrics=label_metrics(4))
     probabilities, features, hidden = (ops.convert_to_numpy(part) for part in trained([images]))
-    own = Distillation(2.0, 0.3).call(targets, probabilities) if taught else -np.log(probabilities[range(4), range(4)])
+    assert probabilities.shape == labels.shape and features.shape[:3] == inside.shape[:3]
+    own = Distillation(2.0, 0.3).call(targets, probabilities) if taught else -np.log((probabilities * labels).sum(-1))
     kernels = [network.get_layer(name).get_weights()[0] for name in ("hidden", "class")]
-    shares = ops.convert_to_numpy(elsewhere(features, hidden, *kernels, labels, inside))
+    shares = ops.convert_to_numpy(elsewhere(features, hidden, *kernels, inside))
     said = trained.test_on_batch(images, (targets, inside), weights, return_dict=True)
     assert float(said["loss"]) == pytest.approx((ops.convert_to_numpy(own) * weights).mean() + shares.mean(), rel=1e-4)
-    assert float(said["top1"]) == pytest.approx((probabilities.argmax(1) == range(4)).mean())
+    assert float(said["top1"]) == pytest.approx((probabilities.argmax(-1) == labels.argmax(-1)).mean())
     assert shares.mean() > 0.2
 
 
@@ -202,12 +215,31 @@ def test_a_batch_carries_where_each_of_its_own_views_has_the_animal(locator):
     recipe = replace(RECIPES["vgg16"], size=64, batch_size=6, crop=0.5)
     batches = Batches(photos, input_spec, recipe, 0, locator=locator)
     images, (targets, inside), weights = batches.make(0, 0)
-    assert images.shape == (6, 32, 32, 3) and targets.shape == (6, 4) and weights.shape == (6,)
+    assert images.shape == (6, 32, 32, 3) and targets.shape == (6, 1, 1, 4) and weights.shape == (6, 1, 1)
     views = np.round(images * 255).astype(np.uint8)
-    np.testing.assert_array_equal(inside, locator.inside(views, targets.argmax(1)))
+    np.testing.assert_array_equal(inside, locator.inside(views, targets[:, 0, 0].argmax(1)))
     images_alone, targets_alone, _ = Batches(photos, input_spec, recipe, 0).make(0, 0)
     np.testing.assert_array_equal(images, images_alone)
     np.testing.assert_array_equal(targets, targets_alone)
+
+
+def test_in_a_mosaic_each_animal_is_in_its_own_cell(locator, monkeypatch):
+    """The locator sees the views alone, of which the mosaic has the middle where no border is near."""
+    asked = []
+    monkeypatch.setattr(locator, "inside", lambda *of: asked.append(of) or Locator.inside(locator, *of))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
+    photos, input_spec = LabelledPhotos(pixels, np.array([0, 3, 1, 4])), InputSpec(CLASSES, 64, 64, 3)
+    recipe = replace(RECIPES["vgg16"], size=64, batch_size=4, crop=0.5)
+    images, (targets, inside), _ = Batches(photos, input_spec, recipe, 0, locator=locator).make(0, 0)
+    ((views, labels),) = asked
+    assert images.shape == (1, 64, 64, 3) and inside.shape == (1, 4, 4, 4) and sorted(labels) == [0, 1, 3, 4]
+    np.testing.assert_array_equal(targets.reshape(4, 4) == 1, labels[:, None] == np.arange(4))
+    for number, of_view in enumerate(Locator.inside(locator, views, labels)):
+        row, column = divmod(number, 2)
+        np.testing.assert_array_equal(inside[0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2], of_view)
+        middle = np.round(images[0, 32 * row + 5 : 32 * row + 27, 32 * column + 5 : 32 * column + 27] * 255)
+        np.testing.assert_array_equal(middle, views[number, 5:27, 5:27])
+    assert inside.any((1, 2))[0].tolist() == [True, True, False, True]
 
 
 @pytest.fixture

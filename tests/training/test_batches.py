@@ -20,31 +20,68 @@ def test_class_weights_are_inverse_to_the_counts():
     assert weights[[0, 0, 0, 1]].mean() == pytest.approx(1)
 
 
-def test_photos_of_none_of_the_classes_are_answered_evenly():
+@pytest.mark.parametrize(("name", "even"), [("modern", 1 / 4), ("original", 0)])
+def test_photos_of_none_of_the_classes_are_answered_evenly(name, even):
     """Beside those of a class, in mosaics and alone; where each class has an output of its own all are silent."""
-    images = np.repeat(np.arange(6, dtype=np.uint8) * 40, 96 * 96 * 3).reshape(6, 96, 96, 3)
-    photos = LabelledPhotos(np.repeat(images, 4, axis=0), np.repeat([0, 1, 2, 3, 4, 4], 4))
-    seen_labels = []
-    for name, even in (("modern", 1 / 4), ("original", 0)):
-        recipe = replace(RECIPES[name], batch_size=8, crop=None)
-        batches = Batches(photos, InputSpec(list("abcd"), 96, 96, 3, 1.0), recipe, 0)
-        for number in range(len(batches)):
-            pixels, targets, weights = batches[number]
-            side = targets.shape[1] if recipe.mosaic else 1
-            half = pixels.shape[1] // side
-            middles = pixels[:, half // 2 :: half, half // 2 :: half, 0].reshape(-1)
-            labels = np.minimum(middles // 40, 4).astype(int)
-            expected = np.eye(5)[:, :4][labels] + even * (labels == 4)[:, None]
-            np.testing.assert_allclose(targets.reshape(-1, 4), expected)
-            np.testing.assert_allclose(weights.ravel(), 1)
-            seen_labels += labels.tolist()
-    assert np.bincount(seen_labels).tolist() == [8, 8, 8, 8, 16]
+    labels = np.repeat([0, 1, 2, 3, 4, 4], 4)
+    photos = LabelledPhotos(np.zeros((24, 32, 32, 3), np.uint8), labels)
+    recipe = replace(RECIPES[name], batch_size=8, size=32)
+    batches = Batches(photos, InputSpec(list("abcd"), 32, 32, 3, 1.0), recipe, 5)
+    order, sides = labels[np.random.default_rng([5, 0]).permutation(24)], set()
+    for number in range(3):
+        _, targets, weights = batches[number]
+        of_batch = order[8 * number : 8 * number + 8]
+        np.testing.assert_allclose(targets.reshape(-1, 4), np.eye(5)[:, :4][of_batch] + even * (of_batch == 4)[:, None])
+        np.testing.assert_allclose(weights.ravel(), 1)
+        sides.add(targets.shape[1] if targets.ndim == 4 else 0)
+    assert sides == ({1, 2} if name == "modern" else {0})
 
 
 def test_mosaics_are_in_reading_order():
-    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
-    expected = [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3], [2, 2, 2, 3, 3, 3]]
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    expected = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
     np.testing.assert_array_equal(mosaics(images)[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("soft", "shares"),
+    [(0.5, [0, 0, 0, 1, 1, 1]), (1, [0, 0, 0.25, 0.75, 1, 1]), (2, [0, 0.125, 0.375, 0.625, 0.875, 1])],
+)
+def test_cells_of_mosaics_fade_into_each_other(soft, shares):
+    """Cells of 3 pixels, with margins of 2 of another value: what lies beside a view is seen across the border."""
+    views = np.full((4, 7, 7, 1), 100, np.uint8)
+    for view, value in zip(views, (0, 40, 120, 200), strict=True):
+        view[2:5, 2:5] = value
+    along = np.array(shares)[:, None] * [0, 1] + (1 - np.array(shares))[:, None] * [1, 0]  # (6, 2), of both tiles
+    expected = np.zeros((6, 6))
+    for row in range(2):
+        for column in range(2):
+            part = np.full((6, 6), 100.0)
+            part[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = (0, 40, 120, 200)[2 * row + column]
+            expected += np.outer(along[:, row], along[:, column]) * part
+    found = mosaics(views, 2, soft)
+    assert found.shape == (1, 6, 6, 1) and found.dtype == np.uint8
+    assert np.abs(found[0, :, :, 0] - expected).max() <= 0.5
+
+
+def test_a_view_with_a_margin_has_the_view_without_in_its_middle():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for smaller in (1.0, 1.5):
+        where, *colours = draw_view(64, 64, 32, np.random.default_rng(1), smaller)
+        wide, *same = draw_view(64, 64, 32, np.random.default_rng(1), smaller, margin=4)
+        assert colours == same
+        as_it_is = (1, 1, 0)
+        inner = seen(image, 40, wide, *as_it_is)[4:36, 4:36].astype(int)
+        assert np.abs(inner - seen(image, 32, where, *as_it_is)).max() <= 1  # OpenCV's fixed point
+
+
+def test_photos_are_smaller_in_mosaics():
+    zooms = []
+    for smaller in (1.0, 1.5):
+        wheres = [draw_view(64, 64, 32, np.random.default_rng(seed), smaller)[0] for seed in range(300)]
+        zooms.append([np.sqrt(np.abs(np.linalg.det(where[:, :2]))) / 2 for where in wheres])  # of the whole photo's
+    assert min(zooms[0]) >= 0.6 and 1.2 < max(zooms[0]) <= 1.25
+    assert min(zooms[1]) >= 0.6 and 1.8 < max(zooms[1]) <= 1.875
 
 
 def test_batches_follow_from_seed_and_epoch_alone():
