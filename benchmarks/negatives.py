@@ -13,6 +13,7 @@ side at least. Positives by default are the demo set's `val`.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -103,29 +104,61 @@ def backgrounds(count, input_spec):
     return np.stack([network_input(scene, input_spec) for scene in scenes])
 
 
+def squares_outside(places):
+    """The squares of several annotated sets.
+
+    Raises:
+        UserError: there are none.
+    """
+    squares = [square for place in places for square in squares_beside(place)]
+    if not squares:
+        raise UserError(f"no photo has a square of {LEAST_SQUARE} pixels without an animal; expected larger photos")
+    return squares
+
+
+def told_apart(path, negatives_for, positives):
+    """What a network says of pictures of none of its classes, beside pictures of them.
+
+    Args:
+        path: Path of the network.
+        negatives_for: function of its InputSpec -> uint8 (N, height, width, channels).
+        positives: Path of photos of the classes.
+
+    Returns:
+        (shares, numbers): {class: share of the negatives that it is named for}, and floats: median of the negatives'
+        and of the positives' largest probability, share of the negatives at 0.5 and at 0.9 or more, AUROC, FPR95; then
+        the number of negatives and of positives.
+    """
+    network, input_spec = load_known_network(path)
+    both = negatives_for(input_spec), pictures_of(positives, input_spec)
+    negatives, positives = (network.predict(input_spec.prepare(one), BATCH, verbose=0) for one in both)  # (N, C)
+    names = input_spec.class_names
+    shares = np.bincount(negatives.argmax(axis=1), minlength=len(names)) / len(negatives)
+    surest, known = negatives.max(axis=1), positives.max(axis=1)
+    sure = (surest >= 0.5).mean(), (surest >= 0.9).mean()
+    numbers = np.median(surest), np.median(known), *sure, *separation(known, surest)
+    return dict(zip(names, shares, strict=True)), numbers, len(negatives), len(positives)
+
+
+def as_inputs(squares):
+    """The function that makes a network's inputs of squares."""
+    return lambda spec: np.stack([network_input(np.ascontiguousarray(square), spec) for square in squares])
+
+
 def main(arguments=None):
     settings = parse_arguments(arguments)
-    told, squares = [], [square for place in settings.outside for square in squares_beside(place)]
-    if settings.outside and not squares:
-        raise UserError(f"no photo has a square of {LEAST_SQUARE} pixels without an animal; expected larger photos")
+    if settings.outside:
+        negatives_for = as_inputs(squares_outside(settings.outside))
+    elif settings.negatives:
+        negatives_for = partial(pictures_of, settings.negatives)
+    else:
+        negatives_for = partial(backgrounds, settings.count)
+    told = []
     for path in settings.networks:
-        network, input_spec = load_known_network(path)
-        if squares:
-            pictures = np.stack([network_input(np.ascontiguousarray(square), input_spec) for square in squares])
-        elif settings.negatives:
-            pictures = pictures_of(settings.negatives, input_spec)
-        else:
-            pictures = backgrounds(settings.count, input_spec)
-        both = pictures, pictures_of(settings.positives or demo_folder() / "val", input_spec)
-        negatives, positives = (network.predict(input_spec.prepare(one), BATCH, verbose=0) for one in both)  # (N, C)
-        names = input_spec.class_names
-        shares = np.bincount(negatives.argmax(axis=1), minlength=len(names)) / len(negatives)
-        named = "  ".join(f"{one} {share:.3f}" for one, share in zip(names, shares, strict=True))
-        surest, known = negatives.max(axis=1), positives.max(axis=1)
-        sure = (surest >= 0.5).mean(), (surest >= 0.9).mean()
-        numbers = np.median(surest), np.median(known), *sure, *separation(known, surest)
+        shares, numbers, *counts = told_apart(path, negatives_for, settings.positives or demo_folder() / "val")
+        named = "  ".join(f"{one} {share:.3f}" for one, share in shares.items())
         told.append([path.stem, named, *(f"{number:.3f}" for number in numbers)])
-    count, other = counted(len(negatives), "negative"), counted(len(positives), "positive")
+    count, other = counted(counts[0], "negative"), counted(counts[1], "positive")
     header = ["network", "taken for", "median, negatives", "positives", "≥ 0.5", "≥ 0.9", "AUROC", "FPR95"]
     print_table(f"largest probability of {count} and {other}", header, told)
 

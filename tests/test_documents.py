@@ -19,7 +19,7 @@ def test_readmes_program_runs_as_printed(monkeypatch, capsys):
     capsys.readouterr()
     exec(program, {"__name__": "__main__"})
     shapes, predicted = capsys.readouterr().out.splitlines()
-    assert shapes == "(3, 2, 9, 9) (3, 2, 144, 144, 3)" and predicted == "[1 3]"
+    assert shapes == "(3, 2, 11, 11) (3, 2, 184, 184, 3)" and predicted == "[1 3]"
 
 
 def test_links_lead_somewhere():

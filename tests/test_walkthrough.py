@@ -68,9 +68,11 @@ def test_guided_maps_of_vgg16(names):
     import cv2
 
     vgg = names["vgg"]
-    assert vgg.cams.shape == (2, 1, 9, 9) and vgg.guided.shape == vgg.products.shape == (2, 1, 144, 144, 3)
+    assert vgg.cams.shape == (2, 1, 11, 11) and vgg.guided.shape == vgg.products.shape == (2, 1, 184, 184, 3)
     for c in range(2):
-        enlarged = cv2.resize(vgg.cams[c, 0], (144, 144), interpolation=cv2.INTER_LINEAR)[..., None]
+        seen = 11 * 16  # pixels behind which no feature of the last convolution has its place
+        enlarged = np.zeros((184, 184, 1), np.float32)
+        enlarged[:seen, :seen, 0] = cv2.resize(vgg.cams[c, 0], (seen, seen), interpolation=cv2.INTER_LINEAR)
         expected = vgg.guided[c, 0] * enlarged
         np.testing.assert_allclose(vgg.products[c, 0], expected, atol=1e-4 * np.abs(expected).max())
         assert np.abs(expected).max() > 0
