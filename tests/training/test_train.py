@@ -234,9 +234,10 @@ def test_a_start_keeps_the_convolutions_and_what_a_pixel_becomes(run_here, colou
     assert result.returncode == 0, result.stderr
     network, input_spec = load_network(output)
     assert input_spec == InputSpec(["dog", "cat", "horse", "bird"], 48, 48, 3, 1.0, offset=offset, bgr=True)
+    assert f"{network.count_params():,} parameters" in result.stdout  # none of batch normalisation
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert len(convolutions) == 7
-    for layer in convolutions:  # folding a normalisation scales each filter as a whole
+    for layer in convolutions:
         ours, before = (
             one.get_layer(layer.name).get_weights()[0].reshape(-1, layer.filters) for one in (network, earlier)
         )
