@@ -74,7 +74,7 @@ def test_pages_tell_what_the_networks_score(tmp_path, monkeypatch):
     sets = ["--photos", SHARED / "photos4" / "val", "--several", SHARED / "two_animals"]
     more = ["--outside", SHIPPED_PHOTOS, SHARED / "localisation", "--original", SHARED / "seed" / "model_weight.h5"]
     assert shipped_networks.main([*map(str, [*sets, *more, "--output", tmp_path / "out"])]) == 0
-    number = r"\d+(?:[.,]\d+)*"
+    number = r"\d+(?:,\d{3})*(?:\.\d+)?"
     for name, page in pages.items():
         text, anew = page.read_text("utf-8"), (tmp_path / f"{name}.md").read_text("utf-8")
         assert re.sub(number, "0", anew) == re.sub(number, "0", text)
