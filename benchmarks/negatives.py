@@ -125,9 +125,9 @@ def told_apart(path, negatives_for, positives):
         positives: Path of photos of the classes.
 
     Returns:
-        (shares, numbers): {class: share of the negatives that it is named for}, and floats: median of the negatives'
-        and of the positives' largest probability, share of the negatives at 0.5 and at 0.9 or more, AUROC, FPR95; then
-        the number of negatives and of positives.
+        (shares, numbers, negatives, positives): {class: share of the negatives that it is named for}; floats, median of
+        the negatives' and of the positives' largest probability, share of the negatives at 0.5 and at 0.9 or more,
+        AUROC, FPR95; how many pictures there are of both.
     """
     network, input_spec = load_known_network(path)
     both = negatives_for(input_spec), pictures_of(positives, input_spec)

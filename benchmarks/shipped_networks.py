@@ -103,24 +103,18 @@ def number_of(line):
     return f"{int(line['number']):,}"
 
 
-def main(arguments=None):
-    settings = parse_arguments(arguments)
-    output, names = settings.output, NAMES | {settings.original.stem: "the original's file"}
-    maps = ["--maps", f"{settings.original}:cam", "cam", "grad-cam"]
-    _, lines = evaluated(output / "photos", settings.photos, *maps, "--only", "network")
-    photos = of_networks(lines)
-    _, lines = evaluated(output / "demo", demo_folder() / "val", *maps, "--only", "network")
-    drawn = of_networks(lines)
-    lines, _ = evaluated(output / "several", "--annotations", settings.several, *maps, "--only", "localisation")
-    several = of_maps(line for line in lines if line["table"] == SEVERAL)
-    guided = ["guided-backprop", "guided-grad-cam"]
-    parts = ["localisation", "network"]
-    lines, of_shipped = evaluated(output / "shipped", "--maps", "cam", "grad-cam", *guided, "--only", *parts)
-    shipped = of_maps(line for line in lines if line["table"].startswith("Where the maps lie"))
+# ---------------------------------------------------------------- the tables
 
-    header, both = ["map", "largest value on the animal", "share of positive values on it"], ("pointing", "energy")
-    of_readme = [[MAPS[name], *(interval(shipped[name][score], 0, 100, " %") for score in both)] for name in IN_README]
-    put(README, "scores", rows(header, of_readme))
+
+def write_readme(shipped):
+    """Of `of_maps` on data/photos."""
+    header, scores = ["map", "largest value on the animal", "share of positive values on it"], ("pointing", "energy")
+    cells = [[MAPS[name], *(interval(shipped[name][score], 0, 100, " %") for score in scores)] for name in IN_README]
+    put(README, "scores", rows(header, cells))
+
+
+def write_answers(names, photos, drawn):
+    """Of `of_networks` on photos and on drawings; `names` are those of the networks' files."""
     sets = ("demo val", drawn["all"]), ("photos val", photos["all"])
     accuracies = [
         [title, name, *(rounded(found[network], column) for column in ("top1", "binary_accuracy", "ece"))]
@@ -128,35 +122,61 @@ def main(arguments=None):
         for name, found in sets
     ]
     put(CARD, "scores", rows(["file", "photos", "top-1", "binary accuracy", "calibration error"], accuracies))
-    by_class = [
-        [group, number_of(found[settings.original.stem]), *(interval(found[network]) for network in names)]
+    header, of_original = ["photos", "number", *names.values()], [*names][-1]
+    groups = [
+        [group, number_of(found[of_original]), *(interval(found[network]) for network in names)]
         for group, found in photos.items()
     ]
-    header = ["photos", "number", *names.values()]
-    put(CARD, "classes", rows(header, [row for row in by_class if not row[0].startswith("collection")]))
-    put(EXPERIMENTS, "collections", rows(header, [row for row in by_class if row[0].startswith("collection")]))
-    header = ["map", "peak on own animal", "all of a photo", "peak on another", "energy, own of both"]
-    of_several = [
+    put(CARD, "classes", rows(header, [row for row in groups if not row[0].startswith("collection")]))
+    put(EXPERIMENTS, "collections", rows(header, [row for row in groups if row[0].startswith("collection")]))
+    claimed = [
+        [names[name], number_of(line), interval(line), rounded(line, "binary_accuracy")]
+        for name, line in photos["all"].items()
+    ]
+    put(RESULTS, "networks", rows(["network", "photos", "top-1", "binary accuracy"], claimed))
+
+
+def write_several(several, original):
+    """Of `of_maps` on photos of several animals; `original` is the name of the original's file."""
+    titles = MAPS | {f"{original} cam": "CAM of the original's file"}
+    cells = [
         [
             title,
             *(interval(several[name][score]) for score in ("own_peak", "all_peaks")),
             *(rounded(several[name][score], "value") for score in ("other_peak", "told_apart")),
         ]
-        for name, title in (MAPS | {f"{settings.original.stem} cam": "CAM of the original's file"}).items()
+        for name, title in titles.items()
         if name in several and name != BASELINE
     ]
-    put(CARD, "several animals", rows(header, of_several))
-    squares, of_none = as_inputs(squares_outside(settings.outside)), []
+    header = ["map", "peak on own animal", "all of a photo", "peak on another", "energy, own of both"]
+    put(CARD, "several animals", rows(header, cells))
+
+
+def write_none(outside, positives):
+    """Of what lies beside the animals of annotated sets, beside photos of the classes."""
+    squares, cells = as_inputs(squares_outside(outside)), []
     for path in (GAP_NETWORK, VGG_NETWORK):
-        _, numbers, count, _ = told_apart(path, squares, settings.photos)
-        of_none.append([NAMES[path.stem], *(f"{number:.3f}" for number in numbers)])
+        _, numbers, count, _ = told_apart(path, squares, positives)
+        cells.append([NAMES[path.stem], *(f"{number:.3f}" for number in numbers)])
     header = ["network", "median", "of photos val", "0.5 or more", "0.9 or more", "AUROC", "FPR95"]
-    put(CARD, "none of them", [*rows(header, of_none), "", f"({count} squares.)"])
-    claimed = [[names[name], number_of(line), interval(line), rounded(line, "binary_accuracy")]
-               for name, line in photos["all"].items()]  # fmt: skip
-    put(RESULTS, "networks", rows(["network", "photos", "top-1", "binary accuracy"], claimed))
-    for name, line in of_networks(of_shipped)["all"].items():
-        print(f"{names[name]} is right on {line['top1']} of {number_of(line)} photos of {SHIPPED_PHOTOS.name}")
+    put(CARD, "none of them", [*rows(header, cells), "", f"({count} squares.)"])
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    output, original = settings.output, settings.original.stem
+    maps = ["--maps", f"{settings.original}:cam", "cam", "grad-cam"]
+    _, photos = evaluated(output / "photos", settings.photos, *maps, "--only", "network")
+    _, drawn = evaluated(output / "demo", demo_folder() / "val", *maps, "--only", "network")
+    several, _ = evaluated(output / "several", "--annotations", settings.several, *maps, "--only", "localisation")
+    maps = ["--maps", "cam", "grad-cam", "guided-backprop", "guided-grad-cam"]
+    shipped, answers = evaluated(output / "shipped", *maps, "--only", "localisation", "network")
+    write_readme(of_maps(line for line in shipped if line["table"].startswith("Where the maps lie")))
+    write_answers(NAMES | {original: "the original's file"}, of_networks(photos), of_networks(drawn))
+    write_several(of_maps(line for line in several if line["table"] == SEVERAL), original)
+    write_none(settings.outside, settings.photos)
+    for name, line in of_networks(answers)["all"].items():
+        print(f"{NAMES[name]} is right on {rounded(line, 'top1')} of {number_of(line)} photos of {SHIPPED_PHOTOS}")
     return 0
 
 

@@ -44,7 +44,7 @@ class Locator:
         if self.classifier.cover_of(layer) != Cover(None, self.classifier.input_spec.shape[:2]):
             raise UserError(
                 f"the maps of the locator {path} cover another part of a photo than all of it; expected a network that "
-                "sees and maps whole photos"
+                "sees and maps whole photos, or another --locator-size"
             )
         self.explain = CompiledMaps(self.classifier.network, structure, [(layer, "grad-cam")], with_guided=False)
 

@@ -50,9 +50,10 @@ def test_readmes_first_number_is_true_and_maps_peak_inside_the_animals(mapped):
     assert np.mean([peaks_inside(annotation, maps) for annotation, maps, _ in single]) >= 0.90
 
 
+@pytest.mark.xfail(strict=True, reason="5 of 10, since the last training: see the card's weaknesses")
 def test_of_two_animals_each_class_peaks_in_its_own(mapped):
     hits = [peaks_inside(annotation, maps) for annotation, maps, _ in mapped if annotation.path.parent.name == "two"]
-    assert len(hits) == 10 and sum(hits) >= 5  # in two of the five photos an animal is tiny, see the card's weaknesses
+    assert len(hits) == 10 and sum(hits) >= 6  # in two of the five photos an animal is tiny
 
 
 # ---------------------------------------------------------------- the model card
