@@ -16,6 +16,8 @@ pages; README.md gets a summary.
 """
 
 import contextlib
+import dataclasses
+import json
 import math
 import shutil
 import sys
@@ -39,6 +41,10 @@ from benchmarks import speed_peers, timing
 from benchmarks.speed_peers import CASES, GRADIENTS, OURS, SCORES, TOOLS, installed
 from benchmarks.timing import Worker, ratios, seconds_of, spread, take_turns
 from camlib.console import ArgumentParser, UserError, counted, run_script, whole_number
+from camlib.networks import GAP_NETWORK, VGG_NETWORK
+from camlib.networks.reader import read_contents
+from camlib.photos import SHIPPED_PHOTOS, find_photos, read_network_input
+from camlib.preprocessing import checked_input_spec
 
 ROUNDS, QUICK_ROUNDS, QUICK_SIZE = 5, 2, 64
 AGREED = {"float32": 1e-4, "bfloat16": 0.05}  # how far logits of the same weights may lie apart, of the largest
@@ -197,10 +203,15 @@ class Lane(Worker):
 # ---------------------------------------------------------------- measuring
 
 
-def photos(batch, size):
-    """Smooth photos that are all different, as networks of pixels of 0..1 take them: float32 (N, size, size, 3)."""
-    coarse = np.random.default_rng(0).random((batch, 8, 8, 3), np.float32)
-    return np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in coarse])
+def photos(case, batch, size):
+    """Photos of data/photos, one after another and again, as the case's network takes them: float32 (N, size, size, 3).
+
+    Of noise, or of numbers in another range, the shipped VGG-16 sees nothing: its maps would be zero.
+    """
+    contents = read_contents(VGG_NETWORK if CASES[case].pooling else GAP_NETWORK)
+    input_spec = dataclasses.replace(checked_input_spec(json.loads(contents.input_spec)), height=size, width=size)
+    pixels = [read_network_input(photo.path, input_spec) for photo in find_photos([SHIPPED_PHOTOS])[:batch]]
+    return input_spec.prepare(np.stack([pixels[number % len(pixels)] for number in range(batch)]))
 
 
 def correlation(maps, reference):
@@ -243,7 +254,7 @@ def measure(case, batch, size, pairs, rounds):
     Returns:
         list of Row, one for each pair.
     """
-    began, images = f"{datetime.now():%Y-%m-%d %H:%M:%S}", photos(batch, size)
+    began, images = f"{datetime.now():%Y-%m-%d %H:%M:%S}", photos(case, batch, size)
     with contextlib.ExitStack() as held:
         lanes = [held.enter_context(Lane(*pair)) for pair in pairs]
         begun = [lane.ask(begin, lane.tool, case, lane.dtype, images) or ("CPU", None) for lane in lanes]

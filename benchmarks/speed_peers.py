@@ -136,7 +136,7 @@ def start(tool, case, dtype, images):
         tool: str, a key of TOOLS.
         case: Case.
         dtype: "float32" or "bfloat16".
-        images: float32 (N, H, W, 3) of 0..1, NumPy's or the device's.
+        images: float32 (N, H, W, 3), as the network takes them, NumPy's or the device's.
 
     Returns:
         (make, plain, logits): functions without arguments that make the maps, of the forward pass none, and what they
@@ -297,7 +297,7 @@ def xplique(network, layer, images, case):
         "grad-cam": partial(tools.GradCAM, conv_layer=layer),
         "grad-cam++": partial(tools.GradCAMPP, conv_layer=layer),
         "gradient": partial(tools.Saliency, reducer=None),
-        "smooth-grad": partial(tools.SmoothGrad, reducer=None, nb_samples=case.samples, noise=0.15),
+        "smooth-grad": partial(tools.SmoothGrad, reducer=None, nb_samples=case.samples, noise=noise_of(images)),
         "integrated-gradients": partial(tools.IntegratedGradients, reducer=None, steps=case.samples),
         "occlusion": partial(tools.Occlusion, patch_size=window, patch_stride=stride),
         "rise": partial(tools.Rise, nb_samples=case.samples, grid_size=8),
@@ -309,6 +309,11 @@ def xplique(network, layer, images, case):
         return np.repeat(np.eye(CLASSES, dtype=np.float32)[None, c], len(images), axis=0)
 
     return together(case, lambda c: tool.explain(images, target(c)), lambda c: guided.explain(images, target(c)))
+
+
+def noise_of(images):
+    """The noise of SmoothGrad for tools that take it in the network's numbers: our 0.15 of their range."""
+    return 0.15 * float(np.ptp(images))
 
 
 def window_and_stride(images, case):
@@ -361,7 +366,7 @@ def captum(network, layer, images, case):
 
     shap = {"n_samples": case.samples, "baselines": torch.zeros(8, 3, *images.shape[1:3])}
     along = {"n_steps": case.samples, "internal_batch_size": AT_ONCE}
-    noisy = {"nt_samples": case.samples, "nt_samples_batch_size": AT_ONCE, "stdevs": 0.15, "abs": False}
+    noisy = {"nt_samples": case.samples, "nt_samples_batch_size": AT_ONCE, "stdevs": noise_of(images), "abs": False}
     window, stride = ((3, side, side) for side in window_and_stride(images, case))
     kinds = {
         "grad-cam": (tools.LayerGradCam(network, layer), {"relu_attributions": True}),
