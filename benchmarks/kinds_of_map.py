@@ -4,11 +4,10 @@
     python benchmarks/kinds_of_map.py --annotations data/photos data/demo my_set --docs docs/results.md
 
 Scores every kind of map on each annotated set (see data/README.md), and times each beside a plain forward pass of its
-network. Of the kinds that run it many times only the place is scored on the sets after the first, on as many photos.
+network. Of the kinds that run it many times only the place is scored on the sets after the first, on half the sample.
 The whole evaluations are beside kinds_of_map.csv, and the same command again does only what is missing.
 """
 
-import csv
 import shutil
 import sys
 from pathlib import Path
@@ -23,15 +22,16 @@ import numpy as np
 from tables import put, rows
 
 from benchmarks.original_claims import places_of
+from benchmarks.shipped_networks import evaluated
 from benchmarks.timing import hardware, ratios, seconds_of
 from camlib.attribution import GUIDED, METHODS
-from camlib.console import ArgumentParser, Progress, UserError, run_script
+from camlib.console import ArgumentParser, Progress, run_script
 from camlib.demo.scenes import demo_folder
 from camlib.evaluation import parse_map
 from camlib.evaluation.annotations import find_items
 from camlib.evaluation.score_tables import BASELINES
 from camlib.evaluation.scored_networks import PHOTOS_AT_ONCE, ScoredNetwork
-from camlib.files import open_csv, write_csv
+from camlib.files import write_csv
 from camlib.photos import SHIPPED_PHOTOS
 
 MAPS = ("cam", "grad-cam@block4_conv3", *GUIDED, *METHODS)
@@ -51,7 +51,7 @@ def parse_arguments(arguments):
     sets = "annotated sets, see data/README.md; default: data/photos and the demo set"
     default = [SHIPPED_PHOTOS, demo_folder()]
     parser.add_argument("--annotations", type=Path, nargs="+", metavar="PLACE", default=default, help=sets)
-    parser.add_argument("--sample", type=int, default=6, metavar="N", help="as of evaluate_maps.py")
+    parser.add_argument("--sample", type=int, default=8, metavar="N", help="as of evaluate_maps.py")
     parser.add_argument("--output", type=Path, default=Path("outputs/kinds_of_map"), metavar="DIR")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table there")
     return parser.parse_args(arguments)
@@ -62,13 +62,12 @@ def scores_of(annotations, settings, is_first):
     slow = [name for name in MAPS if parse_map(name).is_slow]
     fast, place = [name for name in MAPS if name not in slow], ["localisation"]
     lines = []
-    for ending, maps, parts in [("", MAPS, PARTS)] if is_first else [("", fast, PARTS), ("_slow", slow, place)]:
+    runs = [("", fast, PARTS, settings.sample), ("_slow", slow, place, max(1, settings.sample // 2))]
+    for ending, maps, parts, sample in [("", MAPS, PARTS, settings.sample)] if is_first else runs:
         output = settings.output / f"{annotations.stem}{ending}"
         words = [*places_of(annotations), "--annotations", annotations, "--maps", *maps, "--only", *parts]
-        if evaluate_maps.main([*map(str, words), "--sample", str(settings.sample), "--output", str(output)]):
-            raise UserError(f"photos of {annotations} could not be read: see {output}; expected all, for a comparison")
-        with open_csv(output / "scores.csv", "r") as file:
-            lines += [line for line in csv.DictReader(file) if not (lines and line["map"] in BASELINES)]
+        scores, _ = evaluated(output, *words, "--sample", sample)
+        lines += [line for line in scores if not (lines and line["map"] in BASELINES)]
     return lines
 
 
