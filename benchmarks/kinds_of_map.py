@@ -4,7 +4,7 @@
     python benchmarks/kinds_of_map.py --annotations data/photos data/demo my_set --docs docs/results.md
 
 Scores every kind of map on each annotated set (see data/README.md), and times each beside a plain forward pass of its
-network. Of the kinds that run it many times only the place is scored on the sets after the first, on half the sample.
+network. On the sets after the first only the place is scored, of the kinds that run it many times on half the sample.
 The whole evaluations are beside kinds_of_map.csv, and the same command again does only what is missing.
 """
 
@@ -59,16 +59,10 @@ def parse_arguments(arguments):
 
 def scores_of(annotations, settings, is_first):
     """Evaluate a set: list of dicts, the lines of scores.csv."""
-    slow = [name for name in MAPS if parse_map(name).is_slow]
-    fast, place = [name for name in MAPS if name not in slow], ["localisation"]
-    lines = []
-    runs = [("", fast, PARTS, settings.sample), ("_slow", slow, place, max(1, settings.sample // 2))]
-    for ending, maps, parts, sample in [("", MAPS, PARTS, settings.sample)] if is_first else runs:
-        output = settings.output / f"{annotations.stem}{ending}"
-        words = [*places_of(annotations), "--annotations", annotations, "--maps", *maps, "--only", *parts]
-        scores, _ = evaluated(output, *words, "--sample", sample)
-        lines += [line for line in scores if not (lines and line["map"] in BASELINES)]
-    return lines
+    parts, sample = (PARTS, settings.sample) if is_first else (["localisation"], max(1, settings.sample // 2))
+    words = [*places_of(annotations), "--annotations", annotations, "--maps", *MAPS, "--only", *parts]
+    scores, _ = evaluated(settings.output / annotations.stem, *words, "--sample", sample)
+    return scores
 
 
 def cost_of(name):
