@@ -99,11 +99,9 @@ def table(of_sets, costs):
         of_sets: dict of a set's name -> what `scores_of` found.
         costs: dict of map's name -> what `cost_of` found.
     """
+    parts = ("value", "low", "high", "items")
     of_sets = {
-        name: {
-            (line["table"], line["map"], line["score"]): [float(line[part]) for part in ("value", "low", "high")]
-            for line in lines
-        }
+        name: {(line["table"], line["map"], line["score"]): [float(line[part]) for part in parts] for line in lines}
         for name, lines in of_sets.items()
     }
     (first, *_) = of_sets.values()
@@ -114,8 +112,10 @@ def table(of_sets, costs):
     for name in dict.fromkeys(name for _, name, _ in first):
         row = [name.removeprefix("vgg16_4class ")]
         for of_set, title in pointing:
-            value, low, high = of_sets[of_set].get((title, name, "pointing"), [np.nan] * 3)
-            row.append("-" if np.isnan(value) else f"{value:.2f} ({low:.2f}–{high:.2f})")
+            value, low, high, count = of_sets[of_set].get((title, name, "pointing"), [np.nan] * 4)
+            most = max(found[3] for key, found in of_sets[of_set].items() if key[0] == title)
+            number = f" of {count:g}" if count < most else ""
+            row.append("-" if np.isnan(value) else f"{value:.2f} ({low:.2f}–{high:.2f}){number}")
         for title, score, _ in COLUMNS:
             found = [value[0] for key, value in first.items() if key[0].startswith(title) and key[1:] == (name, score)]
             row.append(f"{found[0]:.2f}" if found and np.isfinite(found[0]) else "-")
