@@ -8,6 +8,7 @@ network. On the sets after the first only the place is scored, of the kinds that
 The whole evaluations are beside kinds_of_map.csv, and the same command again does only what is missing.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -37,7 +38,6 @@ from camlib.photos import SHIPPED_PHOTOS
 MAPS = ("cam", "grad-cam@block4_conv3", *GUIDED, *METHODS)
 LIE, SANITY = "Where the maps lie", "Whether the maps depend on the network and the class"
 COLUMNS = (  # of the first set, whose tables begin so: (table, score, title)
-    (LIE, "energy", "energy ↑"),
     ("Whether ", "insertion_blur", "insertion ↑"),
     ("Whether ", "road", "ROAD ↑"),
     (SANITY, "rank_mean", "randomised ↓"),
@@ -63,6 +63,18 @@ def scores_of(annotations, settings, is_first):
     words = [*places_of(annotations), "--annotations", annotations, "--maps", *MAPS, "--only", *parts]
     scores, _ = evaluated(settings.output / annotations.stem, *words, "--sample", sample)
     return scores
+
+
+def of_sample(output):
+    """Where all maps lie on the photos of the sample, which are few: dict of map -> (mean pointing, mean energy)."""
+    with open(output / "results.jsonl", encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    items, found = {line["item"] for line in lines if line["part"] == "sample"}, {}
+    for line in lines:
+        for name, scores in line.get("maps", {}).items() if line["item"] in items else ():
+            if "pointing" in scores:
+                found.setdefault(name, []).append((scores["pointing"], scores["energy"]))
+    return {name: np.mean(values, axis=0) for name, values in found.items()}
 
 
 def cost_of(name):
@@ -92,11 +104,12 @@ def cost_of(name):
     return ratios(*zip(*times, strict=True))
 
 
-def table(of_sets, costs):
+def table(of_sets, sample, costs):
     """Markdown of all maps, and of those that know no network: list of lines.
 
     Args:
         of_sets: dict of a set's name -> what `scores_of` found.
+        sample: what `of_sample` found of the first set.
         costs: dict of map's name -> what `cost_of` found.
     """
     parts = ("value", "low", "high", "items")
@@ -116,13 +129,15 @@ def table(of_sets, costs):
             most = max(found[3] for key, found in of_sets[of_set].items() if key[0] == title)
             number = f" of {count:g}" if count < most else ""
             row.append("-" if np.isnan(value) else f"{value:.2f} ({low:.2f}–{high:.2f}){number}")
+        row += [f"{value:.2f}" for value in sample.get(name, ())] or ["-", "-"]
         for title, score, _ in COLUMNS:
             found = [value[0] for key, value in first.items() if key[0].startswith(title) and key[1:] == (name, score)]
             row.append(f"{found[0]:.2f}" if found and np.isfinite(found[0]) else "-")
         if name in costs or name in BASELINES:
             cost, *_ = costs.get(name, [np.nan])
             cells.append([*row, "-" if np.isnan(cost) else f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"])
-    return rows([*header, *(title for *_, title in COLUMNS), "cost"], cells)
+    header += ["pointing, sample ↑", "energy, sample ↑", *(title for *_, title in COLUMNS), "cost"]
+    return rows(header, cells)
 
 
 def main(arguments=None):
@@ -135,7 +150,8 @@ def main(arguments=None):
         for name in MAPS:
             costs[parse_map(name).name] = cost_of(name)
             progress.advance()
-    lines, path = [*table(of_sets, costs), "", f"{hardware()}."], settings.output / "kinds_of_map.csv"
+    sample, path = of_sample(settings.output / places[0].stem), settings.output / "kinds_of_map.csv"
+    lines = [*table(of_sets, sample, costs), "", f"{hardware()}."]
     header = ["set", *next(iter(of_sets.values()))[0]]
     cells = [(name, *line.values()) for name, of_set in of_sets.items() for line in of_set]
     write_csv(path, [header, *cells, *(("costs", "", name, "cost", *cost, "") for name, cost in costs.items())])
