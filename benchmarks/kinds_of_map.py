@@ -8,7 +8,6 @@ network. On the sets after the first only the place is scored, of the kinds that
 The whole evaluations are beside kinds_of_map.csv, and the same command again does only what is missing.
 """
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -30,6 +29,7 @@ from camlib.console import ArgumentParser, Progress, run_script
 from camlib.demo.scenes import demo_folder
 from camlib.evaluation import parse_map
 from camlib.evaluation.annotations import find_items
+from camlib.evaluation.results import Results
 from camlib.evaluation.score_tables import BASELINES
 from camlib.evaluation.scored_networks import PHOTOS_AT_ONCE, ScoredNetwork
 from camlib.files import write_csv
@@ -67,14 +67,14 @@ def scores_of(annotations, settings, is_first):
 
 def of_sample(output):
     """Where all maps lie on the photos of the sample, which are few: dict of map -> (mean pointing, mean energy)."""
-    with open(output / "results.jsonl", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    items, found = {line["item"] for line in lines if line["part"] == "sample"}, {}
-    for line in lines:
-        for name, scores in line.get("maps", {}).items() if line["item"] in items else ():
-            if "pointing" in scores:
-                found.setdefault(name, []).append((scores["pointing"], scores["energy"]))
-    return {name: np.mean(values, axis=0) for name, values in found.items()}
+    records, found = Results(output / evaluate_maps.RESULTS_FILE).records, {}
+    items = {record["item"] for record in records if record["part"] == "sample"}
+    for record in records:
+        if record["item"] in items:
+            for name, scores in record["maps"].items():
+                if "pointing" in scores:
+                    found.setdefault(name, []).append((scores["pointing"], scores["energy"]))
+    return {name: np.array(values, float).mean(axis=0) for name, values in found.items()}
 
 
 def cost_of(name):
@@ -118,16 +118,18 @@ def table(of_sets, sample, costs):
         for name, lines in of_sets.items()
     }
     (first, *_) = of_sets.values()
-    pointing = [(name, key[0]) for name, found in of_sets.items() for key in found if key[0].startswith(LIE)]
-    pointing = list(dict.fromkeys(pointing))
-    header = ["map", *(f"pointing, {name}{title.removeprefix(LIE)} ↑" for name, title in pointing)]
+    most = {}  # of (set, table): how many objects the maps were scored on that were scored on all
+    for name, found in of_sets.items():
+        for (title, *_), (*_, count) in found.items():
+            if title.startswith(LIE):
+                most[name, title] = max(count, most.get((name, title), 0))
+    header = ["map", *(f"pointing, {name}{title.removeprefix(LIE)} ↑" for name, title in most)]
     cells = []
     for name in dict.fromkeys(name for _, name, _ in first):
         row = [name.removeprefix("vgg16_4class ")]
-        for of_set, title in pointing:
+        for of_set, title in most:
             value, low, high, count = of_sets[of_set].get((title, name, "pointing"), [np.nan] * 4)
-            most = max(found[3] for key, found in of_sets[of_set].items() if key[0] == title)
-            number = f" of {count:g}" if count < most else ""
+            number = f" of {count:g}" if count < most[of_set, title] else ""
             row.append("-" if np.isnan(value) else f"{value:.2f} ({low:.2f}–{high:.2f}){number}")
         row += [f"{value:.2f}" for value in sample.get(name, ())] or ["-", "-"]
         for title, score, _ in COLUMNS:
